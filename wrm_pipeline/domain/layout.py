@@ -1,0 +1,146 @@
+"""Object keys: built here, parsed here, nowhere else (data contract, section 2).
+
+`dt` is the calendar date in Europe/Warsaw of the fetch; times in file names are UTC.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
+
+LOCAL_ZONE_NAME = "Europe/Warsaw"
+LOCAL_ZONE = ZoneInfo(LOCAL_ZONE_NAME)
+FIRST_DATE = date(2025, 6, 1)
+
+_DT_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
+_RAW_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})[_T ](\d{2})-(\d{2})-(\d{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class RawKey:
+    """A key below `raw/`, taken apart.
+
+    `file_timestamp` is None where the name holds no time: the object's last-modified time counts then.
+    """
+
+    key: str
+    dt: date
+    file_timestamp: datetime | None
+
+
+def local_date(at: datetime) -> date:
+    """The partition that an instant belongs to: its calendar date in Europe/Warsaw."""
+    return at.astimezone(LOCAL_ZONE).date()
+
+
+def partition_bounds(dt: date) -> tuple[datetime, datetime]:
+    """First instant of the partition and of the next one, in UTC: 23, 24 or 25 hours apart."""
+    start, end = (datetime(d.year, d.month, d.day, tzinfo=LOCAL_ZONE) for d in (dt, dt + timedelta(days=1)))
+    return start.astimezone(UTC), end.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Keys of one object store under `prefix` (empty, or ending in `/`).
+
+    `raw_name_zone` says in which zone the times in raw file names are (`WRM_RAW_NAME_TIMEZONE`); from the
+    partition `raw_name_zone_until` on (None: never) they are UTC, as this pipeline writes them.
+    """
+
+    prefix: str = "bike-data/gen_info/"
+    raw_name_zone: tzinfo = UTC
+    raw_name_zone_until: date | None = None
+
+    @property
+    def raw_prefix(self) -> str:
+        """Everything fetched is below this prefix."""
+        return f"{self.prefix}raw/"
+
+    def raw_folder(self, dt: date) -> str:
+        """The folder of one partition's snapshots."""
+        return f"{self.raw_prefix}dt={dt:%Y-%m-%d}/"
+
+    def raw_key(self, fetched_at: datetime) -> str:
+        """Key of a snapshot fetched at `fetched_at` (aware); one per second."""
+        return f"{self.raw_folder(local_date(fetched_at))}{self._snapshot_name(fetched_at)}"
+
+    def quarantine_key(self, fetched_at: datetime) -> str:
+        """Key of a fetched body that is no snapshot."""
+        dt = local_date(fetched_at)
+        return f"{self.prefix}quarantine/dt={dt:%Y-%m-%d}/{self._snapshot_name(fetched_at)}"
+
+    def _snapshot_name(self, fetched_at: datetime) -> str:
+        at = fetched_at.astimezone(self._name_zone(local_date(fetched_at)))
+        return f"wrm_stations_{at:%Y-%m-%d_%H-%M-%S}.txt"
+
+    def _name_zone(self, dt: date) -> tzinfo:
+        legacy = self.raw_name_zone_until is None or dt < self.raw_name_zone_until
+        return self.raw_name_zone if legacy else UTC
+
+    def parse_raw_key(self, key: str) -> RawKey | None:
+        """Take a raw key apart; None for keys that are no snapshot of a valid date (`dt=garbage`, `.tmp`, …)."""
+        folder, _, name = key.removeprefix(self.raw_prefix).partition("/")
+        dt = folder_date(folder)
+        if not key.startswith(self.raw_prefix) or dt is None or not name.endswith(".txt"):
+            return None
+        return RawKey(key, dt, _name_time(name, self._name_zone(dt)))
+
+    def partition_folder(self, layer: str, dt: date) -> str:
+        """Folder of one partition of a Parquet layer (`processed` or `enhanced`)."""
+        return f"{self.layer_prefix(layer)}dt={dt:%Y-%m-%d}/"
+
+    def layer_prefix(self, layer: str) -> str:
+        """Prefix of all partitions of a Parquet layer."""
+        return f"{self.prefix}{layer}/all/"
+
+    def partition_key(self, layer: str, dt: date) -> str:
+        """The one object of a partition: a function of layer and date alone."""
+        return f"{self.partition_folder(layer, dt)}all_{layer}_{dt:%Y%m%d}_000000.parquet"
+
+    def partition_glob(self, layer: str) -> str:
+        """Pattern that matches every partition's object and no stray of an older writer."""
+        return f"{self.layer_prefix(layer)}dt=*/all_{layer}_*_000000.parquet"
+
+    def dead_letter_folder(self, dt: date) -> str:
+        """Folder of one partition's dead letters."""
+        return f"{self.dead_letter_prefix}dt={dt:%Y-%m-%d}/"
+
+    @property
+    def dead_letter_prefix(self) -> str:
+        """All dead letters are below this prefix."""
+        return f"{self.prefix}dlq/"
+
+    def dead_letter_key(self, dt: date, entry_id: str) -> str:
+        """Key of one dead letter."""
+        return f"{self.dead_letter_folder(dt)}{entry_id}.json"
+
+    @property
+    def database_key(self) -> str:
+        """The published analytics database."""
+        return f"{self.prefix}duckdb/analytics.duckdb"
+
+    def report_key(self, name: str) -> str:
+        """A page or file that people look at."""
+        return f"{self.prefix}reports/{name}"
+
+
+def _name_time(name: str, zone: tzinfo) -> datetime | None:
+    match = _RAW_TIME.search(name)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = map(int, match.groups())
+    try:
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def folder_date(folder: str) -> date | None:
+    """The date of a folder named `dt=YYYY-MM-DD` (a full prefix will do), or None."""
+    match = _DT_FOLDER.fullmatch(folder.rstrip("/").rpartition("/")[2])
+    if match is None:
+        return None
+    try:
+        return date.fromisoformat(match[1])
+    except ValueError:
+        return None

@@ -1,0 +1,223 @@
+"""A day's Parquet file that can grow without its old rows being encoded again.
+
+A day gets one snapshot more each minute, so nearly every write repeats what is already there. Row groups that
+are full (SEALED_ROWS) are *sealed*: a later write copies their bytes as they are and encodes only what comes
+after them. The result is an ordinary Parquet file: offsets in its footer are absolute, and the bytes between row
+groups that no footer names (each writer's own footer, a few kB a day) are read by nobody.
+
+The footer's key-value metadata holds notes of our own and, so that the sealed part can be told from the rest,
+a copy of the sealed row groups' metadata.
+"""
+
+import base64
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# 131,072 rows: 5 groups in a day of 1,440 x 410 rows. Larger groups make each minute's write encode more, smaller
+# ones make the file larger (dictionaries repeat) and its footer longer.
+SEALED_ROWS = 131_072
+
+_MAGIC = b"PAR1"
+_NOTES_KEY = b"wrm.notes"
+_SEALED_KEY = b"wrm.sealed"
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetParts:
+    """A Parquet file in memory, its notes, and which of its leading row groups are sealed.
+
+    `group_ids` name the content of each sealed row group: equal ids, equal bytes.
+    """
+
+    data: bytes
+    metadata: pq.FileMetaData
+    notes: Mapping[str, Any]
+    sealed: pq.FileMetaData | None
+    group_ids: tuple[str, ...]
+
+    @classmethod
+    def open(cls, data: bytes) -> "ParquetParts":
+        """Read the footer of a Parquet file.
+
+        A file of another writer has no notes and no sealed row groups.
+
+        Raises:
+            pyarrow.ArrowInvalid: `data` is no Parquet file.
+        """
+        metadata = pq.read_metadata(pa.BufferReader(data))
+        pairs = metadata.metadata or {}
+        notes = _unpack(pairs[_NOTES_KEY]) if _NOTES_KEY in pairs else {}
+        sealed, group_ids = None, ()
+        if _SEALED_KEY in pairs:
+            packed = _unpack(pairs[_SEALED_KEY])
+            sealed = pq.read_metadata(io.BytesIO(base64.b64decode(packed["footer"])))
+            group_ids = tuple(packed["group_ids"])
+        return cls(data, metadata, notes, sealed, group_ids)
+
+    @property
+    def row_count(self) -> int:
+        """Rows in the file."""
+        return int(self.metadata.num_rows)
+
+    @property
+    def sealed_count(self) -> int:
+        """Leading row groups that are sealed."""
+        return len(self.group_ids)
+
+    @property
+    def group_count(self) -> int:
+        """Row groups in the file."""
+        return int(self.metadata.num_row_groups)
+
+    def read_groups(
+        self, start: int = 0, stop: int | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Row groups `start` to `stop` one by one, strings dictionary-encoded."""
+        schema = self.metadata.schema.to_arrow_schema()
+        strings = [field.name for field in schema if field.type == pa.string()]
+        file = pq.ParquetFile(pa.BufferReader(self.data), read_dictionary=strings)
+        for group in range(start, self.group_count if stop is None else stop):
+            yield file.read_row_group(group, columns=columns).unify_dictionaries().combine_chunks()
+
+    def highest(self, column: str, group: int) -> Any:
+        """The largest value of a column in one row group, from its statistics."""
+        position = self.metadata.schema.names.index(column)
+        return self.metadata.row_group(group).column(position).statistics.max
+
+
+class PartsWriter:
+    """Writes rows after the sealed row groups of `previous`, which are copied as they are.
+
+    `build_id` is another one for each build: it names the row groups that this build seals.
+    """
+
+    def __init__(self, schema: pa.Schema, build_id: str, previous: ParquetParts | None = None) -> None:
+        self._schema = schema
+        self._build_id = build_id
+        self._sealed = _empty_metadata(schema, {})
+        self._group_ids: list[str] = []
+        prefix: bytes | memoryview = _MAGIC
+        if previous is not None and previous.sealed is not None and previous.sealed_count:
+            prefix = memoryview(previous.data)[: _end_of_groups(previous.sealed)]
+            self._sealed.append_row_groups(previous.sealed)
+            self._group_ids.extend(previous.group_ids)
+        self._file = _GroupsFile(prefix)
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self.row_count = int(self._sealed.num_rows)
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows; full row groups are written at once."""
+        self._pending.append(_typed_as(rows, self._schema))
+        self._pending_rows += rows.num_rows
+        self.row_count += rows.num_rows
+        if self._pending_rows < SEALED_ROWS:
+            return
+        table = pa.concat_tables(self._pending)
+        full = table.num_rows // SEALED_ROWS * SEALED_ROWS
+        for start in range(0, full, SEALED_ROWS):
+            self._file.write_group(_one_chunk(table.slice(start, SEALED_ROWS)))
+            self._group_ids.append(f"{self._build_id}/{len(self._group_ids)}")
+        self._pending = [table.slice(full)]
+        self._pending_rows = table.num_rows - full
+
+    def finish(self, notes: Mapping[str, Any]) -> bytes:
+        """The whole file. `notes` is any JSON value."""
+        written = self._file.close()
+        if written is not None:
+            self._sealed.append_row_groups(written)
+        footer = io.BytesIO()
+        self._sealed.write_metadata_file(footer)
+        packed = {"footer": base64.b64encode(footer.getvalue()).decode(), "group_ids": self._group_ids}
+        final = _empty_metadata(self._schema, {_NOTES_KEY: _pack(notes), _SEALED_KEY: _pack(packed)})
+        final.append_row_groups(self._sealed)
+        data = memoryview(self._file.data)[: _end_of_groups(self._sealed)]
+        if self._pending_rows:
+            tail_file = _GroupsFile(data)
+            tail_file.write_group(_one_chunk(pa.concat_tables(self._pending)))
+            final.append_row_groups(tail_file.close())
+            data = memoryview(tail_file.data)[: _end_of_groups(final)]
+        footer = io.BytesIO()
+        final.write_metadata_file(footer)
+        return b"".join([data, footer.getbuffer()[len(_MAGIC) :]])
+
+
+class _GroupsFile:
+    """Row groups written behind bytes that are there already, with offsets that count from the file's start.
+
+    Arrow's writer refuses to start anywhere but at offset 0, but asks the sink where it stands before each row
+    group: so the bytes that are there are written to the sink after the writer has put its magic number.
+    """
+
+    def __init__(self, prefix: bytes | memoryview) -> None:
+        self._prefix = prefix
+        self._sink = pa.BufferOutputStream()
+        self._writer: pq.ParquetWriter | None = None
+        self._collected: list[pq.FileMetaData] = []
+        self.data: bytes | memoryview = prefix
+
+    def write_group(self, table: pa.Table) -> None:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._sink,
+                table.schema,
+                compression="zstd",
+                compression_level=1,
+                store_schema=False,
+                metadata_collector=self._collected,
+            )
+            self._sink.write(self._prefix[len(_MAGIC) :])
+        self._writer.write_table(table, row_group_size=SEALED_ROWS)
+
+    def close(self) -> pq.FileMetaData | None:
+        """Metadata of the row groups written here, or None if there are none; `data` then has all bytes."""
+        if self._writer is None:
+            return None
+        self._writer.close()
+        self.data = memoryview(self._sink.getvalue())
+        return self._collected[0]
+
+
+def _typed_as(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`rows` in the types to be written: dictionaries are kept, so that strings are not hashed again."""
+    return rows.cast(pa.schema([field.with_type(rows.schema.field(field.name).type) for field in schema]))
+
+
+def _one_chunk(rows: pa.Table) -> pa.Table:
+    return rows.unify_dictionaries().combine_chunks()
+
+
+def _empty_metadata(schema: pa.Schema, pairs: Mapping[bytes, bytes]) -> pq.FileMetaData:
+    sink = pa.BufferOutputStream()
+    writer = pq.ParquetWriter(sink, schema, store_schema=False)
+    if pairs:
+        writer.add_key_value_metadata(dict(pairs))
+    writer.close()
+    return pq.read_metadata(pa.BufferReader(sink.getvalue()))
+
+
+def _end_of_groups(metadata: pq.FileMetaData) -> int:
+    """Offset of the first byte after the last row group."""
+    end = len(_MAGIC)
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+            end = max(end, start + chunk.total_compressed_size)
+    return end
+
+
+def _pack(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return base64.b64encode(zlib.compress(text.encode(), 6))
+
+
+def _unpack(packed: bytes) -> Any:
+    return json.loads(zlib.decompress(base64.b64decode(packed)))

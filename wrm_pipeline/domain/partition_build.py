@@ -1,0 +1,399 @@
+"""A day's raw objects -> its processed partition -> its enhanced partition.
+
+The processed file is its own memory: its notes hold, per raw object, name, ETag and line counts, and the
+parser's version. A build parses only what is new or changed and gives the rows that a build from scratch gives.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
+from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
+from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED, RECORD_TYPES, arrow_schema, validate
+from wrm_pipeline.domain.snapshot import (
+    PARSER_VERSION,
+    FileReport,
+    LineCounts,
+    ParsedBatch,
+    RawSnapshot,
+    parse_snapshots,
+)
+
+# Raw text that is parsed in one go: about 170,000 rows, 100 MB at the peak.
+BATCH_BYTES = 16 * 2**20
+
+# Part of what the enhanced partition remembers: another version means that its rows are built anew.
+RULES_VERSION = "1"
+
+# Data contract, section 2: a partition that would lose more than this share of its rows is not replaced.
+SHRINK_TOLERANCE = 0.05
+
+ReadBodies = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
+
+
+class AccountingError(RuntimeError):
+    """Rows went missing or came from nowhere: a fault of this program, and nothing is published."""
+
+
+class PartitionWouldShrinkError(RuntimeError):
+    """A partition would lose more than SHRINK_TOLERANCE of the rows that it has now."""
+
+
+def check_shrink(name: str, rows_now: int, rows_before: int, *, allow_shrink: bool) -> None:
+    """Refuse to publish a partition that lost rows by accident.
+
+    Raises:
+        PartitionWouldShrinkError: more than SHRINK_TOLERANCE would be lost and `allow_shrink` is not set.
+    """
+    if allow_shrink or rows_now >= rows_before * (1 - SHRINK_TOLERANCE):
+        return
+    raise PartitionWouldShrinkError(
+        f"{name} has {rows_before} rows and would be replaced by {rows_now}. It was left as it is. "
+        "Look for raw objects that are gone or unreadable; if the loss is meant, run it again with "
+        "`allow_shrink: true` in the run config."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RawObject:
+    """One raw object as the store lists it, with the time of its snapshot.
+
+    `corrections` are an operator's accepted replacements of lines, by line number.
+    """
+
+    key: str
+    etag: str
+    size_bytes: int
+    file_timestamp: datetime
+    corrections: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def corrections_id(self) -> str:
+        """What tells one set of corrections from another; empty without any."""
+        return "".join(f"{number}:{line}\n" for number, line in sorted(self.corrections.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the partition remembers of one raw object."""
+
+    etag: str
+    file_timestamp: datetime
+    corrections_id: str
+    parsed_at: datetime
+    counts: LineCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The raw objects that a processed partition holds, by key, and the version of the parser that read them."""
+
+    parser_version: str
+    sources: Mapping[str, Source]
+
+    @property
+    def counts(self) -> LineCounts:
+        """The sum over all raw objects."""
+        return sum((source.counts for source in self.sources.values()), LineCounts())
+
+    def to_notes(self) -> dict[str, Any]:
+        """As JSON: about 30 bytes a raw object once compressed."""
+        keys = sorted(self.sources)
+        folder = keys[0].rpartition("/")[0] + "/" if keys else ""
+        parsed_at = sorted({source.parsed_at for source in self.sources.values()})
+        run_index = {at: index for index, at in enumerate(parsed_at)}
+        rows = []
+        for key in keys:
+            source = self.sources[key]
+            counts = source.counts
+            rows.append(
+                [
+                    key.removeprefix(folder) if key.startswith(folder) else f"/{key}",
+                    source.etag,
+                    (source.file_timestamp - _EPOCH) // timedelta(microseconds=1),
+                    source.corrections_id,
+                    run_index[source.parsed_at],
+                    counts.lines_in,
+                    counts.rows_out,
+                    counts.dead_lettered,
+                    counts.duplicate_rows,
+                    counts.remark_lines,
+                ]
+            )
+        return {
+            "parser": self.parser_version,
+            "folder": folder,
+            "parsed_at": [at.isoformat() for at in parsed_at],
+            "sources": rows,
+        }
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any]) -> "Manifest | None":
+        """Read back; None for a file that has no such notes."""
+        if "parser" not in notes:
+            return None
+        parsed_at = [datetime.fromisoformat(text) for text in notes["parsed_at"]]
+        sources = {}
+        for name, etag, micros, corrections_id, run, *counts in notes["sources"]:
+            key = name[1:] if name.startswith("/") else notes["folder"] + name
+            sources[key] = Source(etag, _from_micros(micros), corrections_id, parsed_at[run], LineCounts(*counts))
+        return cls(notes["parser"], sources)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _from_micros(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+# --- processed -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """What a build has to do: objects to parse, and objects whose rows leave the published file."""
+
+    parse: tuple[RawObject, ...]
+    drop: frozenset[str]
+    previous: ParquetParts | None
+    manifest: Manifest
+    keep_sealed: bool
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """The published partition holds just what it should."""
+        return self.previous is not None and not self.parse and not self.drop
+
+
+def plan_build(objects: Sequence[RawObject], previous: ParquetParts | None, *, full_rebuild: bool = False) -> BuildPlan:
+    """Compare the raw objects that are there with those that the published partition holds."""
+    manifest = Manifest.from_notes(previous.notes) if previous is not None else None
+    if manifest is None or manifest.parser_version != PARSER_VERSION or full_rebuild:
+        return BuildPlan(_in_order(objects), frozenset(), None, Manifest(PARSER_VERSION, {}), keep_sealed=False)
+    by_key = {obj.key: obj for obj in objects}
+    gone = {key for key in manifest.sources if key not in by_key}
+    changed = {obj.key for obj in objects if _changed(obj, manifest.sources.get(obj.key))}
+    touched_times = {by_key[key].file_timestamp for key in changed}
+    touched_times |= {manifest.sources[key].file_timestamp for key in (gone | changed) & manifest.sources.keys()}
+    # Duplicates are settled among all files of one time, so these are read again together.
+    neighbours = {obj.key for obj in objects if obj.file_timestamp in touched_times}
+    parse = changed | neighbours
+    keep_sealed = False
+    if previous is not None and previous.sealed_count and touched_times:
+        keep_sealed = previous.highest("file_timestamp", previous.sealed_count - 1) < min(touched_times)
+    return BuildPlan(
+        _in_order(by_key[key] for key in parse),
+        frozenset((gone | parse) & manifest.sources.keys()),
+        previous,
+        manifest,
+        keep_sealed,
+    )
+
+
+def _changed(obj: RawObject, known: Source | None) -> bool:
+    return known is None or (obj.etag, obj.file_timestamp, obj.corrections_id) != (
+        known.etag,
+        known.file_timestamp,
+        known.corrections_id,
+    )
+
+
+def _in_order(objects: Iterable[RawObject]) -> tuple[RawObject, ...]:
+    return tuple(sorted(objects, key=lambda obj: (obj.file_timestamp, obj.key)))
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedBuild:
+    """A processed partition, ready to be published; `reports` are those of the files parsed in this build."""
+
+    data: bytes
+    row_count: int
+    manifest: Manifest
+    reports: tuple[FileReport, ...]
+
+
+def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -> ProcessedBuild:
+    """Build a processed partition; `read` gives bodies in the order of the keys asked for.
+
+    Raises:
+        AccountingError: lines do not add up.
+        pandera.errors.SchemaErrors: a row is not as PROCESSED says, though the parser let it pass.
+    """
+    previous = plan.previous
+    old_groups: list[int] = []
+    if previous is not None:
+        old_groups = list(range(previous.sealed_count if plan.keep_sealed else 0, previous.group_count))
+    cuts = [previous.highest("file_timestamp", group) for group in old_groups] if previous else []
+    writer = PartsWriter(arrow_schema(PROCESSED), parsed_at.isoformat(), previous if plan.keep_sealed else None)
+    reports: list[FileReport] = []
+    batches = groupby(_parsed_batches(plan.parse, read, cuts), key=lambda item: item[0])
+    following = next(batches, None)
+    for index, group in enumerate(old_groups):
+        if previous is None:
+            raise AssertionError("there are no old groups without a previous file")
+        rows = _without_sources(next(previous.read_groups(group, group + 1)), plan.drop)
+        new = []
+        if following is not None and following[0] == index:
+            new = [_checked(batch, reports) for _, batch in following[1]]
+            following = next(batches, None)
+        writer.write(_merged([rows, *new]) if new else rows)
+    while following is not None:
+        for _, batch in following[1]:
+            writer.write(_checked(batch, reports))
+        following = next(batches, None)
+    sources = {key: source for key, source in plan.manifest.sources.items() if key not in plan.drop}
+    objects = {obj.key: obj for obj in plan.parse}
+    for report in reports:
+        obj = objects[report.source_key]
+        sources[obj.key] = Source(obj.etag, obj.file_timestamp, obj.corrections_id, parsed_at, report.counts)
+    manifest = Manifest(PARSER_VERSION, sources)
+    if manifest.counts.rows_out != writer.row_count or not manifest.counts.balanced:
+        raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {manifest.counts}.")
+    return ProcessedBuild(writer.finish(manifest.to_notes()), writer.row_count, manifest, tuple(reports))
+
+
+def _parsed_batches(
+    objects: Sequence[RawObject], read: ReadBodies, cuts: Sequence[datetime]
+) -> Iterator[tuple[int, ParsedBatch]]:
+    """Parsed batches in time order, each with the index of the old row group that it belongs into.
+
+    A batch ends at BATCH_BYTES or where the next row group begins, but never between files of one time.
+    """
+    batch: list[RawSnapshot] = []
+    batch_bytes = 0
+    by_key = {obj.key: obj for obj in objects}
+    for key, body in read([obj.key for obj in objects]):
+        obj = by_key[key]
+        if batch and obj.file_timestamp != batch[-1].file_timestamp:
+            segment = bisect_left(cuts, batch[-1].file_timestamp)
+            if batch_bytes >= BATCH_BYTES or segment != bisect_left(cuts, obj.file_timestamp):
+                yield segment, parse_snapshots(batch)
+                batch, batch_bytes = [], 0
+        batch.append(RawSnapshot(key, obj.file_timestamp, body, obj.corrections))
+        batch_bytes += len(body)
+    if batch:
+        yield bisect_left(cuts, batch[-1].file_timestamp), parse_snapshots(batch)
+
+
+def _checked(batch: ParsedBatch, reports: list[FileReport]) -> pa.Table:
+    for report in batch.reports:
+        if not report.counts.balanced:
+            raise AccountingError(f"{report.source_key}: lines do not add up: {report.counts}.")
+    validate(batch.rows, PROCESSED)
+    reports.extend(batch.reports)
+    return batch.rows
+
+
+def _without_sources(rows: pa.Table, keys: frozenset[str]) -> pa.Table:
+    source = rows["s3_source_key"].chunk(0) if rows.num_rows else None
+    if source is None or not keys:
+        return rows
+    kept = pa.array([key not in keys for key in source.dictionary.to_pylist()])
+    return rows.filter(kept.take(source.indices))
+
+
+def _merged(tables: Sequence[pa.Table]) -> pa.Table:
+    schema = tables[-1].schema
+    table = pa.concat_tables([part.cast(schema) for part in tables]).unify_dictionaries()
+    keys = pa.table({"at": table["file_timestamp"], "id": table["station_id"].cast(pa.string())})
+    return table.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("id", "ascending")]))
+
+
+# --- enhanced --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedBuild:
+    """An enhanced partition, ready to be published.
+
+    `counts` has rows by record type and by flag, for the whole partition.
+    """
+
+    data: bytes
+    row_count: int
+    counts: Mapping[str, int]
+
+
+def build_enhanced(
+    processed: ParquetParts, previous: ParquetParts | None, *, area: ServiceArea, dt: date, build_id: str
+) -> EnhancedBuild:
+    """Classify and flag the rows of a processed partition.
+
+    A pure function of the processed file, the area and RULES_VERSION: rows of sealed row groups that `previous`
+    was built from are taken over as they are.
+    """
+    rules = f"{RULES_VERSION} {area}"
+    manifest = Manifest.from_notes(processed.notes)
+    if manifest is None:
+        raise AccountingError("The processed partition has no notes on its raw objects; rebuild it (full_rebuild).")
+    keep = previous is not None and previous.notes.get("rules") == rules and _derived_from(previous, processed)
+    writer = PartsWriter(arrow_schema(ENHANCED), build_id, previous if keep else None)
+    kept_groups = previous.sealed_count if previous is not None and keep else 0
+    sealed_counts: Counter[str] = Counter(previous.notes["sealed_counts"] if previous is not None and keep else {})
+    tail_counts: Counter[str] = Counter()
+    parsed_at = {key: source.parsed_at for key, source in manifest.sources.items()}
+    for group, rows in enumerate(processed.read_groups(kept_groups), start=kept_groups):
+        enhanced = enhance_rows(rows, area=area, dt=dt, processed_at=parsed_at)
+        validate(enhanced, ENHANCED)
+        writer.write(enhanced)
+        (sealed_counts if group < processed.sealed_count else tail_counts).update(_count_rows(enhanced))
+    if writer.row_count != processed.row_count:
+        raise AccountingError(f"{processed.row_count} processed rows became {writer.row_count} enhanced rows.")
+    notes = {
+        "rules": rules,
+        "source_groups": list(processed.group_ids),
+        "sealed_counts": dict(sealed_counts),
+    }
+    return EnhancedBuild(writer.finish(notes), writer.row_count, dict(sealed_counts + tail_counts))
+
+
+def _derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
+    groups = tuple(enhanced.notes.get("source_groups", ()))
+    return len(groups) == enhanced.sealed_count and groups == processed.group_ids[: len(groups)]
+
+
+def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: Mapping[str, datetime]) -> pa.Table:
+    """Add class, partition date, time of processing (by raw object) and flags to processed rows."""
+    ids, names, sources = (rows[name].chunk(0) for name in ("station_id", "name", "s3_source_key"))
+    id_values, name_values = ids.dictionary.to_pylist(), names.dictionary.to_pylist()
+    id_codes, name_codes = ids.indices.to_numpy(), names.indices.to_numpy()
+    digits = np.array([value.isascii() and value.isdigit() for value in id_values], dtype=bool)[id_codes]
+    floating = np.array([value.startswith("fb") for value in id_values], dtype=bool)[id_codes]
+    bike_name = np.array([value.startswith("BIKE") for value in name_values], dtype=bool)[name_codes]
+    is_station = digits & ~bike_name
+    is_bike = floating & bike_name
+    type_codes = np.where(is_station, 0, np.where(is_bike, 1, 2)).astype(np.int8)
+    lat, lon, bikes, spaces, docks = (
+        rows[name].to_numpy() for name in ("lat", "lon", "bikes", "spaces", "total_docks")
+    )
+    inside = (lat >= area.lat_min) & (lat <= area.lat_max) & (lon >= area.lon_min) & (lon <= area.lon_max)
+    age = pc.subtract(rows["file_timestamp"], rows["timestamp"])
+    times = pa.array([processed_at[key] for key in sources.dictionary.to_pylist()], pa.timestamp("us", "UTC"))
+    added = {
+        "record_type": pa.DictionaryArray.from_arrays(pa.array(type_codes).cast(pa.int32()), list(RECORD_TYPES)),
+        "date": pa.repeat(pa.scalar(dt, pa.date32()), rows.num_rows),
+        "processed_at": times.take(sources.indices),
+        "over_capacity": pa.array((docks > 0) & (bikes + spaces > docks)),
+        "no_docks": pa.array(is_station & (docks == 0)),
+        "outside_service_area": pa.array(~inside),
+        "stale": pc.greater(age, pa.scalar(STALE_AFTER, pa.duration("us"))),
+    }
+    for name, column in added.items():
+        rows = rows.append_column(name, column)
+    return rows
+
+
+def _count_rows(rows: pa.Table) -> dict[str, int]:
+    codes = rows["record_type"].chunk(0).indices.to_numpy()
+    counts = dict(zip(RECORD_TYPES, np.bincount(codes, minlength=len(RECORD_TYPES)).tolist(), strict=True))
+    return counts | {flag: int(pc.sum(rows[flag]).as_py() or 0) for flag in FLAGS}
