@@ -8,12 +8,14 @@ the good ones back to the fast path. So every published value comes from the sam
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 import ftfy
+import ftfy.bad_codecs  # registers sloppy-windows-1252
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -37,7 +39,7 @@ OPTIONAL_COLUMNS = (*FLAG_COLUMNS, "pedelecs", BATTERY_COLUMN)
 EARLIEST_REPORT = datetime(2010, 1, 1, tzinfo=UTC)
 LATEST_REPORT_AFTER_FETCH = timedelta(days=1)
 
-# At most this many dead rows of a file are kept one by one; the rest is counted and stays in the raw object.
+# At most this many dead rows of a file and error type are kept one by one; the raw object has the others.
 MAX_DEAD_ROWS_KEPT = 1_000
 
 _BOM = b"\xef\xbb\xbf"
@@ -123,11 +125,15 @@ class FileFault:
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What one file gave. `dead_rows` holds the first MAX_DEAD_ROWS_KEPT; `counts` has them all."""
+    """What one file gave.
+
+    `dead_rows` holds the first MAX_DEAD_ROWS_KEPT of each error type; `dead_counts`, by error type, counts all.
+    """
 
     source_key: str
     counts: LineCounts
     dead_rows: tuple[DeadRow, ...] = ()
+    dead_counts: Mapping[str, int] = field(default_factory=dict)
     fault: FileFault | None = None
 
 
@@ -262,15 +268,22 @@ class _Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class _FileResult:
+    """What one file gave before duplicates leave."""
+
+    row_count: int
+    remark_lines: int
+    dead_rows: tuple[DeadRow, ...] = ()
+    dead_counts: Mapping[str, int] = field(default_factory=dict)
+    fault: FileFault | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
-    """Typed rows of consecutive files (before duplicates leave) and how many rows and lines each file has."""
+    """Typed rows of consecutive files, in file order, and what each file gave."""
 
     rows: pa.Table | None
-    row_counts: list[int]
-    dead_counts: list[int]
-    remark_counts: list[int]
-    dead_rows: list[tuple[DeadRow, ...]]
-    faults: list[FileFault | None]
+    results: list[_FileResult]
 
 
 def _prepare(file: RawSnapshot) -> _Prepared | None:
@@ -308,17 +321,7 @@ def _parse_run(run: list[_Prepared]) -> list[_Part]:
             return [_parse_exactly(run[0].file)]
         middle = len(run) // 2
         return _parse_run(run[:middle]) + _parse_run(run[middle:])
-    none: list[FileFault | None] = [None] * len(run)
-    return [
-        _Part(
-            rows,
-            [p.line_count for p in run],
-            [0] * len(run),
-            [p.remark_lines for p in run],
-            [()] * len(run),
-            none,
-        )
-    ]
+    return [_Part(rows, [_FileResult(p.line_count, p.remark_lines) for p in run])]
 
 
 def _typed_rows(run: list[_Prepared]) -> pa.Table:
@@ -417,11 +420,25 @@ def _map_dictionary(column: pa.ChunkedArray, repair: Callable[[str], str]) -> pa
 
 @lru_cache(maxsize=16_384)
 def _repaired_name(name: str) -> str:
-    # Curly quotes and ligatures are spelling, not damage: only encoding and entities are repaired.
-    fixed = ftfy.fix_text(
+    # ftfy's heuristic leaves short names such as "Åšwidnicka" alone, so exact reversals are tried first. A name that
+    # is right never passes: its letters are not in the codec, or are no UTF-8. Curly quotes and ligatures are
+    # spelling, not damage.
+    for _ in range(2):
+        name = _once_less_encoded(name)
+    return ftfy.fix_text(
         name, unescape_html=True, uncurl_quotes=False, fix_latin_ligatures=False, fix_character_width=False
-    )
-    return " ".join(fixed.split())
+    ).strip()
+
+
+def _once_less_encoded(name: str) -> str:
+    if name.isascii():
+        return name
+    for codec in ("latin-1", "sloppy-windows-1252"):
+        try:
+            return name.encode(codec).decode("utf-8")
+        except UnicodeError:
+            continue
+    return name
 
 
 def _split_combined(column: pa.ChunkedArray, file_seconds: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
@@ -506,14 +523,14 @@ def _parse_exactly(file: RawSnapshot) -> _Part:
     header_index, remark_lines, fault = _find_header(lines)
     if fault is not None:
         dead = sum(1 for line in lines if line.strip()) - remark_lines
-        return _faulty_part(fault, dead, remark_lines)
+        return _Part(None, [_FileResult(0, remark_lines, dead_counts={fault.error_type: dead}, fault=fault)])
     header_line = lines[header_index].rstrip(b"\r")
     header = _read_header(header_line)
     if header is None:
         raise AssertionError("_find_header finds lines that _read_header reads")
     good: list[str] = []
     dead_rows: list[DeadRow] = []
-    dead_count = 0
+    dead_counts: Counter[str] = Counter()
     for index in range(header_index + 1, len(lines)):
         corrected = file.corrections.get(index + 1)
         line = _decode_line(lines[index]) if corrected is None else corrected
@@ -525,36 +542,24 @@ def _parse_exactly(file: RawSnapshot) -> _Part:
         problem = _line_problem(line, header, file.file_timestamp)
         if problem is None:
             good.append(line)
-        elif problem.error_type == "remark":
+        elif problem is _REMARK:
             remark_lines += 1
         else:
-            dead_count += 1
-            if len(dead_rows) < MAX_DEAD_ROWS_KEPT:
+            dead_counts[problem.error_type] += 1
+            if dead_counts[problem.error_type] <= MAX_DEAD_ROWS_KEPT:
                 dead_rows.append(DeadRow(index + 1, line, problem.error_type, problem.field, problem.error_message))
-    if good:
-        data = ("\n".join(good) + "\n").encode("utf-8", "surrogatepass")
-        try:
-            rows = _typed_rows([_Prepared(file, header_line, data, len(good), 0)])
-        except _RefusedError:
-            fault = FileFault(
-                "file_unreadable",
-                "Lines that look right cannot be typed; please report this file as a fault.",
-            )
-            return _faulty_part(fault, dead_count + len(good), remark_lines, dead_rows)
-        return _Part(rows, [len(good)], [dead_count], [remark_lines], [tuple(dead_rows)], [None])
-    if dead_count == 0:
+    if not good:
         fault = FileFault("file_no_valid_row", "The file has a header and no rows.")
-    else:
-        first = dead_rows[0]
-        fault = FileFault(
-            "file_no_valid_row",
-            f"None of {dead_count} rows is valid; line {first.line_number}: {first.error_message}",
-        )
-    return _faulty_part(fault, dead_count, remark_lines, dead_rows)
-
-
-def _faulty_part(fault: FileFault, dead_count: int, remark_lines: int, dead_rows: Sequence[DeadRow] = ()) -> _Part:
-    return _Part(None, [0], [dead_count], [remark_lines], [tuple(dead_rows)], [fault])
+        if dead_rows:
+            first = dead_rows[0]
+            fault = FileFault(
+                "file_no_valid_row",
+                f"None of {dead_counts.total()} rows is valid; line {first.line_number}: {first.error_message}",
+            )
+        return _Part(None, [_FileResult(0, remark_lines, tuple(dead_rows[:MAX_DEAD_ROWS_KEPT]), dead_counts, fault)])
+    data = ("\n".join(good) + "\n").encode("utf-8", "replace")
+    rows = _typed_rows([_Prepared(file, header_line, data, len(good), 0)])
+    return _Part(rows, [_FileResult(len(good), remark_lines, tuple(dead_rows), dead_counts)])
 
 
 def _find_header(lines: list[bytes]) -> tuple[int, int, FileFault | None]:
@@ -683,38 +688,30 @@ def _flag_problem(values: Mapping[str, str]) -> _Problem | None:
 
 
 def _assemble(files: Sequence[RawSnapshot], parts: Sequence[_Part]) -> ParsedBatch:
-    row_counts = [count for part in parts for count in part.row_counts]
-    dead_counts = [count for part in parts for count in part.dead_counts]
-    remark_counts = [count for part in parts for count in part.remark_counts]
-    dead_rows = [rows for part in parts for rows in part.dead_rows]
-    faults = [fault for part in parts for fault in part.faults]
+    results = [result for part in parts for result in part.results]
     typed = [part.rows for part in parts if part.rows is not None]
     schema = arrow_schema(PROCESSED)
     if typed:
-        rows, duplicates = _sorted_unique(files, pa.concat_tables(typed), row_counts)
+        rows, duplicates = _sorted_unique(files, pa.concat_tables(typed), [result.row_count for result in results])
     else:
-        rows, duplicates = dictionary_encoded(schema.empty_table()), np.zeros(len(files), dtype=np.int64)
-    reports = tuple(
-        FileReport(
-            file.source_key,
-            LineCounts(
-                row_counts[i] + dead_counts[i] + remark_counts[i],
-                row_counts[i] - int(duplicates[i]),
-                dead_counts[i],
-                int(duplicates[i]),
-                remark_counts[i],
-            ),
-            dead_rows[i],
-            faults[i],
+        rows, duplicates = dictionary_encoded(schema.empty_table()), [0] * len(files)
+    reports = []
+    for file, result, duplicate_rows in zip(files, results, duplicates, strict=True):
+        dead = sum(result.dead_counts.values())
+        counts = LineCounts(
+            lines_in=result.row_count + dead + result.remark_lines,
+            rows_out=result.row_count - duplicate_rows,
+            dead_lettered=dead,
+            duplicate_rows=duplicate_rows,
+            remark_lines=result.remark_lines,
         )
-        for i, file in enumerate(files)
-    )
-    return ParsedBatch(rows.select(schema.names), reports)
+        reports.append(FileReport(file.source_key, counts, result.dead_rows, result.dead_counts, result.fault))
+    return ParsedBatch(rows.select(schema.names), tuple(reports))
 
 
 def _sorted_unique(
     files: Sequence[RawSnapshot], typed: pa.Table, row_counts: Sequence[int]
-) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+) -> tuple[pa.Table, list[int]]:
     """Rows in SORT_KEY order, each key once, and how many rows each file lost as duplicates."""
     table = typed.unify_dictionaries().combine_chunks()
     ids = _only_chunk(table["station_id"])
@@ -724,7 +721,7 @@ def _sorted_unique(
     id_rank = np.empty(len(ids.dictionary), dtype=np.int64)
     id_rank[pc.sort_indices(ids.dictionary).to_numpy()] = np.arange(len(ids.dictionary))
     key = snapshot_rank[file_index] * len(ids.dictionary) + id_rank[ids.indices.to_numpy()]
-    duplicates = np.zeros(len(files), dtype=np.int64)
+    duplicates = [0] * len(files)
     steps = np.diff(key)
     if not (steps > 0).all():
         order = np.argsort(key, kind="stable")
@@ -732,7 +729,7 @@ def _sorted_unique(
             reported = table["timestamp"].cast(pa.int64()).to_numpy()
             order = np.lexsort((reported, key))
             last_of_key = np.append(np.diff(key[order]) != 0, True)
-            duplicates = np.bincount(file_index[order[~last_of_key]], minlength=len(files)).astype(np.int64)
+            duplicates = np.bincount(file_index[order[~last_of_key]], minlength=len(files)).tolist()
             order = order[last_of_key]
         table = table.take(pa.array(order))
         file_index = file_index[order]

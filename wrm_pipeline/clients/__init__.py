@@ -1,0 +1,1 @@
+"""One outside system each, usable without Dagster."""

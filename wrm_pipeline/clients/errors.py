@@ -1,0 +1,114 @@
+"""What can go wrong with an outside system, in terms of what the caller can do about it.
+
+Two questions decide the class: does the same request stand a chance in a few seconds (transient or
+permanent), and whose move is it (the message says so)? Libraries' own exceptions stop at `retry.call` and at
+the object store.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+
+class ExternalError(Exception):
+    """A call to an outside system failed.
+
+    The message reads ``target operation name: problem. remedy``, for one tired person at night. All arguments
+    are kept in `args`, so that the error survives the way back from a worker process.
+
+    Attributes:
+        problem: What happened.
+        target: Which system: ``feed``, ``s3``, ``vault``, ``webhook``, or the lake's folder.
+        operation: What was asked of it, e.g. ``get``.
+        name: The thing that was meant, with its place: ``s3://bucket/key at https://host``, a URL, a path.
+        remedy: What the reader can do.
+        status: The HTTP status, where there was an answer.
+        attempts: How many requests were made; 0 where retries do not apply.
+        elapsed_s: Seconds that all attempts and waits took together.
+    """
+
+    attempts: int = 0
+    elapsed_s: float = 0.0
+
+    def __init__(
+        self,
+        problem: str,
+        target: str = "",
+        operation: str = "",
+        name: str = "",
+        remedy: str = "",
+        status: int | None = None,
+    ) -> None:
+        super().__init__(problem, target, operation, name, remedy, status)
+        self.problem = problem
+        self.target = target
+        self.operation = operation
+        self.name = name
+        self.remedy = remedy
+        self.status = status
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.target, self.operation, self.name) if part)
+        text = f"{where}: {self.problem}" if where else self.problem
+        if self.attempts > 1:
+            text += f" (gave up after {self.attempts} attempts in {self.elapsed_s:.1f} s)"
+        return f"{text}. {self.remedy}" if self.remedy else text
+
+
+class TransientError(ExternalError):
+    """The same request may well succeed later: no answer, a time-out, 408, 429, most of 5xx.
+
+    Attributes:
+        retry_after_s: How long the other side asked to be left alone, in seconds; None where it did not say.
+    """
+
+    retry_after_s: float | None = None
+
+
+class PermanentError(ExternalError):
+    """Asking again gives the same answer, so nothing retries it and no circuit breaker counts it."""
+
+
+class CircuitOpenError(TransientError):
+    """No request was made: the target failed too often just now.
+
+    Attributes:
+        since: When the circuit opened (aware, UTC).
+        next_probe_at: When the next call will be let through (aware, UTC).
+    """
+
+    def __init__(
+        self, target: str, since: datetime, next_probe_at: datetime, operation: str = "", name: str = ""
+    ) -> None:
+        super().__init__(
+            f"not asked, because {target} kept failing: circuit open since {since:%Y-%m-%d %H:%M:%S} UTC",
+            target,
+            operation,
+            name,
+            f"The first call after {next_probe_at:%H:%M:%S} UTC tries again; see why {target} is down",
+        )
+        self.since = since
+        self.next_probe_at = next_probe_at
+
+    def __reduce__(self) -> tuple[type[CircuitOpenError], tuple[str, datetime, datetime, str, str]]:
+        return type(self), (self.target, self.since, self.next_probe_at, self.operation, self.name)
+
+    def retry_in(self, now: datetime) -> timedelta:
+        """How long to wait from `now` (aware) before the next call has a chance; never negative."""
+        return max(self.next_probe_at - now, timedelta(0))
+
+
+class ObjectNotFoundError(PermanentError):
+    """There is no such object."""
+
+
+class StorageDeniedError(PermanentError):
+    """The store refused: wrong credentials or policy; for a folder, its owner, mode or a read-only mount."""
+
+
+class StorageFullError(PermanentError):
+    """The disk, its quota or the bucket's quota is used up; only a person can make room."""
+
+
+class UnexpectedAnswerError(TransientError):
+    """The target cannot have said this: HTML with status 200 from a proxy, a body cut short or damaged."""

@@ -1,0 +1,82 @@
+"""Serves the simulated feed until it is told to stop: `python -m wrm_pipeline.simulator --port 8010`."""
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+
+from wrm_pipeline.simulator.city import City
+from wrm_pipeline.simulator.misbehaviour import Misbehaviour
+from wrm_pipeline.simulator.server import serve
+
+
+def _clock(start: datetime, speed: float) -> Callable[[], datetime]:
+    """A clock that shows `start` now and runs `speed` times as fast as the real one."""
+    began_s = time.monotonic()
+    return lambda: start + timedelta(seconds=(time.monotonic() - began_s) * speed)
+
+
+def _instant(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m wrm_pipeline.simulator", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8010, help="0 takes a free one (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="another seed is another city (default %(default)s)")
+    parser.add_argument("--start", type=_instant, help="the city's time at first, ISO 8601 (default: now)")
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        help="city seconds per second; unless it is 1, reports drift away from the time of their fetch, and"
+        " a day ahead of it they are dead letters (default %(default)s)",
+    )
+    parser.add_argument(
+        "--misbehave-probability",
+        type=float,
+        default=0.0,
+        help="share of the requests that meet a fault, 0 to 1 (default %(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the server until SIGINT or SIGTERM.
+
+    Args:
+        argv: Arguments; those of the process by default.
+
+    Returns:
+        Exit status: 0, or 1 where the port cannot be had.
+    """
+    options = _arguments(argv)
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    clock = _clock(options.start or datetime.now(UTC), options.speed)
+    try:
+        with serve(City(options.seed), clock=clock, host=options.host, port=options.port) as feed:
+            feed.misbehave_at_random(options.misbehave_probability, options.seed)
+            print(f"export WRM_STATIONS_DATA_URL='{feed.url}'")
+            print("Add &at=2025-08-21T12:00:00Z for another instant, and for a fault &misbehave= with one of:")
+            print("  " + " ".join(Misbehaviour), flush=True)
+            stop.wait()
+    except OSError as error:
+        print(f"cannot listen on {options.host}:{options.port}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
