@@ -328,6 +328,7 @@ class Breakers:
                     pybreaker.STATE_CLOSED, guard, namespace=f"wrm:breaker:{target}"
                 )
                 return Breaker(target, storage, redis_guard=guard, fallback=in_file, **self._options)
-            except Exception:
-                logger.warning("circuit breaker of %s keeps its state in files, Redis failed", target, exc_info=True)
+            except Exception as exc:  # noqa: BLE001 - no package, no server, wrong password: files do as well
+                logger.warning("circuit breaker of %s keeps its state in files, Redis failed: %r", target, exc)
+
         return Breaker(target, in_file(), **self._options)

@@ -156,7 +156,7 @@ def _check_content(body: bytes, size_bytes: int, sha256: str | None, where: tupl
         )
 
 
-# --- A folder -----------------------------------------------------------------------------------------------
+# --- A folder -------------------------------------------------------------------------------------------------------
 
 _ORPHAN_AGE_S = 24 * 3600
 """Temporary files older than this are nobody's, even if their process id is in use (by another process
@@ -423,7 +423,8 @@ class LocalObjectStore:
 
     def _explain(self, exc: OSError, operation: str, key: str) -> PermanentError:
         where = ("lake", operation, str(self._root / key))
-        problem = f"{errno.errorcode.get(exc.errno or 0, 'OSError')} {exc.strerror or exc}"
+        problem = f"{errno.errorcode.get(exc.errno or 0, 'OSError')} {exc}"
+
         if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
             return StorageFullError(
                 problem, *where, f"Make room on the file system of {self._root}, or raise the quota"
@@ -492,7 +493,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# --- An S3 bucket -------------------------------------------------------------------------------------------
+# --- An S3 bucket ---------------------------------------------------------------------------------------------------
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 15
@@ -659,8 +660,18 @@ class S3ObjectStore:
             self._check_listing(answer, prefix)
             contents, more = answer.get("Contents", []), answer.get("IsTruncated", False)
             keys = [item["Key"] for item in contents]
-            if any(b <= a for a, b in itertools.pairwise([after, *keys])) or (more and not keys):
-                raise self._unexpected("the listing is not in ascending order, or does not move on", "list", prefix)
+            if more and not keys:
+                raise self._unexpected("the listing does not move on", "list", prefix)
+            for earlier, later in itertools.pairwise([after, *keys]):
+                if later <= earlier:
+                    raise PermanentError(
+                        f"keys are not in ascending order: {later!r} comes after {earlier!r}",
+                        "s3",
+                        "list",
+                        self._place(prefix),
+                        "This service does not list as S3 does, and paging would lose keys: use another",
+                    )
+
             return contents, more
 
         return self._ask("list", prefix, request)

@@ -74,6 +74,9 @@ STORAGE_POLICY = RetryPolicy(attempts=6, deadline_s=60, base_wait_s=0.5, max_wai
 answers 503 at once is asked 6 times within 7.8 s on average, 15.5 s at most: long enough for a fail-over, too
 short to hold up a run."""
 
+SENSOR_POLICY = RetryPolicy(attempts=2, deadline_s=25, base_wait_s=0.5, max_wait_s=1, attempt_s=12)
+"""Worst case 25 s: a sensor's tick is cut off after 60 s, and the next one tries again anyway."""
+
 VAULT_POLICY = RetryPolicy(attempts=3, deadline_s=10, base_wait_s=0.25, max_wait_s=1, attempt_s=4)
 """Worst case 10 s: a fetch waits for its secrets, and spools without them. Time-out 4 s for one request."""
 
@@ -240,7 +243,7 @@ def _error_of(state: tenacity.RetryCallState) -> TransientError:
     return error
 
 
-# --- Which failures are transient ---------------------------------------------------------------------------
+# --- Which failures are transient -----------------------------------------------------------------------------------
 
 # S3 says 400 for a body that was cut short or damaged on its way, which is the network's fault.
 _TRANSIENT_400_CODES = frozenset({"RequestTimeout", "IncompleteBody", "BadDigest"})

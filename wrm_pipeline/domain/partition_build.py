@@ -259,7 +259,8 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
     manifest = Manifest(PARSER_VERSION, sources)
     if manifest.counts.rows_out != writer.row_count or not manifest.counts.balanced:
         raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {manifest.counts}.")
-    return ProcessedBuild(writer.finish(manifest.to_notes()), writer.row_count, manifest, tuple(reports))
+    notes = manifest.to_notes() | {"built_at": parsed_at.isoformat()}
+    return ProcessedBuild(writer.finish(notes), writer.row_count, manifest, tuple(reports))
 
 
 def _parsed_batches(
@@ -332,11 +333,11 @@ def build_enhanced(
     A pure function of the processed file, the area and RULES_VERSION: rows of sealed row groups that `previous`
     was built from are taken over as they are.
     """
-    rules = f"{RULES_VERSION} {area}"
+    rules = rules_id(area)
     manifest = Manifest.from_notes(processed.notes)
     if manifest is None:
         raise AccountingError("The processed partition has no notes on its raw objects; rebuild it (full_rebuild).")
-    keep = previous is not None and previous.notes.get("rules") == rules and _derived_from(previous, processed)
+    keep = previous is not None and previous.notes.get("rules") == rules and _starts_like(previous, processed)
     writer = PartsWriter(arrow_schema(ENHANCED), build_id, previous if keep else None)
     kept_groups = previous.sealed_count if previous is not None and keep else 0
     sealed_counts: Counter[str] = Counter(previous.notes["sealed_counts"] if previous is not None and keep else {})
@@ -351,13 +352,24 @@ def build_enhanced(
         raise AccountingError(f"{processed.row_count} processed rows became {writer.row_count} enhanced rows.")
     notes = {
         "rules": rules,
+        "source_built_at": processed.notes["built_at"],
         "source_groups": list(processed.group_ids),
         "sealed_counts": dict(sealed_counts),
     }
     return EnhancedBuild(writer.finish(notes), writer.row_count, dict(sealed_counts + tail_counts))
 
 
-def _derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
+def rules_id(area: ServiceArea) -> str:
+    """What tells one set of flag rules from another."""
+    return f"{RULES_VERSION} {area}"
+
+
+def is_derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
+    """Whether an enhanced partition was made from just this processed one."""
+    return "built_at" in processed.notes and enhanced.notes.get("source_built_at") == processed.notes["built_at"]
+
+
+def _starts_like(enhanced: ParquetParts, processed: ParquetParts) -> bool:
     groups = tuple(enhanced.notes.get("source_groups", ()))
     return len(groups) == enhanced.sealed_count and groups == processed.group_ids[: len(groups)]
 

@@ -6,7 +6,6 @@ blame. Only that file is read line by line (the exact path), which tells good li
 the good ones back to the fast path. So every published value comes from the same code.
 """
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +47,10 @@ _FALSE_WORDS = ("false", "False", "FALSE")
 _REMARK_LINES = re.compile(rb"^(?:#|src(?=[,\n])).*\n", re.MULTILINE)
 _WHOLE_NUMBER = re.compile(r"[ \t]*-?[0-9]+[ \t]*")
 _DECIMAL_NUMBER = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")
+# Longer numbers overflow; Arrow reads this pattern, too.
 _COMBINED_VALUE = re.compile(r"-?[0-9]{1,18}\|-?[0-9]{1,9}\|-?[0-9]{1,9}")
+# A field in quotes, doubled ones inside, and what follows the closing one; or a field as it is.
+_FIELD = re.compile(r'(?:"((?:[^"]++|"")*+)"([^,]*)|((?!")[^,]*))(,|\Z)')
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RANGES = {name: value_range(PROCESSED, name) for name in ("lat", "lon", "battery_pct", *COUNT_COLUMNS)}
@@ -141,7 +143,7 @@ class FileReport:
 class ParsedBatch:
     """Rows of several files, typed as PROCESSED (strings dictionary-encoded), sorted and unique on SORT_KEY.
 
-    `reports` are in the order of the files given.
+    `reports` are in the order of file_timestamp and source_key.
     """
 
     rows: pa.Table
@@ -180,7 +182,7 @@ def parse_snapshots(files: Sequence[RawSnapshot]) -> ParsedBatch:
 def reject_reason(body: bytes, fetched_at: datetime) -> FileFault | None:
     """Why a fetched body is no snapshot, or None if it is one.
 
-    Besides the faults of a file, `file_truncated`: the body ends in mid-row.
+    Besides the faults of a file, `file_truncated`: the body ends in mid-row, before its last field or in a quote.
     """
     report = parse_snapshots([RawSnapshot("fetched body", fetched_at, body)]).reports[0]
     if report.fault:
@@ -188,10 +190,8 @@ def reject_reason(body: bytes, fetched_at: datetime) -> FileFault | None:
     last_line_number = body.rstrip(b"\r\n").count(b"\n") + 1
     if not body.endswith(b"\n"):
         for row in report.dead_rows:
-            if row.line_number == last_line_number and row.error_type in (
-                "wrong_field_count",
-                "unclosed_quote",
-            ):
+            cut_off = row.error_type in ("wrong_field_count", "unclosed_quote") or row.raw_data.endswith(",")
+            if row.line_number == last_line_number and cut_off:
                 message = f"The body ends in mid-row: line {last_line_number} is {row.raw_data[:80]!r}."
                 return FileFault("file_truncated", message)
     return None
@@ -219,11 +219,7 @@ def _read_header(line: bytes) -> _Header | None:
     Raises:
         _HeaderError: an id column is there, others are missing.
     """
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    names = [name.strip() for name in _split_line(text) or ()]
+    names = [name.strip() for name in _split_line(_decode_line(line)) or ()]
     id_position = next((names.index(name) for name in ID_COLUMNS if name in names), None)
     if id_position is None or len(names) < 2:
         return None
@@ -238,15 +234,26 @@ def _read_header(line: bytes) -> _Header | None:
 
 
 def _split_line(line: str) -> list[str] | None:
-    """The fields of one CSV line, or None if a quote is not closed (or a carriage return stands inside)."""
-    if '"' not in line and "\r" not in line:
-        return line.split(",")
-    try:
-        # An unclosed quote swallows the second line, so one row comes out instead of two.
-        rows = list(csv.reader([line + "\n", "end"]))
-    except csv.Error:
+    """The fields of one CSV line, or None if a quote is not closed or a line break stands inside."""
+    if "\r" in line or "\n" in line:
         return None
-    return rows[0] if len(rows) == 2 else None
+    if '"' not in line:
+        return line.split(",")
+    fields: list[str] = []
+    position = 0
+    while match := _FIELD.match(line, position):
+        quoted, rest, plain, end = match.groups()
+        fields.append(plain if quoted is None else quoted.replace('""', '"') + rest)
+        if not end:
+            return fields
+        position = match.end()
+    return None
+
+
+def _is_remark(line: str) -> bool:
+    """Whether the first field is `src` or starts with `#`, in quotes or not; what follows it does not matter."""
+    fields = _split_line(line) if line.startswith('"') else [line.partition(",")[0]]
+    return fields is not None and (fields[0] == "src" or fields[0].startswith("#"))
 
 
 # --- the fast path: many files of one header, typed by Arrow ---------------------------------------------------
@@ -305,10 +312,17 @@ def _prepare(file: RawSnapshot) -> _Prepared | None:
         data, remark_lines = _REMARK_LINES.subn(b"", data)
         if not data:
             return None
+    # Arrow reads 0x10 as 16 in whole-number columns; the contract knows decimal numbers only.
+    if b"0x" in data or b"0X" in data:
+        return None
     try:
-        if _read_header(header) is None:
-            return None
+        columns = _read_header(header)
     except _HeaderError:
+        return None
+    if columns is None:
+        return None
+    # A remark whose first field is in quotes is noticed where the ids are checked, and only there.
+    if columns.positions["station_id"] != 0 and (b'\n"' in data or data.startswith(b'"')):
         return None
     return _Prepared(file, header, data, data.count(b"\n"), remark_lines)
 
@@ -334,7 +348,8 @@ def _typed_rows(run: list[_Prepared]) -> pa.Table:
     first_line = run[0].data[: run[0].data.index(b"\n") + 1]
     buffer = b"".join([*(p.data for p in run), first_line])
     line_count = sum(p.line_count for p in run)
-    raw = _read_csv(buffer, header)
+    # A row longer than a block is refused, so a single file is one block.
+    raw = _read_csv(buffer, header, block_bytes=max(1 << 22, len(buffer) if len(run) == 1 else 0))
     if raw.num_rows != line_count + 1:
         raise _RefusedError
     raw = raw.slice(0, line_count).unify_dictionaries().combine_chunks()
@@ -355,7 +370,7 @@ def _typed_rows(run: list[_Prepared]) -> pa.Table:
     return pa.table(columns)
 
 
-def _read_csv(buffer: bytes, header: _Header) -> pa.Table:
+def _read_csv(buffer: bytes, header: _Header, block_bytes: int) -> pa.Table:
     # Latin text in an unread column would go unnoticed, and such a line is decoded as a whole (_decode_line).
     text = pa.Array.from_buffers(
         pa.large_binary(),
@@ -377,9 +392,9 @@ def _read_csv(buffer: bytes, header: _Header) -> pa.Table:
         names[position] = name
     try:
         text.cast(pa.large_string())
-        table = pyarrow.csv.read_csv(
+        return pyarrow.csv.read_csv(
             pa.BufferReader(buffer),
-            read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=1 << 22),
+            read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=block_bytes),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: types[name] for name in header.positions},
                 include_columns=list(header.positions),
@@ -391,10 +406,6 @@ def _read_csv(buffer: bytes, header: _Header) -> pa.Table:
         )
     except pa.ArrowInvalid as error:
         raise _RefusedError from error
-    # Arrow reads 0x10 as 16 in whole-number columns; the contract knows decimal numbers only.
-    if b"0x" in buffer or b"0X" in buffer:
-        raise _RefusedError
-    return table
 
 
 def _only_chunk(column: pa.ChunkedArray) -> pa.Array:
@@ -443,16 +454,9 @@ def _once_less_encoded(name: str) -> str:
 
 def _split_combined(column: pa.ChunkedArray, file_seconds: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
     array = _only_chunk(column)
-    split = pc.split_pattern(array.dictionary, "|")
-    if not pc.all(pc.equal(pc.list_value_length(split), 3)).as_py():
+    if not pc.all(pc.match_substring_regex(array.dictionary, rf"^(?:{_COMBINED_VALUE.pattern})$")).as_py():
         raise _RefusedError
-    flat = split.flatten()
-    # Longer numbers overflow, and other spellings of a number are the exact path's to judge.
-    if not pc.all(pc.match_substring_regex(flat, r"^-?[0-9]{1,18}$")).as_py():
-        raise _RefusedError
-    values = flat.cast(pa.int64()).to_numpy().reshape(-1, 3)
-    if np.abs(values[:, 1:]).max(initial=0) > 999_999_999:
-        raise _RefusedError
+    values = pc.split_pattern(array.dictionary, "|").flatten().cast(pa.int64()).to_numpy().reshape(-1, 3)
     codes = array.indices.to_numpy()
     seconds = values[codes, 0]
     if (seconds < _EARLIEST_S).any() or (seconds > file_seconds + _LATEST_AFTER_FETCH_S).any():
@@ -532,22 +536,20 @@ def _parse_exactly(file: RawSnapshot) -> _Part:
     dead_rows: list[DeadRow] = []
     dead_counts: Counter[str] = Counter()
     for index in range(header_index + 1, len(lines)):
-        corrected = file.corrections.get(index + 1)
-        line = _decode_line(lines[index]) if corrected is None else corrected
+        raw_line = _decode_line(lines[index])
+        line = file.corrections.get(index + 1, raw_line).rstrip("\r\n")
         if not line.strip():
             continue
-        if line.startswith(("#", "src,")) or line == "src":
+        if _is_remark(line):
             remark_lines += 1
             continue
         problem = _line_problem(line, header, file.file_timestamp)
         if problem is None:
             good.append(line)
-        elif problem is _REMARK:
-            remark_lines += 1
         else:
             dead_counts[problem.error_type] += 1
             if dead_counts[problem.error_type] <= MAX_DEAD_ROWS_KEPT:
-                dead_rows.append(DeadRow(index + 1, line, problem.error_type, problem.field, problem.error_message))
+                dead_rows.append(DeadRow(index + 1, raw_line, problem.error_type, problem.field, problem.error_message))
     if not good:
         fault = FileFault("file_no_valid_row", "The file has a header and no rows.")
         if dead_rows:
@@ -574,7 +576,7 @@ def _find_header(lines: list[bytes]) -> tuple[int, int, FileFault | None]:
                 return index, remark_lines, None
         except _HeaderError as error:
             return index, 0, FileFault("file_no_header", f"Line {index + 1} is no header: {error}.")
-        if not stripped.startswith((b"#", b"src,")):
+        if not _is_remark(_decode_line(stripped)):
             return index, 0, _no_header(index + 1, stripped)
         remark_lines += 1
     if remark_lines:
@@ -606,16 +608,13 @@ class _Problem:
     error_message: str
 
 
-_REMARK = _Problem("remark", "", "")
-
-
 def _line_problem(line: str, header: _Header, file_timestamp: datetime) -> _Problem | None:
-    """Why a line is no row (data contract, section 4), or None."""
+    """Why a line that is no remark is no row (data contract, section 4), or None."""
+    if "\r" in line or "\n" in line:
+        return _Problem("stray_line_break", "", "A carriage return or line feed stands inside the line.")
     fields = _split_line(line)
     if fields is None:
         return _Problem("unclosed_quote", "", "A quote is not closed on its line.")
-    if fields[0] == "src" or fields[0].startswith("#"):
-        return _REMARK
     if len(fields) != header.field_count:
         return _Problem(
             "wrong_field_count",

@@ -1,0 +1,1 @@
+"""Answers: views, tables and pages made from the enhanced layer."""

@@ -1,0 +1,115 @@
+"""Where the bikes are: density cells, and a map to look at."""
+
+import base64
+from datetime import date
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wrm_pipeline.assets.duckdb.station_summary import DayConfig, chosen_day
+from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, preview
+from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.domain.density import DensityGrid, bike_density
+from wrm_pipeline.domain.density_map import density_svg, render_density_map
+from wrm_pipeline.resources.lake import LakeResource
+
+_ROWS_SQL = f"""
+SELECT file_timestamp, lat, lon, bikes, record_type, outside_service_area
+FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt = CAST(? AS DATE)
+"""
+
+_NOW_SQL = f"""
+SELECT station_id, name, lat, lon, bikes, spaces, total_docks, pedelecs, record_type, outside_service_area,
+       file_timestamp
+FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt = CAST(? AS DATE)
+QUALIFY file_timestamp = max(file_timestamp) OVER ()
+"""
+
+_SOURCES = {
+    **{name: ["lat", "lon"] for name in ("cell_x", "cell_y", "south", "west", "north", "east")},
+    **{name: ["bikes", "file_timestamp"] for name in ("bikes_mean", "bikes_max", "density_per_km2")},
+    "stations": ["record_type", "lat", "lon"],
+}
+
+
+@dg.asset(
+    deps=[create_duckdb_enhanced_views],
+    io_manager_key="duckdb_io_manager",
+    metadata={"dagster/column_lineage": column_lineage("create_duckdb_enhanced_views", _SOURCES)},
+    group_name="analytics",
+    kinds={"duckdb", "table"},
+    owners=["team:wrm"],
+    tags={"layer": "analytics"},
+    pool="duckdb",
+    description=(
+        "Bikes per cell of 1000 m² (31.6 m square) inside the service area, for the newest day (or the day in the run "
+        "config): mean over the day's snapshots, highest, and density per km². Only cells that hold something. Rows "
+        "outside the area are left out and counted. Table `wrm_analytics.bike_density_spatial_analysis`."
+    ),
+)
+def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.Output[pa.Table]:
+    """Group by cell."""
+    day = chosen_day(config, lake)
+    grid = _grid(lake, day)
+    picture = base64.b64encode(density_svg(grid, lake.area).encode()).decode()
+    return dg.Output(
+        grid.cells.append_column("dt", pa.repeat(pa.scalar(date.fromisoformat(day)), grid.cells.num_rows)),
+        metadata={
+            "day": day,
+            "cells": grid.cells.num_rows,
+            "snapshots": grid.snapshot_count,
+            "rows_in": grid.rows_in,
+            "rows_outside_area": grid.rows_outside_area,
+            "bikes_outside_area_now": grid.bikes_outside_area,
+            "adds_up": grid.adds_up,
+            "picture": dg.MetadataValue.md(f"![density](data:image/svg+xml;base64,{picture})"),
+            "dagster/column_schema": arrow_table_schema(grid.cells.schema),
+            "preview": preview(grid.cells),
+        },
+    )
+
+
+@dg.asset(
+    deps=[bike_density_spatial_analysis],
+    group_name="reports",
+    kinds={"html"},
+    owners=["team:wrm"],
+    tags={"layer": "report"},
+    description=(
+        "An interactive map of the newest day (or the day in the run config): density squares, stations coloured by "
+        "how full they are, free-standing bikes. One HTML page that needs no network; written to "
+        "`reports/bike_density_map.html` in the object store."
+    ),
+)
+def bike_density_map(config: DayConfig, lake: LakeResource) -> dg.MaterializeResult[None]:
+    """Draw the page."""
+    day = chosen_day(config, lake)
+    grid = _grid(lake, day)
+    with lake.database.reading() as connection:
+        now = query_arrow(connection, _NOW_SQL, [day])
+    as_of = pc.max(now["file_timestamp"]).as_py()
+    page = render_density_map(grid, now, as_of=as_of, area=lake.area)
+    key = lake.layout.report_key("bike_density_map.html")
+    info = lake.store.put(key, page.encode(), content_type="text/html; charset=utf-8")
+    picture = base64.b64encode(density_svg(grid, lake.area).encode()).decode()
+    place = lake.store.url(key)
+    inside = pc.sum(pc.invert(now["outside_service_area"])).as_py()
+    return dg.MaterializeResult(
+        metadata={
+            "map": dg.MetadataValue.url(f"file://{place}") if place.startswith("/") else place,
+            "as_of": dg.MetadataValue.timestamp(as_of),
+            "day": day,
+            "size_bytes": info.size_bytes,
+            "rows_drawn": inside,
+            "rows_outside_area": now.num_rows - inside,
+            "picture": dg.MetadataValue.md(f"![density](data:image/svg+xml;base64,{picture})"),
+        }
+    )
+
+
+def _grid(lake: LakeResource, day: str) -> DensityGrid:
+    with lake.database.reading() as connection:
+        rows = query_arrow(connection, _ROWS_SQL, [day])
+    return bike_density(rows, lake.area)

@@ -1,0 +1,111 @@
+"""How each station fared on the newest day."""
+
+import dagster as dg
+import pyarrow as pa
+
+from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
+from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.resources.lake import LakeResource
+
+_ENHANCED_VIEW = "create_duckdb_enhanced_views"
+
+# One row per station; shares are of the day's snapshots in which the station was reported.
+_SQL = f"""
+SELECT
+    station_id,
+    arg_max(name, file_timestamp) AS name,
+    arg_max(lat, file_timestamp) AS lat,
+    arg_max(lon, file_timestamp) AS lon,
+    arg_max(total_docks, file_timestamp) AS total_docks,
+    arg_max(bikes, file_timestamp) AS bikes_latest,
+    arg_max(spaces, file_timestamp) AS spaces_latest,
+    round(avg(bikes), 2) AS bikes_mean,
+    min(bikes) AS bikes_min,
+    max(bikes) AS bikes_max,
+    round(avg((bikes = 0)::INT), 4) AS share_empty,
+    round(avg((spaces = 0)::INT), 4) AS share_full,
+    count(*) AS snapshots,
+    count(*) FILTER (stale) AS snapshots_stale,
+    min(file_timestamp) AS first_snapshot,
+    max(file_timestamp) AS last_snapshot,
+    any_value(dt) AS dt
+FROM {SCHEMA}.wrm_stations_only
+WHERE dt = CAST(? AS DATE)
+GROUP BY station_id
+ORDER BY station_id
+"""
+
+_SOURCES = {
+    "station_id": ["station_id"],
+    "name": ["name"],
+    "lat": ["lat"],
+    "lon": ["lon"],
+    "total_docks": ["total_docks"],
+    **{name: ["bikes"] for name in ("bikes_latest", "bikes_mean", "bikes_min", "bikes_max", "share_empty")},
+    **{name: ["spaces"] for name in ("spaces_latest", "share_full")},
+    "snapshots": ["file_timestamp"],
+    "snapshots_stale": ["stale"],
+    "first_snapshot": ["file_timestamp"],
+    "last_snapshot": ["file_timestamp"],
+    "dt": ["date"],
+}
+
+
+class NothingPublishedError(RuntimeError):
+    """There is no enhanced partition yet to answer from."""
+
+
+class DayConfig(dg.Config):
+    """Which day to look at."""
+
+    date: str = ""
+    """YYYY-MM-DD; empty: the newest published day."""
+
+
+def chosen_day(config: DayConfig, lake: LakeResource) -> str:
+    """The day asked for, or the newest that is published.
+
+    Raises:
+        NothingPublishedError: nothing is published.
+    """
+    newest = config.date or lake.partitions.newest("enhanced")
+    if not newest:
+        raise NothingPublishedError(
+            f"No enhanced partition is published in {lake.store.name}. Materialize "
+            "wrm_stations_processed_data_all and wrm_stations_enhanced_data_all for a day that has raw data."
+        )
+    return str(newest)
+
+
+@dg.asset(
+    deps=[create_duckdb_enhanced_views],
+    io_manager_key="duckdb_s3_io_manager",
+    metadata={"dagster/column_lineage": column_lineage(_ENHANCED_VIEW, _SOURCES)},
+    group_name="analytics",
+    kinds={"duckdb", "table"},
+    owners=["team:wrm"],
+    tags={"layer": "analytics"},
+    pool="duckdb",
+    description=(
+        "One row per station for the newest day (or the day in the run config): bikes now, mean, least and most, and "
+        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`; the "
+        "whole database is then published to `duckdb/analytics.duckdb` in the object store."
+    ),
+)
+def query_station_summary(config: DayConfig, lake: LakeResource) -> dg.Output[pa.Table]:
+    """One query, one table."""
+    day = chosen_day(config, lake)
+    with lake.database.reading() as connection:
+        rows = query_arrow(connection, _SQL, [day])
+    emptiest = rows.sort_by([("share_empty", "descending"), ("station_id", "ascending")]).slice(0, 10)
+    columns = ["station_id", "name", "share_empty", "bikes_mean", "bikes_latest", "snapshots"]
+    return dg.Output(
+        rows,
+        metadata={
+            "day": day,
+            "stations": rows.num_rows,
+            "emptiest_stations": dg.MetadataValue.md(markdown_table(emptiest.select(columns).to_pylist())),
+            "dagster/column_schema": arrow_table_schema(rows.schema),
+        },
+    )

@@ -1,0 +1,50 @@
+"""Views over the enhanced Parquet."""
+
+import dagster as dg
+
+from wrm_pipeline.assets.presentation import markdown_table, table_schema
+from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
+from wrm_pipeline.clients.analytics_db import SCHEMA, ViewSet, enhanced_views, stored_views
+from wrm_pipeline.domain.schemas import ENHANCED
+from wrm_pipeline.resources.lake import LakeResource
+
+
+@dg.asset(
+    deps=[wrm_stations_enhanced_data_all],
+    io_manager_key="duckdb_hybrid_io_manager",
+    metadata={"dagster/column_schema": table_schema(ENHANCED)},
+    group_name="analytics",
+    kinds={"duckdb"},
+    owners=["team:wrm"],
+    tags={"layer": "analytics"},
+    pool="duckdb",
+    description=(
+        "Views in `wrm_analytics` that read the enhanced Parquet where it lies: `wrm_stations_enhanced_data` "
+        "(everything, with `dt` from the path), `wrm_stations_only`, `wrm_bikes_only`, and `wrm_stations_latest` "
+        "(each station's newest row of the newest day).\n\n"
+        "They show what is published at the moment of the query. They are created anew when the newest day or a "
+        "definition changes, else left alone. Filter by a literal `dt` to read only the days you need."
+    ),
+)
+def create_duckdb_enhanced_views(lake: LakeResource) -> dg.Output[ViewSet | None]:
+    """Compare definitions, write them if they differ."""
+    files = lake.store.url(lake.layout.partition_glob("enhanced"))
+    views = enhanced_views(files, lake.partitions.newest("enhanced"))
+    database = lake.database
+    current: dict[str, str] = {}
+    if database.path.exists():
+        with database.reading() as connection:
+            current = stored_views(connection)
+    unchanged = current == dict(views.definitions)
+    return dg.Output(
+        None if unchanged else views,
+        metadata={
+            "newest_partition": str(views.newest),
+            "unchanged": unchanged,
+            "views": dg.MetadataValue.md(
+                markdown_table(
+                    [{"view": f"{SCHEMA}.{name}", "definition": sql} for name, sql in views.definitions.items()]
+                )
+            ),
+        },
+    )

@@ -1,0 +1,75 @@
+"""processed/ -> enhanced/."""
+
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from wrm_pipeline.assets.presentation import column_lineage, preview, requests_made, table_schema
+from wrm_pipeline.assets.stations.processed_all import NAME as PROCESSED_NAME
+from wrm_pipeline.assets.stations.processed_all import BuildConfig
+from wrm_pipeline.domain.parquet_parts import ParquetParts
+from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED
+from wrm_pipeline.flows.process import enhance_partition
+from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
+from wrm_pipeline.partitions import daily_partitions
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+
+NAME = "wrm_stations_enhanced_data_all"
+
+_SOURCES = {name: [name] for name in PROCESSED.columns} | {
+    "record_type": ["station_id", "name"],
+    "date": ["file_timestamp"],
+    "processed_at": ["s3_source_key"],
+    "over_capacity": ["bikes", "spaces", "total_docks"],
+    "no_docks": ["station_id", "name", "total_docks"],
+    "outside_service_area": ["lat", "lon"],
+    "stale": ["timestamp", "file_timestamp"],
+}
+
+
+@dg.asset(
+    name=NAME,
+    ins={"processed": dg.AssetIn(PROCESSED_NAME)},
+    partitions_def=daily_partitions,
+    io_manager_key="hive_partitioned_s3_io_manager",
+    metadata={
+        "layer": "enhanced",
+        "dagster/column_schema": table_schema(ENHANCED),
+        "dagster/column_lineage": column_lineage(PROCESSED_NAME, _SOURCES),
+    },
+    group_name="stations",
+    kinds={"python", "arrow", "parquet"},
+    owners=["team:wrm"],
+    tags={"layer": "enhanced"},
+    description=(
+        "The processed rows of a day, each classified (`record_type`: station, bike, unknown) and flagged: "
+        "`over_capacity`, `no_docks`, `outside_service_area`, `stale`.\n\n"
+        "A flag marks what is implausible but possible; no row leaves. A third of the stations hold more bikes than "
+        "docks, and bikes in the operator's depot in Warsaw are outside the service area."
+    ),
+)
+def wrm_stations_enhanced_data_all(
+    context: dg.AssetExecutionContext,
+    config: BuildConfig,
+    processed: ParquetParts,
+    lake: LakeResource,
+    clock: ClockResource,
+) -> dg.Output[PartitionFile | None]:
+    """Classify and flag."""
+    dt = date.fromisoformat(context.partition_key)
+    result = enhance_partition(processed, lake.partitions, dt, area=lake.area, built_at=clock.now())
+    build = result.build
+    file = PartitionFile(build.data, build.row_count, result.rows_before, config.allow_shrink)
+    metadata: dict[str, Any] = {
+        "unchanged": not result.changed,
+        "rows_in": processed.row_count,
+        "rows_out": build.row_count,
+        "dagster/partition_row_count": build.row_count,
+        **{f"rows_{name}": count for name, count in build.counts.items() if name not in FLAGS},
+        **{f"flag_{name}": build.counts.get(name, 0) for name in FLAGS},
+        **requests_made(),
+    }
+    if build.row_count:
+        metadata["preview"] = preview(next(ParquetParts.open(build.data).read_groups(0, 1)))
+    return dg.Output(file if result.changed else None, metadata=metadata)

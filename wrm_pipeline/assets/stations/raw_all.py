@@ -1,0 +1,65 @@
+"""feed -> raw/."""
+
+from typing import Any
+
+import dagster as dg
+
+from wrm_pipeline.assets.presentation import accounting, requests_made
+from wrm_pipeline.clients.spool import Spool
+from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
+from wrm_pipeline.resources.lake import FeedResource, LakeResource
+
+
+@dg.asset(
+    group_name="raw",
+    kinds={"python", "s3"},
+    owners=["team:wrm"],
+    tags={"layer": "raw"},
+    pool="ingest",
+    description=(
+        "One snapshot of the bike-share feed, taken **now** and kept for ever, byte for byte.\n\n"
+        "The feed has no history, so materializing this fetches the state of this minute; past days cannot be "
+        "fetched. A body that equals the last one is not stored again (`duplicate`). While storage is away the "
+        "snapshot waits on the local disk (`spooled`) and a later run delivers it. A body that is no snapshot goes "
+        "to `quarantine/` with a dead letter, and the run fails and says what came instead."
+    ),
+)
+def wrm_stations_raw_data(
+    context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource
+) -> dg.MaterializeResult[None]:
+    """Fetch, look, store once."""
+    result = take_snapshot(feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run_id)
+    for key in result.delivered.keys:
+        context.log.info("delivered from the spool: %s", key)
+    if lake.spool.filling:
+        context.log.error(
+            "The spool %s holds %d of %d bytes: bring the object store back before it is full.",
+            lake.spool.folder,
+            lake.spool.size_bytes,
+            lake.spool.max_bytes,
+        )
+    if result.fault:
+        place = f"waits in the spool for {result.key}" if result.spooled else f"is in {result.key}"
+        raise dg.Failure(
+            f"The feed answered with something that is no snapshot: {result.fault.error_message} The body {place}.",
+            metadata=_metadata(result, lake.spool),
+        )
+    if result.spooled:
+        context.log.warning("Spooled, because the store took nothing: %s", result.spool_reason)
+    return dg.MaterializeResult(metadata={**_metadata(result, lake.spool), **requests_made()})
+
+
+def _metadata(result: IngestResult, spool: Spool) -> dict[str, Any]:
+    waiting = list(spool.waiting())
+    return {
+        "key": result.key,
+        "fetched_at": dg.MetadataValue.timestamp(result.fetched_at),
+        "size_bytes": result.size_bytes,
+        "sha256": result.sha256,
+        "duplicate": result.duplicate,
+        "spooled": result.spooled,
+        "spool_reason": result.spool_reason,
+        "delivered_from_spool": len(result.delivered.keys),
+        "spool_waiting": len(waiting),
+        **accounting(result.counts),
+    }

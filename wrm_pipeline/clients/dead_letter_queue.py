@@ -1,0 +1,79 @@
+"""The dead-letter queue in the object store: one JSON object per entry, by partition."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.domain import dead_letters
+from wrm_pipeline.domain.dead_letters import DeadLetter
+from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.snapshot import FileReport
+
+
+class UnreadableDeadLetterError(ValueError):
+    """An entry was edited into something that is none; the message names the object and the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterQueue:
+    """Reads and writes entries. An entry's place follows from what failed, so writing twice keeps one."""
+
+    store: ObjectStore
+    layout: Layout
+
+    def of_date(self, dt: date) -> list[DeadLetter]:
+        """All entries of a partition, whatever their status.
+
+        Raises:
+            UnreadableDeadLetterError: an entry is no valid JSON or has a wrong value.
+        """
+        return list(self._read(info.key for info in self.store.list(self.layout.dead_letter_folder(dt))))
+
+    def all(self) -> list[DeadLetter]:
+        """All entries of all partitions."""
+        return list(self._read(info.key for info in self.store.list(self.layout.dead_letter_prefix)))
+
+    def dates(self) -> list[date]:
+        """The partitions that have entries."""
+        return sorted(
+            dt for folder in self.store.list_folders(self.layout.dead_letter_prefix) if (dt := folder_date(folder))
+        )
+
+    def put(self, letter: DeadLetter) -> None:
+        """Write an entry, over what it was before."""
+        key = self.layout.dead_letter_key(letter.partition_date, letter.entry_id)
+        self.store.put(key, letter.to_json(), content_type="application/json")
+
+    def record(
+        self, reports: Iterable[FileReport], *, asset_name: str, partition_date: date, seen_at: datetime
+    ) -> list[DeadLetter]:
+        """Write an entry for all that files could not give; an entry that is there already is brought up to date."""
+        letters = [
+            letter
+            for report in reports
+            for letter in dead_letters.letters_of(
+                report, asset_name=asset_name, partition_date=partition_date, seen_at=seen_at
+            )
+        ]
+        merged = [dead_letters.merge(letter, self._known(letter)) for letter in letters]
+        for letter in merged:
+            self.put(letter)
+        return merged
+
+    def _known(self, letter: DeadLetter) -> DeadLetter | None:
+        key = self.layout.dead_letter_key(letter.partition_date, letter.entry_id)
+        try:
+            return next(self._read([key]))
+        except ObjectNotFoundError:
+            return None
+
+    def _read(self, keys: Iterable[str]) -> Iterator[DeadLetter]:
+        for key, body in self.store.get_many(key for key in keys if key.endswith(".json")):
+            try:
+                yield DeadLetter.from_json(body)
+            except ValueError as error:
+                raise UnreadableDeadLetterError(
+                    f"{key} in {self.store.name} cannot be read: {error}. Correct the object; nothing was changed."
+                ) from error

@@ -1,0 +1,78 @@
+"""Published partitions of the Parquet layers in the object store: one object each, replaced whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+
+from wrm_pipeline.clients.errors import ObjectNotFoundError, UnexpectedAnswerError
+from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.parquet_parts import ParquetParts
+from wrm_pipeline.domain.partition_build import check_shrink
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPartitions:
+    """Reads and replaces partitions; `layer` is `processed` or `enhanced`."""
+
+    store: ObjectStore
+    layout: Layout
+
+    def read(self, layer: str, dt: date) -> ParquetParts | None:
+        """The published partition, or None if there is none.
+
+        Raises:
+            UnexpectedAnswerError: the object is no Parquet file.
+        """
+        key = self.layout.partition_key(layer, dt)
+        try:
+            data = self.store.get(key)
+        except ObjectNotFoundError:
+            return None
+        try:
+            return ParquetParts.open(data)
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise UnexpectedAnswerError(
+                f"the object is no Parquet file ({error})",
+                self.store.name,
+                "get",
+                key,
+                "Nothing here writes such objects; look at who else does. Delete it, and the next run rebuilds it",
+            ) from error
+
+    def publish(
+        self, layer: str, dt: date, data: bytes, *, rows_now: int, rows_before: int, allow_shrink: bool
+    ) -> ObjectInfo:
+        """Replace a partition by one atomic write, then remove strays of older writers from its folder.
+
+        Raises:
+            PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.
+        """
+        key = self.layout.partition_key(layer, dt)
+        check_shrink(f"{layer} dt={dt}", rows_now, rows_before, allow_shrink=allow_shrink)
+        written = self.store.put(key, data, content_type="application/vnd.apache.parquet")
+        for other in list(self.store.list(self.layout.partition_folder(layer, dt))):
+            if other.key != key and other.key.endswith(".parquet"):
+                self.store.delete(other.key)
+        return written
+
+    def dates(self, layer: str) -> list[date]:
+        """The dates that have a folder in a layer, in order; one listing however many there are."""
+        folders = self.store.list_folders(self.layout.layer_prefix(layer))
+        return sorted(dt for folder in folders if (dt := folder_date(folder)))
+
+    def newest(self, layer: str) -> date | None:
+        """The newest date that has a published object."""
+        for dt in reversed(self.dates(layer)):
+            if self.store.stat(self.layout.partition_key(layer, dt)) is not None:
+                return dt
+        return None
+
+    def objects(self, layer: str) -> Iterator[ObjectInfo]:
+        """All published objects of a layer, without strays."""
+        for info in self.store.list(self.layout.layer_prefix(layer)):
+            dt = folder_date(info.key.rpartition("/")[0])
+            if dt is not None and info.key == self.layout.partition_key(layer, dt):
+                yield info

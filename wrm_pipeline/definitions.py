@@ -1,0 +1,66 @@
+"""The Dagster code location. Loading it opens no socket and writes no file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
+from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
+from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
+from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
+from wrm_pipeline.io_managers.duckdb import (
+    DuckDBHybridIOManager,
+    DuckDBPublishingIOManager,
+    DuckDBTableIOManager,
+)
+from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.jobs.processing import (
+    wrm_analytics_job,
+    wrm_stations_ingest_job,
+    wrm_stations_processing_job,
+)
+from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
+from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
+from wrm_pipeline.sensors.raw_data import (
+    wrm_analytics_sensor,
+    wrm_stations_raw_data_sensor,
+    wrm_stations_reconciliation_sensor,
+)
+from wrm_pipeline.settings import Settings, load_settings
+
+
+def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Everything, wired as the settings say; `overrides` replaces resources by key."""
+    lake = LakeResource.of(settings)
+    clock = ClockResource(fixed_at=None)
+    return dg.Definitions(
+        assets=[
+            wrm_stations_raw_data,
+            wrm_stations_processed_data_all,
+            wrm_stations_enhanced_data_all,
+            create_duckdb_enhanced_views,
+            query_station_summary,
+            bike_density_spatial_analysis,
+            bike_density_map,
+        ],
+        jobs=[wrm_stations_ingest_job, wrm_stations_processing_job, wrm_analytics_job],
+        schedules=[wrm_stations_ingest_schedule],
+        sensors=[wrm_stations_raw_data_sensor, wrm_stations_reconciliation_sensor, wrm_analytics_sensor],
+        executor=dg.in_process_executor,
+        resources={
+            "lake": lake,
+            "clock": clock,
+            "feed": FeedResource(url=settings.feed_url),
+            "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
+            "duckdb_io_manager": DuckDBTableIOManager(lake=lake),
+            "duckdb_s3_io_manager": DuckDBPublishingIOManager(lake=lake),
+            "duckdb_hybrid_io_manager": DuckDBHybridIOManager(lake=lake, clock=clock),
+            **(overrides or {}),
+        },
+    )
+
+
+defs = build_defs(load_settings())

@@ -1,0 +1,167 @@
+"""Feed -> raw/: fetch one snapshot, look at it, and store it once, or keep it on the disk until that can be done."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.errors import ExternalError, TransientError
+from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.spool import Kind, Spool
+from wrm_pipeline.domain.layout import Layout, local_date
+from wrm_pipeline.domain.snapshot import (
+    FileFault,
+    FileReport,
+    LineCounts,
+    RawSnapshot,
+    parse_snapshots,
+    reject_reason,
+)
+
+# How far back the last stored snapshot is looked for; a feed that is frozen for longer is stored once an hour.
+DUPLICATE_LOOK_BACK = timedelta(hours=1)
+
+# Bodies delivered from the spool by one run: 500 x 50 ms, so that a run stays within its minute.
+MAX_DELIVERIES_PER_RUN = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Bodies that left the spool: keys that were written, and how many are still waiting."""
+
+    keys: tuple[str, ...] = ()
+    still_waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What became of one fetch.
+
+    Just one of these holds: `key` is set and `duplicate` False (stored), `duplicate` (the bytes are those of the
+    snapshot before; nothing stored), `spooled` (waiting on the disk), `fault` (no snapshot; in quarantine or, with
+    `spooled`, on the way there).
+    """
+
+    fetched_at: datetime
+    size_bytes: int
+    sha256: str
+    key: str
+    duplicate: bool = False
+    spooled: bool = False
+    spool_reason: str = ""
+    fault: FileFault | None = None
+    counts: LineCounts = field(default_factory=LineCounts)
+    delivered: Delivered = field(default_factory=Delivered)
+
+
+def take_snapshot(
+    feed: Feed, connect: Callable[[], ObjectStore], layout: Layout, spool: Spool, *, correlation_id: str = ""
+) -> IngestResult:
+    """Fetch the feed once and keep what it said, whatever else fails.
+
+    The fetch needs the feed and the local disk only. Only then is the store asked for (`connect`): if it, its
+    credentials or its disk cannot be had, the body is spooled and a later call delivers it, oldest first.
+
+    Raises:
+        ExternalError: the feed gave nothing.
+        SpoolFullError, OSError: neither the store nor the disk took the body.
+    """
+    fetched = feed.fetch(correlation_id=correlation_id)
+    fault = reject_reason(fetched.body, fetched.fetched_at)
+    kind: Kind = "quarantine" if fault else "raw"
+    sha256 = hashlib.sha256(fetched.body).hexdigest()
+    result = IngestResult(
+        fetched.fetched_at,
+        len(fetched.body),
+        sha256,
+        layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
+        fault=fault,
+        counts=parse_snapshots([RawSnapshot("fetched body", fetched.fetched_at, fetched.body)]).counts,
+    )
+    try:
+        store = connect()
+        delivered = deliver_spool(store, layout, spool)
+        result = replace(result, delivered=delivered)
+        if delivered.still_waiting:
+            raise TransientError("older snapshots are still waiting in the spool", "spool", "deliver")
+        if fault is None and _last_sha256(store, layout, fetched.fetched_at) == sha256:
+            return replace(result, duplicate=True)
+        return replace(result, key=_store(store, layout, kind, fetched.fetched_at, fetched.body, sha256))
+    except (ExternalError, OSError) as error:
+        waiting = list(spool.waiting())
+        if waiting and waiting[-1].kind == kind and waiting[-1].read() == fetched.body:
+            return replace(result, duplicate=True)
+        spool.add(kind, fetched.fetched_at, fetched.body)
+        return replace(result, spooled=True, spool_reason=str(error))
+
+
+def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool) -> Delivered:
+    """Store what waits, oldest first, each body once; stops at the first failure.
+
+    A body that was stored before the process died is found in the store by its SHA-256 and only leaves the spool.
+
+    Raises:
+        ExternalError: the store failed; what it did not take is still in the spool.
+    """
+    keys: list[str] = []
+    waiting = list(spool.waiting())
+    for body in waiting[:MAX_DELIVERIES_PER_RUN]:
+        data = body.read()
+        keys.append(_store(store, layout, body.kind, body.fetched_at, data, hashlib.sha256(data).hexdigest()))
+        spool.remove(body)
+    return Delivered(tuple(keys), len(waiting) - len(keys))
+
+
+def _store(store: ObjectStore, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str) -> str:
+    """Put a body under its second, or the next free one if another body has it; returns the key."""
+    for seconds in range(60):
+        at = fetched_at + timedelta(seconds=seconds)
+        key = layout.raw_key(at) if kind == "raw" else layout.quarantine_key(at)
+        if store.put_if_absent(key, body, metadata={"sha256": sha256}) or _sha256_of(store, key) == sha256:
+            if kind == "quarantine":
+                _record_quarantined(store, layout, key, fetched_at, body)
+            return key
+    raise TransientError(
+        "60 other bodies have the seconds from this one on",
+        store.name,
+        "put",
+        layout.raw_key(fetched_at),
+        "Is more than one fetcher at work? Stop all but one",
+    )
+
+
+def _record_quarantined(store: ObjectStore, layout: Layout, key: str, fetched_at: datetime, body: bytes) -> None:
+    fault = reject_reason(body, fetched_at)
+    if fault is None:
+        return
+    lines = sum(1 for line in body.split(b"\n") if line.strip())
+    counts = LineCounts(lines_in=lines, dead_lettered=lines)
+    report = FileReport(key, counts, dead_counts={fault.error_type: lines}, fault=fault)
+    DeadLetterQueue(store, layout).record(
+        [report],
+        asset_name="wrm_stations_raw_data",
+        partition_date=local_date(fetched_at),
+        seen_at=fetched_at,
+    )
+
+
+def _last_sha256(store: ObjectStore, layout: Layout, now: datetime) -> str | None:
+    """Hash of the newest snapshot before `now`, at the cost of one listing and one HEAD (around midnight two)."""
+    start = now - DUPLICATE_LOOK_BACK
+    newest: str | None = None
+    for dt in sorted({local_date(start), local_date(now)}):
+        after = layout.raw_key(start) if dt == local_date(start) else ""
+        for info in store.list(layout.raw_folder(dt), start_after=after):
+            parsed = layout.parse_raw_key(info.key)
+            if parsed is not None and parsed.file_timestamp is not None and parsed.file_timestamp <= now:
+                newest = info.key
+    return _sha256_of(store, newest) if newest else None
+
+
+def _sha256_of(store: ObjectStore, key: str) -> str | None:
+    info = store.stat(key)
+    if info is None:
+        return None
+    return info.metadata.get("sha256") or hashlib.sha256(store.get(key)).hexdigest()

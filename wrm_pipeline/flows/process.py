@@ -1,0 +1,102 @@
+"""raw/ -> processed/ -> enhanced/ of one day."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.domain.dead_letters import DeadLetter
+from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.parquet_parts import ParquetParts
+from wrm_pipeline.domain.partition_build import (
+    EnhancedBuild,
+    Manifest,
+    ProcessedBuild,
+    RawObject,
+    build_enhanced,
+    build_processed,
+    is_derived_from,
+    plan_build,
+    rules_id,
+)
+from wrm_pipeline.domain.rules import ServiceArea
+
+
+class NoRawDataError(RuntimeError):
+    """A partition was asked for that has no raw object at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedPartition:
+    """A processed partition that is built and not yet published; `build` is None where nothing had changed."""
+
+    build: ProcessedBuild | None
+    manifest: Manifest
+    rows_before: int
+    dead_letters: tuple[DeadLetter, ...]
+
+
+def list_raw_objects(store: ObjectStore, layout: Layout, dt: date, queue: DeadLetterQueue) -> list[RawObject]:
+    """The raw objects of a day, with the corrections that an operator put into its dead letters."""
+    corrections: dict[str, dict[int, str]] = {}
+    for letter in queue.of_date(dt):
+        if letter.corrections:
+            corrections.setdefault(letter.source_key, {}).update(letter.corrections)
+    objects = []
+    for info in store.list(layout.raw_folder(dt)):
+        parsed = layout.parse_raw_key(info.key)
+        if parsed is not None:
+            at = parsed.file_timestamp or info.last_modified
+            objects.append(RawObject(info.key, info.etag, info.size_bytes, at, corrections.get(info.key, {})))
+    return objects
+
+
+def process_partition(
+    store: ObjectStore, layout: Layout, dt: date, *, asset_name: str, parsed_at: datetime, full_rebuild: bool
+) -> ProcessedPartition:
+    """Build a day's processed partition from what is new or changed, and write its dead letters.
+
+    Dead letters are written before anyone can publish the partition without their rows: if they cannot be
+    written, this raises and the partition stays as it is.
+
+    Raises:
+        NoRawDataError: the day has no raw object and no published partition.
+        ExternalError: the store failed.
+    """
+    queue = DeadLetterQueue(store, layout)
+    objects = list_raw_objects(store, layout, dt, queue)
+    previous = PublishedPartitions(store, layout).read("processed", dt)
+    if not objects and previous is None:
+        raise NoRawDataError(
+            f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day "
+            "that has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now."
+        )
+    rows_before = previous.row_count if previous else 0
+    plan = plan_build(objects, previous, full_rebuild=full_rebuild)
+    if plan.nothing_to_do:
+        return ProcessedPartition(None, plan.manifest, rows_before, ())
+    build = build_processed(plan, store.get_many, parsed_at=parsed_at)
+    letters = queue.record(build.reports, asset_name=asset_name, partition_date=dt, seen_at=parsed_at)
+    return ProcessedPartition(build, build.manifest, rows_before, tuple(letters))
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedPartition:
+    """An enhanced partition that is built and not yet published; `changed` is False where it is published already."""
+
+    build: EnhancedBuild
+    rows_before: int
+    changed: bool
+
+
+def enhance_partition(
+    processed: ParquetParts, partitions: PublishedPartitions, dt: date, *, area: ServiceArea, built_at: datetime
+) -> EnhancedPartition:
+    """Classify and flag a day's processed rows."""
+    previous = partitions.read("enhanced", dt)
+    build = build_enhanced(processed, previous, area=area, dt=dt, build_id=built_at.isoformat())
+    current = (
+        previous is not None and is_derived_from(previous, processed) and previous.notes.get("rules") == rules_id(area)
+    )
+    return EnhancedPartition(build, previous.row_count if previous else 0, not current)

@@ -1,0 +1,200 @@
+"""What is in raw/ and not yet published: the fast look at what is new, and the thorough look at what was missed.
+
+Both only read. The fast look costs one listing however much history there is; the thorough one compares a few
+days at a time with what their published partitions remember.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
+from wrm_pipeline.domain.partition_build import is_derived_from, plan_build
+from wrm_pipeline.flows.process import list_raw_objects
+
+# Keys looked at in one tick: 10 pages, about a second. What is beyond is the next tick's.
+MAX_KEYS_PER_TICK = 10_000
+
+# Runs asked for in one tick; the rest waits in the cursor.
+MAX_REQUESTS_PER_TICK = 20
+
+# Days that the thorough look always compares, and how many others it takes in turn.
+ALWAYS_COMPARED_DAYS = 3
+COMPARED_IN_TURN = 10
+
+# A day that stays unpublished is asked for again after 5, 10, 20, … minutes, at most 6 hours.
+FIRST_RETRY_AFTER = timedelta(minutes=5)
+LAST_RETRY_AFTER = timedelta(hours=6)
+
+UNKNOWN_KEYS_KEPT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRun:
+    """A partition to process; asking twice with the same `run_key` starts one run."""
+
+    dt: date
+    run_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What a look found: runs to ask for, the cursor to keep, and what a person should know."""
+
+    runs: tuple[WantedRun, ...]
+    cursor: str
+    unknown_keys: tuple[str, ...] = ()
+    waiting: tuple[date, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalCursor:
+    """How far the fast look has come: the last key seen, and days that wait for a run, each with its last key."""
+
+    after: str
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "ArrivalCursor | None":
+        """Read a cursor back; None for none, or one of another version."""
+        data = _parse_cursor(text)
+        return cls(data["after"], data["waiting"]) if data else None
+
+
+def look_for_arrivals(
+    store: ObjectStore, layout: Layout, cursor: str | None, *, today: date, started: frozenset[date]
+) -> Tick:
+    """Find partitions with raw objects beyond the cursor.
+
+    A day whose run has `started` waits for its end, so that at most one run works on a day and all that arrives
+    meanwhile is in the next one. Without a cursor every day that has a folder is asked for.
+
+    Raises:
+        ExternalError: the store failed; keep the old cursor.
+    """
+    known = ArrivalCursor.parse(cursor)
+    unknown: list[str] = []
+    if known is None:
+        waiting, after = _first_look(store, layout, today, unknown)
+    else:
+        waiting, after = dict(known.waiting), known.after
+        beyond = layout.raw_folder(today + timedelta(days=1))
+        for count, info in enumerate(store.list(layout.raw_prefix, start_after=after), start=1):
+            if info.key >= beyond:
+                unknown.append(info.key)
+                break
+            after = info.key
+            parsed = layout.parse_raw_key(info.key)
+            if parsed is None or not FIRST_DATE <= parsed.dt <= today:
+                unknown.append(info.key)
+            else:
+                waiting[parsed.dt.isoformat()] = info.key
+            if count >= MAX_KEYS_PER_TICK:
+                break
+    runs: list[WantedRun] = []
+    for day in sorted(waiting, reverse=True):
+        dt = date.fromisoformat(day)
+        if dt not in started and len(runs) < MAX_REQUESTS_PER_TICK:
+            runs.append(WantedRun(dt, f"{day}:{_digest(waiting.pop(day))}"))
+    return Tick(
+        tuple(runs),
+        json.dumps(asdict(ArrivalCursor(after, waiting))),
+        tuple(unknown[:UNKNOWN_KEYS_KEPT]),
+        tuple(date.fromisoformat(day) for day in sorted(waiting)),
+    )
+
+
+def _first_look(store: ObjectStore, layout: Layout, today: date, unknown: list[str]) -> tuple[dict[str, str], str]:
+    waiting: dict[str, str] = {}
+    for folder in store.list_folders(layout.raw_prefix):
+        dt = folder_date(folder)
+        if dt is None or not FIRST_DATE <= dt <= today:
+            unknown.append(folder)
+        else:
+            waiting[dt.isoformat()] = "first look"
+    after = layout.raw_prefix
+    if waiting:
+        newest = date.fromisoformat(max(waiting))
+        for info in store.list(layout.raw_folder(newest)):
+            after = info.key
+        waiting[newest.isoformat()] = after
+    return waiting, after
+
+
+def look_for_unpublished(
+    store: ObjectStore, layout: Layout, cursor: str | None, *, now: datetime, today: date, started: frozenset[date]
+) -> Tick:
+    """Compare days with what their published partitions remember.
+
+    Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind,
+    and runs that failed. The newest days are compared each time, the others in turn.
+
+    Raises:
+        ExternalError: the store failed; keep the old cursor.
+    """
+    state = _parse_cursor(cursor) or {"version": 1, "after": "", "tries": {}}
+    days, unknown = [], []
+    for folder in store.list_folders(layout.raw_prefix):
+        dt = folder_date(folder)
+        if dt is None or not FIRST_DATE <= dt <= today:
+            unknown.append(folder)
+        else:
+            days.append(dt)
+    always = days[-ALWAYS_COMPARED_DAYS:]
+    others = days[: -ALWAYS_COMPARED_DAYS or None]
+    following = [dt for dt in others if dt.isoformat() > state["after"]] or others
+    in_turn = following[:COMPARED_IN_TURN]
+    runs: list[WantedRun] = []
+    tries = dict(state["tries"])
+    for dt in [*in_turn, *always]:
+        day = dt.isoformat()
+        difference = _difference(store, layout, dt)
+        if difference is None:
+            tries.pop(day, None)
+            continue
+        attempt = tries.get(day, {})
+        count = attempt.get("count", 0) if attempt.get("digest") == difference else 0
+        due = count == 0 or now.isoformat() >= attempt["not_before"]
+        if dt in started or not due or len(runs) >= MAX_REQUESTS_PER_TICK:
+            continue
+        wait = min(FIRST_RETRY_AFTER * 2**count, LAST_RETRY_AFTER)
+        tries[day] = {"digest": difference, "count": count + 1, "not_before": (now + wait).isoformat()}
+        runs.append(WantedRun(dt, f"{day}:compared:{difference}:{count}"))
+    after = in_turn[-1].isoformat() if in_turn and in_turn[-1] != others[-1] else ""
+    text = json.dumps({"version": 1, "after": after, "tries": tries})
+    return Tick(tuple(runs), text, tuple(unknown[:UNKNOWN_KEYS_KEPT]))
+
+
+def _difference(store: ObjectStore, layout: Layout, dt: date) -> str | None:
+    """A digest of what a day's published partitions lack, or None if they are what they should be."""
+    partitions = PublishedPartitions(store, layout)
+    objects = list_raw_objects(store, layout, dt, DeadLetterQueue(store, layout))
+    processed = partitions.read("processed", dt)
+    if not objects and processed is None:
+        return None
+    plan = plan_build(objects, processed)
+    if not plan.nothing_to_do:
+        return _digest("\n".join([*(f"{o.key} {o.etag} {o.corrections_id}" for o in plan.parse), *sorted(plan.drop)]))
+    enhanced = partitions.read("enhanced", dt)
+    if processed is not None and (enhanced is None or not is_derived_from(enhanced, processed)):
+        return _digest(f"enhanced {processed.notes.get('built_at')}")
+    return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _parse_cursor(text: str | None) -> dict[str, Any] | None:
+    try:
+        data = json.loads(text or "")
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) and data.get("version") == 1 else None

@@ -1,0 +1,1 @@
+"""How asset values become objects in the store and tables in DuckDB, and come back."""

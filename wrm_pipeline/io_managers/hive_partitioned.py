@@ -1,0 +1,105 @@
+"""`hive_partitioned_s3_io_manager`: a partition <-> one Parquet object in the object store, local or S3."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+from pydantic import PrivateAttr
+
+from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
+from wrm_pipeline.resources.lake import LakeResource
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionFile:
+    """A partition that is ready to be published: the Parquet file, its rows, and the rows that it replaces."""
+
+    data: bytes
+    row_count: int
+    rows_before: int
+    allow_shrink: bool = False
+
+
+class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
+    """Partitions of a Parquet layer; the asset's metadata `layer` says which one.
+
+    Takes a PartitionFile, an Arrow table or a pandas frame, or None for "leave it as it is". Gives what the input
+    is annotated with: ParquetParts, an Arrow table, or a pandas frame (the default). No pickles.
+    """
+
+    lake: LakeResource
+    # What this process has just published: the next step of the same run need not fetch it again.
+    _written: dict[str, bytes] = PrivateAttr(default_factory=dict)
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Publish a partition by one atomic write; strays of older writers in its folder are removed."""
+        if obj is None:
+            return
+        layer, dt = _layer(context), date.fromisoformat(context.partition_key)
+        partitions = self.lake.partitions
+        if not isinstance(obj, PartitionFile):
+            previous = partitions.read(layer, dt)
+            obj = _as_file(obj, previous.row_count if previous else 0, context.run_id)
+        info = partitions.publish(
+            layer,
+            dt,
+            obj.data,
+            rows_now=obj.row_count,
+            rows_before=obj.rows_before,
+            allow_shrink=obj.allow_shrink,
+        )
+        self._written[info.key] = obj.data
+        context.add_output_metadata(
+            {"path": dg.MetadataValue.path(self.lake.store.url(info.key)), "size_bytes": info.size_bytes}
+        )
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read one partition, or several one after the other."""
+        upstream = context.upstream_output
+        if upstream is None:
+            raise dg.DagsterInvariantViolationError("this input has no upstream asset to load from")
+        layer = _layer(upstream)
+        keys = context.asset_partition_keys if context.has_asset_partitions else []
+        parts = [self._read(layer, date.fromisoformat(key)) for key in keys]
+        wanted = context.dagster_type.typing_type
+        if wanted is ParquetParts:
+            if len(parts) != 1:
+                raise dg.DagsterInvariantViolationError(f"ParquetParts is one partition, not {len(parts)}")
+            return parts[0]
+        table = pa.concat_tables([group.cast(_plain(group.schema)) for part in parts for group in part.read_groups()])
+        return table if wanted is pa.Table else table.to_pandas(types_mapper=pd.ArrowDtype)
+
+    def _read(self, layer: str, dt: date) -> ParquetParts:
+        key = self.lake.layout.partition_key(layer, dt)
+        if key in self._written:
+            return ParquetParts.open(self._written[key])
+        parts = self.lake.partitions.read(layer, dt)
+        if parts is None:
+            raise ObjectNotFoundError(
+                "the partition has not been published",
+                self.lake.store.name,
+                "get",
+                key,
+                f"Materialize the {layer} layer for {dt} first",
+            )
+        return parts
+
+
+def _layer(context: dg.OutputContext) -> str:
+    metadata = context.definition_metadata or {}
+    return str(metadata["layer"])
+
+
+def _as_file(obj: pa.Table | pd.DataFrame, rows_before: int, build_id: str) -> PartitionFile:
+    table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
+    writer = PartsWriter(table.schema, build_id)
+    writer.write(table)
+    return PartitionFile(writer.finish({}), table.num_rows, rows_before)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])

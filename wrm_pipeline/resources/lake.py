@@ -1,0 +1,133 @@
+"""The object store and what lives in it: configuration in, clients out, no logic.
+
+Secrets are no configuration: the resource reads them from the settings when a run first uses the store.
+"""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, S3Access
+from wrm_pipeline.clients.breaker import Breakers
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectStore, s3_object_store
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
+from wrm_pipeline.clients.spool import Spool
+from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.settings import Settings, load_settings
+
+
+class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
+    """The object store (a local folder, or an S3 bucket where BUCKET_NAME is set) and its layout."""
+
+    place: str = Field(description="Where the lake is: a folder, or s3://bucket. For people; set by the settings.")
+    _settings: Settings | None = PrivateAttr(default=None)
+    _store: ObjectStore | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "LakeResource":
+        """The resource as the settings want it."""
+        return cls(place=f"s3://{settings.bucket_name}" if settings.bucket_name else str(settings.lake_dir))
+
+    @property
+    def settings(self) -> Settings:
+        """The environment, read once by each process."""
+        if self._settings is None:
+            self._settings = load_settings()
+        return self._settings
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store; connects when it is first used."""
+        if self._store is None:
+            self._store = connect_store(self.settings)
+        return self._store
+
+    @property
+    def layout(self) -> Layout:
+        """The object keys."""
+        return self.settings.layout
+
+    @property
+    def area(self) -> ServiceArea:
+        """The service area."""
+        return self.settings.area
+
+    @property
+    def partitions(self) -> PublishedPartitions:
+        """The Parquet layers."""
+        return PublishedPartitions(self.store, self.layout)
+
+    @property
+    def dead_letters(self) -> DeadLetterQueue:
+        """The dead-letter queue."""
+        return DeadLetterQueue(self.store, self.layout)
+
+    @property
+    def spool(self) -> Spool:
+        """Where snapshots wait while the store is away."""
+        return Spool(self.settings.spool_dir, self.settings.spool_max_bytes)
+
+    @property
+    def database(self) -> AnalyticsDatabase:
+        """The local analytics database."""
+        return AnalyticsDatabase(self.settings.database_path, s3_access(self.settings))
+
+
+class FeedResource(dg.ConfigurableResource[None], extra="forbid"):
+    """The bike-share feed."""
+
+    url: str = Field(description="WRM_STATIONS_DATA_URL")
+
+    @property
+    def client(self) -> Feed:
+        """The feed, with its circuit breaker."""
+        settings = load_settings()
+        return Feed(self.url, settings.feed_max_bytes, Breakers(settings.breaker_dir).of("feed"))
+
+
+class ClockResource(dg.ConfigurableResource[None], extra="forbid"):
+    """The time. Tests and simulations set it."""
+
+    fixed_at: str | None = Field(None, description="An ISO 8601 time with offset, in place of now")
+
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        return datetime.fromisoformat(self.fixed_at).astimezone(UTC) if self.fixed_at else datetime.now(UTC)
+
+
+def connect_store(settings: Settings, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
+    """The object store that the settings name; makes no request."""
+    if settings.bucket_name is None:
+        return LocalObjectStore(settings.lake_dir)
+    access = s3_access(settings)
+    if access is None:
+        raise AssertionError("settings with a bucket have credentials")
+    return s3_object_store(
+        bucket=access.bucket,
+        endpoint_url=access.endpoint_url,
+        access_key_id=access.access_key_id,
+        secret_access_key=access.secret_access_key,
+        region_name=access.region_name,
+        breaker=Breakers(settings.breaker_dir).of("s3"),
+        policy=policy,
+        # Connect 3 s and read 15 s, or what fits into the policy's attempt.
+        read_timeout_s=min(15, policy.attempt_s - 3),
+    )
+
+
+def s3_access(settings: Settings) -> S3Access | None:
+    """Credentials for the bucket, or None in local mode."""
+    if not (settings.bucket_name and settings.s3_access_key_id and settings.s3_secret_access_key):
+        return None
+    return S3Access(
+        settings.bucket_name,
+        settings.s3_endpoint_url,
+        settings.s3_access_key_id.get_secret_value(),
+        settings.s3_secret_access_key.get_secret_value(),
+        settings.s3_region_name,
+    )

@@ -1,0 +1,109 @@
+"""Runs that are asked for because raw data arrived or was missed, and because enhanced data is new."""
+
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
+from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
+from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.retry import SENSOR_POLICY
+from wrm_pipeline.domain.layout import Layout, local_date
+from wrm_pipeline.flows.watch import Tick, look_for_arrivals, look_for_unpublished
+from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_stations_processing_job
+from wrm_pipeline.resources.lake import connect_store
+from wrm_pipeline.settings import load_settings
+
+# The tables and the map follow new data at this pace: a run a minute would keep a small machine busy with process
+# starts. The views show new data at once.
+ANALYTICS_INTERVAL_S = 300
+
+_UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_TO_COME = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED]
+
+
+@dg.sensor(
+    name="wrm_stations_raw_data_sensor",
+    job=wrm_stations_processing_job,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for a run for each day that has new raw objects; one listing a tick.",
+)
+def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """The fast look: what is beyond the cursor."""
+    store, layout = _lake()
+    today = local_date(datetime.now(UTC))
+    return _result(
+        context,
+        look_for_arrivals(store, layout, context.cursor, today=today, started=_days(context, _UNDER_WAY)),
+    )
+
+
+@dg.sensor(
+    name="wrm_stations_reconciliation_sensor",
+    job=wrm_stations_processing_job,
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Compares days with what their published partitions remember, and asks for the runs that are missing: late, "
+        "older, rewritten or removed raw objects, corrected dead letters, runs that failed."
+    ),
+)
+def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """The thorough look: a few days at a time."""
+    store, layout = _lake()
+    now = datetime.now(UTC)
+    started = _days(context, [*_UNDER_WAY, *_TO_COME])
+    return _result(
+        context,
+        look_for_unpublished(store, layout, context.cursor, now=now, today=local_date(now), started=started),
+    )
+
+
+@dg.sensor(
+    name="wrm_analytics_sensor",
+    job=wrm_analytics_job,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=f"Asks for wrm_analytics_job after new enhanced data, at most every {ANALYTICS_INTERVAL_S} s.",
+)
+def wrm_analytics_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """New enhanced data since the last tables, and enough time."""
+    enhanced = context.instance.get_latest_materialization_event(wrm_stations_enhanced_data_all.key)
+    if enhanced is None:
+        return dg.SkipReason("Nothing is enhanced yet.")
+    newest = str(enhanced.timestamp)
+    if newest == context.cursor:
+        return dg.SkipReason("No enhanced data since the last run.")
+    if context.instance.get_runs(
+        dg.RunsFilter(job_name=wrm_analytics_job.name, statuses=[*_UNDER_WAY, *_TO_COME]), limit=1
+    ):
+        return dg.SkipReason("A run is under way.")
+    tables = context.instance.get_latest_materialization_event(query_station_summary.key)
+    if tables is not None and datetime.now(UTC).timestamp() - tables.timestamp < ANALYTICS_INTERVAL_S:
+        return dg.SkipReason(f"The tables are younger than {ANALYTICS_INTERVAL_S} s.")
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"analytics:{newest}")], cursor=newest)
+
+
+def _lake() -> tuple[ObjectStore, Layout]:
+    settings = load_settings()
+    return connect_store(settings, SENSOR_POLICY), settings.layout
+
+
+def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatus]) -> frozenset[date]:
+    """Days that a run in one of these states works on."""
+    runs = context.instance.get_runs(dg.RunsFilter(statuses=statuses))
+    return frozenset(
+        date.fromisoformat(run.tags["dagster/partition"]) for run in runs if "dagster/partition" in run.tags
+    )
+
+
+def _result(context: dg.SensorEvaluationContext, tick: Tick) -> dg.SensorResult:
+    for key in tick.unknown_keys:
+        context.log.warning("Not processed, since its date is no partition: %s", key)
+    if tick.waiting:
+        context.log.info("Waiting for the run that is under way: %s", ", ".join(map(str, tick.waiting)))
+    runs = [dg.RunRequest(run_key=run.run_key, partition_key=run.dt.isoformat()) for run in tick.runs]
+    unknown = f" {len(tick.unknown_keys)} key(s) of unknown dates were left alone." if tick.unknown_keys else ""
+    reason = None if runs else f"Nothing new.{unknown}"
+    return dg.SensorResult(run_requests=runs, cursor=tick.cursor, skip_reason=reason)
