@@ -1,2 +1,59 @@
-lock:
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-strip-extras --allow-unsafe -q -o requirements.lock
+# One command each. `make` alone lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Everything that a person's runs write: lake, database, Dagster's own history.
+WRM_DATA_DIR ?= data
+DAGSTER_HOME ?= $(abspath $(WRM_DATA_DIR))/dagster_home
+FEED ?= simulated
+PORT ?= 3000
+export DAGSTER_DISABLE_TELEMETRY := 1
+# Dagster marks some of its own classes as beta; nobody who runs this can act on it.
+export PYTHONWARNINGS ?= ignore::dagster.BetaWarning,ignore::dagster.PreviewWarning,ignore::dagster.SupersessionWarning
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test check bench lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with everything at locked versions
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Install Python 3.11 (Debian: apt-get install python3.11 python3.11-venv), or set PYTHON."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks its venv module. Debian: apt-get install python3.11-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## a simulated day from the feed to the map (FEED=live: a snapshot of the real feed)
+	WRM_DATA_DIR=$(WRM_DATA_DIR)/demo DAGSTER_HOME=$(abspath $(WRM_DATA_DIR))/demo/dagster_home \
+	  $(BIN)/python -m wrm_pipeline.demo --feed $(FEED)
+
+dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000
+	mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) \
+	  $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+
+test: setup ## all tests (real servers are started where they are needed)
+	$(BIN)/pytest
+
+check: setup ## what guards main besides the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd $$(mktemp -d) && WRM_DATA_DIR=. $(abspath $(BIN))/dagster definitions validate -m wrm_pipeline.definitions
+
+bench: setup ## measure; the figures are ratios within the run
+	$(BIN)/python -m wrm_pipeline_tests.bench --write
+
+lock: ## renew requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --no-strip-extras --allow-unsafe --quiet -o requirements.lock
+
+clean: ## remove the virtual environment and caches; data stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

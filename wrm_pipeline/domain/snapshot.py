@@ -45,7 +45,8 @@ _BOM = b"\xef\xbb\xbf"
 _TRUE_WORDS = ("true", "True", "TRUE")
 _FALSE_WORDS = ("false", "False", "FALSE")
 _REMARK_LINES = re.compile(rb"^(?:#|src(?=[,\n])).*\n", re.MULTILINE)
-_WHOLE_NUMBER = re.compile(r"[ \t]*-?[0-9]+[ \t]*")
+# Sign and digits without leading zeros.
+_WHOLE_NUMBER = re.compile(r"[ \t]*(-?)(?=[0-9])0*([0-9]*)[ \t]*")
 _DECIMAL_NUMBER = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")
 # Longer numbers overflow; Arrow reads this pattern, too.
 _COMBINED_VALUE = re.compile(r"-?[0-9]{1,18}\|-?[0-9]{1,9}\|-?[0-9]{1,9}")
@@ -662,10 +663,9 @@ def _count_problem(values: Mapping[str, str]) -> _Problem | None:
     for name in COUNT_COLUMNS:
         value = values.get(name, "0")
         lowest, highest = _RANGES[name]
-        # int() refuses more than 4,300 digits, and no such number is in range.
-        digits = value.strip(" \t-").lstrip("0")
-        in_range = bool(_WHOLE_NUMBER.fullmatch(value)) and len(digits) < 12 and lowest <= int(value) <= highest
-        if not in_range:
+        number = _WHOLE_NUMBER.fullmatch(value)
+        # Twelve digits are out of any range, and int() refuses more than 4,300.
+        if not number or len(number[2]) > 11 or not lowest <= int(number[1] + (number[2] or "0")) <= highest:
             return _Problem(
                 "bad_count", name, f"{name} {value[:80]!r} is not a whole number from {lowest} to {highest}."
             )
