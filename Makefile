@@ -11,7 +11,7 @@ FEED ?= simulated
 PORT ?= 3000
 export DAGSTER_DISABLE_TELEMETRY := 1
 # Dagster marks some of its own classes as beta; nobody who runs this can act on it.
-export PYTHONWARNINGS ?= ignore::dagster.BetaWarning,ignore::dagster.PreviewWarning,ignore::dagster.SupersessionWarning
+export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test check bench lock clean
@@ -35,8 +35,8 @@ demo: setup ## a simulated day from the feed to the map (FEED=live: a snapshot o
 
 dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000
 	mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
-	WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) \
-	  $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+	cd $(DAGSTER_HOME) && WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) \
+	  $(abspath $(BIN))/dagster dev --workspace $(CURDIR)/workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 test: setup ## all tests (real servers are started where they are needed)
 	$(BIN)/pytest

@@ -59,12 +59,14 @@ def main() -> int:
     """Run the demonstration; exit status 0 if everything worked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--feed", choices=["simulated", "live"], default="simulated")
+    parser.add_argument("--dagster-yaml", type=Path, default=Path("dagster.yaml"), help="settings of the instance")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("dagster").setLevel(logging.WARNING)
     started = time.monotonic()
     settings = load_settings()
     _start_empty(settings.data_dir)
+    shutil.copy(arguments.dagster_yaml, settings.data_dir / "dagster_home")
     fetched = _simulated_day(settings) if arguments.feed == "simulated" else _live_snapshot(settings)
     days = _run_what_is_due(settings)
     _report(settings, fetched, days, time.monotonic() - started)
@@ -164,10 +166,8 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
                 ["  flagged no_docks", rows[5]],
                 ["  flagged outside_service_area", rows[6]],
                 ["  flagged stale", rows[7]],
-                [
-                    "dead letters",
-                    f"{letters.total()} ({', '.join(f'{n} {kind}' for kind, n in sorted(letters.items()))})",
-                ],
+                ["dead letters", letters.total()],
+                *([f"  {kind}", count] for kind, count in sorted(letters.items())),
                 ["time", f"{seconds:.0f} s"],
             ],
             tablefmt="simple",
