@@ -8,6 +8,7 @@ import dagster as dg
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
@@ -22,6 +23,7 @@ from wrm_pipeline.jobs.processing import (
     wrm_stations_ingest_job,
     wrm_stations_processing_job,
 )
+from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.raw_data import (
@@ -45,8 +47,9 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             query_station_summary,
             bike_density_spatial_analysis,
             bike_density_map,
+            wrm_stations_dlq,
         ],
-        jobs=[wrm_stations_ingest_job, wrm_stations_processing_job, wrm_analytics_job],
+        jobs=[wrm_stations_ingest_job, wrm_stations_processing_job, wrm_analytics_job, reprocess_dlq],
         schedules=[wrm_stations_ingest_schedule],
         sensors=[wrm_stations_raw_data_sensor, wrm_stations_reconciliation_sensor, wrm_analytics_sensor],
         executor=dg.in_process_executor,

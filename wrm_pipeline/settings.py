@@ -10,7 +10,7 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -62,6 +62,12 @@ class Settings(BaseSettings):
         None, validation_alias=AliasChoices(*_S3_ALIASES["secret_access_key"])
     )
     s3_region_name: str | None = Field(None, alias="S3_REGION_NAME")
+    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: breaker state is kept in Redis")
+    postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
+    postgres_port: int = Field(5432, alias="POSTGRES_PORT")
+    postgres_db: str | None = Field(None, alias="POSTGRES_DB")
+    postgres_user: str | None = Field(None, alias="POSTGRES_USER")
+    postgres_password: SecretStr | None = Field(None, alias="POSTGRES_PASSWORD")
 
     @classmethod
     def settings_customise_sources(
@@ -84,6 +90,8 @@ class Settings(BaseSettings):
     @classmethod
     def _folder(cls, value: str) -> str:
         stripped = value.strip("/")
+        if stripped and any(not part or part.startswith(".") for part in stripped.split("/")):
+            raise ValueError("is no folder: no part between slashes may be empty or start with a dot")
         return f"{stripped}/" if stripped else ""
 
     @field_validator("raw_name_timezone")
@@ -91,15 +99,15 @@ class Settings(BaseSettings):
     def _known_zone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ZoneInfoNotFoundError) as error:
             raise ValueError("is no time zone; give a name like UTC or Europe/Warsaw") from error
         return value
 
-    @field_validator("feed_url")
+    @field_validator("feed_url", "s3_endpoint_url")
     @classmethod
-    def _http(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("is no http:// or https:// URL")
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("is no URL; it must start with http:// or https://")
         return value
 
     @field_validator("service_area")
@@ -162,12 +170,16 @@ class _NameFileSource(PydanticBaseSettingsSource):
             path = os.environ.get(f"{name}_FILE")
             if path:
                 try:
-                    return Path(path).read_text(encoding="utf-8").strip(), name, False
-                except OSError as error:
+                    value = Path(path).read_text(encoding="utf-8").strip()
+                except (OSError, UnicodeDecodeError) as error:
+                    why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
                     raise SettingsError(
-                        f"{name}_FILE is {path!r}, which cannot be read ({error.strerror}). "
+                        f"{name}_FILE is {path!r}, which cannot be read ({why}). "
                         f"Correct the path or its mode, or set {name} itself."
-                    ) from error
+                    ) from None
+                if not value:
+                    raise SettingsError(f"{name}_FILE is {path!r}, which is empty. Write the value into it.")
+                return value, name, False
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -202,7 +214,15 @@ def _explain(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    name = str(problem["loc"][0])
+    name = _as_set(str(problem["loc"][0]))
     secret = any(word in name for word in ("SECRET", "PASSWORD", "TOKEN", "KEY"))
     value = "" if secret else f"={problem['input']!r}"
     return f"{name}{value}: {message}"
+
+
+def _as_set(name: str) -> str:
+    """The one of several names of a variable that is set; pydantic names the preferred one."""
+    for names in _S3_ALIASES.values():
+        if name in names:
+            return next((n for n in names if os.environ.get(n) or os.environ.get(f"{n}_FILE")), name)
+    return name

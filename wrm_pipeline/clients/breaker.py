@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pybreaker
 
@@ -322,7 +322,7 @@ class Breakers:
             return JsonFileStorage(self._state_dir / f"{target}.json")
 
         if self._redis is not None:
-            guard = _Tripwire(self._redis)
+            guard = cast("Any", _Tripwire(self._redis))
             try:
                 storage = pybreaker.CircuitRedisStorage(
                     pybreaker.STATE_CLOSED, guard, namespace=f"wrm:breaker:{target}"

@@ -35,6 +35,12 @@ class DeadLetterQueue:
         """All entries of all partitions."""
         return list(self._read(info.key for info in self.store.list(self.layout.dead_letter_prefix)))
 
+    def find(self, entry_id: str) -> DeadLetter | None:
+        """The entry of that id (or whose id starts so, if only one does), in whatever partition it is."""
+        keys = [info.key for info in self.store.list(self.layout.dead_letter_prefix)]
+        found = [key for key in keys if key.rpartition("/")[2].startswith(entry_id)]
+        return next(self._read(found)) if len(found) == 1 else None
+
     def dates(self) -> list[date]:
         """The partitions that have entries."""
         return sorted(

@@ -19,6 +19,8 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 15.0
 DEFAULT_MAX_BYTES = 32 * 2**20
 
+MAX_REDIRECTS = 5
+
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -45,7 +47,7 @@ class Feed:
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         """Get the state of now; `correlation_id` goes along as X-Correlation-ID.
 
-        Takes at most 60 s (FEED_POLICY), however slowly the feed drips.
+        Takes at most 60 s and one read time-out (FEED_POLICY), however slowly the feed drips.
 
         Raises:
             TransientError: no answer, a broken one, or 408, 429, 5xx until attempts or time ran out.
@@ -68,30 +70,40 @@ class Feed:
         if correlation_id:
             headers["X-Correlation-ID"] = correlation_id
         started = time.monotonic()
-        with (
-            requests.Session() as session,
-            session.get(
-                self.url, headers=headers, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), stream=True
-            ) as response,
-        ):
-            retry.check_response(response, target="feed", operation="get", name=self.url)
-            if response.status_code != 200:
+        with requests.Session() as session:
+            session.max_redirects = MAX_REDIRECTS
+            try:
+                response = session.get(
+                    self.url, headers=headers, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), stream=True
+                )
+            except requests.TooManyRedirects as error:
                 raise PermanentError(
-                    f"answered {response.status_code} instead of 200",
+                    f"redirected more than {MAX_REDIRECTS} times",
                     "feed",
                     "get",
                     self.url,
                     "Open the URL by hand; if it has moved, set WRM_STATIONS_DATA_URL",
-                    response.status_code,
-                )
-            body = self._read(response, started)
-            content_type = response.headers.get("Content-Type", "")
+                ) from error
+            with response:
+                retry.check_response(response, target="feed", operation="get", name=self.url)
+                if response.status_code != 200:
+                    raise PermanentError(
+                        f"answered {response.status_code} instead of 200",
+                        "feed",
+                        "get",
+                        self.url,
+                        "Open the URL by hand; if it has moved, set WRM_STATIONS_DATA_URL",
+                        response.status_code,
+                    )
+                body = self._read(response, started)
+                content_type = response.headers.get("Content-Type", "")
         return FetchedBody(body, self.now(), 200, content_type)
 
     def _read(self, response: "Response", started: float) -> bytes:
         chunks: list[bytes] = []
         size = 0
-        for chunk in response.iter_content(_CHUNK_BYTES):
+        # Each read1 gives what has come; iter_content waits for a whole chunk, however slowly it drips.
+        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
             chunks.append(chunk)
             size += len(chunk)
             if size > self.max_bytes:

@@ -1,16 +1,19 @@
 """Published partitions of the Parquet layers in the object store: one object each, replaced whole."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-
-import pyarrow as pa
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError, UnexpectedAnswerError
 from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
+
+
+class UnreadablePartitionError(UnexpectedAnswerError):
+    """A published object is no Parquet file of ours, so what it holds is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class PublishedPartitions:
         """The published partition, or None if there is none.
 
         Raises:
-            UnexpectedAnswerError: the object is no Parquet file.
+            UnreadablePartitionError: the object is no Parquet file.
         """
         key = self.layout.partition_key(layer, dt)
         try:
@@ -33,8 +36,8 @@ class PublishedPartitions:
             return None
         try:
             return ParquetParts.open(data)
-        except (pa.ArrowInvalid, ValueError) as error:
-            raise UnexpectedAnswerError(
+        except (ValueError, OSError, LookupError, zlib.error) as error:  # Arrow's own are among them
+            raise UnreadablePartitionError(
                 f"the object is no Parquet file ({error})",
                 self.store.name,
                 "get",

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -60,7 +60,10 @@ class Spool:
                 "WRM_SPOOL_MAX_BYTES if the disk has room."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{fetched_at.astimezone(UTC):{_TIME}}Z.{kind}.body"
+        path = self._path(kind, fetched_at)
+        while path.exists():  # a simulated clock may stand still; nothing that waits is overwritten
+            fetched_at += timedelta(microseconds=1)
+            path = self._path(kind, fetched_at)
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         try:
             with temporary.open("wb") as file:
@@ -76,6 +79,9 @@ class Spool:
         finally:
             os.close(folder)
         return SpooledBody(path, kind, fetched_at)
+
+    def _path(self, kind: Kind, fetched_at: datetime) -> Path:
+        return self.folder / f"{fetched_at.astimezone(UTC):{_TIME}}Z.{kind}.body"
 
     def waiting(self) -> Iterator[SpooledBody]:
         """All bodies, the oldest fetch first."""

@@ -6,7 +6,7 @@ entry (data contract, section 5).
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
@@ -74,17 +74,17 @@ class DeadLetter:
         """
         try:
             entry: dict[str, Any] = json.loads(body)
-            records = tuple(DeadRecord(**record) for record in entry.get("records", ()))
+            records = tuple(_read_record(record) for record in entry.get("records", ()))
             known = {name: entry[name] for name in cls.__dataclass_fields__ if name in entry}
             letter = cls(
                 **{
                     **known,
-                    "timestamp": datetime.fromisoformat(entry["timestamp"]),
-                    "last_seen": datetime.fromisoformat(entry["last_seen"]),
-                    "partition_date": date.fromisoformat(entry["partition_date"]),
+                    "timestamp": _read_field(entry, "timestamp", datetime.fromisoformat),
+                    "last_seen": _read_field(entry, "last_seen", datetime.fromisoformat),
+                    "partition_date": _read_field(entry, "partition_date", date.fromisoformat),
                     "records": records,
-                    "records_total": int(entry.get("records_total", len(records))),
-                    "retry_count": int(entry.get("retry_count", 0)),
+                    "records_total": _read_field({"records_total": len(records)} | entry, "records_total", int),
+                    "retry_count": _read_field({"retry_count": 0} | entry, "retry_count", int),
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:
@@ -101,6 +101,22 @@ class DeadLetter:
         return {
             record.line_number: record.corrected_data for record in self.records if record.corrected_data is not None
         }
+
+
+def _read_field(entry: Mapping[str, Any], name: str, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(entry[name])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {entry[name]!r}: {error}") from error
+
+
+def _read_record(record: Mapping[str, Any]) -> DeadRecord:
+    read = DeadRecord(**record)
+    if type(read.line_number) is not int:
+        raise ValueError(f"line_number is {read.line_number!r}; it must be a whole number")
+    if not isinstance(read.corrected_data, str | None):
+        raise TypeError(f"corrected_data of line {read.line_number} is {read.corrected_data!r}; it must be text")
+    return read
 
 
 def entry_id(source_key: str, error_type: str) -> str:
@@ -139,21 +155,27 @@ def letters_of(report: FileReport, *, asset_name: str, partition_date: date, see
 
 
 def merge(found: DeadLetter, known: DeadLetter | None) -> DeadLetter:
-    """The entry to keep for a failure that was found (again): first time, retries, status and notes stay."""
+    """The entry to keep for a failure that was found (again): first time, retries, status and notes stay.
+
+    Lines that are corrected and so found no more stay, too: without them the next build would lose the correction.
+    """
     if known is None:
         return found
     corrected: Mapping[tuple[int, str], str | None] = {
         (record.line_number, record.raw_data): record.corrected_data for record in known.records
     }
-    records = tuple(
+    found_lines = {record.line_number for record in found.records}
+    settled = [r for r in known.records if r.corrected_data is not None and r.line_number not in found_lines]
+    records = settled + [
         replace(record, corrected_data=corrected.get((record.line_number, record.raw_data))) for record in found.records
-    )
+    ]
     # What came back after it was settled is open again; what a person discarded or what is parked stays so.
     status = PENDING if known.status == REPROCESSED else known.status
     return replace(
         found,
         timestamp=known.timestamp,
-        records=records,
+        records=tuple(sorted(records, key=lambda record: record.line_number)),
+        records_total=found.records_total + len(settled),
         retry_count=known.retry_count,
         status=status,
         note=known.note,

@@ -12,8 +12,8 @@ LOCAL_ZONE_NAME = "Europe/Warsaw"
 LOCAL_ZONE = ZoneInfo(LOCAL_ZONE_NAME)
 FIRST_DATE = date(2025, 6, 1)
 
-_DT_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
-_RAW_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})[_T ](\d{2})-(\d{2})-(\d{2})")
+_DT_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})", re.ASCII)
+_RAW_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})[_T ](\d{2})-(\d{2})-(\d{2})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,16 @@ class Layout:
     def quarantine_key(self, fetched_at: datetime) -> str:
         """Key of a fetched body that is no snapshot."""
         dt = local_date(fetched_at)
-        return f"{self.prefix}quarantine/dt={dt:%Y-%m-%d}/{self._snapshot_name(fetched_at)}"
+        return f"{self.quarantine_prefix}dt={dt:%Y-%m-%d}/{self._snapshot_name(fetched_at)}"
+
+    @property
+    def quarantine_prefix(self) -> str:
+        """Bodies that are no snapshots are below this prefix."""
+        return f"{self.prefix}quarantine/"
+
+    def released_key(self, quarantine_key: str) -> str:
+        """The raw key of a quarantined body that turns out to be a snapshot."""
+        return f"{self.raw_prefix}{quarantine_key.removeprefix(self.quarantine_prefix)}"
 
     def _snapshot_name(self, fetched_at: datetime) -> str:
         at = fetched_at.astimezone(self._name_zone(local_date(fetched_at)))

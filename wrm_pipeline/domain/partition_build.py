@@ -4,9 +4,10 @@ The processed file is its own memory: its notes hold, per raw object, name, ETag
 parser's version. A build parses only what is new or changed and gives the rows that a build from scratch gives.
 """
 
+import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -79,7 +80,7 @@ class RawObject:
     @property
     def corrections_id(self) -> str:
         """What tells one set of corrections from another; empty without any."""
-        return "".join(f"{number}:{line}\n" for number, line in sorted(self.corrections.items()))
+        return json.dumps(sorted(self.corrections.items())) if self.corrections else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,10 @@ class Manifest:
         for key in keys:
             source = self.sources[key]
             counts = source.counts
+            name = key.removeprefix(folder)
             rows.append(
                 [
-                    key.removeprefix(folder) if key.startswith(folder) else f"/{key}",
+                    name if name != key and not name.startswith("/") else f"/{key}",
                     source.etag,
                     (source.file_timestamp - _EPOCH) // timedelta(microseconds=1),
                     source.corrections_id,
@@ -175,14 +177,23 @@ class BuildPlan:
         return self.previous is not None and not self.parse and not self.drop
 
 
-def plan_build(objects: Sequence[RawObject], previous: ParquetParts | None, *, full_rebuild: bool = False) -> BuildPlan:
-    """Compare the raw objects that are there with those that the published partition holds."""
+def plan_build(
+    objects: Sequence[RawObject],
+    previous: ParquetParts | None,
+    *,
+    full_rebuild: bool = False,
+    reparse: Collection[str] = (),
+) -> BuildPlan:
+    """Compare the raw objects that are there with those that the published partition holds.
+
+    `reparse` names keys that are parsed again even if they are as they were.
+    """
     manifest = Manifest.from_notes(previous.notes) if previous is not None else None
     if manifest is None or manifest.parser_version != PARSER_VERSION or full_rebuild:
         return BuildPlan(_in_order(objects), frozenset(), None, Manifest(PARSER_VERSION, {}), keep_sealed=False)
     by_key = {obj.key: obj for obj in objects}
     gone = {key for key in manifest.sources if key not in by_key}
-    changed = {obj.key for obj in objects if _changed(obj, manifest.sources.get(obj.key))}
+    changed = {obj.key for obj in objects if obj.key in reparse or _changed(obj, manifest.sources.get(obj.key))}
     touched_times = {by_key[key].file_timestamp for key in changed}
     touched_times |= {manifest.sources[key].file_timestamp for key in (gone | changed) & manifest.sources.keys()}
     # Duplicates are settled among all files of one time, so these are read again together.
@@ -356,7 +367,8 @@ def build_enhanced(
         "source_groups": list(processed.group_ids),
         "sealed_counts": dict(sealed_counts),
     }
-    return EnhancedBuild(writer.finish(notes), writer.row_count, dict(sealed_counts + tail_counts))
+    counts = {name: sealed_counts[name] + tail_counts[name] for name in (*RECORD_TYPES, *FLAGS)}
+    return EnhancedBuild(writer.finish(notes), writer.row_count, counts)
 
 
 def rules_id(area: ServiceArea) -> str:
@@ -371,7 +383,12 @@ def is_derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
 
 def _starts_like(enhanced: ParquetParts, processed: ParquetParts) -> bool:
     groups = tuple(enhanced.notes.get("source_groups", ()))
-    return len(groups) == enhanced.sealed_count and groups == processed.group_ids[: len(groups)]
+    if len(groups) != enhanced.sealed_count or groups != processed.group_ids[: len(groups)]:
+        return False
+    # Groups were sealed at other rows if SEALED_ROWS was another one when the processed file was begun.
+    return all(
+        enhanced.metadata.row_group(i).num_rows == processed.metadata.row_group(i).num_rows for i in range(len(groups))
+    )
 
 
 def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: Mapping[str, datetime]) -> pa.Table:
@@ -390,7 +407,8 @@ def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: M
     )
     inside = (lat >= area.lat_min) & (lat <= area.lat_max) & (lon >= area.lon_min) & (lon <= area.lon_max)
     age = pc.subtract(rows["file_timestamp"], rows["timestamp"])
-    times = pa.array([processed_at[key] for key in sources.dictionary.to_pylist()], pa.timestamp("us", "UTC"))
+    # Dictionaries may hold keys that no row has any more; a row without a time does not pass validation.
+    times = pa.array([processed_at.get(key) for key in sources.dictionary.to_pylist()], pa.timestamp("us", "UTC"))
     added = {
         "record_type": pa.DictionaryArray.from_arrays(pa.array(type_codes).cast(pa.int32()), list(RECORD_TYPES)),
         "date": pa.repeat(pa.scalar(dt, pa.date32()), rows.num_rows),

@@ -443,7 +443,8 @@ def _repaired_name(name: str) -> str:
 
 
 def _once_less_encoded(name: str) -> str:
-    if name.isascii():
+    # The sloppy codec encodes U+FFFD, as a control character.
+    if name.isascii() or "\ufffd" in name:
         return name
     for codec in ("latin-1", "sloppy-windows-1252"):
         try:
@@ -627,7 +628,7 @@ def _line_problem(line: str, header: _Header, file_timestamp: datetime) -> _Prob
     if not station_id.strip():
         return _Problem("empty_id", "station_id", "The id is empty.")
     if station_id == "src" or station_id.startswith("#"):
-        return _Problem("empty_id", "station_id", f"{station_id!r} is no id but the mark of a remark line.")
+        return _Problem("empty_id", "station_id", f"{station_id[:80]!r} is no id but the mark of a remark line.")
     return (
         _combined_problem(values["combined"], file_timestamp)
         or _coordinate_problem(values["lat"], values["lon"])
@@ -638,7 +639,7 @@ def _line_problem(line: str, header: _Header, file_timestamp: datetime) -> _Prob
 
 def _combined_problem(value: str, file_timestamp: datetime) -> _Problem | None:
     if not _COMBINED_VALUE.fullmatch(value):
-        return _Problem("bad_timestamp", COMBINED_COLUMN, f"{value!r} is not three whole numbers joined by '|'.")
+        return _Problem("bad_timestamp", COMBINED_COLUMN, f"{value[:80]!r} is not three whole numbers joined by '|'.")
     seconds = int(value.partition("|")[0])
     if not _EARLIEST_S <= seconds <= _seconds(file_timestamp) + _LATEST_AFTER_FETCH_S:
         return _Problem(
@@ -653,7 +654,7 @@ def _coordinate_problem(lat: str, lon: str) -> _Problem | None:
     for name, value in (("lat", lat), ("lon", lon)):
         lowest, highest = _RANGES[name]
         if not _DECIMAL_NUMBER.fullmatch(value) or not lowest <= float(value) <= highest:
-            return _Problem("bad_coordinates", name, f"{name} {value!r} is not a number from {lowest} to {highest}.")
+            return _Problem("bad_coordinates", name, f"{name} {value[:80]!r} is no number from {lowest} to {highest}.")
     if float(lat) == 0 and float(lon) == 0:
         return _Problem("bad_coordinates", "lat", "lat and lon are both 0.")
     return None

@@ -1,5 +1,6 @@
 """Feed -> raw/: fetch one snapshot, look at it, and store it once, or keep it on the disk until that can be done."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -68,7 +69,14 @@ def take_snapshot(
         ExternalError: the feed gave nothing.
         SpoolFullError, OSError: neither the store nor the disk took the body.
     """
-    fetched = feed.fetch(correlation_id=correlation_id)
+    try:
+        fetched = feed.fetch(correlation_id=correlation_id)
+    except ExternalError:
+        # What waits need not wait for the feed, too.
+        with contextlib.suppress(ExternalError, OSError):
+            if any(spool.waiting()):
+                deliver_spool(connect(), layout, spool)
+        raise
     fault = reject_reason(fetched.body, fetched.fetched_at)
     kind: Kind = "quarantine" if fault else "raw"
     sha256 = hashlib.sha256(fetched.body).hexdigest()
@@ -82,19 +90,27 @@ def take_snapshot(
     )
     try:
         store = connect()
-        delivered = deliver_spool(store, layout, spool)
-        result = replace(result, delivered=delivered)
-        if delivered.still_waiting:
-            raise TransientError("older snapshots are still waiting in the spool", "spool", "deliver")
-        if fault is None and _last_sha256(store, layout, fetched.fetched_at) == sha256:
-            return replace(result, duplicate=True)
-        return replace(result, key=_store(store, layout, kind, fetched.fetched_at, fetched.body, sha256))
-    except (ExternalError, OSError) as error:
+        result = replace(result, delivered=deliver_spool(store, layout, spool))
+        return _store_unless_known(store, layout, kind, fetched.body, result)
+    except Exception as error:
+        # Whatever it was, the body is kept first; what is no trouble of the store's is then a failed run.
         waiting = list(spool.waiting())
-        if waiting and waiting[-1].kind == kind and waiting[-1].read() == fetched.body:
-            return replace(result, duplicate=True)
-        spool.add(kind, fetched.fetched_at, fetched.body)
-        return replace(result, spooled=True, spool_reason=str(error))
+        duplicate = bool(waiting) and waiting[-1].kind == kind and waiting[-1].read() == fetched.body
+        if not duplicate:
+            spool.add(kind, fetched.fetched_at, fetched.body)
+        if not isinstance(error, (ExternalError, OSError)):
+            raise
+        return replace(result, duplicate=duplicate, spooled=not duplicate, spool_reason=str(error))
+
+
+def _store_unless_known(
+    store: ObjectStore, layout: Layout, kind: Kind, body: bytes, result: IngestResult
+) -> IngestResult:
+    if result.delivered.still_waiting:
+        raise TransientError("older snapshots are still waiting in the spool", "spool", "deliver")
+    if kind == "raw" and _last_sha256(store, layout, result.fetched_at) == result.sha256:
+        return replace(result, duplicate=True)
+    return replace(result, key=_store(store, layout, kind, result.fetched_at, body, result.sha256))
 
 
 def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool) -> Delivered:

@@ -1,12 +1,13 @@
 """raw/ -> processed/ -> enhanced/ of one day."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
-from wrm_pipeline.domain.dead_letters import DeadLetter
+from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import (
@@ -37,10 +38,10 @@ class ProcessedPartition:
     dead_letters: tuple[DeadLetter, ...]
 
 
-def list_raw_objects(store: ObjectStore, layout: Layout, dt: date, queue: DeadLetterQueue) -> list[RawObject]:
+def list_raw_objects(store: ObjectStore, layout: Layout, dt: date, letters: Iterable[DeadLetter]) -> list[RawObject]:
     """The raw objects of a day, with the corrections that an operator put into its dead letters."""
     corrections: dict[str, dict[int, str]] = {}
-    for letter in queue.of_date(dt):
+    for letter in letters:
         if letter.corrections:
             corrections.setdefault(letter.source_key, {}).update(letter.corrections)
     objects = []
@@ -53,7 +54,14 @@ def list_raw_objects(store: ObjectStore, layout: Layout, dt: date, queue: DeadLe
 
 
 def process_partition(
-    store: ObjectStore, layout: Layout, dt: date, *, asset_name: str, parsed_at: datetime, full_rebuild: bool
+    store: ObjectStore,
+    layout: Layout,
+    dt: date,
+    *,
+    asset_name: str,
+    parsed_at: datetime,
+    full_rebuild: bool,
+    reparse: Collection[str] = (),
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
@@ -65,7 +73,8 @@ def process_partition(
         ExternalError: the store failed.
     """
     queue = DeadLetterQueue(store, layout)
-    objects = list_raw_objects(store, layout, dt, queue)
+    known = queue.of_date(dt)
+    objects = list_raw_objects(store, layout, dt, known)
     previous = PublishedPartitions(store, layout).read("processed", dt)
     if not objects and previous is None:
         raise NoRawDataError(
@@ -73,12 +82,31 @@ def process_partition(
             "that has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now."
         )
     rows_before = previous.row_count if previous else 0
-    plan = plan_build(objects, previous, full_rebuild=full_rebuild)
+    manifest = published_manifest(previous)
+    for letter in known:
+        if is_settled(letter, manifest):
+            queue.put(replace(letter, status=REPROCESSED))
+    plan = plan_build(objects, previous, full_rebuild=full_rebuild, reparse=reparse)
     if plan.nothing_to_do:
         return ProcessedPartition(None, plan.manifest, rows_before, ())
     build = build_processed(plan, store.get_many, parsed_at=parsed_at)
     letters = queue.record(build.reports, asset_name=asset_name, partition_date=dt, seen_at=parsed_at)
     return ProcessedPartition(build, build.manifest, rows_before, tuple(letters))
+
+
+def published_manifest(processed: ParquetParts | None) -> Manifest | None:
+    """What a published partition remembers of its raw objects."""
+    return Manifest.from_notes(processed.notes) if processed is not None else None
+
+
+def is_settled(letter: DeadLetter, manifest: Manifest | None) -> bool:
+    """Whether an open entry's rows are published by now.
+
+    They are when its raw object was parsed after the failure was last seen: a parse that fails again writes the
+    entry anew, with the time of the parse.
+    """
+    source = manifest.sources.get(letter.source_key) if manifest is not None else None
+    return letter.status in (PENDING, PARKED) and source is not None and source.parsed_at > letter.last_seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +124,12 @@ def enhance_partition(
     """Classify and flag a day's processed rows."""
     previous = partitions.read("enhanced", dt)
     build = build_enhanced(processed, previous, area=area, dt=dt, build_id=built_at.isoformat())
-    current = (
-        previous is not None and is_derived_from(previous, processed) and previous.notes.get("rules") == rules_id(area)
+    changed = not is_current(previous, processed, area)
+    return EnhancedPartition(build, previous.row_count if previous else 0, changed)
+
+
+def is_current(enhanced: ParquetParts | None, processed: ParquetParts, area: ServiceArea) -> bool:
+    """Whether the published enhanced partition was made from just these processed rows, by today's rules."""
+    return (
+        enhanced is not None and is_derived_from(enhanced, processed) and enhanced.notes.get("rules") == rules_id(area)
     )
-    return EnhancedPartition(build, previous.row_count if previous else 0, not current)

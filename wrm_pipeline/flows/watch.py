@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableDeadLetterError
 from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
-from wrm_pipeline.domain.partition_build import is_derived_from, plan_build
-from wrm_pipeline.flows.process import list_raw_objects
+from wrm_pipeline.domain.partition_build import plan_build, rules_id
+from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.flows.process import is_current, list_raw_objects
 
 # Keys looked at in one tick: 10 pages, about a second. What is beyond is the next tick's.
 MAX_KEYS_PER_TICK = 10_000
@@ -64,7 +65,7 @@ class ArrivalCursor:
     @classmethod
     def parse(cls, text: str | None) -> "ArrivalCursor | None":
         """Read a cursor back; None for none, or one of another version."""
-        data = _parse_cursor(text)
+        data = _parse_cursor(text, after=str, waiting=dict)
         return cls(data["after"], data["waiting"]) if data else None
 
 
@@ -73,8 +74,8 @@ def look_for_arrivals(
 ) -> Tick:
     """Find partitions with raw objects beyond the cursor.
 
-    A day whose run has `started` waits for its end, so that at most one run works on a day and all that arrives
-    meanwhile is in the next one. Without a cursor every day that has a folder is asked for.
+    A day whose run has `started` (or is queued) waits for its end, so that at most one run works on a day and all that
+    arrives meanwhile is in the next one. Without a cursor every day that has a folder is asked for.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -129,17 +130,25 @@ def _first_look(store: ObjectStore, layout: Layout, today: date, unknown: list[s
 
 
 def look_for_unpublished(
-    store: ObjectStore, layout: Layout, cursor: str | None, *, now: datetime, today: date, started: frozenset[date]
+    store: ObjectStore,
+    layout: Layout,
+    cursor: str | None,
+    *,
+    area: ServiceArea,
+    now: datetime,
+    today: date,
+    started: frozenset[date],
 ) -> Tick:
     """Compare days with what their published partitions remember.
 
-    Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind,
-    and runs that failed. The newest days are compared each time, the others in turn.
+    Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind
+    or was made by other rules, and runs that failed. An object that cannot be read is the run's to report: it must
+    not hide the other days. The newest days are compared each time, the others in turn.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
     """
-    state = _parse_cursor(cursor) or {"version": 1, "after": "", "tries": {}}
+    state = _parse_cursor(cursor, after=str, tries=dict) or {"version": 1, "after": "", "tries": {}}
     days, unknown = [], []
     for folder in store.list_folders(layout.raw_prefix):
         dt = folder_date(folder)
@@ -155,7 +164,10 @@ def look_for_unpublished(
     tries = dict(state["tries"])
     for dt in [*in_turn, *always]:
         day = dt.isoformat()
-        difference = _difference(store, layout, dt)
+        try:
+            difference = _difference(store, layout, dt, area)
+        except (UnreadableDeadLetterError, UnreadablePartitionError) as error:
+            difference = _digest(str(error))
         if difference is None:
             tries.pop(day, None)
             continue
@@ -172,19 +184,18 @@ def look_for_unpublished(
     return Tick(tuple(runs), text, tuple(unknown[:UNKNOWN_KEYS_KEPT]))
 
 
-def _difference(store: ObjectStore, layout: Layout, dt: date) -> str | None:
+def _difference(store: ObjectStore, layout: Layout, dt: date, area: ServiceArea) -> str | None:
     """A digest of what a day's published partitions lack, or None if they are what they should be."""
     partitions = PublishedPartitions(store, layout)
-    objects = list_raw_objects(store, layout, dt, DeadLetterQueue(store, layout))
+    objects = list_raw_objects(store, layout, dt, DeadLetterQueue(store, layout).of_date(dt))
     processed = partitions.read("processed", dt)
     if not objects and processed is None:
         return None
     plan = plan_build(objects, processed)
     if not plan.nothing_to_do:
         return _digest("\n".join([*(f"{o.key} {o.etag} {o.corrections_id}" for o in plan.parse), *sorted(plan.drop)]))
-    enhanced = partitions.read("enhanced", dt)
-    if processed is not None and (enhanced is None or not is_derived_from(enhanced, processed)):
-        return _digest(f"enhanced {processed.notes.get('built_at')}")
+    if processed is not None and not is_current(partitions.read("enhanced", dt), processed, area):
+        return _digest(f"enhanced {processed.notes.get('built_at')} {rules_id(area)}")
     return None
 
 
@@ -192,9 +203,12 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _parse_cursor(text: str | None) -> dict[str, Any] | None:
+def _parse_cursor(text: str | None, **types: type) -> dict[str, Any] | None:
+    """A cursor with values of these types; None for none, one of another version, or a damaged one."""
     try:
         data = json.loads(text or "")
     except ValueError:
         return None
-    return data if isinstance(data, dict) and data.get("version") == 1 else None
+    if not isinstance(data, dict) or data.get("version") != 1:
+        return None
+    return data if all(isinstance(data.get(name), kind) for name, kind in types.items()) else None

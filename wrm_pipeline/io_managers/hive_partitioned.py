@@ -70,7 +70,9 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
             if len(parts) != 1:
                 raise dg.DagsterInvariantViolationError(f"ParquetParts is one partition, not {len(parts)}")
             return parts[0]
-        table = pa.concat_tables([group.cast(_plain(group.schema)) for part in parts for group in part.read_groups()])
+        schema = parts[0].metadata.schema.to_arrow_schema().remove_metadata() if parts else pa.schema([])
+        groups = [group.cast(schema) for part in parts for group in part.read_groups()]
+        table = pa.concat_tables([schema.empty_table(), *groups])
         return table if wanted is pa.Table else table.to_pandas(types_mapper=pd.ArrowDtype)
 
     def _read(self, layer: str, dt: date) -> ParquetParts:
@@ -99,7 +101,3 @@ def _as_file(obj: pa.Table | pd.DataFrame, rows_before: int, build_id: str) -> P
     writer = PartsWriter(table.schema, build_id)
     writer.write(table)
     return PartitionFile(writer.finish({}), table.num_rows, rows_before)
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])

@@ -8,10 +8,10 @@ import dagster as dg
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.partitions import daily_partitions
 
 wrm_stations_ingest_job = dg.define_asset_job(
     "wrm_stations_ingest_job",
@@ -27,7 +27,6 @@ wrm_stations_processing_job = dg.define_asset_job(
         wrm_stations_enhanced_data_all,
         create_duckdb_enhanced_views,
     ],
-    partitions_def=daily_partitions,
     executor_def=dg.in_process_executor,
     description="Raw snapshots of one day to its processed and enhanced partitions; the views follow a new day.",
 )
@@ -39,6 +38,7 @@ wrm_analytics_job = dg.define_asset_job(
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,
+        wrm_stations_dlq,
     ],
     executor_def=dg.in_process_executor,
     description="Tables, the published database and the map, from what is enhanced.",

@@ -20,6 +20,8 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.settings import Settings, load_settings
 
+REDIS_TIMEOUT_S = 0.3
+
 
 class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
     """The object store (a local folder, or an S3 bucket where BUCKET_NAME is set) and its layout."""
@@ -87,7 +89,7 @@ class FeedResource(dg.ConfigurableResource[None], extra="forbid"):
     def client(self) -> Feed:
         """The feed, with its circuit breaker."""
         settings = load_settings()
-        return Feed(self.url, settings.feed_max_bytes, Breakers(settings.breaker_dir).of("feed"))
+        return Feed(self.url, settings.feed_max_bytes, connect_breakers(settings).of("feed"))
 
 
 class ClockResource(dg.ConfigurableResource[None], extra="forbid"):
@@ -113,11 +115,29 @@ def connect_store(settings: Settings, policy: RetryPolicy = STORAGE_POLICY) -> O
         access_key_id=access.access_key_id,
         secret_access_key=access.secret_access_key,
         region_name=access.region_name,
-        breaker=Breakers(settings.breaker_dir).of("s3"),
+        breaker=connect_breakers(settings).of("s3"),
         policy=policy,
         # Connect 3 s and read 15 s, or what fits into the policy's attempt.
         read_timeout_s=min(15, policy.attempt_s - 3),
     )
+
+
+def connect_breakers(settings: Settings) -> Breakers:
+    """The circuit breakers, with their state in Redis where it is configured, else in files; makes no request."""
+    if settings.redis_url is None:
+        return Breakers(settings.breaker_dir)
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    # redis-py's defaults wait for seconds: 5 s time-outs and 10 retries.
+    client = redis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Breakers(settings.breaker_dir, redis=client)
 
 
 def s3_access(settings: Settings) -> S3Access | None:

@@ -8,7 +8,7 @@ from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.retry import SENSOR_POLICY
-from wrm_pipeline.domain.layout import Layout, local_date
+from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.flows.watch import Tick, look_for_arrivals, look_for_unpublished
 from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_stations_processing_job
 from wrm_pipeline.resources.lake import connect_store
@@ -18,8 +18,14 @@ from wrm_pipeline.settings import load_settings
 # starts. The views show new data at once.
 ANALYTICS_INTERVAL_S = 300
 
-_UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-_TO_COME = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED]
+# A queued run counts, too: what arrives while it waits is in it, and must not queue up behind it minute by minute.
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_TO_COME = [dg.DagsterRunStatus.NOT_STARTED]
 
 
 @dg.sensor(
@@ -53,11 +59,16 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext) -> d
     """The thorough look: a few days at a time."""
     store, layout = _lake()
     now = datetime.now(UTC)
-    started = _days(context, [*_UNDER_WAY, *_TO_COME])
-    return _result(
-        context,
-        look_for_unpublished(store, layout, context.cursor, now=now, today=local_date(now), started=started),
+    tick = look_for_unpublished(
+        store,
+        layout,
+        context.cursor,
+        area=load_settings().area,
+        now=now,
+        today=local_date(now),
+        started=_days(context, [*_UNDER_WAY, *_TO_COME]),
     )
+    return _result(context, tick)
 
 
 @dg.sensor(
@@ -93,9 +104,8 @@ def _lake() -> tuple[ObjectStore, Layout]:
 def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatus]) -> frozenset[date]:
     """Days that a run in one of these states works on."""
     runs = context.instance.get_runs(dg.RunsFilter(statuses=statuses))
-    return frozenset(
-        date.fromisoformat(run.tags["dagster/partition"]) for run in runs if "dagster/partition" in run.tags
-    )
+    partitions = {run.tags.get("dagster/partition", "") for run in runs}
+    return frozenset(dt for name in partitions if (dt := folder_date(f"dt={name}")))
 
 
 def _result(context: dg.SensorEvaluationContext, tick: Tick) -> dg.SensorResult:

@@ -39,12 +39,14 @@ def wrm_stations_raw_data(
             lake.spool.max_bytes,
         )
     if result.fault:
-        place = f"waits in the spool for {result.key}" if result.spooled else f"is in {result.key}"
+        place = f"is in {result.key}"
+        if result.spool_reason:
+            place = f"waits in the spool for {result.key}"
         raise dg.Failure(
             f"The feed answered with something that is no snapshot: {result.fault.error_message} The body {place}.",
             metadata=_metadata(result, lake.spool),
         )
-    if result.spooled:
+    if result.spool_reason:
         context.log.warning("Spooled, because the store took nothing: %s", result.spool_reason)
     return dg.MaterializeResult(metadata={**_metadata(result, lake.spool), **requests_made()})
 

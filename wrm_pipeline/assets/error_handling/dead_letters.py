@@ -1,0 +1,63 @@
+"""The dead-letter queue as an asset."""
+
+from collections import Counter
+
+import dagster as dg
+
+from wrm_pipeline.assets.presentation import markdown_table
+from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
+from wrm_pipeline.domain.dead_letters import STATUSES
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+
+
+@dg.asset(
+    deps=[wrm_stations_processed_data_all],
+    group_name="error_handling",
+    kinds={"json"},
+    owners=["team:wrm"],
+    tags={"layer": "dlq"},
+    description=(
+        "What is in the dead-letter queue now: rows and bodies that could not be published, by date, error and status. "
+        "`pending_reprocessing` waits for the job `reprocess_dlq`, a corrected line (`wrm dlq correct`) or a new "
+        "parser; `parked` failed too often and needs a person; `reprocessed` is published; `discarded` was given up "
+        "by a person."
+    ),
+)
+def wrm_stations_dlq(lake: LakeResource, clock: ClockResource) -> dg.MaterializeResult[None]:
+    """Count what waits."""
+    letters = lake.dead_letters.all()
+    statuses = Counter(letter.status for letter in letters)
+    groups = Counter((letter.partition_date, letter.error_type, letter.status) for letter in letters)
+    records = Counter[tuple[object, ...]]()
+    for letter in letters:
+        records[letter.partition_date, letter.error_type, letter.status] += letter.records_total
+    table = [
+        {"date": dt, "error": error, "status": status, "entries": count, "records": records[dt, error, status]}
+        for (dt, error, status), count in sorted(groups.items(), reverse=True)
+    ]
+    open_letters = [letter for letter in letters if letter.status in ("pending_reprocessing", "parked")]
+    oldest = min((letter.timestamp for letter in open_letters), default=None)
+    age_h = (clock.now() - oldest).total_seconds() / 3600 if oldest else 0.0
+    return dg.MaterializeResult(
+        metadata={
+            "entries": len(letters),
+            **{f"entries_{status}": statuses[status] for status in STATUSES},
+            "oldest_open_age_h": round(age_h, 2),
+            "queue": dg.MetadataValue.md(markdown_table(table[:200])),
+            "newest_entries": dg.MetadataValue.md(
+                markdown_table(
+                    [
+                        {
+                            "entry": letter.entry_id,
+                            "error": letter.error_type,
+                            "status": letter.status,
+                            "retries": letter.retry_count,
+                            "source": letter.source_key,
+                            "message": letter.error_message,
+                        }
+                        for letter in sorted(open_letters, key=lambda entry: entry.timestamp, reverse=True)[:20]
+                    ]
+                )
+            ),
+        }
+    )

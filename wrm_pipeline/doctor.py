@@ -1,0 +1,186 @@
+"""`wrm doctor`: try everything that the pipeline needs, and say of each what was tried, what came, what to do."""
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, httpfs_path
+from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.clients.retry import RetryPolicy
+from wrm_pipeline.clients.spool import Spool
+from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots, reject_reason
+from wrm_pipeline.resources.lake import REDIS_TIMEOUT_S, connect_store, s3_access
+from wrm_pipeline.settings import Settings
+
+Status = Literal["ok", "warning", "failed", "not used"]
+
+# One attempt each: the person who asks wants to know now.
+_ONE_TRY = RetryPolicy(attempts=1, deadline_s=20, base_wait_s=0, max_wait_s=0, attempt_s=18)
+
+# A day of raw, processed and enhanced objects is about 70 MB; the database and its copy come on top.
+_DISK_WARNING_BYTES = 5 * 2**30
+_DISK_FAILURE_BYTES = 500 * 2**20
+
+# File names and partitions come from the clock; a report's time is compared with it.
+_CLOCK_WARNING_S = 5.0
+_CLOCK_FAILURE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was tried, what came of it, and what to do if that is not good."""
+
+    name: str
+    status: Status
+    tried: str
+    got: str
+    todo: str = ""
+    seconds: float = 0.0
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """All checks, one after the other."""
+    yield Finding("configuration", "ok", "read the environment", f"{settings.env}, data in {settings.data_dir}")
+    checks: list[tuple[str, Callable[[Settings], Finding], str]] = [
+        ("feed", _feed, "Open the URL by hand from this machine; look at DNS and WRM_STATIONS_DATA_URL"),
+        (
+            "storage",
+            _storage,
+            "Check the endpoint, the bucket and its credentials; snapshots wait in the spool meanwhile",
+        ),
+        ("spool", _spool, "Look at the folder and its owner"),
+        ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
+        ("postgresql", _postgres, "Correct the POSTGRES_ variables"),
+        ("duckdb", _duckdb, "Materialize create_duckdb_enhanced_views; if that fails, delete the file and try again"),
+        ("disk", _disk, "Look at the data folder and its owner"),
+        ("clock", _clock, "The feed's server was asked for the time; see the feed's check first"),
+    ]
+    for name, check, default_todo in checks:
+        started = time.monotonic()
+        try:
+            finding = check(settings)
+        except Exception as error:  # noqa: BLE001 - the point of the command is to say what fails, and go on
+            todo = (error.remedy if isinstance(error, ExternalError) else "") or default_todo
+            finding = Finding(name, "failed", f"try the {name}", f"{type(error).__name__}: {error}", todo)
+        yield Finding(
+            name, finding.status, finding.tried, finding.got, finding.todo, round(time.monotonic() - started, 2)
+        )
+
+
+def _feed(settings: Settings) -> Finding:
+    tried = f"GET {settings.feed_url}"
+    fetched = Feed(settings.feed_url, settings.feed_max_bytes, policy=_ONE_TRY).fetch(correlation_id="doctor")
+    fault = reject_reason(fetched.body, fetched.fetched_at)
+    if fault:
+        return Finding("feed", "failed", tried, fault.error_message, "Open the URL by hand; is it still the feed?")
+    counts = parse_snapshots([RawSnapshot("feed", fetched.fetched_at, fetched.body)]).counts
+    status: Status = "warning" if counts.dead_lettered else "ok"
+    todo = "See `wrm dlq list` for what is wrong with these rows" if counts.dead_lettered else ""
+    return Finding("feed", status, tried, f"{counts.rows_out} rows, {counts.dead_lettered} dead", todo)
+
+
+def _storage(settings: Settings) -> Finding:
+    store = connect_store(settings, _ONE_TRY)
+    key = f"{settings.prefix}probe/{uuid.uuid4()}.txt"
+    body = b"wrm doctor"
+    store.put(key, body)
+    try:
+        if store.get(key) != body:
+            return Finding(
+                "storage", "failed", f"put and get {key}", "other bytes came back", "Look at the store's own log"
+            )
+        listed = [info.key for info in store.list(f"{settings.prefix}probe/")]
+    finally:
+        store.delete(key)
+    if key not in listed:
+        return Finding("storage", "failed", f"list {settings.prefix}probe/", "the probe is not in the listing", "")
+    return Finding("storage", "ok", "put, get, list, delete a probe object", store.name)
+
+
+def _spool(settings: Settings) -> Finding:
+    spool = Spool(settings.spool_dir, settings.spool_max_bytes)
+    waiting = list(spool.waiting())
+    got = f"{len(waiting)} snapshots wait, {spool.size_bytes} of {spool.max_bytes} bytes"
+    if not waiting:
+        return Finding("spool", "ok", f"look into {spool.folder}", got)
+    todo = f"The oldest is of {waiting[0].fetched_at:%Y-%m-%d %H:%M} UTC; the next run delivers them once storage is ok"
+    return Finding("spool", "failed" if spool.filling else "warning", f"look into {spool.folder}", got, todo)
+
+
+def _redis(settings: Settings) -> Finding:
+    if settings.redis_url is None:
+        return Finding("redis", "not used", "REDIS_URL is not set", "state is kept in files")
+    import redis
+
+    client = redis.Redis.from_url(
+        settings.redis_url.get_secret_value(), socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+    )
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        todo = "Start Redis or correct REDIS_URL; meanwhile files are used instead, and nothing fails"
+        return Finding("redis", "warning", "PING", type(error).__name__ + ": " + str(error), todo)
+    return Finding("redis", "ok", "PING", "PONG")
+
+
+def _postgres(settings: Settings) -> Finding:
+    if settings.postgres_host is None:
+        return Finding("postgresql", "not used", "POSTGRES_HOST is not set", "Dagster keeps its history in SQLite")
+    import psycopg2
+
+    password = settings.postgres_password
+    where = f"{settings.postgres_host}:{settings.postgres_port}/{settings.postgres_db}"
+    try:
+        connection = psycopg2.connect(
+            host=settings.postgres_host,
+            port=settings.postgres_port,
+            dbname=settings.postgres_db,
+            user=settings.postgres_user,
+            password=password.get_secret_value() if password else None,
+            connect_timeout=3,
+        )
+    except psycopg2.OperationalError as error:
+        todo = "Start PostgreSQL, or correct the POSTGRES_ variables; Dagster cannot run without it"
+        return Finding("postgresql", "failed", f"connect to {where}", str(error).strip().splitlines()[0], todo)
+    connection.close()
+    return Finding("postgresql", "ok", f"connect to {where}", "connected")
+
+
+def _duckdb(settings: Settings) -> Finding:
+    database = AnalyticsDatabase(settings.database_path, s3_access(settings))
+    extension = httpfs_path()
+    if not database.path.exists():
+        todo = "It appears with the first run of wrm_stations_processing_job"
+        return Finding("duckdb", "warning", f"open {database.path}", "there is no database yet", todo)
+    with database.reading() as connection:
+        row = connection.execute("SELECT count(*) FROM wrm_analytics.wrm_stations_latest").fetchone()
+    return Finding(
+        "duckdb", "ok", "count wrm_stations_latest", f"{row[0] if row else 0} stations; {extension.name} is there"
+    )
+
+
+def _disk(settings: Settings) -> Finding:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.data_dir).free
+    status: Status = "ok" if free > _DISK_WARNING_BYTES else "warning" if free > _DISK_FAILURE_BYTES else "failed"
+    todo = "" if status == "ok" else f"Make room on the disk of {settings.data_dir}"
+    return Finding("disk", status, f"free space at {settings.data_dir}", f"{free / 2**30:.1f} GiB", todo)
+
+
+def _clock(settings: Settings) -> Finding:
+    import requests
+
+    answer = requests.head(settings.feed_url, timeout=(3, 5))
+    now = datetime.now(UTC)
+    if "Date" not in answer.headers:
+        return Finding("clock", "warning", "compare with the feed server's Date", "it sends none", "Check NTP by hand")
+    skew = abs((parsedate_to_datetime(answer.headers["Date"]) - now).total_seconds())
+    status: Status = "ok" if skew <= _CLOCK_WARNING_S else "warning" if skew <= _CLOCK_FAILURE_S else "failed"
+    todo = "" if status == "ok" else "Start time synchronisation (systemd-timesyncd or chrony)"
+    return Finding("clock", status, "compare with the feed server's Date", f"{skew:.0f} s apart", todo)

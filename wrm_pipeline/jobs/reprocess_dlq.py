@@ -1,0 +1,71 @@
+"""The job that tries dead letters again."""
+
+from datetime import date
+
+import dagster as dg
+from pydantic import Field
+
+from wrm_pipeline.assets.presentation import markdown_table
+from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
+from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
+from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED
+from wrm_pipeline.flows.replay import Selection, replay, select
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+
+
+class ReplayConfig(dg.Config):
+    """Which pending entries to try again; an empty list means all."""
+
+    dates: list[str] = Field(default_factory=list)
+    """Partitions, YYYY-MM-DD."""
+    error_types: list[str] = Field(default_factory=list)
+    entry_ids: list[str] = Field(default_factory=list)
+    max_retries: int = MAX_RETRIES
+    """Failures after which an entry is parked."""
+    dry_run: bool = False
+    """Only say what would be tried."""
+
+
+@dg.op(description="Parse the raw objects of pending dead letters again and publish their partitions.")
+def replay_dead_letters(
+    context: dg.OpExecutionContext, config: ReplayConfig, lake: LakeResource, clock: ClockResource
+) -> dict[str, int]:
+    """Counts of the selected entries by what became of them."""
+    selection = Selection([date.fromisoformat(text) for text in config.dates], config.error_types, config.entry_ids)
+    if config.dry_run:
+        letters = select(lake.dead_letters, selection)
+        context.log.info("Dry run; %d entries would be tried.", len(letters))
+        rebuilt: tuple[date, ...] = ()
+    else:
+        result = replay(
+            lake.store, lake.layout, selection, area=lake.area, now=clock.now(), max_retries=config.max_retries
+        )
+        letters, rebuilt = list(result.letters), result.rebuilt
+    for dt in rebuilt:
+        for asset in (wrm_stations_processed_data_all, wrm_stations_enhanced_data_all):
+            context.log_event(
+                dg.AssetMaterialization(
+                    asset_key=asset.key, partition=dt.isoformat(), metadata={"rebuilt_by": "reprocess_dlq"}
+                )
+            )
+    counts = {status: sum(letter.status == status for letter in letters) for status in (REPROCESSED, PENDING, PARKED)}
+    table = [
+        {"entry": entry.entry_id, "date": entry.partition_date, "error": entry.error_type, "status": entry.status}
+        for entry in letters[:100]
+    ]
+    context.add_output_metadata(
+        {**counts, "selected": len(letters), "entries": dg.MetadataValue.md(markdown_table(table))}
+    )
+    return counts
+
+
+@dg.job(
+    executor_def=dg.in_process_executor,
+    description=(
+        "Try pending dead letters again, through the code that builds every partition. Entries that succeed are "
+        "`reprocessed`, those that fail `max_retries` times `parked`. Idempotent: run it again if it was cut short."
+    ),
+)
+def reprocess_dlq() -> None:
+    """One op."""
+    replay_dead_letters()
