@@ -120,16 +120,16 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
         and (not options.status or letter.status in options.status)
     ]
     letters.sort(key=lambda letter: letter.timestamp, reverse=True)
-    _print_letters(letters, as_json=options.json)
+    _print_letters(letters, queue, as_json=options.json)
     return 0
 
 
-def _print_letters(letters: Sequence[DeadLetter], *, as_json: bool) -> None:
+def _print_letters(letters: Sequence[DeadLetter], queue: DeadLetterQueue, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([json.loads(letter.to_json()) for letter in letters], ensure_ascii=False, indent=1))
         return
     if not letters:
-        print("No entries.")
+        print(f"No such entries in {queue.layout.dead_letter_prefix} of {queue.store.name}.")
         return
     rows: list[list[Any]] = [
         [
@@ -226,7 +226,7 @@ def _replay(options: argparse.Namespace, settings: Settings) -> int:
             now=datetime.now(UTC),
             max_retries=options.max_retries,
         ).letters
-    _print_letters(letters, as_json=options.json)
+    _print_letters(letters, queue, as_json=options.json)
     return 0
 
 

@@ -1,0 +1,49 @@
+"""What every test gets: an environment of its own, so that no test meets another's data or the machine's settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wrm_pipeline.settings import load_settings
+from wrm_pipeline_tests.fixtures.lake import Lake
+
+_OURS = (
+    "WRM_",
+    "BUCKET_NAME",
+    "S3_",
+    "HETZNER_",
+    "MINIO_",
+    "AWS_",
+    "VAULT_",
+    "REDIS_",
+    "POSTGRES_",
+    "DAGSTER_",
+    "DASK_",
+)
+_KEPT = ("WRM_PROPERTY_FACTOR",)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The defaults of every variable, with the data and Dagster's home in new folders; gives the data folder.
+
+    The data folder does not exist yet, as on a new machine.
+    """
+    for name in list(os.environ):
+        if name.startswith(_OURS) and name not in _KEPT:
+            monkeypatch.delenv(name)
+    folder = tmp_path_factory.mktemp("wrm")
+    (folder / "dagster_home").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
+    monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
+    monkeypatch.setenv("WRM_DATA_DIR", str(folder / "data"))
+    return folder / "data"
+
+
+@pytest.fixture
+def lake(environment: Path) -> Lake:
+    """The lake that the environment names, empty."""
+    return Lake(load_settings())
