@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from wrm_pipeline import logs
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
@@ -66,4 +67,6 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     )
 
 
-defs = build_defs(load_settings())
+_settings = load_settings()
+logs.configure(_settings.data_dir / "logs", as_json=_settings.env == "production")
+defs = build_defs(_settings)

@@ -1,18 +1,22 @@
 """The one reader of the environment (data contract, section 7).
 
-Any secret `NAME` may be given as `NAME_FILE`, the path of a file that holds it. A wrong value stops the load with
-a message that names the variable, the value and the remedy. Secrets are `SecretStr`: they show in no repr.
+Any variable `NAME` may also be given as `NAME_FILE`, the path of a file that holds it, or as a file `name` or `NAME`
+in `$CREDENTIALS_DIRECTORY` (systemd). A wrong value stops the load with a message that names the variable, the value
+and the remedy. Secrets are `SecretStr`: they show in no repr and no message.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wrm_pipeline.domain.layout import Layout
@@ -62,7 +66,21 @@ class Settings(BaseSettings):
         None, validation_alias=AliasChoices(*_S3_ALIASES["secret_access_key"])
     )
     s3_region_name: str | None = Field(None, alias="S3_REGION_NAME")
+    vault_addr: str | None = Field(None, alias="VAULT_ADDR", description="Set: secrets come from Vault")
+    vault_role_id: SecretStr | None = Field(None, alias="VAULT_ROLE_ID")
+    vault_secret_id: SecretStr | None = Field(None, alias="VAULT_SECRET_ID", description="Read anew at each login")
+    vault_token: SecretStr | None = Field(None, alias="VAULT_TOKEN", description="Where there is no AppRole")
+    vault_namespace: str | None = Field(None, alias="VAULT_NAMESPACE")
+    vault_cacert: Path | None = Field(None, alias="VAULT_CACERT", description="The CA that signed Vault's certificate")
+    vault_skip_verify: bool = Field(False, alias="VAULT_SKIP_VERIFY", description="Never in production")
+    vault_mount_point: str = Field("secret", alias="VAULT_MOUNT_POINT", description="Where KV version 2 is mounted")
     redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: breaker state is kept in Redis")
+    alert_webhook_url: SecretStr | None = Field(
+        None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
+    )
+    dask_scheduler_address: str | None = Field(
+        None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
+    )
     postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
     postgres_port: int = Field(5432, alias="POSTGRES_PORT")
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")
@@ -74,12 +92,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the files named by `NAME_FILE`."""
-        return init_settings, env_settings, _NameFileSource(settings_cls)
+        """Arguments, then what `find` finds."""
+        return init_settings, _Variables(settings_cls)
 
     @field_validator("data_dir")
     @classmethod
@@ -121,15 +139,121 @@ class Settings(BaseSettings):
             raise ValueError("is no box: give lat_min,lat_max,lon_min,lon_max in degrees, minima first")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        return _checked_url(value, "redis", "rediss", "unix")
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        return _checked_url(value, "http", "https")
+
+    @field_validator("vault_addr")
+    @classmethod
+    def _vault_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+            raise ValueError("is no address of a Vault; give one like https://vault.example.org:8200")
+        return value.rstrip("/")
+
+    @field_validator("vault_cacert")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError("cannot be read; give the path of the CA's PEM file, or correct its mode")
+        return value
+
+    @field_validator("vault_mount_point")
+    @classmethod
+    def _mount(cls, value: str) -> str:
+        return value.strip("/")
+
     @model_validator(mode="after")
-    def _complete_s3(self) -> "Settings":
-        if self.bucket_name and not (self.s3_access_key_id and self.s3_secret_access_key):
-            raise ValueError(
-                f"BUCKET_NAME is {self.bucket_name!r}, but there are no credentials for it. Set S3_ACCESS_KEY_ID and "
-                "S3_SECRET_ACCESS_KEY (or the files S3_ACCESS_KEY_ID_FILE and S3_SECRET_ACCESS_KEY_FILE), or unset "
-                "BUCKET_NAME to use a local folder."
-            )
+    def _fits_together(self) -> "Settings":
+        problems = [*self._problems_of_vault(), *self._problems_of_s3()]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+    def _problems_of_vault(self) -> Iterator[str]:
+        if self.vault_addr is None:
+            return
+        has_role = self.vault_role_id is not None and self.vault_secret_id is not None
+        if not has_role and self.vault_token is None:
+            yield (
+                "VAULT_ADDR is set, but there is no way to log in. Set VAULT_ROLE_ID and VAULT_SECRET_ID_FILE (or "
+                "VAULT_SECRET_ID) for AppRole, or VAULT_TOKEN, or unset VAULT_ADDR to do without Vault."
+            )
+        if self.env != "production":
+            return
+        if not self.vault_addr.startswith("https://"):
+            yield (
+                f"VAULT_ADDR is {self.vault_addr!r}: in production (WRM_ENV) secrets do not travel unencrypted. Give "
+                "Vault a certificate and an https:// address; VAULT_CACERT names the CA if it is one of your own."
+            )
+        if self.vault_skip_verify:
+            yield (
+                "VAULT_SKIP_VERIFY is on: in production (WRM_ENV) Vault's certificate is verified. Unset it, and name "
+                "the CA with VAULT_CACERT if it is one of your own."
+            )
+
+    def _problems_of_s3(self) -> Iterator[str]:
+        if self.bucket_name and self.vault_addr is None and not self.has_s3_keys:
+            yield (
+                f"BUCKET_NAME is {self.bucket_name!r}, but there are no credentials for it. Set S3_ACCESS_KEY_ID and "
+                "S3_SECRET_ACCESS_KEY (or the files S3_ACCESS_KEY_ID_FILE and S3_SECRET_ACCESS_KEY_FILE), or set "
+                "VAULT_ADDR to take them from Vault, or unset BUCKET_NAME to use a local folder."
+            )
+
+    @property
+    def has_s3_keys(self) -> bool:
+        """Whether the variables give both keys."""
+        return self.s3_access_key_id is not None and self.s3_secret_access_key is not None
+
+    @property
+    def variables_are_enough(self) -> bool:
+        """Whether credentials given as variables may be used: without Vault, or next to it outside production."""
+        return self.vault_addr is None or self.env != "production"
+
+    @property
+    def redis_url_without_password(self) -> str | None:
+        """REDIS_URL, where it is no credential."""
+        url = self.redis_url.get_secret_value() if self.redis_url else ""
+        return None if not url or urlsplit(url).password or "password=" in url else url
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd but stops nothing, for whoever looks at the configuration."""
+        found = []
+        if self.vault_addr is None:
+            if given := [name for field in _VAULT_LOGIN if (name := self.given_as(field))]:
+                found.append(f"{', '.join(given)}: not used, since VAULT_ADDR is not set.")
+            if self.bucket_name is None and (given := [name for field in _S3_KEYS if (name := self.given_as(field))]):
+                found.append(f"{', '.join(given)}: not used, since BUCKET_NAME is not set.")
+            return tuple(found)
+        no_credential = ("redis_url",) if self.redis_url_without_password else ()
+        if given := [name for field in _IN_VAULT if field not in no_credential and (name := self.given_as(field))]:
+            fate = (
+                "not used, since in production credentials come from Vault alone. Remove them from where they are set"
+                if not self.variables_are_enough
+                else "used only where Vault has none or does not answer; in production not even then"
+            )
+            found.append(f"{', '.join(given)}: {fate}.")
+        if self.vault_token and self.vault_role_id and self.vault_secret_id:
+            found.append("VAULT_TOKEN: not used, since VAULT_ROLE_ID and VAULT_SECRET_ID are set.")
+        if self.vault_skip_verify:
+            found.append("VAULT_SKIP_VERIFY: whoever sits between here and Vault can read the secrets.")
+        return tuple(found)
+
+    def given_as(self, field_name: str) -> str | None:
+        """The variable that gives a field, if any does."""
+        if getattr(self, field_name) is None:
+            return None
+        found = find(field_name)
+        return found.variable if found else variables_of(field_name)[0]
 
     @property
     def area(self) -> ServiceArea:
@@ -162,40 +286,108 @@ class Settings(BaseSettings):
         return self.data_dir / "analytics.duckdb"
 
 
-class _NameFileSource(PydanticBaseSettingsSource):
-    """`NAME_FILE` in place of `NAME`, for any variable."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        for name in _variables(field, field_name):
-            path = os.environ.get(f"{name}_FILE")
-            if path:
-                try:
-                    value = Path(path).read_text(encoding="utf-8").strip()
-                except (OSError, UnicodeDecodeError) as error:
-                    why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-                    raise SettingsError(
-                        f"{name}_FILE is {path!r}, which cannot be read ({why}). "
-                        f"Correct the path or its mode, or set {name} itself."
-                    ) from None
-                if not value:
-                    raise SettingsError(f"{name}_FILE is {path!r}, which is empty. Write the value into it.")
-                return value, name, False
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {}
-        for field_name, field in self.settings_cls.model_fields.items():
-            value, name, _ = self.get_field_value(field, field_name)
-            if value is not None:
-                found[name] = value
-        return found
+_VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")
+_S3_KEYS = ("s3_access_key_id", "s3_secret_access_key")
+_IN_VAULT = (*_S3_KEYS, "redis_url", "alert_webhook_url", "postgres_password")
 
 
-def _variables(field: Any, field_name: str) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A value as the environment gives it, by which variable and where.
+
+    Attributes:
+        value: As it is written there, without space around it. In no repr, as it may be a secret.
+        variable: The name, without `_FILE`.
+        origin: For people: ``environment variable NAME``, or the file and what named it.
+    """
+
+    value: str
+    variable: str
+    origin: str
+
+    def __repr__(self) -> str:
+        return f"Found({self.variable!r}, {self.origin!r})"
+
+
+def find(field_name: str, environment: Mapping[str, str] | None = None) -> Found | None:
+    """What the environment says now about a field; None if nothing.
+
+    For each of the field's variables, the preferred one first: `NAME`, then `NAME_FILE`, then a file in
+    `$CREDENTIALS_DIRECTORY`. An empty variable counts as unset.
+
+    Raises:
+        SettingsError: a file cannot be read or is empty.
+    """
+    given = os.environ if environment is None else environment
+    for name in variables_of(field_name):
+        if value := given.get(name):
+            return Found(value, name, f"environment variable {name}")
+        if path := given.get(f"{name}_FILE"):
+            remedy = f"Correct the path or its mode, or set {name} itself."
+            text = _text_of(Path(path), f"{name}_FILE is {path!r}, which", remedy)
+            return Found(text, name, f"file {path} ({name}_FILE)")
+        if folder := given.get("CREDENTIALS_DIRECTORY"):
+            for file in (Path(folder) / name.lower(), Path(folder) / name):
+                if file.exists():
+                    text = _text_of(file, f"The credential {file}", "Correct LoadCredential in the systemd unit.")
+                    return Found(text, name, f"file {file} ($CREDENTIALS_DIRECTORY)")
+    return None
+
+
+def _text_of(path: Path, subject: str, remedy: str) -> str:
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(f"{subject} cannot be read ({why}). {remedy}") from None
+    if not value:
+        raise SettingsError(f"{subject} is empty. Write the value into it.")
+    return value
+
+
+def variables_of(field_name: str) -> tuple[str, ...]:
     """The environment variables of a field, the preferred one first."""
+    field = Settings.model_fields[field_name]
     if isinstance(field.validation_alias, AliasChoices):
         return tuple(str(choice) for choice in field.validation_alias.choices)
     return (str(field.alias or field_name),)
+
+
+def is_secret(field_name: str) -> bool:
+    """Whether a field's value is shown to nobody."""
+    return SecretStr in get_args(Settings.model_fields[field_name].annotation)
+
+
+class _Variables(PydanticBaseSettingsSource):
+    """`find`, for pydantic-settings."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        found = find(field_name)
+        return found.value if found else None, variables_of(field_name)[0], False
+
+    def __call__(self) -> dict[str, Any]:
+        values = {}
+        for field_name, field in self.settings_cls.model_fields.items():
+            value, name, _ = self.get_field_value(field, field_name)
+            if value is not None:
+                values[name] = value
+        return values
+
+
+def _checked_url(value: SecretStr | None, *schemes: str) -> SecretStr | None:
+    """The URL, if it is one; a message about it must not show it, so the library's own is not let through."""
+    if value is not None:
+        try:
+            parts = urlsplit(value.get_secret_value())
+            known = parts.scheme in schemes and parts.port != 0
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"is no URL (not shown, as it may hold a password); it must start with {schemes[0]}:// and special "
+                "characters of a password are written as %XX"
+            )
+    return value
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -214,15 +406,10 @@ def _explain(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    name = _as_set(str(problem["loc"][0]))
-    secret = any(word in name for word in ("SECRET", "PASSWORD", "TOKEN", "KEY"))
-    value = "" if secret else f"={problem['input']!r}"
-    return f"{name}{value}: {message}"
-
-
-def _as_set(name: str) -> str:
-    """The one of several names of a variable that is set; pydantic names the preferred one."""
-    for names in _S3_ALIASES.values():
-        if name in names:
-            return next((n for n in names if os.environ.get(n) or os.environ.get(f"{n}_FILE")), name)
-    return name
+    name = str(problem["loc"][0])
+    field_name = next((field for field in Settings.model_fields if name in (field, *variables_of(field))), None)
+    if field_name is None:
+        return f"{name}: {message}"
+    found = find(field_name)
+    value = "" if is_secret(field_name) else f"={problem['input']!r}"
+    return f"{found.variable if found else name}{value}: {message}"

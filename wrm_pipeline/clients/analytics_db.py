@@ -5,6 +5,7 @@ against writers. So nobody ever opens the published file for writing: a reader k
 and the next one sees the new file.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,12 +57,16 @@ class AnalyticsDatabase:
     def refresh(self) -> "Iterator[duckdb.DuckDBPyConnection]":
         """A connection to a copy of the database, which takes the original's place when the block ends well.
 
-        After an exception the old file is still there, unchanged. One refresh at a time (the pool `duckdb`).
+        After an exception the old file is still there, unchanged. One refresh at a time, whoever asks: Dagster's pool
+        `duckdb` holds runs of one instance apart, a lock all others.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for orphan in self.path.parent.glob(f"{self.path.name}.new-*"):
-            _remove_database(orphan)
         new = self.path.with_name(f"{self.path.name}.new-{os.getpid()}")
+        with _locked(self.path.parent):
+            self._sweep()
+            yield from self._build(new)
+
+    def _build(self, new: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
         try:
             if self.path.exists():
                 shutil.copyfile(self.path, new)
@@ -77,6 +82,14 @@ class AnalyticsDatabase:
             new.replace(self.path)
         finally:
             _remove_database(new)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left; the caller holds the lock, so nobody builds a new file now."""
+        for orphan in self.path.parent.glob(f"{self.path.name}.new-*"):
+            _remove_database(orphan)
+        for folder in self.path.parent.glob(f"{self.path.name}.spill-*"):
+            if not Path(f"/proc/{folder.name.split('-')[-2]}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def reading(self) -> "Iterator[duckdb.DuckDBPyConnection]":
@@ -106,10 +119,12 @@ class AnalyticsDatabase:
                 "autoload_known_extensions": "false",
                 "allow_persistent_secrets": "false",
                 "memory_limit": MEMORY_LIMIT,
-                "temp_directory": f"{self.path}.spill",
+                # Two databases that share a folder use the same file names in it, and crash (1.5.5).
+                "temp_directory": f"{self.path}.spill-{os.getpid()}-{'reading' if read_only else 'writing'}",
             },
         )
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")  # it would draw into a run's log
         if self.s3 is not None:
             try:
                 give_s3_access(connection, self.s3)
@@ -260,6 +275,17 @@ def _sql_type(arrow_type: pa.DataType) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which the kernel frees if this process dies."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_database(path: Path) -> None:

@@ -10,7 +10,7 @@ from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.clients.spool import Kind, Spool
+from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError
 from wrm_pipeline.domain.layout import Layout, local_date
 from wrm_pipeline.domain.snapshot import (
     FileFault,
@@ -20,6 +20,9 @@ from wrm_pipeline.domain.snapshot import (
     parse_snapshots,
     reject_reason,
 )
+from wrm_pipeline.logs import get_logger
+
+_log = get_logger(__name__)
 
 # How far back the last stored snapshot is looked for; a feed that is frozen for longer is stored once an hour.
 DUPLICATE_LOOK_BACK = timedelta(hours=1)
@@ -30,9 +33,13 @@ MAX_DELIVERIES_PER_RUN = 500
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Bodies that left the spool: keys that were written, and how many are still waiting."""
+    """Bodies that left the spool.
+
+    `keys` were written, `duplicates` were the same as the snapshot before them, `still_waiting` is how many stay.
+    """
 
     keys: tuple[str, ...] = ()
+    duplicates: tuple[datetime, ...] = ()
     still_waiting: int = 0
 
 
@@ -40,9 +47,9 @@ class Delivered:
 class IngestResult:
     """What became of one fetch.
 
-    Just one of these holds: `key` is set and `duplicate` False (stored), `duplicate` (the bytes are those of the
-    snapshot before; nothing stored), `spooled` (waiting on the disk), `fault` (no snapshot; in quarantine or, with
-    `spooled`, on the way there).
+    Stored under `key`, unless it is a `duplicate` (the bytes are those of the snapshot before; nothing stored) or
+    `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is no snapshot: in quarantine or, if
+    `spooled`, on the way there. `delivered` is about older bodies.
     """
 
     fetched_at: datetime
@@ -62,12 +69,13 @@ def take_snapshot(
 ) -> IngestResult:
     """Fetch the feed once and keep what it said, whatever else fails.
 
-    The fetch needs the feed and the local disk only. Only then is the store asked for (`connect`): if it, its
-    credentials or its disk cannot be had, the body is spooled and a later call delivers it, oldest first.
+    The body is on the local disk before anything else is asked: a process that is killed from then on loses
+    nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first. If it, its credentials
+    or its disk cannot be had, the body stays in the spool for a later call.
 
     Raises:
-        ExternalError: the feed gave nothing.
-        SpoolFullError, OSError: neither the store nor the disk took the body.
+        ExternalError: the feed gave nothing, or neither the disk nor the store took the body.
+        SpoolFullError, OSError: likewise.
     """
     try:
         fetched = feed.fetch(correlation_id=correlation_id)
@@ -79,55 +87,98 @@ def take_snapshot(
         raise
     fault = reject_reason(fetched.body, fetched.fetched_at)
     kind: Kind = "quarantine" if fault else "raw"
-    sha256 = hashlib.sha256(fetched.body).hexdigest()
     result = IngestResult(
         fetched.fetched_at,
         len(fetched.body),
-        sha256,
+        hashlib.sha256(fetched.body).hexdigest(),
         layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
         fault=fault,
         counts=parse_snapshots([RawSnapshot("fetched body", fetched.fetched_at, fetched.body)]).counts,
     )
     try:
+        # While the store is away a frozen feed must not fill the disk.
+        known = [body for body in list(spool.waiting())[-1:] if body.kind == kind and body.read() == fetched.body]
+        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body)
+        result = replace(result, duplicate=bool(known))
+    except (SpoolFullError, OSError) as error:
+        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error)
+    else:
+        result = _deliver_new(connect, layout, spool, waiting, result)
+    _log.info(
+        "took snapshot",
+        key=result.key,
+        size_bytes=result.size_bytes,
+        duplicate=result.duplicate,
+        spooled=result.spooled,
+        fault=fault.error_type if fault else None,
+        delivered_from_spool=len(result.delivered.keys),
+    )
+    return result
+
+
+def _deliver_new(
+    connect: Callable[[], ObjectStore], layout: Layout, spool: Spool, new: SpooledBody, result: IngestResult
+) -> IngestResult:
+    try:
+        delivered = deliver_spool(connect(), layout, spool)
+    except (ExternalError, OSError) as error:
+        return replace(result, spooled=not result.duplicate, spool_reason=str(error))
+    if delivered.still_waiting:
+        reason = f"{delivered.still_waiting} snapshots are still on their way from the spool"
+        return replace(result, spooled=not result.duplicate, spool_reason=reason, delivered=delivered)
+    if result.duplicate or new.fetched_at in delivered.duplicates:
+        return replace(result, duplicate=True, delivered=delivered)
+    older = replace(delivered, keys=delivered.keys[:-1])
+    return replace(result, key=delivered.keys[-1], delivered=older)
+
+
+def _store_without_spool(
+    connect: Callable[[], ObjectStore],
+    layout: Layout,
+    spool: Spool,
+    kind: Kind,
+    body: bytes,
+    result: IngestResult,
+    spool_error: Exception,
+) -> IngestResult:
+    """The disk takes no more: what waits is delivered as far as it goes, and the body goes straight to the store."""
+    _log.warning("the spool takes nothing, so the snapshot goes straight to the store", problem=str(spool_error))
+    try:
         store = connect()
         result = replace(result, delivered=deliver_spool(store, layout, spool))
-        return _store_unless_known(store, layout, kind, fetched.body, result)
-    except Exception as error:
-        # Whatever it was, the body is kept first; what is no trouble of the store's is then a failed run.
-        waiting = list(spool.waiting())
-        duplicate = bool(waiting) and waiting[-1].kind == kind and waiting[-1].read() == fetched.body
-        if not duplicate:
-            spool.add(kind, fetched.fetched_at, fetched.body)
-        if not isinstance(error, (ExternalError, OSError)):
-            raise
-        return replace(result, duplicate=duplicate, spooled=not duplicate, spool_reason=str(error))
-
-
-def _store_unless_known(
-    store: ObjectStore, layout: Layout, kind: Kind, body: bytes, result: IngestResult
-) -> IngestResult:
-    if result.delivered.still_waiting:
-        raise TransientError("older snapshots are still waiting in the spool", "spool", "deliver")
-    if kind == "raw" and _last_sha256(store, layout, result.fetched_at) == result.sha256:
-        return replace(result, duplicate=True)
-    return replace(result, key=_store(store, layout, kind, result.fetched_at, body, result.sha256))
+        if kind == "raw" and _last_sha256(store, layout, result.fetched_at) == result.sha256:
+            return replace(result, duplicate=True)
+        return replace(result, key=_store(store, layout, kind, result.fetched_at, body, result.sha256))
+    except (ExternalError, OSError) as error:
+        raise spool_error from error
 
 
 def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool) -> Delivered:
     """Store what waits, oldest first, each body once; stops at the first failure.
 
-    A body that was stored before the process died is found in the store by its SHA-256 and only leaves the spool.
+    A snapshot that equals the one before it is not stored. One that was stored before the process died is found by
+    its SHA-256 and only leaves the spool.
 
     Raises:
         ExternalError: the store failed; what it did not take is still in the spool.
     """
     keys: list[str] = []
+    duplicates: list[datetime] = []
+    last_sha256: str | None = None
     waiting = list(spool.waiting())
     for body in waiting[:MAX_DELIVERIES_PER_RUN]:
         data = body.read()
-        keys.append(_store(store, layout, body.kind, body.fetched_at, data, hashlib.sha256(data).hexdigest()))
+        sha256 = hashlib.sha256(data).hexdigest()
+        if body.kind == "raw":
+            last_sha256 = last_sha256 or _last_sha256(store, layout, body.fetched_at)
+        if body.kind == "raw" and sha256 == last_sha256:
+            duplicates.append(body.fetched_at)
+        else:
+            keys.append(_store(store, layout, body.kind, body.fetched_at, data, sha256))
+        if body.kind == "raw":
+            last_sha256 = sha256
         spool.remove(body)
-    return Delivered(tuple(keys), len(waiting) - len(keys))
+    return Delivered(tuple(keys), tuple(duplicates), len(waiting) - len(keys) - len(duplicates))
 
 
 def _store(store: ObjectStore, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str) -> str:

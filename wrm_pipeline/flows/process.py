@@ -1,5 +1,6 @@
 """raw/ -> processed/ -> enhanced/ of one day."""
 
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -22,6 +23,9 @@ from wrm_pipeline.domain.partition_build import (
     rules_id,
 )
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.logs import get_logger
+
+_log = get_logger(__name__)
 
 
 class NoRawDataError(RuntimeError):
@@ -89,7 +93,16 @@ def process_partition(
     plan = plan_build(objects, previous, full_rebuild=full_rebuild, reparse=reparse)
     if plan.nothing_to_do:
         return ProcessedPartition(None, plan.manifest, rows_before, ())
+    started = time.monotonic()
     build = build_processed(plan, store.get_many, parsed_at=parsed_at)
+    _log.info(
+        "built processed partition",
+        dt=str(dt),
+        rows=build.row_count,
+        rows_before=rows_before,
+        snapshots_parsed=len(build.reports),
+        seconds=round(time.monotonic() - started, 3),
+    )
     letters = queue.record(build.reports, asset_name=asset_name, partition_date=dt, seen_at=parsed_at)
     return ProcessedPartition(build, build.manifest, rows_before, tuple(letters))
 
@@ -123,7 +136,11 @@ def enhance_partition(
 ) -> EnhancedPartition:
     """Classify and flag a day's processed rows."""
     previous = partitions.read("enhanced", dt)
+    started = time.monotonic()
     build = build_enhanced(processed, previous, area=area, dt=dt, build_id=built_at.isoformat())
+    _log.info(
+        "built enhanced partition", dt=str(dt), rows=build.row_count, seconds=round(time.monotonic() - started, 3)
+    )
     changed = not is_current(previous, processed, area)
     return EnhancedPartition(build, previous.row_count if previous else 0, changed)
 

@@ -1,16 +1,19 @@
 """The object store and what lives in it: configuration in, clients out, no logic.
 
-Secrets are no configuration: the resource reads them from the settings when a run first uses the store.
+Secrets are no configuration: they come from the settings or from Vault when a run first uses the store.
 """
 
+import logging
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, S3Access
-from wrm_pipeline.clients.breaker import Breakers
+from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectStore, s3_object_store
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
@@ -18,13 +21,16 @@ from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.resources.vault import S3_PATH, secrets_of
 from wrm_pipeline.settings import Settings, load_settings
+
+logger = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_S = 0.3
 
 
 class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
-    """The object store (a local folder, or an S3 bucket where BUCKET_NAME is set) and its layout."""
+    """The object store (a local folder, or an S3 bucket where BUCKET_NAME or VAULT_ADDR is set) and its layout."""
 
     place: str = Field(description="Where the lake is: a folder, or s3://bucket. For people; set by the settings.")
     _settings: Settings | None = PrivateAttr(default=None)
@@ -33,6 +39,8 @@ class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
     @classmethod
     def of(cls, settings: Settings) -> "LakeResource":
         """The resource as the settings want it."""
+        if settings.bucket_name is None and settings.vault_addr is not None:
+            return cls(place=f"the bucket that Vault names in {settings.vault_mount_point}/{S3_PATH}")
         return cls(place=f"s3://{settings.bucket_name}" if settings.bucket_name else str(settings.lake_dir))
 
     @property
@@ -103,12 +111,14 @@ class ClockResource(dg.ConfigurableResource[None], extra="forbid"):
 
 
 def connect_store(settings: Settings, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
-    """The object store that the settings name; makes no request."""
-    if settings.bucket_name is None:
-        return LocalObjectStore(settings.lake_dir)
+    """The object store that the settings name; makes no request, but for its keys to Vault where they are there.
+
+    Raises:
+        ExternalError: Vault gave no keys.
+    """
     access = s3_access(settings)
     if access is None:
-        raise AssertionError("settings with a bucket have credentials")
+        return LocalObjectStore(settings.lake_dir)
     return s3_object_store(
         bucket=access.bucket,
         endpoint_url=access.endpoint_url,
@@ -122,32 +132,59 @@ def connect_store(settings: Settings, policy: RetryPolicy = STORAGE_POLICY) -> O
     )
 
 
+class _BreakersWithVault(Breakers):
+    """The breakers where only Vault knows the way to Redis; asks it when the first breaker needs it.
+
+    `vault` and `feed` stay in files: Vault's breaker cannot wait for Vault, and the fetch must not.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.breaker_dir)
+        self._settings = settings
+        self._shared: Breakers | None = None
+
+    def of(self, target: str) -> Breaker:
+        if target in {"vault", "feed"}:
+            return super().of(target)
+        if self._shared is None:
+            try:
+                url = secrets_of(self._settings).redis_url()
+            except ExternalError as error:
+                logger.warning("Circuit breakers keep their state in files. %s", error)
+                url = None
+            self._shared = _breakers(self._settings, url)
+        return self._shared.of(target)
+
+
 def connect_breakers(settings: Settings) -> Breakers:
     """The circuit breakers, with their state in Redis where it is configured, else in files; makes no request."""
-    if settings.redis_url is None:
-        return Breakers(settings.breaker_dir)
+    if settings.vault_addr is not None and settings.redis_url_without_password is None:
+        return _BreakersWithVault(settings)
+    return _breakers(settings, secrets_of(settings).redis_url())
+
+
+def _breakers(settings: Settings, redis_url: str | None) -> Breakers:
+    return Breakers(settings.breaker_dir, redis=connect_redis(redis_url) if redis_url else None)
+
+
+def connect_redis(url: str) -> Any:
+    """A client with short time-outs; makes no request. redis-py's defaults wait 5 s and try 10 times."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    # redis-py's defaults wait for seconds: 5 s time-outs and 10 retries.
-    client = redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
+    return redis.Redis.from_url(
+        url,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
     )
-    return Breakers(settings.breaker_dir, redis=client)
 
 
 def s3_access(settings: Settings) -> S3Access | None:
-    """Credentials for the bucket, or None in local mode."""
-    if not (settings.bucket_name and settings.s3_access_key_id and settings.s3_secret_access_key):
-        return None
-    return S3Access(
-        settings.bucket_name,
-        settings.s3_endpoint_url,
-        settings.s3_access_key_id.get_secret_value(),
-        settings.s3_secret_access_key.get_secret_value(),
-        settings.s3_region_name,
-    )
+    """Credentials for the bucket, or None in local mode.
+
+    Raises:
+        ExternalError: Vault gave none.
+    """
+    return secrets_of(settings).s3()

@@ -28,7 +28,7 @@ def wrm_stations_raw_data(
     context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
-    result = take_snapshot(feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run_id)
+    result = take_snapshot(feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run.run_id)
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)
     if lake.spool.filling:

@@ -1,0 +1,503 @@
+"""Secrets from Vault (KV version 2): read when they are first used, kept in memory for minutes, shown nowhere.
+
+Nothing here is picked up from the surroundings (`VAULT_TOKEN`, ``~/.vault-token``, ``~/.netrc``, proxies): what is
+not an argument is not used.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from wrm_pipeline.clients import retry
+from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError, UnexpectedAnswerError
+
+if TYPE_CHECKING:
+    from wrm_pipeline.clients.breaker import Breaker
+
+TTL_S = 300.0
+"""How long a secret is used before Vault is asked again: what is rotated in Vault arrives within this time."""
+
+PAUSE_S = 15.0
+"""How long a failure is remembered, so that a run that needs several secrets waits for a dead Vault once."""
+
+MAX_SECRETS = 32
+
+_RENEW_AFTER = 2 / 3
+"""Of a token's life; the rest is for a Vault that is away just then."""
+
+_CONNECT_SHARE = 3 / 8
+"""Of an attempt's time that connecting may take, which leaves the rest for the answer: 1.5 s + 2.5 s."""
+
+
+class VaultError(ExternalError):
+    """Vault gave no secret; the message names the path and the remedy, never a value."""
+
+
+class VaultUnreachableError(VaultError, TransientError):
+    """No answer, or one that says that Vault is not well."""
+
+
+class VaultSealedError(VaultError, TransientError):
+    """Vault is up, but sealed: somebody must unseal it."""
+
+
+class VaultLoginError(VaultError, PermanentError):
+    """Vault does not accept the AppRole or the token."""
+
+
+class VaultDeniedError(VaultError, PermanentError):
+    """The policy does not allow it, even with a fresh token."""
+
+
+class VaultPathMissingError(VaultError, PermanentError):
+    """Nothing was ever written at the path, or all of it was removed."""
+
+
+class VaultVersionDeletedError(VaultError, PermanentError):
+    """The newest version at the path is deleted or destroyed.
+
+    Attributes:
+        version: Its number.
+    """
+
+    version: int = 0
+
+
+class VaultKeyMissingError(VaultError, PermanentError):
+    """The path is there, but not this key in it."""
+
+
+class VaultValueError(VaultError, PermanentError):
+    """A value cannot be right, or does not fit the variables."""
+
+
+class VaultMountError(VaultError, PermanentError):
+    """There is no secrets engine at the mount point."""
+
+
+class VaultMisdirectedError(VaultError, PermanentError):
+    """The answer is a redirection, which is not followed: token and secrets would go to whoever it names."""
+
+
+class VaultRefusedError(VaultError, PermanentError):
+    """Vault said no in a way that the other classes do not cover; its words are in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppRole:
+    """Login with an AppRole.
+
+    Attributes:
+        role_id: Gives it.
+        secret_id: Gives it; called at each login, so that a rotated one is used.
+        where: Where a person finds the secret id, for messages.
+    """
+
+    role_id: Callable[[], str]
+    secret_id: Callable[[], str]
+    where: str = "VAULT_SECRET_ID"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that something else provides, such as Vault Agent's file.
+
+    Attributes:
+        token: Gives it; called when the one in use is no longer accepted.
+        where: Where a person finds it, for messages.
+    """
+
+    token: Callable[[], str]
+    where: str = "VAULT_TOKEN"
+
+
+class VaultSecret:
+    """One path's keys and values; the values show in no repr.
+
+    Attributes:
+        name: Mount point, path and address, for messages.
+        version: Of the secret in Vault.
+    """
+
+    __slots__ = ("_values", "name", "version")
+
+    def __init__(self, name: str, values: Mapping[str, Any], version: int = 0) -> None:
+        self.name = name
+        self.version = version
+        self._values = {key: str(value) for key, value in values.items() if value not in (None, "")}
+
+    def __repr__(self) -> str:
+        return f"VaultSecret({self.name!r}, keys={self.keys})"
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the keys that have a value."""
+        return sorted(self._values)
+
+    def get(self, key: str) -> str | None:
+        """A value, or None where there is none."""
+        return self._values.get(key)
+
+    def require(self, key: str) -> str:
+        """A value.
+
+        Raises:
+            VaultKeyMissingError: There is none, or it is empty.
+        """
+        if key not in self._values:
+            raise VaultKeyMissingError(
+                f"has no key {key!r}; it has {', '.join(self.keys) or 'none'}",
+                "vault",
+                "read",
+                self.name,
+                f"Add it: `vault kv patch` with `{key}=-`, which reads the value from the standard input",
+            )
+        return self._values[key]
+
+
+class Vault:
+    """Reads secrets; thread-safe. Makes its first request when the first secret is read.
+
+    One `read` takes at most the policy's deadline, login and repetitions included.
+
+    Args:
+        address: ``https://host:8200``.
+        login: How to get a token.
+        mount_point: Where KV version 2 is mounted.
+        namespace: For Vault Enterprise and HCP.
+        verify: Whether to verify the certificate, or the path of the CA that signed it.
+        breaker: Asked before, told after each request. Its state must not need a secret from here.
+        policy: Attempts and deadline.
+        ttl_s: Seconds for which a secret is kept.
+        on_event: See `retry.call`.
+        clock: Seconds, monotonic.
+        sleep: Waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        login: AppRole | Token,
+        *,
+        mount_point: str = "secret",
+        namespace: str | None = None,
+        verify: bool | str = True,
+        breaker: Breaker | None = None,
+        policy: retry.RetryPolicy = retry.VAULT_POLICY,
+        ttl_s: float = TTL_S,
+        on_event: retry.OnEvent | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.address = address
+        self.mount_point = mount_point
+        self._login_with = login
+        self._namespace = namespace
+        self._verify = verify
+        self._breaker = breaker
+        self._policy = policy
+        self._ttl_s = ttl_s
+        self._on_event = on_event
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.RLock()
+        self._hvac: Any = None
+        self._fresh_until = float("-inf")  # of the token
+        self._renewable = False
+        self._secrets: dict[str, tuple[float, VaultSecret]] = {}
+        self._failures: dict[str | None, tuple[float, ExternalError]] = {}  # None: of Vault as a whole
+
+    def __repr__(self) -> str:
+        return f"Vault({self.address!r}, mount_point={self.mount_point!r})"
+
+    def read(self, path: str) -> VaultSecret:
+        """The newest version at `path`, which is without mount point and ``data/``.
+
+        Raises:
+            VaultError: See the classes above.
+            ExternalError: Certificate not trusted, circuit open.
+        """
+        with self._lock:
+            now = self._clock()
+            for key in (None, path):
+                until, error = self._failures.get(key, (now, None))
+                if error is not None and now < until:
+                    raise copy.copy(error)
+            until, secret = self._secrets.get(path, (now, None))
+            if secret is not None and now < until:
+                return secret
+            try:
+                secret = self._read(path)
+            except ExternalError as error:
+                key = None if isinstance(error, (TransientError, VaultLoginError)) else path
+                self._remember(self._failures, key, (self._clock() + PAUSE_S, error.with_traceback(None)))
+                raise
+            self._failures.pop(None, None)
+            self._remember(self._secrets, path, (self._clock() + self._ttl_s, secret))
+            return secret
+
+    def write(self, path: str, values: Mapping[str, str], *, version: int) -> None:
+        """A new version at `path`, if the newest one is still `version` (0: there is none).
+
+        Raises:
+            VaultError: See the classes above; a plain one if the version has changed.
+        """
+        with self._lock:
+            self._secrets.pop(path, None)
+            self._failures.clear()
+            self._with_token(
+                "write",
+                path,
+                lambda client: client.secrets.kv.v2.create_or_update_secret(
+                    path=path, secret=dict(values), cas=version, mount_point=self.mount_point
+                ),
+                self._clock() + self._policy.deadline_s,
+            )
+
+    def _read(self, path: str) -> VaultSecret:
+        answer = self._with_token(
+            "read",
+            path,
+            lambda client: client.secrets.kv.v2.read_secret_version(
+                path=path, mount_point=self.mount_point, raise_on_deleted_version=True
+            ),
+            self._clock() + self._policy.deadline_s,
+        )
+        try:
+            data = answer["data"]
+            return VaultSecret(self._place(path), data["data"], int(data["metadata"]["version"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise VaultMountError(
+                "the answer is not of KV version 2",
+                "vault",
+                "read",
+                self._place(path),
+                f"See the version of {self.mount_point}/ in `vault secrets list -detailed`; set VAULT_MOUNT_POINT",
+            ) from None
+
+    @staticmethod
+    def _remember(kept: dict[Any, tuple[float, Any]], key: str | None, value: tuple[float, Any]) -> None:
+        kept.pop(key, None)
+        kept[key] = value
+        while len(kept) > MAX_SECRETS:
+            del kept[next(iter(kept))]
+
+    # Tokens
+
+    def _with_token(self, operation: str, path: str, request: Callable[[Any], Any], ends: float) -> Any:
+        """Ask; once more with a new token after a 403, which says "expired" and "not allowed" alike."""
+        self._have_token(ends)
+        try:
+            return self._ask(operation, path, request, ends)
+        except VaultDeniedError:
+            self._login(ends)
+            return self._ask(operation, path, request, ends)
+
+    def _have_token(self, ends: float) -> None:
+        if self._clock() < self._fresh_until:
+            return
+        if self._renewable:
+            try:
+                self._took(self._ask("renew", "", lambda client: client.auth.token.renew_self(), ends)["auth"])
+            except PermanentError:
+                pass  # expired, or at its maximum age
+            else:
+                return
+        self._login(ends)
+
+    def _login(self, ends: float) -> None:
+        self._fresh_until, self._renewable = float("-inf"), False
+        client, how = self._client(), self._login_with
+        if isinstance(how, AppRole):
+            client.token = ""
+            role_id, secret_id = how.role_id(), how.secret_id()
+            answer = self._ask("login", "", lambda c: c.auth.approle.login(role_id, secret_id, use_token=False), ends)
+            # A new login does all that a renewal does, and knows no maximum age.
+            self._took({**answer["auth"], "renewable": False})
+        else:
+            client.token = how.token()
+            found = self._ask("lookup", "", lambda c: c.auth.token.lookup_self(), ends)["data"]
+            self._took({"lease_duration": found["ttl"], "renewable": found.get("renewable")})
+
+    def _took(self, token: Mapping[str, Any]) -> None:
+        client, life = self._client(), float(token["lease_duration"])
+        client.token = token.get("client_token") or client.token
+        self._renewable = bool(token.get("renewable")) and life > 0
+        # A life of 0 means for ever.
+        self._fresh_until = self._clock() + life * _RENEW_AFTER if life > 0 else float("inf")
+
+    # Requests
+
+    def _client(self) -> Any:
+        if self._hvac is None:
+            import hvac  # type: ignore[import-untyped]
+            import requests
+
+            session = requests.Session()
+            session.trust_env = False
+            session.verify = self._verify
+            self._hvac = hvac.Client(
+                self.address,
+                token="",  # None would mean whatever lies around
+                verify=self._verify,
+                session=session,
+                namespace=self._namespace,
+                allow_redirects=False,  # the token would go along
+                adapter=_adapter_class(),
+            )
+            self._hvac.adapter.clock = self._clock
+        return self._hvac
+
+    def _ask(self, operation: str, path: str, request: Callable[[Any], Any], ends: float) -> Any:
+        import requests
+
+        client = self._client()
+        left = ends - self._clock()
+        place = self._place(path)
+        if left <= 0:
+            raise VaultUnreachableError(
+                f"answers too slowly: nothing within {self._policy.deadline_s:g} s",
+                "vault",
+                operation,
+                place,
+                self._whether_up(),
+            )
+
+        def attempt() -> Any:
+            client.adapter.ends = min(self._clock() + self._policy.attempt_s, ends)
+            try:
+                return request(client)
+            except _RefusedError as refusal:
+                raise self._explain(refusal, operation, path) from None
+            except requests.RequestException as exc:
+                error = retry.classify(exc, target="vault", operation=operation, name=place)
+                if isinstance(error, TransientError) and not isinstance(error, UnexpectedAnswerError):
+                    raise VaultUnreachableError(error.problem, "vault", operation, place, self._whether_up()) from None
+                raise (error or exc) from None
+
+        return retry.call(
+            attempt,
+            target="vault",
+            operation=operation,
+            policy=replace(self._policy, deadline_s=left, attempt_s=min(self._policy.attempt_s, left)),
+            name=place,
+            breaker=self._breaker,
+            on_event=self._on_event,
+            clock=self._clock,
+            sleep=self._sleep,
+        )
+
+    def _place(self, path: str) -> str:
+        return f"{self.mount_point}/{path} at {self.address}" if path else f"at {self.address}"
+
+    def _whether_up(self) -> str:
+        return "See whether Vault runs there, and whether VAULT_ADDR and the way to it (DNS, firewall) are right"
+
+    def _explain(self, refusal: _RefusedError, operation: str, path: str) -> ExternalError:
+        """In our terms, with what to do about it."""
+        status, said = refusal.status, "; ".join(refusal.errors)[:200]
+        problem = f"HTTP {status} {said}".strip()
+        kind: type[VaultError]
+        if retry.is_transient_status(status):
+            kind, remedy = VaultUnreachableError, self._whether_up()
+            if "sealed" in said:
+                kind, remedy = VaultSealedError, "Unseal it: `vault operator unseal`, on the machine that it runs on"
+        elif 300 <= status < 400:
+            kind, problem = VaultMisdirectedError, f"HTTP {status}: sends us to another address"
+            remedy = "Set VAULT_ADDR to the active node or to what stands before all nodes"
+        elif operation in {"login", "lookup"} and status in {400, 401, 403}:
+            kind, remedy = VaultLoginError, f"Put a new one into {self._login_with.where}"
+            if isinstance(self._login_with, AppRole):
+                problem += " (VAULT_ROLE_ID and the secret id do not fit, or the secret id is used up or too old)"
+                remedy += ": `vault write -f auth/approle/role/ROLE/secret-id` issues it"
+            else:
+                problem += " (the token is not valid, or too old)"
+        elif status == 403:
+            verb = "create, update" if operation == "write" else operation
+            kind, remedy = VaultDeniedError, f"The policy needs `{verb}` on {self.mount_point}/data/{path}"
+        elif status == 404:
+            return self._explain_absence(refusal, operation, path)
+        else:
+            kind, remedy = VaultRefusedError, "See Vault's own log"
+        error = kind(problem, "vault", operation, self._place(path), remedy, status)
+        if isinstance(error, TransientError):
+            error.retry_after_s = refusal.retry_after_s
+        return error
+
+    def _explain_absence(self, refusal: _RefusedError, operation: str, path: str) -> VaultError:
+        mount, place = self.mount_point, self._place(path)
+        if refusal.metadata:
+            version = int(refusal.metadata.get("version") or 0)
+            gone = "destroyed" if refusal.metadata.get("destroyed") else "deleted"
+            remedy = f"`vault kv undelete -mount={mount} -versions={version} {path}` brings it back"
+            deleted = VaultVersionDeletedError(
+                f"version {version} is {gone}",
+                "vault",
+                operation,
+                place,
+                "Write a new one" if gone == "destroyed" else f"{remedy}, or write a new one",
+                404,
+            )
+            deleted.version = version
+            return deleted
+        if any("no handler for route" in line for line in refusal.errors):
+            remedy = "See `vault secrets list`, and set VAULT_MOUNT_POINT or VAULT_NAMESPACE"
+            return VaultMountError(f"there is no secrets engine at {mount}/", "vault", operation, place, remedy, 404)
+        remedy = (
+            f"Write it: `wrm secrets import FILE`, or `vault kv put -mount={mount} {path} …`. If it is there, see "
+            f"VAULT_NAMESPACE, VAULT_MOUNT_POINT, and whether {mount}/ is KV version 2"
+        )
+        return VaultPathMissingError("there is nothing", "vault", operation, place, remedy, 404)
+
+
+class _RefusedError(Exception):
+    """An answer other than 200 and 204, without anything of the request."""
+
+    def __init__(self, status: int, body: Any, retry_after_s: float | None) -> None:
+        super().__init__(status)
+        content = body if isinstance(body, dict) else {}
+        self.status = status
+        self.errors = [str(line).strip() for line in content.get("errors") or ()]
+        self.metadata: Mapping[str, Any] = (content.get("data") or {}).get("metadata") or {}
+        self.retry_after_s = retry_after_s
+
+
+@cache
+def _adapter_class() -> type[Any]:
+    """How hvac sends a request: with our time-outs and with what its exceptions leave out."""
+    import hvac
+
+    class Adapter(hvac.adapters.RawAdapter):  # type: ignore[misc]
+        clock: Callable[[], float] = time.monotonic
+        ends = float("inf")
+
+        def request(self, method: str, url: str, **kwargs: Any) -> Any:
+            left = max(self.ends - self.clock(), 0.1)
+            kwargs |= {"timeout": (left * _CONNECT_SHARE, left * (1 - _CONNECT_SHARE)), "raise_exception": False}
+            response = super().request(method, url, **kwargs)
+            if response.status_code == 204:
+                return {}
+            try:
+                body = response.json()
+            except ValueError:
+                body = None
+            if response.status_code != 200:
+                raise _RefusedError(response.status_code, body, retry.retry_after_s(response.headers))
+            if not isinstance(body, dict):
+                raise UnexpectedAnswerError(
+                    "HTTP 200, but the answer is not Vault's",
+                    "vault",
+                    remedy="See what answers at VAULT_ADDR: a proxy?",
+                )
+            return body
+
+        def get_login_token(self, response: Any) -> str:
+            return str(response["auth"]["client_token"])
+
+    return Adapter

@@ -1,0 +1,135 @@
+"""Views, summary, density and map, materialized as Dagster does it."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from statistics import mean
+
+import duckdb
+import pytest
+
+from wrm_pipeline_tests.fixtures.lake import (
+    DAY,
+    Lake,
+    build_day,
+    failure_of,
+    materialize,
+    metadata_of,
+    run_job,
+)
+
+VIEWS, SUMMARY = "create_duckdb_enhanced_views", "query_station_summary"
+DENSITY, MAP = "bike_density_spatial_analysis", "bike_density_map"
+
+
+def query(lake: Lake, sql: str) -> list[tuple]:
+    with duckdb.connect(str(lake.settings.database_path), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection.execute(sql).fetchall()
+
+
+def test_views_are_there_on_an_empty_lake(lake):
+    metadata = metadata_of(materialize(VIEWS), VIEWS)
+    assert (metadata["newest_partition"], metadata["unchanged"]) == ("None", False)
+    assert query(lake, "SELECT count(*) FROM wrm_analytics.wrm_stations_latest") == [(0,)]
+
+
+@pytest.mark.parametrize("asset", [SUMMARY, DENSITY, MAP])
+def test_without_data_the_others_say_what_to_do(lake, asset):
+    materialize(VIEWS)
+    message = failure_of(materialize(asset, raise_on_error=False))
+    assert "Materialize wrm_stations_processed_data_all and wrm_stations_enhanced_data_all" in message
+
+
+def test_views_are_left_alone_until_there_is_a_new_day(lake):
+    lake.put_day(1, dt=date(2025, 8, 20))
+    build_day(date(2025, 8, 20))
+    assert metadata_of(materialize(VIEWS), VIEWS)["unchanged"] is False
+    written = lake.settings.database_path.stat().st_mtime_ns
+
+    lake.put_day(1, dt=date(2025, 8, 20), first=1)
+    build_day(date(2025, 8, 20))
+    assert metadata_of(materialize(VIEWS), VIEWS)["unchanged"] is True
+    assert lake.settings.database_path.stat().st_mtime_ns == written
+    assert query(lake, "SELECT count(*) FROM wrm_analytics.wrm_stations_enhanced_data") == [(22,)]
+
+    lake.put_day(1)
+    build_day()
+    metadata = metadata_of(materialize(VIEWS), VIEWS)
+    assert (metadata["unchanged"], metadata["newest_partition"]) == (False, "2025-08-21")
+    assert query(lake, "SELECT DISTINCT dt FROM wrm_analytics.wrm_stations_latest") == [(DAY,)]
+    assert "wrm_analytics.wrm_stations_latest" in metadata["views"]
+
+
+def test_a_database_that_was_lost_is_made_again(lake):
+    lake.put_day(1)
+    build_day()
+    materialize(VIEWS)
+    lake.settings.database_path.unlink()
+    assert metadata_of(materialize(VIEWS), VIEWS)["unchanged"] is False
+    assert query(lake, "SELECT count(*) FROM wrm_analytics.wrm_stations_latest") == [(10,)]
+
+
+def test_the_summary_has_one_row_for_each_station(lake):
+    lake.put_day(4)
+    build_day()
+    result = materialize(VIEWS, SUMMARY)
+
+    rows = lake.rows("processed")
+    expected = []
+    for station in sorted({row["station_id"] for row in rows} - {"fb591106"}):
+        bikes = [row["bikes"] for row in rows if row["station_id"] == station]
+        empty = [count == 0 for count in bikes]
+        expected.append((station, bikes[-1], round(mean(bikes), 2), min(bikes), max(bikes), round(mean(empty), 4), 4))
+    found = query(
+        lake,
+        "SELECT station_id, bikes_latest, bikes_mean, bikes_min, bikes_max, share_empty, snapshots "
+        "FROM wrm_analytics.query_station_summary ORDER BY station_id",
+    )
+    assert found == expected
+    assert query(lake, "SELECT DISTINCT dt, last_snapshot FROM wrm_analytics.query_station_summary") == [
+        (DAY, datetime(2025, 8, 21, 12, 3, tzinfo=UTC))
+    ]
+    metadata = metadata_of(result, SUMMARY)
+    assert (metadata["day"], metadata["stations"], metadata["dagster/row_count"]) == ("2025-08-21", 10, 10)
+    assert "Stacja" in metadata["emptiest_stations"]
+
+
+def test_a_day_may_be_chosen(lake):
+    for day in (20, 21):
+        lake.put_day(1, dt=date(2025, 8, day))
+        build_day(date(2025, 8, day))
+    materialize(VIEWS)
+    metadata = metadata_of(materialize(SUMMARY, config={SUMMARY: {"date": "2025-08-20"}}), SUMMARY)
+    assert metadata["day"] == "2025-08-20"
+    assert query(lake, "SELECT DISTINCT dt FROM wrm_analytics.query_station_summary") == [(date(2025, 8, 20),)]
+
+
+def test_the_analytics_job_makes_tables_the_published_database_and_the_map(lake):
+    lake.put_day(3)
+    build_day()
+    result = run_job("wrm_analytics_job")
+
+    density, drawn = metadata_of(result, DENSITY), metadata_of(result, MAP)
+    assert density["adds_up"] is True
+    assert density["rows_in"] == 33
+    assert (drawn["rows_drawn"], drawn["rows_outside_area"]) == (11, 0)
+    page = lake.store.get("bike-data/gen_info/reports/bike_density_map.html").decode()
+    assert drawn["size_bytes"] == len(page.encode())
+    assert "Stacja 3" in page
+    assert drawn["map"] == f"file://{lake.settings.lake_dir}/bike-data/gen_info/reports/bike_density_map.html"
+    cells = query(lake, "SELECT count(*), sum(bikes_mean) FROM wrm_analytics.bike_density_spatial_analysis")
+    bikes = sum(row["bikes"] for row in lake.rows("processed")) / 3
+    assert cells == [(1, pytest.approx(bikes))]
+    # Published after the last table was written: nobody who fetches it misses one.
+    assert lake.store.get(lake.layout.database_key) == lake.settings.database_path.read_bytes()
+
+
+def test_a_run_that_fails_leaves_the_old_tables(lake):
+    lake.put_day(1)
+    build_day()
+    run_job("wrm_analytics_job")
+    before = query(lake, "SELECT * FROM wrm_analytics.query_station_summary ORDER BY station_id")
+    lake.store.put(lake.partition_key("enhanced"), b"PAR1 damaged PAR1")
+    assert not materialize(SUMMARY, raise_on_error=False).success
+    assert query(lake, "SELECT * FROM wrm_analytics.query_station_summary ORDER BY station_id") == before

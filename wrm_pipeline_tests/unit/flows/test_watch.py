@@ -1,0 +1,476 @@
+"""The two looks at raw/: what is new, and what was missed."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
+from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.watch import (
+    MAX_KEYS_PER_TICK,
+    MAX_REQUESTS_PER_TICK,
+    Tick,
+    look_for_arrivals,
+    look_for_unpublished,
+)
+from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, snapshot
+from wrm_pipeline_tests.fixtures.snapshots import line
+
+TODAY = DAY
+MINUTE = timedelta(minutes=1)
+NO_DAYS: frozenset[date] = frozenset()
+
+
+def touch(lake: Lake, *keys: str) -> None:
+    """Objects without content, written quickly."""
+    for key in keys:
+        path = lake.settings.lake_dir / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def raw_key(day: date | str, name: str) -> str:
+    return f"bike-data/gen_info/raw/dt={day}/{name}"
+
+
+def days(tick: Tick) -> list[date]:
+    return [run.dt for run in tick.runs]
+
+
+# --- the fast look ---
+
+
+class Arrivals:
+    """A sensor's memory: each look starts from the last one's cursor."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.store = WatchedStore(lake.store)
+        self.cursor: str | None = None
+
+    def look(self, *, today: date = TODAY, started: frozenset[date] = NO_DAYS) -> Tick:
+        self.store.calls.clear()
+        self.store.listed = 0
+        tick = look_for_arrivals(self.store, self.lake.layout, self.cursor, today=today, started=started)
+        self.cursor = tick.cursor
+        return tick
+
+
+@pytest.fixture
+def arrivals(lake: Lake) -> Arrivals:
+    return Arrivals(lake)
+
+
+def test_the_first_look_asks_for_every_day_the_newest_first(arrivals, lake):
+    for day in ("2025-08-19", "2025-08-21", "2025-06-01"):
+        touch(lake, raw_key(day, "a.txt"), raw_key(day, "b.txt"))
+    tick = arrivals.look()
+    assert days(tick) == [TODAY, date(2025, 8, 19), date(2025, 6, 1)]
+    assert tick.unknown_keys == ()
+    assert days(arrivals.look()) == []
+
+
+def test_a_look_at_an_empty_lake_finds_what_comes_next(arrivals, lake):
+    assert days(arrivals.look()) == []
+    touch(lake, raw_key("2025-08-20", "a.txt"))
+    assert days(arrivals.look()) == [date(2025, 8, 20)]
+
+
+def test_no_change_is_no_run_and_the_same_cursor(arrivals, lake):
+    lake.put_day(3)
+    arrivals.look()
+    cursor = arrivals.cursor
+    assert arrivals.look().runs == ()
+    assert arrivals.cursor == cursor
+
+
+def test_new_keys_of_one_day_are_one_run(arrivals, lake):
+    lake.put_day(2)
+    arrivals.look()
+    lake.put_day(3, first=2)
+    (run,) = arrivals.look().runs
+    assert run.dt == DAY
+    assert arrivals.look().runs == ()
+
+
+def test_several_days_at_once(arrivals, lake):
+    touch(lake, raw_key("2025-08-01", "a.txt"))
+    arrivals.look()
+    touch(lake, *(raw_key(f"2025-08-{day:02}", "a.txt") for day in (3, 9, 21)))
+    assert days(arrivals.look()) == [date(2025, 8, 21), date(2025, 8, 9), date(2025, 8, 3)]
+
+
+def test_a_look_costs_one_listing_of_what_is_new(arrivals, lake):
+    touch(lake, *(raw_key(f"2025-08-{day:02}", f"{n:04}.txt") for day in (18, 19, 20) for n in range(400)))
+    arrivals.look()
+    touch(lake, raw_key("2025-08-20", "9999.txt"))
+    arrivals.look()
+    assert arrivals.store.counts == {"list": 1}
+    assert arrivals.store.listed == 1
+
+
+def test_more_objects_than_a_page_and_of_equal_times(arrivals, lake):
+    touch(lake, raw_key(TODAY, "0000.txt"))
+    arrivals.look()
+    touch(lake, *(raw_key(TODAY, f"{n:04}.txt") for n in range(1, 1_102)))
+    assert days(arrivals.look()) == [TODAY]
+    assert json.loads(arrivals.cursor)["after"].endswith("1101.txt")
+    assert arrivals.look().runs == ()
+
+
+def test_more_objects_than_a_tick_takes_are_taken_by_the_next(arrivals, lake):
+    arrivals.look()
+    touch(lake, *(raw_key("2025-08-20", f"{n:05}.txt") for n in range(MAX_KEYS_PER_TICK)), raw_key(TODAY, "a.txt"))
+    assert days(arrivals.look()) == [date(2025, 8, 20)]
+    assert arrivals.store.listed <= MAX_KEYS_PER_TICK + 1
+    assert days(arrivals.look()) == [TODAY]
+
+
+def test_more_days_than_a_tick_asks_for_wait_in_the_cursor(arrivals, lake):
+    wanted = [date(2025, 6, 1) + timedelta(days=n) for n in range(2 * MAX_REQUESTS_PER_TICK + 5)]
+    touch(lake, *(raw_key(dt, "a.txt") for dt in wanted))
+    looks = [arrivals.look() for _ in range(4)]
+    assert [len(tick.runs) for tick in looks] == [MAX_REQUESTS_PER_TICK, MAX_REQUESTS_PER_TICK, 5, 0]
+    assert sorted(dt for tick in looks for dt in days(tick)) == wanted
+    assert [len(tick.waiting) for tick in looks] == [MAX_REQUESTS_PER_TICK + 5, 5, 0, 0]
+
+
+def test_keys_of_unknown_dates_are_told_and_hide_nothing(arrivals, lake):
+    lake.put_day(1)
+    arrivals.look()
+    touch(
+        lake,
+        raw_key("1999-01-01", "old.txt"),
+        raw_key("2025-08-22", "tomorrow.txt"),
+        raw_key("2025-13-45", "no_date.txt"),
+        raw_key("garbage", "x.txt"),
+        raw_key(TODAY, "zzz.tmp"),
+    )
+    lake.put_day(1, first=5)
+
+    tick = arrivals.look()
+    assert days(tick) == [TODAY]
+    assert raw_key(TODAY, "zzz.tmp") in tick.unknown_keys
+    assert raw_key("2025-08-22", "tomorrow.txt") in tick.unknown_keys
+
+    # The cursor has not passed the key from the future: neither today's nor its own day is blinded.
+    touch(lake, raw_key(TODAY, "zzzz.txt"))
+    assert days(arrivals.look()) == [TODAY]
+    assert days(arrivals.look(today=date(2025, 8, 22))) == [date(2025, 8, 22)]
+
+
+def test_a_first_look_tells_folders_of_unknown_dates(arrivals, lake):
+    lake.put_day(1)
+    touch(lake, *(raw_key(day, "x.txt") for day in ("1999-01-01", "2025-05-31", "2025-08-22", "garbage")))
+    tick = arrivals.look()
+    assert days(tick) == [TODAY]
+    assert len(tick.unknown_keys) == 4
+    touch(lake, raw_key(TODAY, "zzzz.txt"))
+    assert days(arrivals.look()) == [TODAY]
+
+
+def test_a_day_under_way_waits_and_all_that_comes_meanwhile_is_one_run(arrivals, lake):
+    lake.put_day(1)
+    (first,) = arrivals.look().runs
+    busy = frozenset({DAY})
+    for n in range(1, 4):
+        lake.put_day(1, first=n)
+        tick = arrivals.look(started=busy)
+        assert (tick.runs, tick.waiting) == ((), (DAY,))
+    touch(lake, raw_key("2025-08-20", "late-day.txt"))
+    (run,) = arrivals.look().runs
+    assert run.dt == DAY
+    assert run.run_key != first.run_key
+    assert arrivals.look().runs == ()
+
+
+def test_other_days_do_not_wait(arrivals, lake):
+    touch(lake, raw_key("2025-08-19", "a.txt"))
+    arrivals.look()
+    touch(lake, raw_key("2025-08-20", "a.txt"), raw_key(TODAY, "a.txt"))
+    assert days(arrivals.look(started=frozenset({TODAY}))) == [date(2025, 8, 20)]
+
+
+def test_the_same_tick_twice_asks_for_the_same_runs(arrivals, lake):
+    lake.put_day(2)
+    arrivals.look()
+    cursor = arrivals.cursor
+    lake.put_day(1, first=2)
+    first = arrivals.look()
+    arrivals.cursor = cursor
+    assert arrivals.look() == first
+
+
+def test_run_keys_differ_from_one_arrival_to_the_next(arrivals, lake):
+    keys = set()
+    for n in range(4):
+        lake.put_day(1, first=n)
+        keys |= {run.run_key for run in arrivals.look().runs}
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("operation", ["list", "list_folders"])
+def test_a_store_that_fails_is_an_error(arrivals, lake, operation):
+    lake.put_day(1)
+    if operation == "list":
+        arrivals.look()
+    arrivals.store.fails = lambda asked, _key: asked == operation
+    with pytest.raises(ExternalError):
+        arrivals.look()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "2025-08-21T12:00:00", "{}", "[1]", '{"version": 0, "after": "raw/"}', '{"version": 1}', "null"],
+)
+def test_a_cursor_of_an_older_version_is_a_first_look(arrivals, lake, cursor):
+    lake.put_day(1)
+    arrivals.cursor = cursor
+    assert days(arrivals.look()) == [DAY]
+    assert arrivals.look().runs == ()
+
+
+def test_the_cursor_stays_small(arrivals, lake):
+    touch(lake, *(raw_key(TODAY, f"{n:05}.txt") for n in range(2_000)))
+    arrivals.look()
+    assert len(arrivals.cursor) < 300
+
+
+# --- the thorough look ---
+
+
+class Comparison:
+    """The reconciliation's memory, its clock, and the work that its runs do."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.store = WatchedStore(lake.store)
+        self.cursor: str | None = None
+        self.now = NOON
+        self.built = 0
+
+    def look(
+        self, *, started: frozenset[date] = NO_DAYS, today: date = TODAY, area: ServiceArea = DEFAULT_SERVICE_AREA
+    ) -> Tick:
+        tick = look_for_unpublished(
+            self.store, self.lake.layout, self.cursor, area=area, now=self.now, today=today, started=started
+        )
+        self.cursor = tick.cursor
+        return tick
+
+    def run(self, dt: date = DAY, *, enhanced: bool = True, allow_shrink: bool = False) -> None:
+        """What the processing job does."""
+        self.built += 1
+        at = datetime(2025, 8, 21, 20, tzinfo=UTC) + self.built * MINUTE
+        layout = self.lake.layout
+        result = process_partition(
+            self.lake.store, layout, dt, asset_name="processed", parsed_at=at, full_rebuild=False
+        )
+        from wrm_pipeline.clients.published_partitions import PublishedPartitions
+
+        partitions = PublishedPartitions(self.lake.store, layout)
+        if result.build is not None:
+            partitions.publish(
+                "processed",
+                dt,
+                result.build.data,
+                rows_now=result.build.row_count,
+                rows_before=result.rows_before,
+                allow_shrink=allow_shrink,
+            )
+        if enhanced:
+            done = enhance_partition(
+                partitions.read("processed", dt), partitions, dt, area=DEFAULT_SERVICE_AREA, built_at=at
+            )
+            rows = done.build.row_count
+            partitions.publish(
+                "enhanced", dt, done.build.data, rows_now=rows, rows_before=0, allow_shrink=allow_shrink
+            )
+
+
+@pytest.fixture
+def comparison(lake: Lake) -> Comparison:
+    return Comparison(lake)
+
+
+def test_a_lake_that_is_all_published_needs_nothing(comparison, lake):
+    assert comparison.look().runs == ()
+    lake.put_day(2)
+    assert days(comparison.look()) == [DAY]
+    comparison.run()
+    assert comparison.look().runs == ()
+
+
+@pytest.mark.parametrize(
+    "change", ["late", "older", "rewritten", "same size", "removed", "foreign name", "other version"]
+)
+def test_raw_objects_that_the_cursor_passed_by(comparison, lake, change):
+    keys = lake.put_day(5, first=10)
+    comparison.run()
+    assert comparison.look().runs == ()
+    match change:
+        case "late":
+            lake.put_day(1, first=30)
+        case "older":
+            lake.put_day(1, first=0)
+        case "rewritten":
+            lake.store.put(keys[2], snapshot(NOON, 3))
+        case "same size":
+            lake.store.put(keys[2], lake.store.get(keys[2]).replace(b"Stacja 1", b"Stacja 9"))
+        case "removed":
+            lake.store.delete(keys[2])
+        case "foreign name":
+            lake.store.put(raw_key(DAY, "a_2025-08-21_09-00-00.txt"), snapshot(NOON))
+        case "other version":
+            lake.store.delete(lake.partition_key("processed"))
+    assert days(comparison.look()) == [DAY]
+    comparison.run(allow_shrink=True)
+    assert comparison.look().runs == ()
+
+
+def test_an_enhanced_layer_that_is_missing_or_lags_behind(comparison, lake):
+    lake.put_day(2)
+    comparison.run(enhanced=False)
+    assert days(comparison.look()) == [DAY]
+    comparison.run()
+    lake.put_day(1, first=2)
+    comparison.run(enhanced=False)
+    assert days(comparison.look()) == [DAY]
+    comparison.run()
+    assert comparison.look().runs == ()
+
+
+def test_an_enhanced_layer_that_was_made_for_another_area(comparison, lake):
+    lake.put_day(1)
+    comparison.run()
+    assert days(comparison.look(area=ServiceArea(50.0, 52.0, 16.0, 18.0))) == [DAY]
+
+
+def test_a_dead_letter_that_a_person_corrected(comparison, lake):
+    lake.put_raw(NOON, snapshot(NOON, 3, line(id="7", bikes="many")))
+    comparison.run()
+    assert comparison.look().runs == ()
+    (letter,) = lake.letters()
+    entry = json.loads(lake.store.get(letter))
+    entry["records"][0]["corrected_data"] = line(id="7", bikes="4")
+    lake.store.put(letter, json.dumps(entry).encode())
+    assert days(comparison.look()) == [DAY]
+    comparison.run()
+    assert [row["bikes"] for row in lake.rows("processed") if row["station_id"] == "7"] == [4]
+    assert comparison.look().runs == ()
+
+
+def test_a_run_that_fails_is_asked_for_again_ever_more_rarely(comparison, lake):
+    lake.put_day(1)
+    asked = []
+    for _ in range(24 * 12):
+        asked += [(comparison.now, run.run_key) for run in comparison.look().runs]
+        comparison.now += 5 * MINUTE
+    waits = [(later - earlier) // MINUTE for (earlier, _), (later, _) in zip(asked, asked[1:], strict=False)]
+    assert waits[:7] == [5, 10, 20, 40, 80, 160, 320]
+    assert set(waits[7:]) <= {360}
+    assert len({key for _, key in asked}) == len(asked)
+
+
+def test_what_succeeded_is_forgotten_and_a_new_failure_is_asked_for_at_once(comparison, lake):
+    lake.put_day(1)
+    for _ in range(3):
+        comparison.look()
+        comparison.now += timedelta(hours=1)
+    comparison.run()
+    comparison.look()
+    assert json.loads(comparison.cursor)["tries"] == {}
+    lake.put_day(1, first=5)
+    assert days(comparison.look()) == [DAY]
+
+
+def test_another_arrival_does_not_wait_for_the_back_off_of_the_last_failure(comparison, lake):
+    lake.put_day(1)
+    assert days(comparison.look()) == [DAY]
+    assert days(comparison.look()) == []
+    lake.put_day(1, first=1)
+    assert days(comparison.look()) == [DAY]
+
+
+def test_a_day_under_way_is_left_alone_and_is_not_a_failure(comparison, lake):
+    lake.put_day(1)
+    assert comparison.look(started=frozenset({DAY})).runs == ()
+    assert days(comparison.look()) == [DAY]
+
+
+def test_old_days_are_compared_in_turn_and_the_newest_always(comparison, lake):
+    past = [date(2025, 6, 1) + timedelta(days=n) for n in range(40)]
+    for dt in past:
+        lake.put_day(1, dt=dt)
+        comparison.run(dt)
+    compared: list[set[date]] = []
+    for _ in range(5):
+        comparison.store.calls.clear()
+        assert comparison.look().runs == ()
+        read = {key[-23:-15] for operation, key in comparison.store.calls if operation == "get"}
+        compared.append({datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC).date() for text in read})
+    newest = set(past[-3:])
+    assert all(newest <= looked for looked in compared)
+    assert [len(looked - newest) for looked in compared] == [10, 10, 10, 7, 10]
+    assert set.union(*compared[:4]) == set(past)
+
+    late = past[17]
+    lake.put_day(1, dt=late, first=50)
+    found = [days(comparison.look()) for _ in range(4)]
+    assert sorted(found) == [[], [], [], [late]]
+
+
+def test_folders_of_unknown_dates_are_told_and_cost_nothing(comparison, lake):
+    lake.put_day(1)
+    touch(lake, *(raw_key(day, "x.txt") for day in ("1999-01-01", "2025-08-22", "garbage")))
+    tick = comparison.look()
+    assert days(tick) == [DAY]
+    assert len(tick.unknown_keys) == 3
+
+
+def test_a_folder_without_a_snapshot_needs_no_run(comparison, lake):
+    touch(lake, raw_key(DAY, "README.md"))
+    assert comparison.look().runs == ()
+
+
+@pytest.mark.parametrize("spoiled", ["dead letter", "processed", "enhanced"])
+def test_an_object_that_cannot_be_read_does_not_hide_the_other_days(comparison, lake, spoiled):
+    good = date(2025, 8, 20)
+    for dt in (good, DAY):
+        lake.put_day(1, dt=dt)
+        comparison.run(dt)
+    lake.put_day(1, dt=good, first=5)
+    key = f"{lake.layout.dead_letter_folder(DAY)}x.json" if spoiled == "dead letter" else lake.partition_key(spoiled)
+    lake.store.put(key, b"{")
+
+    # The spoiled day's run fails and says which object it is.
+    assert days(comparison.look()) == [good, DAY]
+    assert days(comparison.look()) == []
+
+
+def test_a_store_that_fails_is_an_error_and_not_a_difference(comparison, lake):
+    lake.put_day(1)
+    for operation in ("list_folders", "list", "get"):
+        comparison.store.fails = lambda asked, _key, operation=operation: asked == operation
+        with pytest.raises(ExternalError):
+            comparison.look()
+
+
+@pytest.mark.parametrize("cursor", ["x", "{}", '{"version": 7}', '{"version": 1, "after": 3, "tries": []}'])
+def test_a_cursor_of_another_version_starts_anew(comparison, lake, cursor):
+    lake.put_day(1)
+    comparison.cursor = cursor
+    assert days(comparison.look()) == [DAY]
+
+
+def test_more_days_than_a_tick_asks_for_wait_for_their_turn(comparison, lake):
+    for n in range(15):
+        lake.put_day(1, dt=date(2025, 6, 1) + timedelta(days=n))
+    first, second = comparison.look(), comparison.look()
+    assert len(first.runs) == 13
+    assert len(second.runs) == 2
+    assert len({*days(first), *days(second)}) == 15
