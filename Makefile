@@ -14,7 +14,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check bench lock clean
+.PHONY: help setup demo dev test faults check bench lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000
 
 test: setup ## all tests (real servers are started where they are needed)
 	$(BIN)/pytest
+
+faults: setup ## the fault matrix, with its table
+	$(BIN)/pytest wrm_pipeline_tests/faults -q
 
 check: setup ## what guards main besides the tests
 	$(BIN)/ruff check .

@@ -44,6 +44,7 @@ MAX_DEAD_ROWS_KEPT = 1_000
 _BOM = b"\xef\xbb\xbf"
 _TRUE_WORDS = ("true", "True", "TRUE")
 _FALSE_WORDS = ("false", "False", "FALSE")
+_LINE_FEED = ord("\n")
 _REMARK_LINES = re.compile(rb"^(?:#|src(?=[,\n])).*\n", re.MULTILINE)
 # Sign and digits without leading zeros.
 _WHOLE_NUMBER = re.compile(r"[ \t]*(-?)(?=[0-9])0*([0-9]*)[ \t]*")
@@ -120,7 +121,11 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class FileFault:
-    """Why a whole body gives no row: `file_empty`, `file_not_text`, `file_no_header` or `file_no_valid_row`."""
+    """Why a whole body gives no row.
+
+    `file_empty`, `file_not_text`, `file_no_header`, `file_no_valid_row`; `file_truncated` at the fetch; and
+    `file_unreadable` for what should not happen.
+    """
 
     error_type: str
     error_message: str
@@ -304,17 +309,19 @@ def _prepare(file: RawSnapshot) -> _Prepared | None:
         if b"\r" in body:
             return None
     header, _, data = body.partition(b"\n")
-    data = data.rstrip(b"\n")
-    if not data or data.startswith(b"\n") or b"\n\n" in data:
+    data = data.rstrip(b"\n") + b"\n"
+    line_starts = _line_starts(data)
+    if b"\n" in line_starts:
         return None
-    data += b"\n"
-    remark_lines = 0
-    if b"\n#" in data or b"\nsrc" in data or data.startswith((b"#", b"src")):
+    line_count, remark_lines = len(line_starts), 0
+    if b"#" in line_starts or (b"s" in line_starts and _REMARK_LINES.search(data)):
         data, remark_lines = _REMARK_LINES.subn(b"", data)
+        line_count -= remark_lines
         if not data:
             return None
-    # Arrow reads 0x10 as 16 in whole-number columns; the contract knows decimal numbers only.
-    if b"0x" in data or b"0X" in data:
+    # Arrow reads 0x10 as 16 in whole-number columns; the contract knows decimal numbers only. An x is rare, and
+    # looking for it alone is 30 times as fast.
+    if (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data):
         return None
     try:
         columns = _read_header(header)
@@ -323,9 +330,16 @@ def _prepare(file: RawSnapshot) -> _Prepared | None:
     if columns is None:
         return None
     # A remark whose first field is in quotes is noticed where the ids are checked, and only there.
-    if columns.positions["station_id"] != 0 and (b'\n"' in data or data.startswith(b'"')):
+    if columns.positions["station_id"] != 0 and b'"' in line_starts:
         return None
-    return _Prepared(file, header, data, data.count(b"\n"), remark_lines)
+    return _Prepared(file, header, data, line_count, remark_lines)
+
+
+def _line_starts(data: bytes) -> bytes:
+    """The first byte of each line of `data`, which ends in a line feed; a line feed for a blank line."""
+    characters = np.frombuffer(data, np.uint8)
+    line_ends = np.flatnonzero(characters == _LINE_FEED)
+    return data[:1] + characters[line_ends[:-1] + 1].tobytes()
 
 
 def _parse_run(run: list[_Prepared]) -> list[_Part]:
@@ -562,7 +576,15 @@ def _parse_exactly(file: RawSnapshot) -> _Part:
             )
         return _Part(None, [_FileResult(0, remark_lines, tuple(dead_rows[:MAX_DEAD_ROWS_KEPT]), dead_counts, fault)])
     data = ("\n".join(good) + "\n").encode("utf-8", "replace")
-    rows = _typed_rows([_Prepared(file, header_line, data, len(good), 0)])
+    try:
+        rows = _typed_rows([_Prepared(file, header_line, data, len(good), 0)])
+    except _RefusedError:
+        # The two paths disagree, as they might after an upgrade of Arrow; that must cost this file and no more.
+        fault = FileFault(
+            "file_unreadable", f"{len(good)} lines look right, but Arrow {pa.__version__} cannot type them."
+        )
+        dead_counts[fault.error_type] = len(good)
+        return _Part(None, [_FileResult(0, remark_lines, tuple(dead_rows[:MAX_DEAD_ROWS_KEPT]), dead_counts, fault)])
     return _Part(rows, [_FileResult(len(good), remark_lines, tuple(dead_rows), dead_counts)])
 
 

@@ -193,6 +193,19 @@ def test_a_file_does_not_grow_by_garbage_over_500_appends(monkeypatch):
     assert len(parts.data) < len(at_once) * 1.05
 
 
+def test_there_are_no_bytes_in_the_file_that_its_footer_does_not_name():
+    for builds in range(1, 12):
+        parts = grown(builds)
+        groups = [parts.metadata.row_group(group) for group in range(parts.group_count)]
+        chunks = [group.column(column) for group in groups for column in range(parts.metadata.num_columns)]
+        end = len(b"PAR1")
+        for chunk in chunks:
+            assert (chunk.dictionary_page_offset or chunk.data_page_offset) == end
+            end += chunk.total_compressed_size
+        footer_size = int.from_bytes(parts.data[-8:-4], "little")
+        assert end + footer_size + 8 == len(parts.data)
+
+
 def test_a_build_that_adds_nothing_keeps_the_file():
     parts = grown(7)
     again = ParquetParts.open(write(*parts.read_groups(parts.sealed_count), previous=parts, build_id="x"))

@@ -216,13 +216,13 @@ def odd_files(draw) -> bytes:
     return bom + end.join([header, *lines]) + last
 
 
-@property_settings(600)
+@property_settings(400)
 @given(odd_files())
 def test_both_paths_give_the_same_rows_and_counts(content):
     check(content)
 
 
-@property_settings(300)
+@property_settings(150)
 @given(st.lists(st.one_of(odd_files(), st.just(CITY_BODY)), min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_files_parsed_together_are_as_if_parsed_alone(contents, random):
     files = [raw(content, AT + timedelta(minutes=i), f"raw/{i}.txt") for i, content in enumerate(contents)]
@@ -236,7 +236,7 @@ def test_files_parsed_together_are_as_if_parsed_alone(contents, random):
     assert reports == {batch.reports[0].source_key: batch.reports[0] for batch in alone}
 
 
-@property_settings(200)
+@property_settings(120)
 @given(st.lists(odd_files(), min_size=2, max_size=4), st.randoms(use_true_random=False))
 def test_files_of_one_time_keep_each_station_once_whatever_their_order(contents, random):
     files = [raw(content, AT, f"raw/{i}.txt") for i, content in enumerate(contents)]
@@ -248,7 +248,7 @@ def test_files_of_one_time_keep_each_station_once_whatever_their_order(contents,
     assert_sorted_and_unique(again.rows)
 
 
-@property_settings(200)
+@property_settings(150)
 @given(odd_files(), st.dictionaries(st.integers(-1, 12), st.one_of(names, st.just(line(id="15077"))), max_size=3))
 def test_any_correction_is_accounted_for(content, corrections):
     batch = parse_snapshots([raw(content, corrections={**corrections, **FORCE_EXACT})])

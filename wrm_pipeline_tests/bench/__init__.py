@@ -1,0 +1,1 @@
+"""`make bench`: what the pipeline costs, as ratios within one run. See docs/performance.md."""

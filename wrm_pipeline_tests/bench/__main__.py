@@ -1,0 +1,56 @@
+"""Measure, print the table, and with --write keep it."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from wrm_pipeline_tests.bench import figures
+from wrm_pipeline_tests.bench.figures import Figure, Machine
+from wrm_pipeline_tests.bench.measures import GROUPS, SLOW_GROUPS, Bench
+from wrm_pipeline_tests.bench.processes import REPOSITORY
+
+_DOCUMENT = REPOSITORY / "docs" / "performance.md"
+_HISTORY = REPOSITORY / "docs" / "performance-history.csv"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or with --strict 1 if a figure is not as wanted."""
+    parser = argparse.ArgumentParser(prog="python -m wrm_pipeline_tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, once: does it run? Judges nothing")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if a figure is not as wanted")
+    parser.add_argument("--write", action="store_true", help=f"keep the table in docs/{_DOCUMENT.name} and the history")
+    parser.add_argument("--only", choices=list(GROUPS), action="append", help="measure this group (repeatable)")
+    options = parser.parse_args(arguments)
+    if options.write and (options.quick or options.only):
+        parser.error("--write keeps whole runs of the full size only")
+
+    # An end from outside, too, removes the folder and stops what is being measured.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    machine = Machine.this_one()
+    start = time.monotonic()
+    found: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="wrm-bench-") as folder:
+        bench = Bench(Path(folder), options.quick, lambda text: _say(f"{time.monotonic() - start:5.0f} s  {text}"))
+        for name in options.only or [name for name in GROUPS if not (options.quick and name in SLOW_GROUPS)]:
+            found += GROUPS[name](bench)
+    if options.quick:
+        found = [Figure(f.name, f.what, f.value, f.unit) for f in found]
+    sys.stdout.write(f"{machine}\n\n{figures.table(found)}\n")
+    missed = [f for f in found if f.passed is False]
+    _say(f"{len(missed)} of {len(found)} figures are not as wanted; {time.monotonic() - start:.0f} s")
+    if options.write:
+        figures.write_document(_DOCUMENT, machine, found)
+        figures.append_history(_HISTORY, machine, found)
+    return 1 if options.strict and missed else 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The groups of figures: functions of a `Bench`. One that is added to GROUPS is measured, judged and kept."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from wrm_pipeline_tests.bench.figures import Figure, Wanted
+from wrm_pipeline_tests.bench.lake import BenchLake
+from wrm_pipeline_tests.bench.processes import in_child, materialize
+
+Group = Callable[["Bench"], Iterator[Figure]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where to work, how much, and whom to tell what goes on."""
+
+    folder: Path
+    quick: bool
+    say: Callable[[str], None]
+
+    @property
+    def rounds(self) -> int:
+        return 1 if self.quick else 3
+
+    def lake(self, name: str, snapshots: int, stations: int, bikes: int) -> BenchLake:
+        """A lake with a day of raw snapshots; a fortieth of them if it is to be quick."""
+        lake = BenchLake(self.folder / name, snapshots // 40 if self.quick else snapshots, stations, bikes)
+        self.say(f"{name}: {lake.snapshots} snapshots of {stations} stations and {bikes} bikes")
+        in_child("fill", lake)
+        return lake
+
+
+def small_day(bench: Bench) -> Iterator[Figure]:
+    """A day of the real system: a snapshot a minute; then one snapshot more."""
+    lake = bench.lake("small", snapshots=1440, stations=260, bikes=152)
+    rounds = _build_rounds(bench, lake, ["pandas", "duckdb", "typed_duckdb", "pipeline", "one_more"], pandas_rounds=3)
+    yield from _build_figures("small", f"{lake.snapshots:,} × 410", rounds)
+    of_full = [r["one_more"]["seconds"] / r["pipeline"]["seconds"] for r in rounds]
+    yield Figure("one_more_time", "one snapshot more", median(_seconds(rounds, "one_more")), "s")
+    yield Figure("one_more_share", "one snapshot more ÷ full build", median(of_full), "×", Wanted(high=0.25))
+    requests = rounds[-1]["one_more"]["requests"]
+    detail = ", ".join(f"{count} {kind}" for kind, count in sorted(requests.items()))
+    yield Figure(
+        "one_more_requests", f"one snapshot more: store requests ({detail})", sum(requests.values()), "requests"
+    )
+
+
+def large_day(bench: Bench) -> Iterator[Figure]:
+    """A larger city, two snapshots a minute."""
+    lake = bench.lake("large", snapshots=2880, stations=760, bikes=376)
+    rounds = _build_rounds(bench, lake, ["pandas", "duckdb", "typed_duckdb", "pipeline"], pandas_rounds=1)
+    yield from _build_figures("large", f"{lake.snapshots:,} × 1,140", rounds)
+    peak = max(r["pipeline"]["peak_mb"] for r in rounds)
+    yield Figure("large_peak_memory", f"{lake.snapshots:,} × 1,140: peak memory of (c)", peak, "MB", Wanted(high=600))
+
+
+def density(bench: Bench) -> Iterator[Figure]:
+    """The grid over a day that has two snapshots."""
+    lake = BenchLake(bench.folder / "two", 2, 260, 152)
+    bench.say("density over two snapshots")
+    in_child("fill", lake)
+    seconds = in_child("density", lake)["seconds"]
+    yield Figure("density_two_snapshots", "density grid over two snapshots", seconds * 1000, "ms", Wanted(high=100))
+
+
+def start_up(bench: Bench) -> Iterator[Figure]:
+    """What a process costs before and around the work."""
+    lake = bench.lake("runs", snapshots=1440, stations=260, bikes=152)
+    times = []
+    for number in range(1 if bench.quick else 5):
+        bench.say(f"import, round {number + 1}")
+        times.append(in_child("import_definitions", lake)["seconds"])
+    yield Figure("import_definitions", "import of wrm_pipeline.definitions", median(times), "s")
+    runs = "wrm_stations_processed_data_all,wrm_stations_enhanced_data_all"
+    trivial, processing = [], []
+    in_child("build_pipeline", lake)
+    if not bench.quick:
+        materialize("wrm_pipeline_tests.bench.trivial", "nothing", lake)  # creates Dagster's own tables
+    for number in range(bench.rounds):
+        bench.say(f"dagster runs, round {number + 1}")
+        in_child("add_one", lake)
+        trivial.append(materialize("wrm_pipeline_tests.bench.trivial", "nothing", lake))
+        processing.append(materialize("wrm_pipeline.definitions", runs, lake))
+    ratio = median(mine / bare for mine, bare in zip(processing, trivial, strict=True))
+    yield Figure("trivial_run", "a Dagster run that does nothing", median(trivial), "s")
+    yield Figure("processing_run", "a processing run, one snapshot more", median(processing), "s")
+    yield Figure("processing_run_share", "processing run ÷ run that does nothing", ratio, "×", Wanted(high=2))
+
+
+GROUPS: dict[str, Group] = {group.__name__: group for group in (small_day, large_day, density, start_up)}
+# Left out of a quick run, as they run no code that the others do not.
+SLOW_GROUPS = {large_day.__name__}
+
+_Round = dict[str, dict[str, Any]]
+
+
+def _build_rounds(bench: Bench, lake: BenchLake, ways: list[str], pandas_rounds: int) -> list[_Round]:
+    """Each way once a round, one after the other; the pandas way in the first rounds only."""
+    rounds = []
+    for number in range(bench.rounds):
+        answers: _Round = {}
+        for way in ways:
+            if way != "pandas" or number < pandas_rounds:
+                bench.say(f"{lake.data_dir.name}, round {number + 1}: {way}")
+                answers[way] = in_child(f"build_{way}", lake)
+        rows = {way: answer["rows"] for way, answer in answers.items() if way != "one_more"}
+        if len(set(rows.values())) != 1:
+            raise AssertionError(f"the ways do not give the same number of rows: {rows}")
+        rounds.append(answers)
+    return rounds
+
+
+def _seconds(rounds: list[_Round], way: str) -> list[float]:
+    return [answers[way]["seconds"] for answers in rounds if way in answers]
+
+
+def _build_figures(name: str, size: str, rounds: list[_Round]) -> Iterator[Figure]:
+    """Times are medians; a ratio is the median of the ratios within one round."""
+    rows = rounds[0]["pipeline"]["rows"]
+    titles = {
+        "pandas": "(a) pandas",
+        "duckdb": "(b) bare DuckDB",
+        "typed_duckdb": "(b′) bare DuckDB, told the types",
+        "pipeline": "(c) this pipeline",
+    }
+    for way, title in titles.items():
+        what = f"{size}: {title}" + (f", {rows:,} rows" if way == "pipeline" else "")
+        yield Figure(f"{name}_{way}", what, median(_seconds(rounds, way)), "s")
+    faster = [r["pandas"]["seconds"] / r["pipeline"]["seconds"] for r in rounds if "pandas" in r]
+    of_duckdb = [r["pipeline"]["seconds"] / r["duckdb"]["seconds"] for r in rounds]
+    of_typed = [r["pipeline"]["seconds"] / r["typed_duckdb"]["seconds"] for r in rounds]
+    yield Figure(f"{name}_pandas_over_pipeline", f"{size}: (a) ÷ (c)", median(faster), "×", Wanted(low=6))
+    yield Figure(f"{name}_pipeline_over_duckdb", f"{size}: (c) ÷ (b)", median(of_duckdb), "×", Wanted(high=1.6))
+    yield Figure(f"{name}_pipeline_over_typed_duckdb", f"{size}: (c) ÷ (b′)", median(of_typed), "×")

@@ -1,0 +1,55 @@
+"""Starting what is measured, in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wrm_pipeline_tests.bench.lake import DT, BenchLake
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Names that would send a run to a real bucket, feed or server.
+_SETTINGS = ("WRM_", "BUCKET_", "S3_", "HETZNER_", "MINIO_", "VAULT_", "REDIS_", "POSTGRES_", "DASK_", "DAGSTER_")
+
+
+class ChildFailedError(RuntimeError):
+    """A process that was to be measured failed; the message holds what it said."""
+
+
+def in_child(task: str, lake: BenchLake) -> dict[str, Any]:
+    """What one of the tasks of `child.py` answers."""
+    arguments = json.dumps(asdict(lake), default=str)
+    answer: dict[str, Any] = json.loads(_output_of(["-m", "wrm_pipeline_tests.bench.child", task, arguments], lake))
+    return answer
+
+
+def materialize(module: str, assets: str, lake: BenchLake) -> float:
+    """Seconds that `dagster asset materialize` takes for one partition, start of the process included."""
+    home = lake.data_dir / "dagster_home"
+    if not home.exists():
+        home.mkdir()
+        (home / "dagster.yaml").write_bytes((REPOSITORY / "dagster.yaml").read_bytes())
+    command = ["-m", "dagster", "asset", "materialize", "-m", module, "--select", assets, "--partition", str(DT)]
+    start = time.perf_counter()
+    _output_of(command, lake)
+    return time.perf_counter() - start
+
+
+def _output_of(arguments: list[str], lake: BenchLake) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+    environment |= {
+        "WRM_DATA_DIR": str(lake.data_dir),
+        "DAGSTER_HOME": str(lake.data_dir / "dagster_home"),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ChildFailedError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return done.stdout
