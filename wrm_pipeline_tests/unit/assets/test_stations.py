@@ -169,7 +169,7 @@ def test_three_then_two_then_three_raw_files(lake):
     counts.append((len(lake.rows("processed")), len(lake.rows("enhanced"))))
 
     assert counts == [(33, 33), (22, 22), (33, 33)]
-    assert [key for key in lake.keys() if "dt=2025-08-21" in key and key.endswith(".parquet")] == [
+    assert [key for key in lake.keys("") if "dt=2025-08-21" in key and key.endswith(".parquet")] == [
         ENHANCED_KEY,
         PROCESSED_KEY,
     ]
@@ -181,7 +181,7 @@ def test_strays_of_an_older_writer_are_removed(lake):
     for key in (PROCESSED_KEY, ENHANCED_KEY):
         lake.store.put(key.replace("_000000", "_130502"), b"PAR1 of old")
     build_day()
-    assert [key for key in lake.keys() if key.endswith(".parquet")] == [ENHANCED_KEY, PROCESSED_KEY]
+    assert [key for key in lake.keys("") if key.endswith(".parquet")] == [ENHANCED_KEY, PROCESSED_KEY]
 
 
 def test_a_run_without_anything_new_writes_nothing(lake):

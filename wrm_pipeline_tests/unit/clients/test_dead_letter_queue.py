@@ -124,7 +124,9 @@ def test_a_status_that_does_not_exist_is_told_with_those_that_do(queue, lake):
     (letter,) = record(queue, BAD_COUNT)
     key = lake.layout.dead_letter_key(DAY, letter.entry_id)
     lake.store.put(key, lake.store.get(key).replace(b"pending_reprocessing", b"done"))
-    with pytest.raises(UnreadableDeadLetterError, match=r"'done'.*pending_reprocessing, reprocessed, parked, discarded"):
+    with pytest.raises(
+        UnreadableDeadLetterError, match=r"'done'.*pending_reprocessing, reprocessed, parked, discarded"
+    ):
         queue.of_date(DAY)
 
 
@@ -135,7 +137,7 @@ def test_other_files_beside_the_entries_are_left_alone(queue, lake):
 
 
 def test_a_queue_that_cannot_be_written_is_an_error(lake):
-    failing = WatchedStore(lake.store, fails=lambda operation, key: operation == "put")
+    failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == "put")
     with pytest.raises(ExternalError):
         record(DeadLetterQueue(failing, lake.layout), BAD_COUNT)
     assert lake.letters() == []

@@ -27,9 +27,7 @@ def partitions(lake: Lake) -> PublishedPartitions:
 
 
 def publish(partitions, rows, *, before=0, allow_shrink=False, layer="processed", dt=DAY):
-    return partitions.publish(
-        layer, dt, parquet(rows), rows_now=rows, rows_before=before, allow_shrink=allow_shrink
-    )
+    return partitions.publish(layer, dt, parquet(rows), rows_now=rows, rows_before=before, allow_shrink=allow_shrink)
 
 
 def test_a_partition_that_was_never_published_is_none(partitions):
@@ -65,7 +63,7 @@ def test_publishing_removes_strays_of_this_folder_only(partitions, lake):
 def test_the_new_object_is_there_before_a_stray_is_removed(lake):
     stray = KEY.replace("_000000", "_130502")
     lake.store.put(stray, parquet(3))
-    failing = WatchedStore(lake.store, fails=lambda operation, key: operation == "put")
+    failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == "put")
     with pytest.raises(ExternalError):
         publish(PublishedPartitions(failing, lake.layout), 3)
     assert lake.keys() == [stray]
@@ -74,7 +72,7 @@ def test_the_new_object_is_there_before_a_stray_is_removed(lake):
 def test_a_crash_before_the_strays_are_gone_is_made_good_by_the_next_publish(lake):
     stray = KEY.replace("_000000", "_130502")
     lake.store.put(stray, parquet(3))
-    failing = WatchedStore(lake.store, fails=lambda operation, key: operation == "delete")
+    failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == "delete")
     with pytest.raises(ExternalError):
         publish(PublishedPartitions(failing, lake.layout), 3)
     publish(PublishedPartitions(lake.store, lake.layout), 3, before=3)

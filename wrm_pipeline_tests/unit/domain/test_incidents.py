@@ -187,7 +187,7 @@ def test_what_is_odd_is_not_called_a_failure():
     incidents = Incidents()
     incidents.observe(fails(0, severe=False))
     (message,) = told(incidents, 0)
-    assert message.text.startswith("🟡 *j* is odd")
+    assert message.text.startswith("🟡 *j* failed (a warning)")
 
 
 @pytest.mark.parametrize(

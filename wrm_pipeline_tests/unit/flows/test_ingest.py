@@ -148,7 +148,7 @@ def test_a_duplicate_across_midnight_in_warsaw_is_one(flow):
 
 def test_a_feed_that_is_frozen_is_stored_once_an_hour(flow):
     frozen = snapshot(NOON)
-    results = [flow.take(NOON + n * MINUTE, frozen) for n in range(150)]
+    results = [flow.take(NOON + n * MINUTE, frozen) for n in range(0, 150, 2)]
     stored = [result.fetched_at for result in results if not result.duplicate]
     assert stored == [NOON, NOON + 60 * MINUTE, NOON + 120 * MINUTE]
 
@@ -449,7 +449,7 @@ def test_a_bad_body_waits_like_a_good_one_and_gets_its_letter_on_arrival(flow):
 
 
 def test_a_letter_that_cannot_be_written_is_written_later(flow):
-    flow.store.fails = lambda operation, key: "/dlq/" in key
+    flow.store.fails = lambda _operation, key: "/dlq/" in key
     assert flow.take(NOON, HTML).spooled
     flow.up()
     flow.take(NOON + MINUTE)
@@ -488,12 +488,12 @@ def test_a_bad_body_is_not_what_the_next_snapshot_is_compared_with(flow):
 
 @pytest.mark.parametrize("day", [date(2026, 3, 29), date(2026, 10, 25)])
 def test_on_the_days_when_clocks_change_every_snapshot_has_its_own_key_and_day(flow, day):
-    start = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=3)
-    times = [start + n * timedelta(minutes=10) for n in range(30 * 6)]
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=2)
+    times = [start + n * timedelta(minutes=30) for n in range(26 * 2)]
     keys = [flow.take(at).key for at in times]
     assert len(set(keys)) == len(times)
     of_day = [key for key in keys if f"/dt={day}/" in key]
-    assert len(of_day) == (138 if day.month == 3 else 150)
+    assert len(of_day) == (46 if day.month == 3 else 50)
     assert all(f"/dt={local_date(at)}/" in key for at, key in zip(times, keys, strict=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -287,9 +288,7 @@ class Comparison:
                 partitions.read("processed", dt), partitions, dt, area=DEFAULT_SERVICE_AREA, built_at=at
             )
             rows = done.build.row_count
-            partitions.publish(
-                "enhanced", dt, done.build.data, rows_now=rows, rows_before=0, allow_shrink=allow_shrink
-            )
+            partitions.publish("enhanced", dt, done.build.data, rows_now=rows, rows_before=0, allow_shrink=allow_shrink)
 
 
 @pytest.fixture
@@ -370,7 +369,7 @@ def test_a_run_that_fails_is_asked_for_again_ever_more_rarely(comparison, lake):
     for _ in range(24 * 12):
         asked += [(comparison.now, run.run_key) for run in comparison.look().runs]
         comparison.now += 5 * MINUTE
-    waits = [(later - earlier) // MINUTE for (earlier, _), (later, _) in zip(asked, asked[1:], strict=False)]
+    waits = [(later - earlier) // MINUTE for (earlier, _), (later, _) in pairwise(asked)]
     assert waits[:7] == [5, 10, 20, 40, 80, 160, 320]
     assert set(waits[7:]) <= {360}
     assert len({key for _, key in asked}) == len(asked)
