@@ -48,6 +48,23 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--json", action="store_true", help="one JSON array")
 
+    config = commands.add_parser("config", help="the effective settings and where each comes from; secrets are masked")
+    config.set_defaults(command=_config)
+    config.add_argument("--json", action="store_true", help="one JSON object")
+
+    secrets = commands.add_parser("secrets", help="move credentials to Vault, and find those left lying about")
+    kinds = secrets.add_subparsers(required=True, metavar="VERB")
+
+    moving = kinds.add_parser("import", help="move the credentials of a .env file to Vault; shows names only")
+    moving.set_defaults(command=_secrets_import)
+    moving.add_argument("file", type=Path)
+    moving.add_argument("--write", action="store_true", help="do it; without, only say what would be written")
+
+    scan = kinds.add_parser("scan", help="find credentials in files and in the git history; shows places only")
+    scan.set_defaults(command=_secrets_scan)
+    scan.add_argument("path", type=Path, nargs="?", default=Path(), help="folder or file, default here")
+    scan.add_argument("--json", action="store_true", help="one JSON array")
+
     dlq = commands.add_parser("dlq", help="look at and settle dead letters")
     verbs = dlq.add_subparsers(required=True, metavar="VERB")
 
@@ -108,6 +125,77 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=1))
     return 1 if any(finding.status == "failed" for finding in findings) else 0
+
+
+def _config(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.configuration import effective_values
+    from wrm_pipeline.resources.vault import Secrets, open_vault
+
+    values, problems = effective_values(Secrets(settings, open_vault(settings)))
+    if options.json:
+        content = {"settings": [asdict(v) for v in values], "remarks": settings.remarks, "problems": problems}
+        print(json.dumps(content, ensure_ascii=False, indent=1))
+    else:
+        rows = [[value.name, value.value, value.origin] for value in values]
+        print(tabulate(rows, headers=["name", "value", "from"], tablefmt="simple", disable_numparse=True))
+        for text in (*settings.remarks, *problems):
+            print(f"\n{text}")
+    return 1 if problems else 0
+
+
+def _secrets_import(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.configuration import plan_import
+    from wrm_pipeline.resources.vault import open_vault
+
+    vault = open_vault(settings)
+    if vault is None:
+        raise UsageError("VAULT_ADDR is not set: there is no Vault to write to")
+    try:
+        plan = plan_import(options.file, vault)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{options.file} cannot be read: {error}") from None
+    rows = [[move.variable, f"{vault.mount_point}/{move.path}", move.key, move.change] for move in plan.moves]
+    print(tabulate(rows, headers=["variable", "path in Vault", "key", ""], tablefmt="simple"))
+    if plan.staying:
+        print(f"\nNot for Vault, these stay: {', '.join(plan.staying)}")
+    if not plan.versions:
+        print("\nNothing to write.")
+    elif options.write:
+        plan.write(vault)
+        print(
+            f"\nWritten to {', '.join(plan.versions)} and read back. Now remove these lines from {options.file}, and "
+            "run `wrm secrets scan`: what was ever committed must be replaced by a new one."
+        )
+    else:
+        print(f"\nNothing is written yet. Add --write to write {', '.join(plan.versions)}.")
+    return 0
+
+
+def _secrets_scan(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.clients.secret_scan import Scanner, is_repository
+    from wrm_pipeline.settings import is_secret, variables_of
+
+    if not options.path.exists():
+        raise UsageError(f"there is no {options.path}")
+    names = [name for name in Settings.model_fields if is_secret(name)]
+    in_use = {
+        variables_of(n)[0]: value.get_secret_value() for n in names if (value := getattr(settings, n)) is not None
+    }
+    scanner = Scanner(frozenset(variable for name in names for variable in variables_of(name)), in_use)
+    leaks = list(scanner.tree(options.path))
+    has_history = is_repository(options.path)
+    if has_history:
+        leaks += scanner.history(options.path)
+    if options.json:
+        print(json.dumps([asdict(leak) for leak in leaks], ensure_ascii=False, indent=1))
+        return 1 if leaks else 0
+    for leak in leaks:
+        print(leak)
+    looked_at = "the files and the git history" if has_history else "the files (there is no git history)"
+    print(f"{len(leaks)} found in {looked_at} of {options.path.resolve()}.")
+    if leaks:
+        print("Replace each by a new one where it is issued: removing the line does not take it back.")
+    return 1 if leaks else 0
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> int:

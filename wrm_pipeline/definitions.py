@@ -13,6 +13,7 @@ from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
+from wrm_pipeline.checks import published
 from wrm_pipeline.io_managers.duckdb import (
     DuckDBHybridIOManager,
     DuckDBPublishingIOManager,
@@ -21,12 +22,16 @@ from wrm_pipeline.io_managers.duckdb import (
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
+    wrm_freshness_job,
     wrm_stations_ingest_job,
     wrm_stations_processing_job,
 )
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
+from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
+from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
 from wrm_pipeline.sensors.raw_data import (
     wrm_analytics_sensor,
     wrm_stations_raw_data_sensor,
@@ -50,13 +55,27 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             bike_density_map,
             wrm_stations_dlq,
         ],
-        jobs=[wrm_stations_ingest_job, wrm_stations_processing_job, wrm_analytics_job, reprocess_dlq],
-        schedules=[wrm_stations_ingest_schedule],
-        sensors=[wrm_stations_raw_data_sensor, wrm_stations_reconciliation_sensor, wrm_analytics_sensor],
+        asset_checks=published.CHECKS,
+        jobs=[
+            wrm_stations_ingest_job,
+            wrm_stations_processing_job,
+            wrm_analytics_job,
+            wrm_freshness_job,
+            reprocess_dlq,
+        ],
+        schedules=[wrm_stations_ingest_schedule, wrm_freshness_schedule],
+        sensors=[
+            wrm_stations_raw_data_sensor,
+            wrm_stations_reconciliation_sensor,
+            wrm_analytics_sensor,
+            wrm_run_alerts_sensor,
+            wrm_check_alerts_sensor,
+        ],
         executor=dg.in_process_executor,
         resources={
             "lake": lake,
             "clock": clock,
+            "vault": VaultSecretsResource(),
             "feed": FeedResource(url=settings.feed_url),
             "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
             "duckdb_io_manager": DuckDBTableIOManager(lake=lake),

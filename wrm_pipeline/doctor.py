@@ -4,7 +4,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -12,10 +12,12 @@ from typing import Literal
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, httpfs_path
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.retry import RetryPolicy
+from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
+from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots, reject_reason
-from wrm_pipeline.resources.lake import REDIS_TIMEOUT_S, connect_store, s3_access
+from wrm_pipeline.resources.lake import connect_redis, connect_store, s3_access
+from wrm_pipeline.resources.vault import KEPT_IN_VAULT, Secrets, open_vault, secrets_of
 from wrm_pipeline.settings import Settings
 
 Status = Literal["ok", "warning", "failed", "not used"]
@@ -46,9 +48,16 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """All checks, one after the other."""
-    yield Finding("configuration", "ok", "read the environment", f"{settings.env}, data in {settings.data_dir}")
+    yield Finding(
+        "configuration",
+        "warning" if settings.remarks else "ok",
+        "read the environment",
+        f"{settings.env}, data in {settings.data_dir}",
+        " ".join(settings.remarks),
+    )
     checks: list[tuple[str, Callable[[Settings], Finding], str]] = [
         ("feed", _feed, "Open the URL by hand from this machine; look at DNS and WRM_STATIONS_DATA_URL"),
+        ("vault", _vault, "See `wrm config`; snapshots wait in the spool meanwhile"),
         (
             "storage",
             _storage,
@@ -85,6 +94,24 @@ def _feed(settings: Settings) -> Finding:
     return Finding("feed", status, tried, f"{counts.rows_out} rows, {counts.dead_lettered} dead", todo)
 
 
+def _vault(settings: Settings) -> Finding:
+    vault = open_vault(settings, policy=replace(VAULT_POLICY, attempts=1))
+    if vault is None:
+        return Finding("vault", "not used", "VAULT_ADDR is not set", "credentials come from the variables")
+    tried = f"log in and read below {vault.mount_point}/ at {vault.address}"
+    keys, absent = [], []
+    for path in KEPT_IN_VAULT:
+        try:
+            keys.append(f"{path} ({', '.join(vault.read(path).keys)})")
+        except VaultPathMissingError:
+            absent.append(path)
+    got = f"{'; '.join(keys)}{'; not there: ' if absent else ''}{', '.join(absent)}"
+    secrets = Secrets(settings, vault)
+    for ask in (secrets.s3, secrets.redis_url, secrets.webhook_url, secrets.postgres):
+        ask()
+    return Finding("vault", "ok", tried, got)
+
+
 def _storage(settings: Settings) -> Finding:
     store = connect_store(settings, _ONE_TRY)
     key = f"{settings.prefix}probe/{uuid.uuid4()}.txt"
@@ -114,15 +141,13 @@ def _spool(settings: Settings) -> Finding:
 
 
 def _redis(settings: Settings) -> Finding:
-    if settings.redis_url is None:
+    url = secrets_of(settings).redis_url()
+    if url is None:
         return Finding("redis", "not used", "REDIS_URL is not set", "state is kept in files")
     import redis
 
-    client = redis.Redis.from_url(
-        settings.redis_url.get_secret_value(), socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
-    )
     try:
-        client.ping()
+        connect_redis(url).ping()
     except redis.RedisError as error:
         todo = "Start Redis or correct REDIS_URL; meanwhile files are used instead, and nothing fails"
         return Finding("redis", "warning", "PING", type(error).__name__ + ": " + str(error), todo)
@@ -130,19 +155,19 @@ def _redis(settings: Settings) -> Finding:
 
 
 def _postgres(settings: Settings) -> Finding:
-    if settings.postgres_host is None:
+    access = secrets_of(settings).postgres()
+    if access is None:
         return Finding("postgresql", "not used", "POSTGRES_HOST is not set", "Dagster keeps its history in SQLite")
     import psycopg2
 
-    password = settings.postgres_password
-    where = f"{settings.postgres_host}:{settings.postgres_port}/{settings.postgres_db}"
+    where = f"{access.host}:{access.port}/{access.db}"
     try:
         connection = psycopg2.connect(
-            host=settings.postgres_host,
-            port=settings.postgres_port,
-            dbname=settings.postgres_db,
-            user=settings.postgres_user,
-            password=password.get_secret_value() if password else None,
+            host=access.host,
+            port=access.port,
+            dbname=access.db,
+            user=access.user,
+            password=access.password,
             connect_timeout=3,
         )
     except psycopg2.OperationalError as error:

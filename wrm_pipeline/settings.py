@@ -24,6 +24,9 @@ from wrm_pipeline.domain.rules import ServiceArea
 
 UCL_FEED_URL = "https://gladys.geog.ucl.ac.uk/bikesapi/load.php?scheme=wroclaw"
 
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+HTTP_SCHEMES = ("https", "http")
+
 _S3_ALIASES = {
     "endpoint_url": ("S3_ENDPOINT_URL", "HETZNER_ENDPOINT_URL", "MINIO_ENDPOINT_URL"),
     "access_key_id": ("S3_ACCESS_KEY_ID", "HETZNER_ACCESS_KEY_ID", "MINIO_ACCESS_KEY"),
@@ -78,6 +81,9 @@ class Settings(BaseSettings):
     alert_webhook_url: SecretStr | None = Field(
         None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
     )
+    ui_url: str = Field(
+        "http://127.0.0.1:3000", alias="WRM_UI_URL", description="Where a person opens Dagster's UI, for links"
+    )
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
     )
@@ -121,7 +127,7 @@ class Settings(BaseSettings):
             raise ValueError("is no time zone; give a name like UTC or Europe/Warsaw") from error
         return value
 
-    @field_validator("feed_url", "s3_endpoint_url")
+    @field_validator("feed_url", "s3_endpoint_url", "ui_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -142,12 +148,12 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_url(value, "redis", "rediss", "unix")
+        return _checked_url(value, *REDIS_SCHEMES)
 
     @field_validator("alert_webhook_url")
     @classmethod
     def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_url(value, "http", "https")
+        return _checked_url(value, *HTTP_SCHEMES)
 
     @field_validator("vault_addr")
     @classmethod
@@ -374,19 +380,22 @@ class _Variables(PydanticBaseSettingsSource):
         return values
 
 
+def is_url(value: str, *schemes: str) -> bool:
+    """Whether a library will understand this URL; its own message about one that it does not would show parts of it."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in schemes and port != 0
+
+
 def _checked_url(value: SecretStr | None, *schemes: str) -> SecretStr | None:
-    """The URL, if it is one; a message about it must not show it, so the library's own is not let through."""
-    if value is not None:
-        try:
-            parts = urlsplit(value.get_secret_value())
-            known = parts.scheme in schemes and parts.port != 0
-        except ValueError:
-            known = False
-        if not known:
-            raise ValueError(
-                f"is no URL (not shown, as it may hold a password); it must start with {schemes[0]}:// and special "
-                "characters of a password are written as %XX"
-            )
+    if value is not None and not is_url(value.get_secret_value(), *schemes):
+        raise ValueError(
+            f"is no URL (not shown, as it may hold a password); it must start with {schemes[0]}:// and special "
+            "characters of a password are written as %XX"
+        )
     return value
 
 

@@ -62,7 +62,7 @@ class AnalyticsDatabase:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name(f"{self.path.name}.new-{os.getpid()}")
-        with _locked(self.path.parent):
+        with _locked(self.path.parent), _without_keys(self.s3):
             self._sweep()
             yield from self._build(new)
 
@@ -104,7 +104,8 @@ class AnalyticsDatabase:
             )
         connection = self._connect(self.path, read_only=True)
         try:
-            yield connection
+            with _without_keys(self.s3):
+                yield connection
         finally:
             connection.close()
 
@@ -132,6 +133,23 @@ class AnalyticsDatabase:
                 connection.close()
                 raise
         return connection
+
+
+@contextmanager
+def _without_keys(s3: S3Access | None) -> Iterator[None]:
+    """Mask the keys in DuckDB's messages: it quotes the access key that a service says it does not know."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        text = str(error)
+        masked = text
+        for key in (s3.access_key_id, s3.secret_access_key) if s3 else ():
+            masked = masked.replace(key, "***")
+        if masked == text:
+            raise
+        raise type(error)(masked).with_traceback(error.__traceback__) from None
 
 
 def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> None:

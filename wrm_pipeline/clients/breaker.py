@@ -45,6 +45,14 @@ class JsonFileStorage(pybreaker.CircuitBreakerStorage):  # type: ignore[misc,unu
         super().__init__("file")
         self.path = path
         self._in_memory: dict[str, Any] | None = None  # set once the file could not be written
+        self._sweep_orphans()
+
+    def _sweep_orphans(self) -> None:
+        """Remove what processes left that were killed while they wrote; they are rare, and so is this."""
+        with contextlib.suppress(OSError):
+            for orphan in self.path.parent.glob(f".{self.path.name}.*-*"):
+                if not Path(f"/proc/{orphan.name.rpartition('.')[2].partition('-')[0]}").exists():
+                    orphan.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any]:
         if self._in_memory is not None:

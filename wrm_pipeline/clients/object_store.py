@@ -711,7 +711,8 @@ class S3ObjectStore:
             self._check_etag(answer, "get", key)
             chunks = []
             with contextlib.closing(answer["Body"]) as body:  # an unread rest must not stay in the connection
-                while chunk := body.read(_READ_CHUNK_BYTES):
+                # `body.read` waits for a whole chunk, however slowly it drips; read1 gives what has come.
+                while chunk := body._raw_stream.read1(_READ_CHUNK_BYTES):  # type: ignore[attr-defined]
                     chunks.append(chunk)
                     if self._clock() > give_up_at:
                         raise self._unexpected(f"not done within {self._policy.deadline_s:g} s", "get", key)

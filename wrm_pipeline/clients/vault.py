@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError, UnexpectedAnswerError
+from wrm_pipeline.logs import remember_secret
 
 if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker
@@ -139,6 +140,10 @@ class VaultSecret:
     def keys(self) -> list[str]:
         """Names of the keys that have a value."""
         return sorted(self._values)
+
+    def values(self) -> dict[str, str]:
+        """All of it; for writing a new version."""
+        return dict(self._values)
 
     def get(self, key: str) -> str | None:
         """A value, or None where there is none."""
@@ -292,42 +297,44 @@ class Vault:
 
     def _with_token(self, operation: str, path: str, request: Callable[[Any], Any], ends: float) -> Any:
         """Ask; once more with a new token after a 403, which says "expired" and "not allowed" alike."""
-        self._have_token(ends)
+        self._have_token(path, ends)
         try:
             return self._ask(operation, path, request, ends)
         except VaultDeniedError:
-            self._login(ends)
+            self._login(path, ends)
             return self._ask(operation, path, request, ends)
 
-    def _have_token(self, ends: float) -> None:
+    def _have_token(self, path: str, ends: float) -> None:
         if self._clock() < self._fresh_until:
             return
         if self._renewable:
             try:
-                self._took(self._ask("renew", "", lambda client: client.auth.token.renew_self(), ends)["auth"])
+                self._took(self._ask("renew", path, lambda client: client.auth.token.renew_self(), ends)["auth"])
             except PermanentError:
                 pass  # expired, or at its maximum age
             else:
                 return
-        self._login(ends)
+        self._login(path, ends)
 
-    def _login(self, ends: float) -> None:
+    def _login(self, path: str, ends: float) -> None:
         self._fresh_until, self._renewable = float("-inf"), False
         client, how = self._client(), self._login_with
         if isinstance(how, AppRole):
             client.token = ""
             role_id, secret_id = how.role_id(), how.secret_id()
-            answer = self._ask("login", "", lambda c: c.auth.approle.login(role_id, secret_id, use_token=False), ends)
+            remember_secret(secret_id)
+            answer = self._ask("login", path, lambda c: c.auth.approle.login(role_id, secret_id, use_token=False), ends)
             # A new login does all that a renewal does, and knows no maximum age.
             self._took({**answer["auth"], "renewable": False})
         else:
             client.token = how.token()
-            found = self._ask("lookup", "", lambda c: c.auth.token.lookup_self(), ends)["data"]
+            found = self._ask("lookup", path, lambda c: c.auth.token.lookup_self(), ends)["data"]
             self._took({"lease_duration": found["ttl"], "renewable": found.get("renewable")})
 
     def _took(self, token: Mapping[str, Any]) -> None:
         client, life = self._client(), float(token["lease_duration"])
         client.token = token.get("client_token") or client.token
+        remember_secret(client.token)
         self._renewable = bool(token.get("renewable")) and life > 0
         # A life of 0 means for ever.
         self._fresh_until = self._clock() + life * _RENEW_AFTER if life > 0 else float("inf")
@@ -359,7 +366,7 @@ class Vault:
 
         client = self._client()
         left = ends - self._clock()
-        place = self._place(path)
+        place = self._place(path, operation)
         if left <= 0:
             raise VaultUnreachableError(
                 f"answers too slowly: nothing within {self._policy.deadline_s:g} s",
@@ -393,8 +400,9 @@ class Vault:
             sleep=self._sleep,
         )
 
-    def _place(self, path: str) -> str:
-        return f"{self.mount_point}/{path} at {self.address}" if path else f"at {self.address}"
+    def _place(self, path: str, operation: str = "read") -> str:
+        place = f"{self.mount_point}/{path} at {self.address}"
+        return place if operation in {"read", "write"} else f"for {place}"
 
     def _whether_up(self) -> str:
         return "See whether Vault runs there, and whether VAULT_ADDR and the way to it (DNS, firewall) are right"
@@ -404,6 +412,9 @@ class Vault:
         status, said = refusal.status, "; ".join(refusal.errors)[:200]
         problem = f"HTTP {status} {said}".strip()
         kind: type[VaultError]
+        if status == 200:
+            problem, remedy = "HTTP 200, but the answer is not Vault's", "See what answers at VAULT_ADDR: a proxy?"
+            return UnexpectedAnswerError(problem, "vault", operation, self._place(path, operation), remedy)
         if retry.is_transient_status(status):
             kind, remedy = VaultUnreachableError, self._whether_up()
             if "sealed" in said:
@@ -425,7 +436,7 @@ class Vault:
             return self._explain_absence(refusal, operation, path)
         else:
             kind, remedy = VaultRefusedError, "See Vault's own log"
-        error = kind(problem, "vault", operation, self._place(path), remedy, status)
+        error = kind(problem, "vault", operation, self._place(path, operation), remedy, status)
         if isinstance(error, TransientError):
             error.retry_after_s = refusal.retry_after_s
         return error
@@ -457,13 +468,13 @@ class Vault:
 
 
 class _RefusedError(Exception):
-    """An answer other than 200 and 204, without anything of the request."""
+    """An answer other than JSON with 200, or 204; without anything of the request."""
 
     def __init__(self, status: int, body: Any, retry_after_s: float | None) -> None:
         super().__init__(status)
         content = body if isinstance(body, dict) else {}
         self.status = status
-        self.errors = [str(line).strip() for line in content.get("errors") or ()]
+        self.errors = [" ".join(str(line).split()) for line in content.get("errors") or ()]
         self.metadata: Mapping[str, Any] = (content.get("data") or {}).get("metadata") or {}
         self.retry_after_s = retry_after_s
 
@@ -487,14 +498,8 @@ def _adapter_class() -> type[Any]:
                 body = response.json()
             except ValueError:
                 body = None
-            if response.status_code != 200:
+            if response.status_code != 200 or not isinstance(body, dict):
                 raise _RefusedError(response.status_code, body, retry.retry_after_s(response.headers))
-            if not isinstance(body, dict):
-                raise UnexpectedAnswerError(
-                    "HTTP 200, but the answer is not Vault's",
-                    "vault",
-                    remedy="See what answers at VAULT_ADDR: a proxy?",
-                )
             return body
 
         def get_login_token(self, response: Any) -> str:

@@ -38,8 +38,22 @@ class ProcessedPartition:
 
     build: ProcessedBuild | None
     manifest: Manifest
-    rows_before: int
+    previous: ParquetParts | None
     dead_letters: tuple[DeadLetter, ...]
+
+    @property
+    def rows_before(self) -> int:
+        """Rows that are published now."""
+        return self.previous.row_count if self.previous else 0
+
+    @property
+    def file(self) -> ParquetParts:
+        """The partition as it is to be: what was built, or else what is published."""
+        if self.build is not None:
+            return ParquetParts.open(self.build.data)
+        if self.previous is None:
+            raise AssertionError("without a build there is a published partition")
+        return self.previous
 
 
 def list_raw_objects(store: ObjectStore, layout: Layout, dt: date, letters: Iterable[DeadLetter]) -> list[RawObject]:
@@ -92,7 +106,7 @@ def process_partition(
             queue.put(replace(letter, status=REPROCESSED))
     plan = plan_build(objects, previous, full_rebuild=full_rebuild, reparse=reparse)
     if plan.nothing_to_do:
-        return ProcessedPartition(None, plan.manifest, rows_before, ())
+        return ProcessedPartition(None, plan.manifest, previous, ())
     started = time.monotonic()
     build = build_processed(plan, store.get_many, parsed_at=parsed_at)
     _log.info(
@@ -104,7 +118,7 @@ def process_partition(
         seconds=round(time.monotonic() - started, 3),
     )
     letters = queue.record(build.reports, asset_name=asset_name, partition_date=dt, seen_at=parsed_at)
-    return ProcessedPartition(build, build.manifest, rows_before, tuple(letters))
+    return ProcessedPartition(build, build.manifest, previous, tuple(letters))
 
 
 def published_manifest(processed: ParquetParts | None) -> Manifest | None:

@@ -23,6 +23,7 @@ from wrm_pipeline.clients.analytics_db import (
     write_table,
 )
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.requests import told_on_failure, write_requests
 
 
 class DuckDBTableIOManager(dg.ConfigurableIOManager, extra="forbid"):
@@ -63,8 +64,11 @@ class DuckDBPublishingIOManager(DuckDBTableIOManager):
         """Replace the table and publish the database."""
         super().handle_output(context, obj)
         key = self.lake.layout.database_key
-        info = self.lake.store.put(key, self.lake.database.path, content_type="application/vnd.duckdb")
-        context.add_output_metadata({"published": self.lake.store.url(key), "published_bytes": info.size_bytes})
+        with told_on_failure(context):
+            info = self.lake.store.put(key, self.lake.database.path, content_type="application/vnd.duckdb")
+        context.add_output_metadata(
+            {"published": self.lake.store.url(key), "published_bytes": info.size_bytes, **write_requests()}
+        )
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the table from the published database."""

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.requests import told_on_failure, write_requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
         """Publish a partition by one atomic write; strays of older writers in its folder are removed."""
         if obj is None:
             return
+        with told_on_failure(context):
+            self._publish(context, obj)
+        context.add_output_metadata(write_requests())
+
+    def _publish(self, context: dg.OutputContext, obj: Any) -> None:
         layer, dt = _layer(context), date.fromisoformat(context.partition_key)
         partitions = self.lake.partitions
         if not isinstance(obj, PartitionFile):

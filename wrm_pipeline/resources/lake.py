@@ -133,9 +133,9 @@ def connect_store(settings: Settings, policy: RetryPolicy = STORAGE_POLICY) -> O
 
 
 class _BreakersWithVault(Breakers):
-    """The breakers where only Vault knows the way to Redis; asks it when the first breaker needs it.
+    """The breakers where Vault may know the way to Redis; asks it when the first breaker needs it.
 
-    `vault` and `feed` stay in files: Vault's breaker cannot wait for Vault, and the fetch must not.
+    `vault` stays in files, and `feed` where Redis needs Vault: the one cannot wait for Vault, the fetch must not.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -144,13 +144,13 @@ class _BreakersWithVault(Breakers):
         self._shared: Breakers | None = None
 
     def of(self, target: str) -> Breaker:
-        if target in {"vault", "feed"}:
+        if target == "vault" or (target == "feed" and self._settings.redis_url_without_password is None):
             return super().of(target)
         if self._shared is None:
             try:
                 url = secrets_of(self._settings).redis_url()
             except ExternalError as error:
-                logger.warning("Circuit breakers keep their state in files. %s", error)
+                logger.warning("Circuit breakers keep their state in files: %s", error)
                 url = None
             self._shared = _breakers(self._settings, url)
         return self._shared.of(target)
@@ -158,7 +158,7 @@ class _BreakersWithVault(Breakers):
 
 def connect_breakers(settings: Settings) -> Breakers:
     """The circuit breakers, with their state in Redis where it is configured, else in files; makes no request."""
-    if settings.vault_addr is not None and settings.redis_url_without_password is None:
+    if settings.vault_addr is not None:
         return _BreakersWithVault(settings)
     return _breakers(settings, secrets_of(settings).redis_url())
 

@@ -1,12 +1,13 @@
 """Where clients get their credentials: from Vault where VAULT_ADDR is set, else from the variables. In memory only."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from urllib.parse import unquote, urlsplit
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from wrm_pipeline.clients.analytics_db import S3Access
 from wrm_pipeline.clients.breaker import Breaker, Breakers
@@ -21,7 +22,18 @@ from wrm_pipeline.clients.vault import (
     VaultSecret,
     VaultValueError,
 )
-from wrm_pipeline.settings import Settings, SettingsError, find, load_settings, variables_of
+from wrm_pipeline.logs import remember_secret
+from wrm_pipeline.settings import (
+    HTTP_SCHEMES,
+    REDIS_SCHEMES,
+    Settings,
+    SettingsError,
+    find,
+    is_secret,
+    is_url,
+    load_settings,
+    variables_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -116,11 +128,9 @@ class Secrets:
                 held.name,
                 "Correct one of them, or remove BUCKET_NAME",
             )
-        endpoint = held.get("endpoint_url") or settings.s3_endpoint_url
-        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-            raise VaultValueError(
-                "endpoint_url is no URL", "vault", "read", held.name, "Write one that starts with https://"
-            )
+        endpoint = _url(held, "endpoint_url", HTTP_SCHEMES) or settings.s3_endpoint_url
+        for key in ("access_key_id", "secret_access_key"):
+            _mask_in_logs(held.require(key))
         return S3Access(
             settings.bucket_name or held.require("bucket_name"),
             endpoint,
@@ -138,7 +148,7 @@ class Secrets:
         if url := self.settings.redis_url_without_password:
             return url
         given = self.settings.redis_url
-        return self._optional(self.paths.redis, "url", given.get_secret_value() if given else None)
+        return self._optional(self.paths.redis, "url", REDIS_SCHEMES, given)
 
     def webhook_url(self) -> str | None:
         """Where failures are told; None means nowhere.
@@ -147,7 +157,7 @@ class Secrets:
             ExternalError: Vault did not say.
         """
         given = self.settings.alert_webhook_url
-        return self._optional(self.paths.alerts, "webhook_url", given.get_secret_value() if given else None)
+        return self._optional(self.paths.alerts, "webhook_url", HTTP_SCHEMES, given)
 
     def postgres(self) -> PostgresAccess | None:
         """The database of Dagster's own storage; None means SQLite.
@@ -169,6 +179,8 @@ class Secrets:
         port = held.get("port") if held else None
         if port and not port.isdecimal():
             raise VaultValueError("port is no number", "vault", "read", held.name if held else "", "Correct it")
+        if held:
+            _mask_in_logs(held.require("password"))
         return PostgresAccess(
             host,
             int(port or settings.postgres_port),
@@ -177,13 +189,16 @@ class Secrets:
             held.require("password") if held else given,
         )
 
-    def _optional(self, path: str, key: str, given: str | None) -> str | None:
-        """A value that does not have to be there."""
+    def _optional(self, path: str, key: str, schemes: Sequence[str], given: SecretStr | None) -> str | None:
+        """A URL that does not have to be there."""
         try:
             held = self._held(path, given=given is not None)
         except VaultPathMissingError:
             return None
-        return held.require(key) if held else given
+        if held is None:
+            return given.get_secret_value() if given else None
+        _mask_in_logs(held.require(key))
+        return _url(held, key, schemes)
 
     def _held(self, path: str, *, given: bool) -> VaultSecret | None:
         """What Vault has at a path; None if the variables are to be used."""
@@ -193,9 +208,31 @@ class Secrets:
             return self.vault.read(path)
         except ExternalError as error:
             if given and self.settings.variables_are_enough:
-                logger.warning("%s. The variables are used instead, since WRM_ENV is %s.", error, self.settings.env)
+                logger.warning("The variables are used, since WRM_ENV is %s: %s", self.settings.env, error)
                 return None
             raise
+
+
+def _mask_in_logs(value: str) -> None:
+    remember_secret(value)
+    if "://" in value and (password := _password_in(value)):
+        remember_secret(password)
+        remember_secret(unquote(password))
+
+
+def _password_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).password
+    except ValueError:
+        return None
+
+
+def _url(held: VaultSecret, key: str, schemes: Sequence[str]) -> str | None:
+    value = held.get(key)
+    if value is not None and not is_url(value, *schemes):
+        remedy = f"Write one that starts with {schemes[0]}://, special characters of a password as %XX"
+        raise VaultValueError(f"{key} is no URL (not shown)", "vault", "read", held.name, remedy)
+    return value
 
 
 class VaultSecretsResource(dg.ConfigurableResource[None], extra="forbid"):
@@ -204,9 +241,9 @@ class VaultSecretsResource(dg.ConfigurableResource[None], extra="forbid"):
     s3_path: str = Field(
         S3_PATH, description="endpoint_url, access_key_id, secret_access_key, region_name, bucket_name"
     )
-    redis_path: str = Field(REDIS_PATH, description="url")
-    alerts_path: str = Field(ALERTS_PATH, description="webhook_url")
-    postgres_path: str = Field(POSTGRES_PATH, description="host, port, db, user, password")
+    redis_path: str = Field(default=REDIS_PATH, description="url")
+    alerts_path: str = Field(default=ALERTS_PATH, description="webhook_url")
+    postgres_path: str = Field(default=POSTGRES_PATH, description="host, port, db, user, password")
 
     @property
     def secrets(self) -> Secrets:
@@ -220,6 +257,9 @@ def secrets_of(settings: Settings) -> Secrets:
     """The credentials as the settings say, with one Vault login for the whole process; makes no request."""
     for remark in settings.remarks:
         logger.warning("%s", remark)
+    for field_name in type(settings).model_fields:
+        if is_secret(field_name) and (value := getattr(settings, field_name)) is not None:
+            _mask_in_logs(value.get_secret_value())
     # In files: shared state in Redis could need a password from Vault.
     breaker = Breakers(settings.breaker_dir).of("vault")
     return Secrets(settings, open_vault(settings, breaker=breaker))

@@ -14,6 +14,7 @@ from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.density import DensityGrid, bike_density
 from wrm_pipeline.domain.density_map import density_svg, render_density_map
 from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.requests import requests_made
 
 _ROWS_SQL = f"""
 SELECT file_timestamp, lat, lon, bikes, record_type, outside_service_area
@@ -64,6 +65,7 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
             "rows_outside_area": grid.rows_outside_area,
             "bikes_outside_area_now": grid.bikes_outside_area,
             "adds_up": grid.adds_up,
+            **requests_made(),
             "picture": dg.MetadataValue.md(f"![density](data:image/svg+xml;base64,{picture})"),
             "dagster/column_schema": arrow_table_schema(grid.cells.schema),
             "preview": preview(grid.cells),
@@ -103,6 +105,7 @@ def bike_density_map(config: DayConfig, lake: LakeResource) -> dg.MaterializeRes
             "day": day,
             "size_bytes": info.size_bytes,
             "rows_drawn": inside,
+            **requests_made(),
             "rows_outside_area": now.num_rows - inside,
             "picture": dg.MetadataValue.md(f"![density](data:image/svg+xml;base64,{picture})"),
         }

@@ -7,6 +7,7 @@ from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.requests import requests_made
 
 _ENHANCED_VIEW = "create_duckdb_enhanced_views"
 
@@ -105,6 +106,7 @@ def query_station_summary(config: DayConfig, lake: LakeResource) -> dg.Output[pa
         metadata={
             "day": day,
             "stations": rows.num_rows,
+            **requests_made(),
             "emptiest_stations": dg.MetadataValue.md(markdown_table(emptiest.select(columns).to_pylist())),
             "dagster/column_schema": arrow_table_schema(rows.schema),
         },

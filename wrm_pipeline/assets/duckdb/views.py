@@ -7,6 +7,7 @@ from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data
 from wrm_pipeline.clients.analytics_db import SCHEMA, ViewSet, enhanced_views, stored_views
 from wrm_pipeline.domain.schemas import ENHANCED
 from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.requests import requests_made
 
 
 @dg.asset(
@@ -41,6 +42,7 @@ def create_duckdb_enhanced_views(lake: LakeResource) -> dg.Output[ViewSet | None
         metadata={
             "newest_partition": str(views.newest),
             "unchanged": unchanged,
+            **requests_made(),
             "views": dg.MetadataValue.md(
                 markdown_table(
                     [{"view": f"{SCHEMA}.{name}", "definition": sql} for name, sql in views.definitions.items()]

@@ -8,6 +8,7 @@ from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.domain.dead_letters import STATUSES
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 
 @dg.asset(
@@ -23,9 +24,12 @@ from wrm_pipeline.resources.lake import ClockResource, LakeResource
         "by a person."
     ),
 )
-def wrm_stations_dlq(lake: LakeResource, clock: ClockResource) -> dg.MaterializeResult[None]:
+def wrm_stations_dlq(
+    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource
+) -> dg.MaterializeResult[None]:
     """Count what waits."""
-    letters = lake.dead_letters.all()
+    with told_on_failure(context):
+        letters = lake.dead_letters.all()
     statuses = Counter(letter.status for letter in letters)
     groups = Counter((letter.partition_date, letter.error_type, letter.status) for letter in letters)
     records = Counter[tuple[object, ...]]()
@@ -43,6 +47,7 @@ def wrm_stations_dlq(lake: LakeResource, clock: ClockResource) -> dg.Materialize
             "entries": len(letters),
             **{f"entries_{status}": statuses[status] for status in STATUSES},
             "oldest_open_age_h": round(age_h, 2),
+            **requests_made(),
             "queue": dg.MetadataValue.md(markdown_table(table[:200])),
             "newest_entries": dg.MetadataValue.md(
                 markdown_table(

@@ -1,19 +1,23 @@
 """processed/ -> enhanced/."""
 
-from datetime import date
+from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import column_lineage, preview, requests_made, table_schema
+from wrm_pipeline.assets.presentation import column_lineage, handled_rows, preview, table_schema
 from wrm_pipeline.assets.stations.processed_all import NAME as PROCESSED_NAME
 from wrm_pipeline.assets.stations.processed_all import BuildConfig
+from wrm_pipeline.checks.results import publish_if_sound
+from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED
 from wrm_pipeline.flows.process import enhance_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 NAME = "wrm_stations_enhanced_data_all"
 
@@ -33,6 +37,10 @@ _SOURCES = {name: [name] for name in PROCESSED.columns} | {
     ins={"processed": dg.AssetIn(PROCESSED_NAME)},
     partitions_def=daily_partitions,
     io_manager_key="hive_partitioned_s3_io_manager",
+    check_specs=[enhanced_check(NAME)],
+    freshness_policy=dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5)
+    ),
     metadata={
         "layer": "enhanced",
         "dagster/column_schema": table_schema(ENHANCED),
@@ -55,21 +63,27 @@ def wrm_stations_enhanced_data_all(
     processed: ParquetParts,
     lake: LakeResource,
     clock: ClockResource,
-) -> dg.Output[PartitionFile | None]:
+) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Classify and flag."""
     dt = date.fromisoformat(context.partition_key)
-    result = enhance_partition(processed, lake.partitions, dt, area=lake.area, built_at=clock.now())
+    with told_on_failure(context):
+        result = enhance_partition(processed, lake.partitions, dt, area=lake.area, built_at=clock.now())
     build = result.build
-    file = PartitionFile(build.data, build.row_count, result.rows_before, config.allow_shrink)
+    file = ParquetParts.open(build.data)
+    to_publish = PartitionFile(build.data, build.row_count, result.rows_before, config.allow_shrink)
     metadata: dict[str, Any] = {
         "unchanged": not result.changed,
         "rows_in": processed.row_count,
         "rows_out": build.row_count,
+        **handled_rows(max(build.row_count - result.rows_before, 0) if result.changed else 0),
         "dagster/partition_row_count": build.row_count,
         **{f"rows_{name}": count for name, count in build.counts.items() if name not in FLAGS},
         **{f"flag_{name}": build.counts.get(name, 0) for name in FLAGS},
         **requests_made(),
     }
     if build.row_count:
-        metadata["preview"] = preview(next(ParquetParts.open(build.data).read_groups(0, 1)))
-    return dg.Output(file if result.changed else None, metadata=metadata)
+        metadata["preview"] = preview(next(file.read_groups(0, 1)))
+    yield from publish_if_sound(
+        dg.Output(to_publish if result.changed else None, metadata=metadata),
+        check_enhanced(processed.row_count, file),
+    )

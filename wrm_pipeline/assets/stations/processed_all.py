@@ -1,18 +1,23 @@
 """raw/ -> processed/."""
 
-from datetime import date
+from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import accounting, markdown_table, preview, requests_made, table_schema
+from wrm_pipeline.assets.presentation import accounting, handled_rows, markdown_table, preview, table_schema
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
+from wrm_pipeline.checks.results import publish_if_sound
+from wrm_pipeline.checks.stations import check_processed, processed_check
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import PROCESSED
+from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.flows.process import ProcessedPartition, process_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 NAME = "wrm_stations_processed_data_all"
 
@@ -31,6 +36,11 @@ class BuildConfig(dg.Config):
     deps=[wrm_stations_raw_data],
     partitions_def=daily_partitions,
     io_manager_key="hive_partitioned_s3_io_manager",
+    check_specs=[processed_check(NAME)],
+    # Of any day: `today_is_fresh` (on the enhanced rows) is about today.
+    freshness_policy=dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5)
+    ),
     metadata={"layer": "processed", "dagster/column_schema": table_schema(PROCESSED)},
     group_name="stations",
     kinds={"python", "arrow", "parquet"},
@@ -47,27 +57,34 @@ class BuildConfig(dg.Config):
 )
 def wrm_stations_processed_data_all(
     context: dg.AssetExecutionContext, config: BuildConfig, lake: LakeResource, clock: ClockResource
-) -> dg.Output[PartitionFile | None]:
+) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
-    result = process_partition(
-        lake.store,
-        lake.layout,
-        date.fromisoformat(context.partition_key),
-        asset_name=NAME,
-        parsed_at=clock.now(),
-        full_rebuild=config.full_rebuild,
-    )
-    file = None
+    with told_on_failure(context):
+        result = process_partition(
+            lake.store,
+            lake.layout,
+            date.fromisoformat(context.partition_key),
+            asset_name=NAME,
+            parsed_at=clock.now(),
+            full_rebuild=config.full_rebuild,
+        )
+    file, to_publish = result.file, None
     if result.build is not None:
-        file = PartitionFile(result.build.data, result.build.row_count, result.rows_before, config.allow_shrink)
-    return dg.Output(file, metadata={**_metadata(result), **requests_made()})
+        to_publish = PartitionFile(result.build.data, result.build.row_count, result.rows_before, config.allow_shrink)
+    rows = result.build.row_count if result.build else result.rows_before
+    yield from publish_if_sound(
+        dg.Output(to_publish, metadata={**_metadata(result, file), **requests_made()}),
+        check_processed(rows, result.manifest, file),
+    )
 
 
-def _metadata(result: ProcessedPartition) -> dict[str, Any]:
+def _metadata(result: ProcessedPartition, file: ParquetParts) -> dict[str, Any]:
     counts = result.manifest.counts
+    parsed = sum((report.counts for report in result.build.reports), LineCounts()) if result.build else LineCounts()
     times = sorted(source.file_timestamp for source in result.manifest.sources.values())
     metadata: dict[str, Any] = {
         **accounting(counts),
+        **handled_rows(parsed.rows_out, parsed.dead_lettered, parsed.duplicate_rows),
         "dagster/partition_row_count": counts.rows_out,
         "accounting_balanced": counts.balanced,
         "snapshots": len(times),
@@ -92,6 +109,6 @@ def _metadata(result: ProcessedPartition) -> dict[str, Any]:
     if times:
         metadata["first_snapshot"] = dg.MetadataValue.timestamp(times[0])
         metadata["last_snapshot"] = dg.MetadataValue.timestamp(times[-1])
-    if result.build is not None and result.build.row_count:
-        metadata["preview"] = preview(next(ParquetParts.open(result.build.data).read_groups(0, 1)))
+    if result.build is not None and file.row_count:
+        metadata["preview"] = preview(next(file.read_groups(0, 1)))
     return metadata

@@ -1,13 +1,15 @@
 """feed -> raw/."""
 
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import accounting, requests_made
+from wrm_pipeline.assets.presentation import accounting, handled_rows
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
+from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 
 @dg.asset(
@@ -16,6 +18,8 @@ from wrm_pipeline.resources.lake import FeedResource, LakeResource
     owners=["team:wrm"],
     tags={"layer": "raw"},
     pool="ingest",
+    # A snapshot that is not taken is gone.
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=5), warn_window=timedelta(minutes=3)),
     description=(
         "One snapshot of the bike-share feed, taken **now** and kept for ever, byte for byte.\n\n"
         "The feed has no history, so materializing this fetches the state of this minute; past days cannot be "
@@ -28,7 +32,10 @@ def wrm_stations_raw_data(
     context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
-    result = take_snapshot(feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run.run_id)
+    with told_on_failure(context):
+        result = take_snapshot(
+            feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run.run_id
+        )
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)
     if lake.spool.filling:
@@ -44,7 +51,7 @@ def wrm_stations_raw_data(
             place = f"waits in the spool for {result.key}"
         raise dg.Failure(
             f"The feed answered with something that is no snapshot: {result.fault.error_message} The body {place}.",
-            metadata=_metadata(result, lake.spool),
+            metadata={**_metadata(result, lake.spool), **requests_made()},
         )
     if result.spool_reason:
         context.log.warning("Spooled, because the store took nothing: %s", result.spool_reason)
@@ -64,4 +71,15 @@ def _metadata(result: IngestResult, spool: Spool) -> dict[str, Any]:
         "delivered_from_spool": len(result.delivered.keys),
         "spool_waiting": len(waiting),
         **accounting(result.counts),
+        **_rows(result),
     }
+
+
+def _rows(result: IngestResult) -> dict[str, Any]:
+    counts = result.counts
+    rows = counts.lines_in - counts.remark_lines
+    if result.fault:
+        return handled_rows(dead_lettered=rows)
+    if result.duplicate:
+        return handled_rows(duplicate=rows)
+    return handled_rows(counts.rows_out, counts.dead_lettered, counts.duplicate_rows)

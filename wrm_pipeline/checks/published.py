@@ -1,0 +1,285 @@
+"""Checks on what readers see: the newest day as it lies in the store, and that day among others.
+
+They run in `wrm_analytics_job` each few minutes, and block its tables and map where data is wrong; whether today is
+fresh is asked by the clock.
+"""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+import pandera.pandas as pandera
+import pyarrow as pa
+
+from wrm_pipeline.checks.results import ERROR, WARN, result
+from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.domain.layout import local_date, partition_bounds
+from wrm_pipeline.domain.parquet_parts import ParquetParts
+from wrm_pipeline.domain.partition_build import Manifest
+from wrm_pipeline.domain.quality import MAX_SAMPLES, column_differences, count_by, expected_rows, newest_rows_with
+from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+
+PROCESSED_ASSET = "wrm_stations_processed_data_all"
+ENHANCED_ASSET = "wrm_stations_enhanced_data_all"
+
+DEAD_SHARE_WARN = 0.01
+# Not blocking: the good rows of such a day are as good as any, and withholding them would lose them to readers. What is
+# published already cannot be lost: rows are a function of the raw objects, and a day that would shrink is refused.
+DEAD_SHARE_ERROR = 0.5
+
+# The usual share of rows, in the operator's snapshots of 2025-08-21: 21 %, 1.5 %, 16 %, 0 to 1 %.
+FLAG_SHARE_WARN = {"over_capacity": 0.35, "no_docks": 0.05, "outside_service_area": 0.30, "stale": 0.10}
+UNKNOWN_SHARE_WARN = 0.01
+
+DAYS_COMPARED = 14
+# A median of fewer days says little, and in its first hour a day holds too little to judge.
+MIN_DAYS = 3
+MIN_ELAPSED = timedelta(hours=1)
+ROWS_LOW, ROWS_HIGH = 0.8, 1.25
+
+# A snapshot is taken each minute and published about a minute later.
+FRESH_WARN, FRESH_ERROR = timedelta(minutes=5), timedelta(minutes=15)
+
+_COLUMNS = "The columns of the newest day have the names, types, nullability and order of the data contract."
+
+
+@dg.multi_asset_check(
+    name="newest_processed_checks",
+    specs=[
+        dg.AssetCheckSpec("columns_are_as_the_schema", asset=PROCESSED_ASSET, blocking=True, description=_COLUMNS),
+        dg.AssetCheckSpec(
+            "dead_letter_share_is_low",
+            asset=PROCESSED_ASSET,
+            description=(
+                f"Of the newest day's lines (remarks aside) at most {DEAD_SHARE_WARN:.0%} could not become rows; more "
+                f"is odd, more than {DEAD_SHARE_ERROR:.0%} is an error. The good rows are published either way."
+            ),
+        ),
+    ],
+    description="Reads the newest published object once.",
+)
+def newest_processed_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+    """The file as readers find it."""
+    dt, file = _newest(lake, "processed")
+    yield check_columns(PROCESSED_ASSET, dt, file, PROCESSED)
+    yield check_dead_letters(dt, Manifest.from_notes(file.notes) if file else None)
+
+
+@dg.multi_asset_check(
+    name="newest_enhanced_checks",
+    specs=[
+        dg.AssetCheckSpec("columns_are_as_the_schema", asset=ENHANCED_ASSET, blocking=True, description=_COLUMNS),
+        dg.AssetCheckSpec(
+            "flag_shares_are_usual",
+            asset=ENHANCED_ASSET,
+            description=(
+                "No flag is on more of the newest day's rows than usual: "
+                + ", ".join(f"{name} {share:.0%}" for name, share in FLAG_SHARE_WARN.items())
+                + ". More hints at a fault of the feed or a changed city; the rows are published."
+            ),
+        ),
+        dg.AssetCheckSpec(
+            "record_types_are_known",
+            asset=ENHANCED_ASSET,
+            description=(
+                f"At most {UNKNOWN_SHARE_WARN:.0%} of the newest day's rows are neither station nor free-standing "
+                "bike. More hints at a new kind of id or name in the feed."
+            ),
+        ),
+    ],
+    description="Reads the newest published object once.",
+)
+def newest_enhanced_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+    """The file as readers find it."""
+    dt, file = _newest(lake, "enhanced")
+    yield check_columns(ENHANCED_ASSET, dt, file, ENHANCED)
+    yield check_flags(dt, file)
+    yield check_record_types(dt, file)
+
+
+def _newest(lake: LakeResource, layer: str) -> tuple[str, ParquetParts | None]:
+    dt = lake.partitions.newest(layer)
+    return (str(dt), lake.partitions.read(layer, dt)) if dt else ("none", None)
+
+
+def check_columns(
+    asset: str, day: str, file: ParquetParts | None, schema: pandera.DataFrameSchema
+) -> dg.AssetCheckResult:
+    """Names, types, nullability and order; nothing published is no fault."""
+    differences = column_differences(file, schema) if file else None
+    count = differences.count if differences else 0
+    return result(
+        "columns_are_as_the_schema",
+        not count,
+        f"{count} of {len(schema.columns)} columns differ from the schema.",
+        asset=asset,
+        samples=differences.samples if differences else (),
+        day=day,
+        columns=len(schema.columns),
+        columns_that_differ=count,
+    )
+
+
+def check_dead_letters(day: str, manifest: Manifest | None) -> dg.AssetCheckResult:
+    """Dead letters among the day's lines; the raw objects that have most are the samples."""
+    sources = manifest.sources if manifest else {}
+    lines = sum(source.counts.lines_in - source.counts.remark_lines for source in sources.values())
+    dead = sorted(((source.counts.dead_lettered, key) for key, source in sources.items()), reverse=True)
+    total = sum(count for count, _ in dead)
+    share = total / lines if lines else 0.0
+    return result(
+        "dead_letter_share_is_low",
+        share <= DEAD_SHARE_WARN,
+        f"{total} of {lines} lines ({share:.2%}) are dead letters.",
+        asset=PROCESSED_ASSET,
+        severity=ERROR if share > DEAD_SHARE_ERROR else WARN,
+        samples=[{"dead_lettered": count, "source": key} for count, key in dead[:MAX_SAMPLES] if count],
+        day=day,
+        dead_lettered=total,
+        lines=lines,
+        share=round(share, 6),
+        warn_above=DEAD_SHARE_WARN,
+        error_above=DEAD_SHARE_ERROR,
+    )
+
+
+def check_flags(day: str, file: ParquetParts | None) -> dg.AssetCheckResult:
+    """The share of rows that each flag is on; rows with one that is too frequent are the samples."""
+    rows = file.row_count if file else 0
+    shares = {flag: count_by(file, flag)[True] / rows if file and rows else 0.0 for flag in FLAGS}
+    high = [flag for flag in FLAGS if shares[flag] > FLAG_SHARE_WARN[flag]]
+    return result(
+        "flag_shares_are_usual",
+        not high,
+        "; ".join(f"{flag} is on {shares[flag]:.1%} of the rows, above {FLAG_SHARE_WARN[flag]:.0%}" for flag in high)
+        or "All shares are as usual.",
+        asset=ENHANCED_ASSET,
+        severity=WARN,
+        samples=newest_rows_with(file, high[0], True) if file and high else (),
+        day=day,
+        rows=rows,
+        **{f"share_{flag}": round(share, 4) for flag, share in shares.items()},
+        **{f"warn_above_{flag}": share for flag, share in FLAG_SHARE_WARN.items()},
+    )
+
+
+def check_record_types(day: str, file: ParquetParts | None) -> dg.AssetCheckResult:
+    """The share of rows of an unknown kind, which are the samples."""
+    rows = file.row_count if file else 0
+    unknown = count_by(file, "record_type")["unknown"] if file else 0
+    share = unknown / rows if rows else 0.0
+    return result(
+        "record_types_are_known",
+        share <= UNKNOWN_SHARE_WARN,
+        f"{unknown} of {rows} rows ({share:.2%}) are neither station nor bike.",
+        asset=ENHANCED_ASSET,
+        severity=WARN,
+        samples=newest_rows_with(file, "record_type", "unknown") if file and unknown else (),
+        day=day,
+        rows=rows,
+        unknown=unknown,
+        share=round(share, 6),
+        warn_above=UNKNOWN_SHARE_WARN,
+    )
+
+
+@dg.asset_check(
+    asset=ENHANCED_ASSET,
+    name="row_count_is_usual",
+    description=(
+        f"The newest day has between {ROWS_LOW:.0%} and {ROWS_HIGH:.0%} of the rows that the median of the "
+        f"{DAYS_COMPARED} days before it had at the same time of day. Needs {MIN_DAYS} days to compare with. Less "
+        "hints at missed snapshots or vanished stations, more at a day that was read twice."
+    ),
+)
+def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckResult:
+    """Count by day, in the footers alone."""
+    newest = lake.partitions.newest("enhanced")
+    if newest is None or not lake.database.path.exists():
+        return result("row_count_is_usual", True, "Nothing is published yet.", severity=WARN)
+    start, end = partition_bounds(newest)
+    elapsed = min(clock.now(), end) - start
+    counts = _ask(
+        lake,
+        f"SELECT dt, count(*) AS rows FROM {SCHEMA}.wrm_stations_enhanced_data "
+        "WHERE dt BETWEEN CAST(? AS DATE) AND CAST(? AS DATE) GROUP BY dt ORDER BY dt",
+        newest - timedelta(days=DAYS_COMPARED),
+        newest,
+    )
+    by_day = dict(zip(counts["dt"].to_pylist(), counts["rows"].to_pylist(), strict=True))
+    rows = by_day.pop(newest, 0)
+    expected = expected_rows(by_day.values(), elapsed / (end - start))
+    numbers: dict[str, Any] = {"day": str(newest), "rows": rows, "low": ROWS_LOW, "high": ROWS_HIGH}
+    if expected is None or expected.days_compared < MIN_DAYS or elapsed < MIN_ELAPSED:
+        why = f"{len(by_day)} earlier days and {elapsed / timedelta(hours=1):.1f} h are too few to judge."
+        return result("row_count_is_usual", True, why, severity=WARN, days_compared=len(by_day), **numbers)
+    share = rows / expected.rows if expected.rows else 1.0
+    return result(
+        "row_count_is_usual",
+        ROWS_LOW <= share <= ROWS_HIGH,
+        f"{newest} has {rows} rows, {share:.0%} of the {expected.rows:.0f} that were to be expected by now.",
+        severity=WARN,
+        samples=[{"day": str(dt), "rows": count} for dt, count in by_day.items()],
+        share=round(share, 4),
+        rows_expected=round(expected.rows),
+        days_compared=expected.days_compared,
+        **numbers,
+    )
+
+
+@dg.asset_check(
+    asset=ENHANCED_ASSET,
+    name="today_is_fresh",
+    description=(
+        f"The newest published snapshot is at most {FRESH_WARN // timedelta(minutes=1)} minutes old; more than "
+        f"{FRESH_ERROR // timedelta(minutes=1)} is an error. Runs by the clock (`wrm_freshness_schedule`), since "
+        "nothing else runs when data stops coming. About now alone: building an old day changes nothing."
+    ),
+)
+def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckResult:
+    """The highest file_timestamp of today, or of yesterday just after midnight."""
+    now = clock.now()
+    today = local_date(now)
+    thresholds: dict[str, Any] = {
+        "warn_after_s": FRESH_WARN.total_seconds(),
+        "error_after_s": FRESH_ERROR.total_seconds(),
+    }
+    newest = None
+    if lake.database.path.exists():
+        newest = _ask(
+            lake,
+            f"SELECT max(file_timestamp) AS newest FROM {SCHEMA}.wrm_stations_enhanced_data "
+            "WHERE dt BETWEEN CAST(? AS DATE) AND CAST(? AS DATE)",
+            today - timedelta(days=1),
+            today,
+        )["newest"][0].as_py()
+    if newest is None:
+        return result(
+            "today_is_fresh",
+            False,
+            f"Neither {today} nor the day before has a published snapshot.",
+            day=str(today),
+            **thresholds,
+        )
+    age = now - newest
+    return result(
+        "today_is_fresh",
+        age <= FRESH_WARN,
+        f"The newest published snapshot is {age.total_seconds() / 60:.1f} minutes old.",
+        severity=ERROR if age > FRESH_ERROR else WARN,
+        day=str(today),
+        newest_snapshot=dg.MetadataValue.timestamp(newest),
+        age_s=round(age.total_seconds()),
+        **thresholds,
+    )
+
+
+def _ask(lake: LakeResource, sql: str, *days: date) -> pa.Table:
+    with lake.database.reading() as connection:
+        return query_arrow(connection, sql, [day.isoformat() for day in days])
+
+
+# All of this module, for jobs and definitions.
+CHECKS = (newest_processed_checks, newest_enhanced_checks, row_count_is_usual, today_is_fresh)

@@ -1,0 +1,49 @@
+"""How a check's result is put together, and how a failed one keeps a partition from being published."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import dagster as dg
+
+T = TypeVar("T")
+
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+
+
+def result(
+    name: str,
+    passed: bool,
+    description: str,
+    *,
+    asset: str | None = None,
+    severity: dg.AssetCheckSeverity = ERROR,
+    samples: Sequence[Mapping[str, Any]] = (),
+    **numbers: Any,
+) -> dg.AssetCheckResult:
+    """A result with its counts and thresholds as metadata, and samples as a table."""
+    metadata: dict[str, Any] = dict(numbers)
+    if samples:
+        metadata["samples"] = dg.MetadataValue.table([dg.TableRecord(dict(sample)) for sample in samples])
+    return dg.AssetCheckResult(
+        asset_key=asset, check_name=name, passed=passed, severity=severity, description=description, metadata=metadata
+    )
+
+
+def publish_if_sound(output: dg.Output[T], found: dg.AssetCheckResult) -> Iterator[dg.Output[T] | dg.AssetCheckResult]:
+    """The output and the result of its blocking check; if that failed, the result alone, and the step fails.
+
+    Dagster stores an output before it looks at the result, and then only keeps what is downstream from running. Here
+    nothing is stored either.
+
+    Raises:
+        dagster.Failure: the check failed with ERROR.
+    """
+    refused = not found.passed and found.severity is ERROR
+    if not refused:
+        yield output
+    yield found
+    if refused:
+        raise dg.Failure(
+            f"Nothing was published, the partition is as it was: {found.check_name} does not hold. {found.description}",
+            allow_retries=False,
+        )

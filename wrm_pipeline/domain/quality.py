@@ -1,0 +1,118 @@
+"""What can be said about a table as a whole: counts, shares, and a few samples of what is not as it should be.
+
+What it takes to pass, and how bad a failure is, is for `checks/` to say.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import zip_longest
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandera.pandas as pandera
+import pyarrow.compute as pc
+
+from wrm_pipeline.domain.parquet_parts import ParquetParts
+from wrm_pipeline.domain.partition_build import Manifest
+from wrm_pipeline.domain.schemas import SORT_KEY, arrow_schema
+
+MAX_SAMPLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How many there are, and at most MAX_SAMPLES of them."""
+
+    count: int
+    samples: tuple[Mapping[str, Any], ...] = ()
+
+
+def column_differences(file: ParquetParts, schema: pandera.DataFrameSchema) -> Found:
+    """Columns whose name, type, nullability or place is not what the schema says."""
+    expected, actual = (
+        [str(field) for field in fields] for fields in (arrow_schema(schema), file.metadata.schema.to_arrow_schema())
+    )
+    differences = [
+        {"position": position, "expected": wanted, "found": found}
+        for position, (wanted, found) in enumerate(zip_longest(expected, actual, fillvalue="nothing"))
+        if wanted != found
+    ]
+    return Found(len(differences), tuple(differences[:MAX_SAMPLES]))
+
+
+def unbalanced_sources(manifest: Manifest) -> Found:
+    """Raw objects of which a line is not accounted for."""
+    wrong = [
+        {"source": key, "lines_in": source.counts.lines_in, "counts": str(source.counts)}
+        for key, source in manifest.sources.items()
+        if not source.counts.balanced
+    ]
+    return Found(len(wrong), tuple(wrong[:MAX_SAMPLES]))
+
+
+def rows_out_of_order(file: ParquetParts) -> Found:
+    """Rows that do not come strictly after the one before by (file_timestamp, station_id).
+
+    Without any, the rows are sorted and no key is there twice: one pass, no hashing.
+    """
+    count, samples, row = 0, [], 0
+    last: tuple[datetime, str] | None = None
+    for group in file.read_groups(columns=list(SORT_KEY)):
+        if not group.num_rows:
+            continue
+        times, ids = group["file_timestamp"].chunk(0), group["station_id"].chunk(0)
+        names = ids.dictionary.to_pylist()
+        rank_of = np.empty(len(names), dtype=np.int64)
+        rank_of[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        instants, ranks = times.cast("int64").to_numpy(), rank_of[ids.indices.to_numpy()]
+        later = instants[1:] > instants[:-1]
+        wrong = ~(later | ((instants[1:] == instants[:-1]) & (ranks[1:] > ranks[:-1])))
+        positions = [int(at) + 1 for at in np.flatnonzero(wrong)[:MAX_SAMPLES]]
+        count += int(wrong.sum())
+        first = (times[0].as_py(), ids[0].as_py())
+        if last is not None and first <= last:
+            count, positions = count + 1, [0, *positions]
+        samples += [{"row": row + at, "file_timestamp": str(times[at]), "station_id": str(ids[at])} for at in positions]
+        last, row = (times[-1].as_py(), ids[-1].as_py()), row + group.num_rows
+    return Found(count, tuple(samples[:MAX_SAMPLES]))
+
+
+def count_by(file: ParquetParts, column: str) -> Counter[Any]:
+    """How many rows have each value of a column; 0 for a column that is not there."""
+    counts: Counter[Any] = Counter()
+    if column in file.metadata.schema.names:
+        for group in file.read_groups(columns=[column]):
+            for found in pc.value_counts(group[column].chunk(0)) if group.num_rows else ():
+                counts[found["values"].as_py()] += found["counts"].as_py()
+    return counts
+
+
+def newest_rows_with(file: ParquetParts, column: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+    """The last rows in which a column has this value, as samples; looks at the last row group only."""
+    if not file.group_count:
+        return ()
+    rows = next(file.read_groups(file.group_count - 1, columns=["station_id", "name", "file_timestamp", column]))
+    strings = rows[column].cast("string") if isinstance(value, str) else rows[column]
+    found = rows.filter(pc.equal(strings, value))
+    last = found.slice(max(0, found.num_rows - MAX_SAMPLES)).select(["station_id", "name", "file_timestamp"])
+    return tuple({**row, "file_timestamp": str(row["file_timestamp"])} for row in last.to_pylist())
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """How many rows a day should have by now."""
+
+    rows: float
+    days_compared: int
+
+
+def expected_rows(rows_of_earlier_days: Iterable[int], share_of_day: float) -> Expectation | None:
+    """The median day, cut to the share of the day that has passed; None without an earlier day.
+
+    The feed is asked each minute, by day and by night, so rows grow evenly.
+    """
+    rows = list(rows_of_earlier_days)
+    return Expectation(median(rows) * share_of_day, len(rows)) if rows else None

@@ -1,0 +1,305 @@
+"""`python -m wrm_pipeline.exporter`: Prometheus metrics from durable state, on one port.
+
+Runs live for seconds in processes of their own, so nothing is counted in them: this process reads what they left.
+Each source is looked at in a thread of its own, and a scrape only reads what the last complete look found. While a
+source is away or hangs, its last values are served, and `exporter_up{source=…}` is 0.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from wrm_pipeline.clients.retry import SENSOR_POLICY
+from wrm_pipeline.clients.spool import Spool
+from wrm_pipeline.logs import redact
+from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
+from wrm_pipeline.metrics.families import Source, gauge
+from wrm_pipeline.metrics.lake import DeadLetterSource, SnapshotSource
+from wrm_pipeline.metrics.machine import BreakerSource, DiskSource, SpoolSource
+from wrm_pipeline.metrics.runs import RunSource
+from wrm_pipeline.metrics.state_file import StateFile
+from wrm_pipeline.metrics.vocabulary import Vocabulary
+from wrm_pipeline.resources.lake import connect_breakers, connect_store
+from wrm_pipeline.settings import Settings, SettingsError, load_settings
+
+logger = logging.getLogger("wrm_pipeline.exporter")
+
+DEFAULT_PORT = 8000
+DEFAULT_INTERVAL_S = 15.0
+
+# A source that has found nothing for so many intervals is down, though it may only be hanging.
+STALE_INTERVALS = 4
+
+# libpq has no time-outs of its own; a database that does not answer must not hang a source for ever.
+POSTGRES_LIMITS = {"PGCONNECT_TIMEOUT": "5", "PGOPTIONS": "-c statement_timeout=20000"}
+
+
+class Watcher(threading.Thread):
+    """Looks at one source again and again."""
+
+    def __init__(self, source: Source, interval_s: float, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(name=f"watch-{source.name}", daemon=True)
+        self.source = source
+        self.interval_s = interval_s
+        self.last_success: float | None = None
+        self.duration_s = 0.0
+        self.error = ""
+        self._clock = clock
+        self._stop_event = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._stop_event.is_set():
+            self.look()
+            self._stop_event.wait(self.interval_s)
+
+    def look(self) -> None:
+        """Once; a failure is logged when it begins and when it is over."""
+        started = time.monotonic()
+        try:
+            self.source.collect()
+        except Exception as error:
+            if not self.error:
+                logger.warning(
+                    "%s cannot be read; the last values are served meanwhile", self.source.name, exc_info=True
+                )
+            self.error = type(error).__name__
+        else:
+            if self.error:
+                logger.info("%s can be read again", self.source.name)
+            self.error = ""
+            self.last_success = self._clock()
+        self.duration_s = time.monotonic() - started
+
+    def stop(self) -> None:
+        """End soon; a look that hangs is left behind."""
+        self._stop_event.set()
+
+    def is_up(self, now: float) -> bool:
+        """Whether the source's values are of now."""
+        fresh = self.last_success is not None and now - self.last_success < STALE_INTERVALS * self.interval_s
+        return fresh and not self.error
+
+
+class SourcesCollector(Collector):
+    """All sources and how fresh they are, as one scrape sees them."""
+
+    def __init__(self, watchers: Sequence[Watcher], clock: Callable[[], float] = time.time) -> None:
+        self._watchers = watchers
+        self._clock = clock
+
+    def collect(self) -> Iterable[Metric]:
+        """Reads memory only."""
+        now = self._clock()
+        for watcher in self._watchers:
+            yield from watcher.source.families(now)
+        watchers = {watcher.source.name: watcher for watcher in self._watchers}
+        yield gauge(
+            "exporter_up",
+            "1 if the source's values are of now, 0 if they are old",
+            "source",
+            {key: int(watcher.is_up(now)) for key, watcher in watchers.items()},
+        )
+        yield gauge(
+            "exporter_last_success_timestamp_seconds",
+            "When the source was last read (Unix time; 0: never)",
+            "source",
+            {key: watcher.last_success or 0.0 for key, watcher in watchers.items()},
+        )
+        yield gauge(
+            "exporter_collect_duration_seconds",
+            "How long the last look took",
+            "source",
+            {key: watcher.duration_s for key, watcher in watchers.items()},
+        )
+
+
+class Server(ThreadingHTTPServer):
+    """`/metrics` and `/healthz`."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(SourcesCollector(watchers))
+        ProcessCollector(registry=self.registry)
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler)
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """HTTP status and what to say; a source that is away is no reason to restart this process."""
+        now = time.time()
+        sources = {
+            watcher.source.name: {
+                "up": watcher.is_up(now),
+                "last_success": watcher.last_success,
+                "error": watcher.error,
+            }
+            for watcher in self.watchers
+        }
+        alive = all(watcher.is_alive() for watcher in self.watchers)
+        return (200 if alive else 503), {"status": "ok" if alive else "a thread has ended", "sources": sources}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    timeout: ClassVar[float] = 10  # a client that says nothing
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+            self._answer(200, content_type, encode(self.server.registry))
+        elif path == "/healthz":
+            status, report = self.server.health()
+            self._answer(status, "application/json", json.dumps(report, indent=1).encode())
+        elif path == "/":
+            self._answer(
+                200, "text/html; charset=utf-8", b'<a href="/metrics">metrics</a> <a href="/healthz">health</a>'
+            )
+        else:
+            self._answer(404, "text/plain; charset=utf-8", b"There are /metrics and /healthz.\n")
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
+        logger.debug(format, *args)
+
+
+def vocabulary(definitions: dg.Definitions) -> Vocabulary:
+    """Names that the code location defines."""
+    return Vocabulary(
+        assets=tuple(sorted("/".join(spec.key.path) for spec in definitions.resolve_all_asset_specs())),
+        jobs=tuple(sorted(job.name for job in definitions.resolve_all_job_defs())),
+        instigators=tuple(
+            sorted(found.name for found in (*(definitions.sensors or ()), *(definitions.schedules or ())))
+        ),
+    )
+
+
+def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[Source]:
+    """All that is looked at; makes no request."""
+    spool = Spool(settings.spool_dir, settings.spool_max_bytes)
+    volumes = {"data": settings.data_dir}
+    if os.environ.get("DAGSTER_HOME"):
+        volumes["dagster"] = Path(os.environ["DAGSTER_HOME"])
+    store = partial(connect_store, settings, SENSOR_POLICY)
+    return [
+        RunSource(dg.DagsterInstance.get, words, StateFile(folder / "runs.json")),
+        HealthSource(dg.DagsterInstance.get),
+        TickSource(dg.DagsterInstance.get, words, StateFile(folder / "ticks.json")),
+        SnapshotSource(store, settings.layout, spool, settings.area, StateFile(folder / "snapshots.json")),
+        DeadLetterSource(store, settings.layout),
+        SpoolSource(spool),
+        BreakerSource(lambda: connect_breakers(settings)),
+        DiskSource(volumes),
+    ]
+
+
+class AlreadyRunningError(RuntimeError):
+    """Another exporter counts into the same folder."""
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; it is free again when this process is gone, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunningError(
+                f"Another exporter uses {folder}. Stop it, or give this one another WRM_DATA_DIR."
+            ) from None
+        yield
+
+
+class _RedactedLines(logging.Formatter):
+    """Tracebacks quote what failed, which may be a URL with a password."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM; exit status 2 if it cannot begin."""
+    parser = argparse.ArgumentParser(prog="python -m wrm_pipeline.exporter", description=__doc__.partition("\n")[0])
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--interval", type=float, default=DEFAULT_INTERVAL_S, help="seconds between two looks")
+    options = parser.parse_args(arguments)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_RedactedLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # Each look makes new breakers; without Redis each would say again that files are used.
+    logging.getLogger("wrm_pipeline.clients.breaker").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # A scrape takes its turn a little sooner while a long history is counted.
+    sys.setswitchinterval(0.001)
+    for name, value in POSTGRES_LIMITS.items():
+        os.environ.setdefault(name, value)
+    try:
+        settings = load_settings()
+        from wrm_pipeline.definitions import defs
+
+        folder = settings.data_dir / "exporter"
+        with only_one(folder):
+            return serve(
+                options.host, options.port, build_sources(settings, vocabulary(defs), folder), options.interval
+            )
+    except (SettingsError, AlreadyRunningError, OSError) as error:
+        print(f"exporter: {error}", file=sys.stderr)  # noqa: T201 - before there is anything to serve
+        return 2
+
+
+def serve(host: str, port: int, sources: Sequence[Source], interval_s: float) -> int:
+    """Look and answer until SIGTERM or SIGINT."""
+    watchers = [Watcher(source, interval_s) for source in sources]
+    server = Server((host, port), watchers)
+    for watcher in watchers:
+        watcher.start()
+
+    def stop(*_: object) -> None:
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    logger.info("metrics on http://%s:%d/metrics", host, server.server_address[1])
+    try:
+        server.serve_forever(poll_interval=0.2)
+    finally:
+        for watcher in watchers:
+            watcher.stop()
+        server.server_close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What Prometheus is told: counters kept across runs and restarts, and readings of what is there now."""

@@ -1,0 +1,52 @@
+"""Dagster's own storage in PostgreSQL, with the password from where all credentials come from.
+
+In dagster.yaml::
+
+    storage:
+      custom:
+        module: wrm_pipeline.resources.dagster_storage
+        class: PostgresStorage
+        config: {}
+
+Dagster hands its configuration on to run workers, so there is nothing in it.
+"""
+
+from typing import Any
+
+from dagster._config.config_schema import UserConfigSchema
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.utils import get_conn_string
+
+from wrm_pipeline.resources.vault import secrets_of
+from wrm_pipeline.settings import SettingsError, load_settings
+
+
+class PostgresStorage(DagsterPostgresStorage):
+    """Runs, events and ticks, in the database that POSTGRES_HOST or Vault's wrm/postgres names."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Nothing can be configured here."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "PostgresStorage":  # noqa: ARG003
+        """Connect; Dagster calls this at the start of each of its processes.
+
+        Raises:
+            SettingsError: no database is named.
+            ExternalError: Vault gave no password.
+        """
+        access = secrets_of(load_settings()).postgres()
+        if access is None or not access.db or not access.user:
+            raise SettingsError(
+                "dagster.yaml wants PostgreSQL, but not which. Set POSTGRES_HOST, POSTGRES_DB, POSTGRES_USER and "
+                "POSTGRES_PASSWORD_FILE, or write host, db, user and password to Vault's wrm/postgres."
+            )
+        # Without naming it, SQLAlchemy 2.1 looks for psycopg 3, and Dagster brings psycopg2.
+        scheme = "postgresql+psycopg2"
+        url = get_conn_string(
+            access.user, access.password or "", access.host, access.db, str(access.port), scheme=scheme
+        )
+        return cls(postgres_url=url, inst_data=inst_data)

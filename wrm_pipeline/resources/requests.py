@@ -1,0 +1,43 @@
+"""Requests to outside systems, told to Dagster: the counts in a run's process are gone when it ends.
+
+The exporter adds up what is told here (docs/monitoring.md).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from wrm_pipeline.clients.retry import REQUESTS, RequestCounts
+
+
+def requests_made() -> dict[str, Any]:
+    """Metadata: requests since the last call, with retries; what this step cost."""
+    counts = REQUESTS.reset()
+    return {"external_requests": _described(counts), "retries": counts.retries}
+
+
+def write_requests() -> dict[str, Any]:
+    """Metadata of an IO manager: requests since the asset's own were told; nothing if there were none."""
+    requests = _described(REQUESTS.reset())
+    return {"write_requests": requests} if requests else {}
+
+
+@contextmanager
+def told_on_failure(context: dg.AssetExecutionContext | dg.OutputContext) -> Iterator[None]:
+    """Leave an observation if what is done fails: then no materialization will carry the counts."""
+    try:
+        yield
+    except Exception:
+        metadata = requests_made()
+        if metadata["external_requests"]:
+            context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=metadata))
+        raise
+
+
+def _described(counts: RequestCounts) -> dict[str, int]:
+    return {
+        f"{target} {operation} {outcome}": number
+        for (target, operation, outcome), number in sorted(counts.requests.items())
+    }

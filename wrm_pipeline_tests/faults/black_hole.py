@@ -1,0 +1,116 @@
+"""How long one call takes at worst, with the policies of production, against servers that take and never give.
+
+    python -m wrm_pipeline_tests.faults.black_hole
+
+Takes about a minute; all cases run at the same time.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+from tabulate import tabulate
+
+from wrm_pipeline.clients.errors import TransientError
+from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.clients.object_store import ObjectStore, s3_object_store
+from wrm_pipeline.clients.retry import SENSOR_POLICY, STORAGE_POLICY, RetryPolicy
+
+# With a second for the scheduler. A download that drips is given up at its deadline, seen at the next byte.
+LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26}
+
+
+@contextmanager
+def black_hole(answer: bytes = b"", drip: bytes = b"") -> Iterator[str]:
+    """A server that accepts, says `answer`, and then nothing, or `drip` once a second."""
+    stopping = threading.Event()
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        listener.settimeout(0.1)
+
+        def swallow(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.sendall(answer)
+                while not stopping.wait(1):
+                    connection.sendall(drip)
+
+        def accept() -> None:
+            while not stopping.is_set():
+                with suppress(TimeoutError):
+                    connection, _ = listener.accept()
+                    threading.Thread(target=swallow, args=(connection,), daemon=True).start()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            stopping.set()
+            thread.join()
+
+
+def store_at(url: str, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
+    return s3_object_store(
+        bucket="b",
+        endpoint_url=url,
+        access_key_id="a",
+        secret_access_key="s",
+        policy=policy,
+        read_timeout_s=min(15, policy.attempt_s - 3),
+    )
+
+
+def measure(call: Callable[[], object]) -> tuple[float, int]:
+    """Seconds until it gave up, and attempts."""
+    started = time.monotonic()
+    try:
+        call()
+    except TransientError as error:
+        return time.monotonic() - started, error.attempts
+    raise AssertionError("a black hole has answered")
+
+
+def measure_all() -> list[tuple[str, str, float, int, float]]:
+    """(target, case, seconds, attempts, limit) of each case."""
+    head = b'HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\nContent-Length: 100000\r\nETag: "x"\r\n\r\n'
+    with (
+        black_hole() as silent,
+        black_hole(head + b"#id") as stopping,
+        black_hole(head, b"x") as dripping,
+    ):
+        sensor = store_at(silent, SENSOR_POLICY)
+        cases: list[tuple[str, str, Callable[[], object]]] = [
+            ("feed", "accepts and says nothing", Feed(silent).fetch),
+            ("feed", "stops in mid-body", Feed(stopping).fetch),
+            ("feed", "one byte a second", Feed(dripping).fetch),
+            ("s3", "put, says nothing", lambda: store_at(silent).put("k", b"x" * 100_000)),
+            ("s3", "get, says nothing", lambda: store_at(silent).get("k")),
+            ("s3", "get, stops in mid-body", lambda: store_at(stopping).get("k")),
+            ("s3", "get, one byte a second", lambda: store_at(dripping).get("k")),
+            ("s3", "list, says nothing", lambda: list(store_at(silent).list(""))),
+            ("s3", "stat, says nothing", lambda: store_at(silent).stat("k")),
+            ("s3", "delete, says nothing", lambda: store_at(silent).delete("k")),
+            ("sensor", "list, says nothing", lambda: list(sensor.list(""))),
+        ]
+        with ThreadPoolExecutor(len(cases)) as executor:
+            measured = list(executor.map(lambda case: measure(case[2]), cases))
+    return [
+        (target, case, seconds, attempts, LIMITS_S[target])
+        for (target, case, _), (seconds, attempts) in zip(cases, measured, strict=True)
+    ]
+
+
+def main() -> int:
+    rows = measure_all()
+    headers = ["target", "case", "seconds", "attempts", "at most"]
+    sys.stdout.write(tabulate(rows, headers=headers, floatfmt=".1f") + "\n")
+    return any(row[2] > row[4] for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

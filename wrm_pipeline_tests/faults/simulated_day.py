@@ -1,0 +1,439 @@
+"""A day at speed: each minute a fetch, every few minutes what the reconciliation asks for, and random trouble.
+
+    python -m wrm_pipeline_tests.faults.simulated_day --minutes 1440 --seed 7
+
+Every request to the feed and every call of the store meets a fault with a probability of 5 %, the store is away for
+an hour and for ten minutes, and the worker process is killed by SIGKILL at random moments. Afterwards every snapshot
+that the feed served within a successful fetch must be published once, byte for byte and row for row. The days are
+the two around the hour that comes twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from wrm_pipeline.clients import retry
+from wrm_pipeline.clients.breaker import Breaker, Breakers
+from wrm_pipeline.clients.errors import TransientError
+from wrm_pipeline.clients.feed import FetchedBody
+from wrm_pipeline.clients.retry import RetryPolicy
+from wrm_pipeline.domain.parquet_parts import ParquetParts
+from wrm_pipeline.flows.ingest import IngestResult
+from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.settings import load_settings
+from wrm_pipeline.simulator.city import City
+from wrm_pipeline.simulator.misbehaviour import Misbehaviour, Tuning
+from wrm_pipeline.simulator.server import SimulatedFeed, serve
+from wrm_pipeline_tests.faults.doomed import PROCESSES
+from wrm_pipeline_tests.faults.world import World, is_snapshot, local_day
+from wrm_pipeline_tests.fixtures.lake import WatchedStore
+
+START = datetime(2026, 10, 24, 12, 0, 2, tzinfo=UTC)
+FAULT_SHARE = 0.05
+KILLED_FETCHES, KILLED_OTHERS = 0.05, 0.15
+EVERY = 15  # minutes between two looks of the reconciliation
+# Two attempts, so that some calls fail in spite of them.
+TWICE = RetryPolicy(attempts=2, deadline_s=5, base_wait_s=0.001, max_wait_s=0.002)
+TUNING = Tuning(retry_after="0", hang_s=0.6, drip_bytes=4096, drip_pause_s=0.01, oversize_bytes=3 * 2**20)
+
+
+# --- the worker process ---
+
+
+@dataclass
+class Trouble:
+    """Decides which calls of the store fail, and how."""
+
+    dice: random.Random
+    share: float = FAULT_SHARE
+    away: bool = False
+    count: int = 0
+
+    def meets(self) -> bool:
+        hit = self.away or self.dice.random() < self.share
+        self.count += hit
+        return hit
+
+
+class TroubledStore(WatchedStore):
+    """A store whose calls fail now and then, before or (writes) after they were carried out; one retry layer."""
+
+    trouble: Trouble
+    breaker: Breaker
+
+    def _call(self, operation: str, key: str, action: Callable[[], Any]) -> Any:
+        def attempt() -> Any:
+            lost = self.trouble.meets()
+            if lost and (self.trouble.away or operation not in {"put", "delete"} or self.trouble.dice.random() < 0.5):
+                raise TransientError("injected", "store", operation, key)
+            result = action()
+            if lost:
+                raise TransientError("injected, after it was carried out", "store", operation, key)
+            return result
+
+        return retry.call(attempt, target="store", operation=operation, policy=TWICE, name=key, breaker=self.breaker)
+
+    def list(self, prefix: str, *, start_after: str = "") -> Any:
+        return iter(self._call("list", prefix, lambda: [*self.inner.list(prefix, start_after=start_after)]))
+
+    def list_folders(self, prefix: str) -> Any:
+        return self._call("list_folders", prefix, lambda: self.inner.list_folders(prefix))
+
+    def get(self, key: str) -> bytes:
+        return self._call("get", key, lambda: self.inner.get(key))
+
+    def stat(self, key: str) -> Any:
+        return self._call("stat", key, lambda: self.inner.stat(key))
+
+    def delete(self, key: str) -> None:
+        self._call("delete", key, lambda: self.inner.delete(key))
+
+    def put(self, key: str, body: Any, **kwargs: Any) -> Any:
+        return self._call("put", key, lambda: self.inner.put(key, body, **kwargs))
+
+    def put_if_absent(self, key: str, body: bytes, **kwargs: Any) -> bool:
+        return self._call("put_if_absent", key, lambda: self.inner.put_if_absent(key, body, **kwargs))
+
+
+@dataclass
+class Journal:
+    """What fetches gave, on the disk as soon as they have it."""
+
+    folder: Path
+
+    def keep(self, fetched: FetchedBody) -> None:
+        path = self.folder / f"{fetched.fetched_at.timestamp():.0f}"
+        path.with_suffix(".part").write_bytes(fetched.body)
+        path.with_suffix(".part").rename(path)
+
+    def read(self) -> list[tuple[datetime, bytes]]:
+        paths = sorted(path for path in self.folder.iterdir() if not path.suffix)
+        return [(datetime.fromtimestamp(int(path.name), UTC), path.read_bytes()) for path in paths]
+
+
+@dataclass
+class JournaledFeed:
+    feed: Any
+    journal: Journal
+
+    def fetch(self, *, correlation_id: str = "") -> FetchedBody:
+        fetched = self.feed.fetch(correlation_id=correlation_id)
+        self.journal.keep(fetched)
+        return fetched
+
+
+def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Path, seed: int) -> None:
+    """Obey orders until the pipe closes or the process is killed."""
+    os.environ.update(environ)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for this process's life
+    from wrm_pipeline.clients import feed as feed_module
+
+    feed_module.READ_TIMEOUT_S = 0.4
+    world = World(load_settings())
+    breakers = Breakers(world.settings.breaker_dir, now=lambda: world.now)
+    store = TroubledStore(world.truth)
+    store.trouble, store.breaker = Trouble(random.Random(seed)), breakers.of("s3")
+    world.store = store
+    with suppress(EOFError):
+        while True:
+            order = orders.recv()
+            world.now = datetime.fromisoformat(order["at"])
+            store.trouble.away, store.trouble.share = order["away"], order["share"]
+            store.trouble.count = 0
+            world.failures.clear()
+            answer: dict[str, Any] = {}
+            if order["do"] == "fetch":
+                world.feed_url = f"{feed_url}&at={order['at'].replace('+00:00', 'Z')}"
+                feed = world.feed(breaker=breakers.of("feed"), max_bytes=2**20)
+                result = world.fetch(JournaledFeed(feed, Journal(journal)))
+                if isinstance(result, IngestResult):
+                    answer = {
+                        "kept": True,
+                        "spooled": result.spooled,
+                        "duplicate": result.duplicate,
+                        "fault": bool(result.fault),
+                        "delivered": len(result.delivered.keys),
+                    }
+            elif order["do"] == "look":
+                try:
+                    tick = look_for_unpublished(
+                        store,
+                        world.layout,
+                        order["cursor"],
+                        area=world.settings.area,
+                        now=world.now,
+                        today=local_day(world.now),
+                        started=frozenset(),
+                    )
+                    answer = {"days": [run.dt.isoformat() for run in tick.runs], "cursor": tick.cursor}
+                except TransientError as error:
+                    world.failures.append(str(error))
+            else:
+                world.process(date.fromisoformat(order["day"]))
+            orders.send(answer | {"failures": list(world.failures), "faults": store.trouble.count})
+
+
+# --- the day ---
+
+
+@dataclass
+class Figures:
+    """What happened."""
+
+    fetches: int = 0
+    fetches_without_an_answer: int = 0
+    fetches_killed: int = 0
+    snapshots_kept: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    spooled: int = 0
+    delivered_late: int = 0
+    most_waiting: int = 0
+    feed_requests: int = 0
+    feed_faults: int = 0
+    store_faults: int = 0
+    builds: int = 0
+    builds_failed: int = 0
+    builds_killed: int = 0
+    looks_failed_or_killed: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+class Worker:
+    """The process that does the work, started anew when it was killed."""
+
+    def __init__(self, feed_url: str, journal: Path, dice: random.Random) -> None:
+        self._arguments = (feed_url, journal)
+        self._dice = dice
+        self._process: Any = None
+        self._orders: Connection
+
+    def _start(self) -> None:
+        self._orders, theirs = PROCESSES.Pipe()
+        environ = {name: value for name, value in os.environ.items() if name.startswith(("WRM_", "DAGSTER"))}
+        self._process = PROCESSES.Process(
+            target=work, args=(theirs, environ, *self._arguments, self._dice.getrandbits(32)), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def order(self, killed_after_s: float | None, **order: Any) -> dict[str, Any] | None:
+        """Have something done; None if the process was killed before it had answered."""
+        if self._process is None:
+            self._start()
+        self._orders.send(order)
+        try:
+            if killed_after_s is None or self._orders.poll(killed_after_s):
+                return self._orders.recv()
+        except EOFError:
+            raise SystemExit(f"The worker ended by itself at {order}.") from None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join()
+        self._process = None
+        return None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+
+
+class Day:
+    """Orders of a day, its trouble and its figures."""
+
+    def __init__(self, minutes: int, seed: int, worker: Worker, feed: SimulatedFeed) -> None:
+        self.feed = feed
+        feed.misbehave_at_random(FAULT_SHARE, seed)
+        self.dice = random.Random(seed)
+        self.minutes = minutes
+        self.worker = worker
+        self.figures = Figures()
+        self.kept: set[int] = set()
+        self.killed: set[int] = set()
+        self.cursor: str | None = None
+        self.faults = True
+        # Fetches take tenths of a second, builds up to a second: kills fall anywhere in them.
+        self._took = {"fetch": 0.1, "look": 0.1, "build": 0.5}
+        first, second = self.dice.randrange(minutes // 4, minutes // 2), self.dice.randrange(minutes // 2, minutes)
+        self.away = {*range(first, first + min(60, minutes // 8)), *range(second, second + 10)}
+
+    def order(self, minute: int, do: str, chance: float, **more: Any) -> dict[str, Any] | None:
+        killed = self.faults and self.dice.random() < chance
+        started = time.monotonic()
+        answer = self.worker.order(
+            self.dice.uniform(0, self._took[do]) if killed else None,
+            do=do,
+            at=(START + timedelta(minutes=minute)).isoformat(),
+            away=self.faults and minute in self.away,
+            share=FAULT_SHARE if self.faults else 0.0,
+            **more,
+        )
+        if answer is not None:
+            self._took[do] = time.monotonic() - started
+            self.figures.store_faults += answer["faults"]
+        return answer
+
+    def fetch(self, minute: int) -> None:
+        f, at = self.figures, int((START + timedelta(minutes=minute)).timestamp())
+        f.fetches += 1
+        answer = self.order(minute, "fetch", KILLED_FETCHES)
+        if answer is None:
+            f.fetches_killed += 1
+            self.killed.add(at)
+        elif not answer.get("kept"):
+            f.fetches_without_an_answer += 1
+        else:
+            f.snapshots_kept += 1
+            f.quarantined += answer["fault"]
+            f.duplicates += answer["duplicate"]
+            f.spooled += answer["spooled"]
+            f.delivered_late += answer["delivered"]
+            self.kept.add(at)
+        f.most_waiting = max(f.most_waiting, len(list(Path(os.environ["WRM_DATA_DIR"], "spool").glob("*.body"))))
+
+    def look(self, minute: int) -> int:
+        """Build what the reconciliation asks for; gives how many days that was."""
+        f = self.figures
+        answer = self.order(minute, "look", KILLED_OTHERS, cursor=self.cursor if self.faults else None)
+        if answer is None or answer["failures"]:
+            f.looks_failed_or_killed += 1
+            return 0
+        self.cursor = answer["cursor"]
+        for day in answer["days"]:
+            f.builds += 1
+            built = self.order(minute, "build", KILLED_OTHERS, day=day)
+            f.builds_killed += built is None
+            f.builds_failed += built is not None and bool(built["failures"])
+        return len(answer["days"])
+
+    def run(self) -> None:
+        for minute in range(self.minutes):
+            self.fetch(minute)
+            if minute % EVERY == EVERY - 1:
+                self.look(minute)
+        # The trouble is over: what the next minutes and looks do in peace.
+        self.faults = False
+        self.feed.misbehave_at_random(0, 0)
+        minute = self.minutes
+        while any(Path(os.environ["WRM_DATA_DIR"], "spool").glob("*.body")) or minute == self.minutes:
+            minute += 2
+            self.fetch(minute)
+        while self.look(minute := minute + 420):
+            pass
+
+
+def count_faults(feed: SimulatedFeed, figures: Figures) -> None:
+    draw = feed._next_fault
+
+    def counted() -> Misbehaviour | None:
+        kind = draw()
+        figures.feed_faults += kind is not None
+        figures.kinds[str(kind)] += kind is not None
+        return kind
+
+    feed._next_fault = counted  # type: ignore[method-assign]
+
+
+def check(day: Day, journal: Journal) -> tuple[World, int]:
+    """All that was kept is published once; gives the world and how many fetches died before the disk had them."""
+    world = World(load_settings())
+    stored = world.contents("raw/") | world.contents("quarantine/")
+    died = 0
+    for at, body in journal.read():
+        unix = int(at.timestamp())
+        kind = "raw" if is_snapshot(body, at) else "quarantine"
+        if unix in day.kept or stored.get(world.key(kind, at)) == body:
+            world.served.append((at, body))
+        else:
+            assert unix in day.killed, f"the fetch of {at} neither failed nor was killed, and was not kept"
+            died += 1
+    served = {int(at.timestamp()) for at, _ in world.served}
+    assert day.kept <= served, "a fetch that succeeded is not in the journal"
+    assert not list(world.spool.waiting())
+    world.check()
+    return world, died
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=int, default=1440)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--stations", type=int, default=260)
+    parser.add_argument("--bikes", type=int, default=150)
+    arguments = parser.parse_args()
+    say(f"seed {arguments.seed}")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="wrm-day-") as folder:
+        os.environ["WRM_DATA_DIR"] = f"{folder}/data"
+        journal = Journal(Path(folder, "served"))
+        journal.folder.mkdir()
+        city = City(arguments.seed, arguments.stations, arguments.bikes)
+        with serve(city, tuning=TUNING) as feed:
+            worker = Worker(feed.url, journal.folder, random.Random(arguments.seed))
+            day = Day(arguments.minutes, arguments.seed, worker, feed)
+            count_faults(feed, day.figures)
+            try:
+                day.run()
+            finally:
+                worker.stop()
+            day.figures.feed_requests = feed.requests
+        worked_s = time.monotonic() - started
+        try:
+            world, died = check(day, journal)
+        except AssertionError as error:
+            say(f"NOT ALL IS WELL (seed {arguments.seed}): {str(error)[:2000]}")
+            return 1
+        show(day, world, died, worked_s, time.monotonic() - started)
+    return 0
+
+
+def show(day: Day, world: World, died: int, worked_s: float, seconds: float) -> None:
+    """The closing figures."""
+    figures = {name.replace("_", " "): value for name, value in asdict(day.figures).items() if name != "kinds"}
+    raw = world.contents("raw/")
+    letters = [json.loads(body) for body in world.contents("dlq/").values()]
+    rows = sum(ParquetParts.open(body).row_count for body in world.contents("enhanced/").values())
+    figures |= {
+        "kinds of feed faults met": len(day.figures.kinds),
+        "minutes without a store": len(day.away),
+        "killed before the disk had the body": died,
+        "snapshots under raw/": len(raw),
+        "partitions": len(world.keys("processed/")),
+        "rows published, each once": rows,
+        "dead letters": len(letters),
+        "records in them": sum(letter["records_total"] for letter in letters),
+        "lost": 0,
+        "doubled": 0,
+        "seconds": f"{worked_s:.0f}, and {seconds - worked_s:.0f} to check",
+    }
+    say(tabulate(figures.items(), tablefmt="plain", intfmt=","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

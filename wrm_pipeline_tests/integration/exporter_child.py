@@ -1,0 +1,62 @@
+"""A process that executes runs, one after the other, as run workers do; the tests kill some of them.
+
+Arguments: numbers of runs. Run n fails if n % 7 == 0; if n < 0, it has a process of its own, which waits to be
+killed in its second step.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import dagster as dg
+
+RAW = "wrm_stations_raw_data"
+PROCESSED = "wrm_stations_processed_data_all"
+JOB = "wrm_stations_ingest_job"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def number_of(context: dg.AssetExecutionContext) -> int:
+    return int(context.run.tags["number"])
+
+
+@dg.asset(name=RAW)
+def raw(context):
+    n = number_of(context)
+    if n > 0 and n % 7 == 0:
+        raise dg.Failure("as told")
+    rows = {"out": abs(n), "dead_lettered": n % 3, "duplicate": n % 2}
+    requests = {"feed get ok": 1, "feed get retried": n % 2}
+    return dg.MaterializeResult(metadata={"handled_rows": rows, "external_requests": requests})
+
+
+@dg.asset(name=PROCESSED, deps=[raw])
+def processed(context):
+    if number_of(context) < 0:
+        print("begun", os.getpid(), flush=True)  # noqa: T201 - the test waits for it
+        time.sleep(600)
+    return dg.MaterializeResult(metadata={"handled_rows": {"out": 2}})
+
+
+def execute(job: dg.JobDefinition, number: int) -> None:
+    with dg.DagsterInstance.get() as instance:
+        job.execute_in_process(instance=instance, tags={"number": str(number)}, raise_on_error=False, run_config=QUIET)
+
+
+def main() -> None:
+    job = dg.Definitions(assets=[raw, processed], jobs=[dg.define_asset_job(JOB)]).resolve_job_def(JOB)
+    for number in map(int, sys.argv[1:]):
+        if number > 0:
+            execute(job, number)
+            print(number, flush=True)  # noqa: T201 - the test counts them
+        elif (child := os.fork()) == 0:
+            execute(job, number)
+            os._exit(0)
+        else:
+            os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
