@@ -239,7 +239,7 @@ class VaultSecretsResource(dg.ConfigurableResource[None], extra="forbid"):
     """Credentials, for whoever needs one in a run. Its configuration is where they are in Vault, and nothing else."""
 
     s3_path: str = Field(
-        S3_PATH, description="endpoint_url, access_key_id, secret_access_key, region_name, bucket_name"
+        default=S3_PATH, description="endpoint_url, access_key_id, secret_access_key, region_name, bucket_name"
     )
     redis_path: str = Field(default=REDIS_PATH, description="url")
     alerts_path: str = Field(default=ALERTS_PATH, description="webhook_url")

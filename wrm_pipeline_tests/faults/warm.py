@@ -1,5 +1,6 @@
-"""Loaded by the server that doomed processes are forked from: one round of every job, so that none of them pays for
-first times. Nothing else imports this.
+"""One round of every job, run once in the server that doomed processes are forked from.
+
+None of them then pays for first times. Nothing else imports this.
 """
 
 import contextlib
