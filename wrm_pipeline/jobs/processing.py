@@ -12,7 +12,7 @@ from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.checks import published
+from wrm_pipeline.checks.published import today_is_fresh
 
 wrm_stations_ingest_job = dg.define_asset_job(
     "wrm_stations_ingest_job",
@@ -23,36 +23,31 @@ wrm_stations_ingest_job = dg.define_asset_job(
 
 wrm_stations_processing_job = dg.define_asset_job(
     "wrm_stations_processing_job",
-    # Checks on what is published are about the newest day: not with each build of any day.
-    selection=dg.AssetSelection.assets(
+    selection=[
         wrm_stations_processed_data_all,
         wrm_stations_enhanced_data_all,
         create_duckdb_enhanced_views,
-    )
-    - dg.AssetSelection.checks(*published.CHECKS),
+    ],
     executor_def=dg.in_process_executor,
     description="Raw snapshots of one day to its processed and enhanced partitions; the views follow a new day.",
 )
 
 wrm_analytics_job = dg.define_asset_job(
     "wrm_analytics_job",
-    selection=dg.AssetSelection.assets(
+    selection=[
         create_duckdb_enhanced_views,
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,
         wrm_stations_dlq,
-    )
-    | dg.AssetSelection.checks(
-        published.newest_processed_checks, published.newest_enhanced_checks, published.row_count_is_usual
-    ),
+    ],
     executor_def=dg.in_process_executor,
     description="Tables, the published database and the map, from what is enhanced.",
 )
 
 wrm_freshness_job = dg.define_asset_job(
     "wrm_freshness_job",
-    selection=dg.AssetSelection.checks(published.today_is_fresh),
+    selection=dg.AssetSelection.checks(today_is_fresh),
     executor_def=dg.in_process_executor,
     description="Is the newest published snapshot of now?",
 )

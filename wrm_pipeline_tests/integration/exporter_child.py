@@ -40,19 +40,21 @@ def processed(context):
     return dg.MaterializeResult(metadata={"handled_rows": {"out": 2}})
 
 
-def execute(job: dg.JobDefinition, number: int) -> None:
-    with dg.DagsterInstance.get() as instance:
-        job.execute_in_process(instance=instance, tags={"number": str(number)}, raise_on_error=False, run_config=QUIET)
-
-
 def main() -> None:
     job = dg.Definitions(assets=[raw, processed], jobs=[dg.define_asset_job(JOB)]).resolve_job_def(JOB)
+    instance: dg.DagsterInstance | None = None
+
+    def execute(number: int) -> None:
+        nonlocal instance
+        instance = instance or dg.DagsterInstance.get()
+        job.execute_in_process(instance=instance, tags={"number": str(number)}, raise_on_error=False, run_config=QUIET)
+
     for number in map(int, sys.argv[1:]):
         if number > 0:
-            execute(job, number)
+            execute(number)
             print(number, flush=True)  # noqa: T201 - the test counts them
         elif (child := os.fork()) == 0:
-            execute(job, number)
+            execute(number)
             os._exit(0)
         else:
             os.waitpid(child, 0)
