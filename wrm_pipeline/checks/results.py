@@ -15,7 +15,6 @@ def result(
     passed: bool,
     description: str,
     *,
-    asset: str | None = None,
     severity: dg.AssetCheckSeverity = ERROR,
     samples: Sequence[Mapping[str, Any]] = (),
     **numbers: Any,
@@ -25,7 +24,7 @@ def result(
     if samples:
         metadata["samples"] = dg.MetadataValue.table([dg.TableRecord(dict(sample)) for sample in samples])
     return dg.AssetCheckResult(
-        asset_key=asset, check_name=name, passed=passed, severity=severity, description=description, metadata=metadata
+        check_name=name, passed=passed, severity=severity, description=description, metadata=metadata
     )
 
 

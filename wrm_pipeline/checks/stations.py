@@ -11,7 +11,7 @@ import pandera.pandas as pandera
 from wrm_pipeline.checks.results import result
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
-from wrm_pipeline.domain.quality import MAX_SAMPLES, Found, column_differences, rows_out_of_order, unbalanced_sources
+from wrm_pipeline.domain.quality import Found, column_differences, rows_out_of_order, unbalanced_sources
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
 
 
@@ -44,7 +44,7 @@ def check_processed(rows: int, manifest: Manifest, file: ParquetParts) -> dg.Ass
             f"{unbalanced.count} raw objects do not add up; "
         )
         + _columns(differences, PROCESSED),
-        samples=(unbalanced.samples + differences.samples)[:MAX_SAMPLES],
+        samples=unbalanced.samples or differences.samples,
         lines_in=counts.lines_in,
         rows_out=counts.rows_out,
         rows_in_file=file.row_count,
@@ -81,7 +81,7 @@ def check_enhanced(processed_rows: int, file: ParquetParts) -> dg.AssetCheckResu
         file.row_count == processed_rows and not disorder.count and not differences.count,
         f"{processed_rows} processed rows became {file.row_count}; {disorder.count} repeat the row before or come too "
         f"late; {_columns(differences, ENHANCED)}",
-        samples=(disorder.samples + differences.samples)[:MAX_SAMPLES],
+        samples=disorder.samples or differences.samples,
         rows=file.row_count,
         rows_processed=processed_rows,
         rows_out_of_order=disorder.count,

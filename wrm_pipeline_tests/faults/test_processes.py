@@ -23,7 +23,6 @@ from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, misbehave
 from wrm_pipeline_tests.faults import doomed
 from wrm_pipeline_tests.faults.oracle import expected_of
-from wrm_pipeline_tests.faults.s3_proxy import proxy_of
 from wrm_pipeline_tests.faults.world import (
     ANALYTICS,
     DEAD_LETTERED,
@@ -35,6 +34,7 @@ from wrm_pipeline_tests.faults.world import (
     World,
     is_snapshot,
     local_day,
+    s3_link,
     s3_world,
     time_of,
 )
@@ -196,8 +196,8 @@ def _database_is_of_now(world: World) -> None:
 
 def test_sigkill_while_a_put_to_s3_is_on_its_way(monkeypatch, seaweedfs, city, tmp_path, report):
     report("build on S3: SIGKILL during the put of processed", PUBLISHED)
-    with proxy_of(seaweedfs.endpoint_url) as (proxy, url):
-        world = s3_world(monkeypatch, seaweedfs, seaweedfs.create_bucket(), url)
+    with s3_link(seaweedfs, seaweedfs.create_bucket()) as link:
+        proxy, world = link.proxy, s3_world(monkeypatch, seaweedfs, link)
         for _ in range(2):
             world.fetch(Says(lambda: world.now, [city.snapshot(world.now)]))
         assert world.process(), world.failures
@@ -205,7 +205,7 @@ def test_sigkill_while_a_put_to_s3_is_on_its_way(monkeypatch, seaweedfs, city, t
         before = world.contents("")
         proxy.fail("put", HANG, key="/processed/")
         seen = len(proxy.seen)
-        monkeypatch.setenv("S3_ENDPOINT_URL", url)
+        monkeypatch.setenv("S3_ENDPOINT_URL", link.url)
         process = doomed.start(world, "build", tmp_path / "log")
         wait_until(
             lambda: any(o == "put" for o, _ in proxy.seen[seen:]), timeout_s=30, what="the build must come to its put"

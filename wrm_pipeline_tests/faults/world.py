@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed, FetchedBody
-from wrm_pipeline.clients.object_store import ObjectStore, s3_object_store
+from wrm_pipeline.clients.object_store import ObjectStore, S3ObjectStore, s3_object_store
 from wrm_pipeline.clients.retry import RetryPolicy
 from wrm_pipeline.clients.spool import Spool, SpoolFullError
 from wrm_pipeline.definitions import build_defs
@@ -37,7 +38,11 @@ from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOMa
 from wrm_pipeline.resources.lake import ClockResource, LakeResource, connect_store
 from wrm_pipeline.settings import Settings, load_settings
 from wrm_pipeline_tests.faults.oracle import Expected, expected_of
+from wrm_pipeline_tests.faults.s3_proxy import S3Proxy, proxy_of
 from wrm_pipeline_tests.fixtures.lake import WatchedStore
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 WARSAW = ZoneInfo("Europe/Warsaw")
 NOON = datetime(2025, 8, 21, 12, 0, 2, tzinfo=UTC)
@@ -336,7 +341,7 @@ class Says:
 
 # --- wiring into Dagster ---
 
-_WORLDS: dict[str, World] = {}
+_WORLDS: WeakValueDictionary[str, World] = WeakValueDictionary()
 _BUILDS = ("wrm_stations_processed_data_all", "wrm_stations_enhanced_data_all")
 
 
@@ -388,23 +393,50 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
     return "no step failed"
 
 
-def s3_world(monkeypatch: Any, server: Any, bucket: str, endpoint_url: str, **kwargs: Any) -> World:
-    """A world whose store is a bucket behind `endpoint_url`; the verifier goes to the server itself."""
-    monkeypatch.setenv("BUCKET_NAME", bucket)
+@dataclass(frozen=True)
+class S3Link:
+    """A bucket, the proxy before it, and a client of each; clients are dear (0.2 s, 10 MB), so tests share them."""
+
+    bucket: str
+    proxy: S3Proxy
+    url: str
+    through_proxy: S3Client
+    direct: S3Client
+
+
+@contextmanager
+def s3_link(server: Any, bucket: str) -> Iterator[S3Link]:
+    """Stand between a server's bucket and who asks it."""
+
+    def client(endpoint_url: str) -> S3Client:
+        store = s3_object_store(
+            bucket=bucket,
+            endpoint_url=endpoint_url,
+            access_key_id=server.access_key_id,
+            secret_access_key=server.secret_access_key,
+            connect_timeout_s=0.5,
+            read_timeout_s=0.7 if endpoint_url != server.endpoint_url else 15,
+        )
+        return store._connected()
+
+    with proxy_of(server.endpoint_url) as (proxy, url):
+        yield S3Link(bucket, proxy, url, client(url), client(server.endpoint_url))
+
+
+def s3_world(monkeypatch: Any, server: Any, link: S3Link) -> World:
+    """A world whose store is a bucket behind a proxy; the verifier goes to the server itself."""
+    monkeypatch.setenv("BUCKET_NAME", link.bucket)
     monkeypatch.setenv("S3_ENDPOINT_URL", server.endpoint_url)
     monkeypatch.setenv("S3_ACCESS_KEY_ID", server.access_key_id)
     monkeypatch.setenv("S3_SECRET_ACCESS_KEY", server.secret_access_key)
     settings = load_settings()
-    world = World(settings, **kwargs)
-    world.store.inner = s3_object_store(
-        bucket=bucket,
-        endpoint_url=endpoint_url,
-        access_key_id=server.access_key_id,
-        secret_access_key=server.secret_access_key,
+    world = World(settings)
+    world.truth = S3ObjectStore(link.bucket, lambda: link.direct)
+    world.store.inner = S3ObjectStore(
+        link.bucket,
+        lambda: link.through_proxy,
         breaker=Breakers(settings.breaker_dir, now=lambda: world.now).of("s3"),
         policy=STORE_POLICY,
-        connect_timeout_s=0.5,
-        read_timeout_s=0.7,
     )
     return world
 

@@ -1,7 +1,7 @@
 """A process that executes runs, one after the other, as run workers do; the tests kill some of them.
 
-Arguments: numbers of runs. Run n fails if n % 7 == 0; if n < 0, it has a process of its own, which waits to be
-killed in its second step.
+Arguments: numbers of runs; groups of them, apart by `/`, are executed at the same time. Run n fails if n % 7 == 0; if
+n < 0, it has a process of its own, which waits to be killed in its second step. The group with these comes last.
 """
 
 from __future__ import annotations
@@ -40,24 +40,35 @@ def processed(context):
     return dg.MaterializeResult(metadata={"handled_rows": {"out": 2}})
 
 
+def execute(job: dg.JobDefinition, numbers: list[int]) -> None:
+    with dg.DagsterInstance.get() as instance:
+        for number in numbers:
+            tags = {"number": str(number)}
+            job.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=QUIET)
+            print(number, flush=True)  # noqa: T201 - the test counts them
+
+
+def in_a_process(job: dg.JobDefinition, numbers: list[int]) -> int:
+    """Forked: a process of its own without the seconds that loading Dagster takes."""
+    child = os.fork()
+    if child == 0:
+        execute(job, numbers)
+        os._exit(0)
+    return child
+
+
 def main() -> None:
     job = dg.Definitions(assets=[raw, processed], jobs=[dg.define_asset_job(JOB)]).resolve_job_def(JOB)
-    instance: dg.DagsterInstance | None = None
-
-    def execute(number: int) -> None:
-        nonlocal instance
-        instance = instance or dg.DagsterInstance.get()
-        job.execute_in_process(instance=instance, tags={"number": str(number)}, raise_on_error=False, run_config=QUIET)
-
-    for number in map(int, sys.argv[1:]):
-        if number > 0:
-            execute(number)
-            print(number, flush=True)  # noqa: T201 - the test counts them
-        elif (child := os.fork()) == 0:
-            execute(number)
-            os._exit(0)
-        else:
-            os.waitpid(child, 0)
+    workers = []
+    for group in " ".join(sys.argv[1:]).split("/"):
+        numbers = [int(text) for text in group.split()]
+        if numbers[0] > 0:
+            workers.append(in_a_process(job, numbers))
+            continue
+        for number in numbers:
+            os.waitpid(in_a_process(job, [number]), 0)
+    statuses = [os.waitpid(worker, 0)[1] for worker in workers]
+    sys.exit(any(statuses))
 
 
 if __name__ == "__main__":

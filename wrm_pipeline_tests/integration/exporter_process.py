@@ -69,7 +69,7 @@ class Exporter:
         """SIGTERM; gives the exit status."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(10)
+        return self.process.wait(30)
 
     def text(self) -> str:
         with urllib.request.urlopen(self.url, timeout=10) as answer:
@@ -124,7 +124,7 @@ class Witness(threading.Thread):
 
     def run(self) -> None:
         last: Samples = {}
-        while not self.done.wait(0.25):
+        while not self.done.wait(0.5):
             started = time.monotonic()
             try:
                 text = self.exporter.text()

@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline.clients.alerts import Webhook
+from wrm_pipeline.resources.lake import ClockResource
 from wrm_pipeline.sensors.alerts import (
     State,
     check_outcomes,
@@ -31,7 +32,8 @@ pytestmark = pytest.mark.integration
 
 PROJECT = Path(__file__).parents[2]
 CANARY = "T00CANARY/B00CANARY/webhookcanary"
-INGEST, PROCESSING = "wrm_stations_ingest_job", "wrm_stations_processing_job"
+INGEST, PROCESSING, ANALYTICS = "wrm_stations_ingest_job", "wrm_stations_processing_job", "wrm_analytics_job"
+CLOCK = {"clock": ClockResource(fixed_at=NOON.isoformat())}
 
 
 class Receiver:
@@ -135,14 +137,16 @@ def test_a_day_with_many_bad_lines(instance, receiver, lake):
     bad = [line(id=str(n), combined=combined, bikes="many") for n in range(5)]
     lake.put_raw(NOON, snapshot(NOON, 300, *bad))
     assert run_job(PROCESSING, dt=DAY, instance=instance).success
+    assert run_job(ANALYTICS, instance=instance, overrides=CLOCK).success
     cursor = tick(wrm_check_alerts_sensor, instance)
     tick(wrm_run_alerts_sensor, instance)
     (failed,) = [text for text in receiver.texts if "dead_letter_share_is_low" in text]
-    assert failed.startswith("🟡 *Check dead_letter_share_is_low of wrm_stations_processed_data_all* does not hold")
+    assert failed.startswith("🟡 *Check dead_letter_share_is_low of wrm_stations_dlq* does not hold")
     assert shape(failed) in documented()
 
     lake.put_day(2, first=1, stations=300)
     assert run_job(PROCESSING, dt=DAY, instance=instance).success
+    assert run_job(ANALYTICS, instance=instance, overrides=CLOCK).success
     cursor = tick(wrm_check_alerts_sensor, instance, cursor)
     tick_later(check_outcomes, instance, cursor, receiver, minutes=6)
     (over,) = [text for text in receiver.texts if "dead_letter_share_is_low" in text and text.startswith("🟢")]
@@ -155,8 +159,8 @@ def test_what_a_blocking_check_found_is_in_the_events_that_the_ui_shows(instance
     run_job(PROCESSING, dt=DAY, instance=instance)
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(
         [
-            dg.AssetCheckKey(dg.AssetKey("wrm_stations_processed_data_all"), "lines_are_accounted_for"),
-            dg.AssetCheckKey(dg.AssetKey("wrm_stations_enhanced_data_all"), "rows_are_sorted_and_unique"),
+            dg.AssetCheckKey(dg.AssetKey("wrm_stations_processed_data_all"), "lines_and_columns_are_right"),
+            dg.AssetCheckKey(dg.AssetKey("wrm_stations_enhanced_data_all"), "rows_and_columns_are_right"),
         ]
     )
     assert len(records) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
-import pyarrow as pa
 import pytest
 
 from wrm_pipeline.checks.published import (
@@ -13,11 +12,8 @@ from wrm_pipeline.checks.published import (
     DAYS_COMPARED,
     DEAD_SHARE_ERROR,
     DEAD_SHARE_WARN,
-    ENHANCED_ASSET,
     FLAG_SHARE_WARN,
-    PROCESSED_ASSET,
     UNKNOWN_SHARE_WARN,
-    check_columns,
     check_dead_letters,
     check_flags,
     check_record_types,
@@ -25,7 +21,7 @@ from wrm_pipeline.checks.published import (
     today_is_fresh,
 )
 from wrm_pipeline.domain.layout import partition_bounds
-from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED, arrow_schema
+from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline_tests.fixtures.lake import (
@@ -33,7 +29,6 @@ from wrm_pipeline_tests.fixtures.lake import (
     NOON,
     build_day,
     definitions,
-    failure_of,
     materialize,
     run_job,
     snapshot,
@@ -180,35 +175,20 @@ def test_a_check_that_cannot_read_raises_instead_of_failing(lake, check):
 # --- the newest day ---
 
 DAY_CHECKS = {
-    f"{PROCESSED_ASSET}: columns_are_as_the_schema",
-    f"{PROCESSED_ASSET}: dead_letter_share_is_low",
-    f"{ENHANCED_ASSET}: columns_are_as_the_schema",
-    f"{ENHANCED_ASSET}: flag_shares_are_usual",
-    f"{ENHANCED_ASSET}: record_types_are_known",
-    f"{ENHANCED_ASSET}: row_count_is_usual",
+    "wrm_stations_dlq: dead_letter_share_is_low",
+    "query_station_summary: flag_shares_are_usual",
+    "query_station_summary: record_types_are_known",
+    "query_station_summary: row_count_is_usual",
+    "query_station_summary: today_is_fresh",
 }
 
 
 def test_every_check_says_what_it_is_about():
     specs = [spec for check in CHECKS for spec in check.check_specs]
-    assert {f"{spec.asset_key.to_user_string()}: {spec.name}" for spec in specs} == DAY_CHECKS | {
-        f"{ENHANCED_ASSET}: today_is_fresh"
-    }
+    assert {f"{spec.asset_key.to_user_string()}: {spec.name}" for spec in specs} == DAY_CHECKS
     assert all(len(spec.description or "") > 60 for spec in specs)
     known = definitions().resolve_asset_graph().materializable_asset_keys
     assert {spec.asset_key for spec in specs} <= known
-
-
-@pytest.mark.parametrize(("layer", "schema"), [(PROCESSED_ASSET, PROCESSED), (ENHANCED_ASSET, ENHANCED)])
-def test_columns(layer, schema):
-    good = file_of(2, arrow_schema(schema))
-    assert verdict(check_columns(layer, "d", good, schema)) == "good"
-    assert verdict(check_columns(layer, "none", None, schema)) == "good"
-    other = pa.schema([f.with_type(pa.int64()) if f.name == "bikes" else f for f in arrow_schema(schema)])
-    found = check_columns(layer, "d", file_of(2, other, bikes=[1, 1]), schema)
-    assert verdict(found) == "ERROR"
-    assert (number(found, "columns_that_differ"), number(found, "columns")) == (1, len(schema.columns))
-    assert "int64" in samples(found)[0]["found"]
 
 
 @pytest.mark.parametrize(
@@ -272,26 +252,18 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
     run = run_job("wrm_analytics_job")
     assert set(outcomes(run)) == DAY_CHECKS
     # Not blocking: the good rows are in the tables.
-    assert outcomes(run)[f"{PROCESSED_ASSET}: dead_letter_share_is_low"] == "ERROR"
+    assert outcomes(run)["wrm_stations_dlq: dead_letter_share_is_low"] == "ERROR"
     assert run.success
     started = {e.step_key for e in run.filter_events(lambda e: e.event_type_value == "STEP_START")}
-    assert not started & {PROCESSED_ASSET, ENHANCED_ASSET}
+    assert not started & {"wrm_stations_processed_data_all", "wrm_stations_enhanced_data_all"}
     assert "query_station_summary" in started
 
 
-def test_wrong_columns_block_the_tables_and_the_map(lake):
+def test_a_check_is_evaluated_with_its_asset_so_that_the_ui_shows_it(lake):
     lake.put_day(1)
     build_day()
-    other = pa.schema([f.with_type(pa.int64()) if f.name == "bikes" else f for f in arrow_schema(ENHANCED)])
-    lake.store.put(lake.partition_key("enhanced"), file_of(2, other, bikes=[1, 1]).data)
-    run = run_job("wrm_analytics_job", raise_on_error=False)
-    assert not run.success
-    assert outcomes(run)[f"{ENHANCED_ASSET}: columns_are_as_the_schema"] == "ERROR"
-    assert "columns_are_as_the_schema" in failure_of(run)
-    started = {e.step_key for e in run.filter_events(lambda e: e.event_type_value == "STEP_START")}
-    assert not started & {"create_duckdb_enhanced_views", "query_station_summary", "bike_density_map"}
-
-
-def test_an_empty_lake_passes_them_all(lake):
-    run = run_job("wrm_analytics_job", raise_on_error=False)
-    assert outcomes(run) == dict.fromkeys(DAY_CHECKS, "good")
+    run = run_job("wrm_analytics_job")
+    made = {e.asset_key for e in run.filter_events(lambda e: e.event_type_value == "ASSET_MATERIALIZATION")}
+    assert {found.asset_key for found in run.get_asset_check_evaluations()} <= made
+    evaluated = run.get_asset_check_evaluations()
+    assert all(found.target_materialization_data.run_id == run.run_id for found in evaluated)

@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from wrm_pipeline.assets.stations import enhanced_all, processed_all
 from wrm_pipeline.checks.results import ERROR, WARN, publish_if_sound, result
 from wrm_pipeline.checks.stations import check_enhanced, check_processed, enhanced_check, processed_check
-from wrm_pipeline.domain.schemas import PROCESSED, arrow_schema
+from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
+from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, arrow_schema
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, WatchedStore, build_day, failure_of, run_job, snapshot
 from wrm_pipeline_tests.fixtures.lake import ENHANCED as ENHANCED_ASSET
@@ -71,6 +73,28 @@ def test_samples_of_unbalanced_objects_are_few():
     assert len(samples(found)) == 20
 
 
+BIKES_AS_INT64 = {"bikes": pa.int64()}
+
+
+def with_types(schema: pa.Schema, types: dict[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([f.with_type(types.get(f.name, f.type)) for f in schema])
+
+
+def test_columns_that_are_not_the_schemas():
+    other = file_of(10, with_types(arrow_schema(PROCESSED), BIKES_AS_INT64))
+    more = file_of(10, arrow_schema(PROCESSED))
+    for found in (
+        processed(CLEAN, file=other),
+        check_enhanced(10, file_of(10, with_types(arrow_schema(ENHANCED), BIKES_AS_INT64))),
+    ):
+        assert verdict(found) == "ERROR"
+        assert number(found, "columns_that_differ") == 1
+        assert samples(found)[0]["position"] == 7
+        assert "int64" in samples(found)[0]["found"]
+        assert "1 of" in str(found.description)
+    assert number(check_enhanced(10, more), "columns_that_differ") == 7
+
+
 def test_rows_that_vanished_or_came_from_nowhere():
     for rows in (9, 11):
         found = check_enhanced(rows, file_of(10))
@@ -110,7 +134,7 @@ def test_an_error_keeps_it_from_being_published_and_a_warning_does_not(passed, s
 
 def test_a_minutes_run_evaluates_these_two_and_no_other(lake):
     lake.put_day(3)
-    expected = {f"{PROCESSED_ASSET}: lines_are_accounted_for", f"{ENHANCED_ASSET}: rows_are_complete_and_unique"}
+    expected = {f"{PROCESSED_ASSET}: lines_and_columns_are_right", f"{ENHANCED_ASSET}: rows_and_columns_are_right"}
     for _ in ("built", "unchanged"):
         run = run_job("wrm_stations_processing_job", dt=DAY)
         assert outcomes(run) == dict.fromkeys(expected, "good")
@@ -125,8 +149,8 @@ def test_checks_ask_the_store_for_nothing(lake, monkeypatch):
 
     requests(0)
     with_checks = requests(1)
-    monkeypatch.setattr(processed_all, "check_processed", lambda *_: result("lines_are_accounted_for", True, ""))
-    monkeypatch.setattr(enhanced_all, "check_enhanced", lambda *_: result("rows_are_complete_and_unique", True, ""))
+    monkeypatch.setattr(processed_all, "check_processed", lambda *_: result("lines_and_columns_are_right", True, ""))
+    monkeypatch.setattr(enhanced_all, "check_enhanced", lambda *_: result("rows_and_columns_are_right", True, ""))
     assert with_checks == requests(2)
 
 
@@ -169,6 +193,20 @@ def test_an_error_stops_the_run_and_leaves_what_is_published(lake, monkeypatch, 
 
     assert build_day().success
     assert len(lake.rows("enhanced")) == 33
+
+
+def test_a_published_file_of_another_schema_stops_what_is_downstream(lake):
+    lake.put_day(1)
+    build_day()
+    file = ParquetParts.open(lake.store.get(lake.partition_key("processed")))
+    rows = pa.concat_tables(file.read_groups())
+    rows = rows.cast(pa.schema([f.with_type(BIKES_AS_INT64.get(f.name, f.type)) for f in rows.schema]))
+    writer = PartsWriter(with_types(arrow_schema(PROCESSED), BIKES_AS_INT64), "another version of the code")
+    writer.write(rows)
+    lake.store.put(lake.partition_key("processed"), writer.finish(file.notes))
+    run = build_day(raise_on_error=False)
+    assert "1 of 18 columns differ" in failure_of(run)
+    assert list(outcomes(run)) == [f"{PROCESSED_ASSET}: lines_and_columns_are_right"]
 
 
 def test_a_check_whose_own_code_breaks_fails_the_step_and_publishes_nothing(lake, monkeypatch):

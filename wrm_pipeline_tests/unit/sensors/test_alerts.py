@@ -392,7 +392,7 @@ def checked(
     partition: str = DAY,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN,
     blocking: bool = False,
-    name: str = "rows_are_complete_and_unique",
+    name: str = "rows_and_columns_are_right",
 ) -> dg.ExecuteInProcessResult:
     @dg.asset(
         partitions_def=dg.DailyPartitionsDefinition("2025-08-01"),
@@ -409,21 +409,21 @@ def test_a_check_that_does_not_hold_is_one_message_and_its_end_another(instance,
     for _ in range(3):
         checked(instance, False)
     (text,) = checks.tick()
-    assert text.startswith("🟡 *Check rows_are_complete_and_unique of a_table* does not hold (a warning)\n")
+    assert text.startswith("🟡 *Check rows_and_columns_are_right of a_table* does not hold (a warning)\n")
     assert "```stale is on 14.2% of the rows```" in text
     assert f"a_table, partition {DAY}" in text
     assert LOOK_AT_CHECK in text
     checked(instance, True)
     assert checks.tick() == []
     (over,) = checks.tick(QUIET_S + 60)
-    assert over.startswith("🟢 *Check rows_are_complete_and_unique of a_table* holds again")
+    assert over.startswith("🟢 *Check rows_and_columns_are_right of a_table* holds again")
     assert runs.tick(QUIET_S + 60) == []
 
 
 def test_an_error_is_called_a_failure(instance, checks):
     checked(instance, False, severity=dg.AssetCheckSeverity.ERROR)
     (text,) = checks.tick()
-    assert text.startswith("🔴 *Check rows_are_complete_and_unique of a_table* does not hold\n")
+    assert text.startswith("🔴 *Check rows_and_columns_are_right of a_table* does not hold\n")
 
 
 def test_a_run_that_a_blocking_check_stopped_is_told_by_the_check_alone(instance, checks, runs):
