@@ -1,8 +1,8 @@
 """The checks that run inside the steps that build a day, on what these have in hand: no request, no second read.
 
 They guard what is about to be published: where such a fact does not hold, nothing is published and nothing downstream
-runs. One for each layer, as a run comes every minute: Dagster stores three events for each check, which costs it about
-35 ms. What is odd rather than wrong is looked at in `published.py`, every few minutes.
+runs. One for each layer, as a run comes every minute: Dagster stores three events for each check, which costs it 35 to
+50 ms. What is odd rather than wrong is looked at in `published.py`, every few minutes.
 """
 
 import dagster as dg
@@ -29,7 +29,7 @@ def processed_check(asset: str) -> dg.AssetCheckSpec:
     )
 
 
-def check_processed(rows: int, manifest: Manifest, file: ParquetParts) -> dg.AssetCheckResult:
+def check_processed(day: str, rows: int, manifest: Manifest, file: ParquetParts) -> dg.AssetCheckResult:
     """Of a processed partition: `rows` were built, `file` is what is or will be published."""
     counts = manifest.counts
     unbalanced, differences = unbalanced_sources(manifest), column_differences(file, PROCESSED)
@@ -45,6 +45,7 @@ def check_processed(rows: int, manifest: Manifest, file: ParquetParts) -> dg.Ass
         )
         + _columns(differences, PROCESSED),
         samples=unbalanced.samples or differences.samples,
+        day=day,
         lines_in=counts.lines_in,
         rows_out=counts.rows_out,
         rows_in_file=file.row_count,
@@ -71,7 +72,7 @@ def enhanced_check(asset: str) -> dg.AssetCheckSpec:
     )
 
 
-def check_enhanced(processed_rows: int, file: ParquetParts) -> dg.AssetCheckResult:
+def check_enhanced(day: str, processed_rows: int, file: ParquetParts) -> dg.AssetCheckResult:
     """Of an enhanced partition that is or will be published."""
     differences = column_differences(file, ENHANCED)
     # Without its key columns, a file has no order to look at.
@@ -82,6 +83,7 @@ def check_enhanced(processed_rows: int, file: ParquetParts) -> dg.AssetCheckResu
         f"{processed_rows} processed rows became {file.row_count}; {disorder.count} repeat the row before or come too "
         f"late; {_columns(differences, ENHANCED)}",
         samples=disorder.samples or differences.samples,
+        day=day,
         rows=file.row_count,
         rows_processed=processed_rows,
         rows_out_of_order=disorder.count,

@@ -17,13 +17,15 @@ from contextlib import contextmanager, suppress
 
 from tabulate import tabulate
 
-from wrm_pipeline.clients.errors import TransientError
+from wrm_pipeline.clients.alerts import Webhook
+from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import ObjectStore, s3_object_store
 from wrm_pipeline.clients.retry import SENSOR_POLICY, STORAGE_POLICY, RetryPolicy
+from wrm_pipeline.clients.vault import Token, Vault
 
 # With a second for the scheduler. A download that drips is given up at its deadline, seen at the next byte.
-LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26}
+LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26, "vault": 11, "webhook": 16}
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def measure(call: Callable[[], object]) -> tuple[float, int]:
     started = time.monotonic()
     try:
         call()
-    except TransientError as error:
+    except ExternalError as error:
         return time.monotonic() - started, error.attempts
     raise AssertionError("a black hole has answered")
 
@@ -96,6 +98,8 @@ def measure_all() -> list[tuple[str, str, float, int, float]]:
             ("s3", "stat, says nothing", lambda: store_at(silent).stat("k")),
             ("s3", "delete, says nothing", lambda: store_at(silent).delete("k")),
             ("sensor", "list, says nothing", lambda: list(sensor.list(""))),
+            ("vault", "read, says nothing", lambda: Vault(silent, Token(lambda: "t")).read("wrm/s3")),
+            ("webhook", "post, says nothing", lambda: Webhook(silent).post("hello")),
         ]
         with ThreadPoolExecutor(len(cases)) as executor:
             measured = list(executor.map(lambda case: measure(case[2]), cases))

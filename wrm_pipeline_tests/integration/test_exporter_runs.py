@@ -56,7 +56,7 @@ def exporter(tmp_path: Path) -> Iterator[Exporter]:
 def execute(*groups: Iterable[int], done: list[str]) -> None:
     """Runs that are to be killed get SIGKILL in the middle of their second step: nothing tells Dagster."""
     arguments = " / ".join(" ".join(map(str, numbers)) for numbers in groups).split()
-    child = subprocess.Popen([*CHILD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = subprocess.Popen([*CHILD, *arguments], stdout=subprocess.PIPE, stderr=open("/tmp/child.err","w"), text=True)
     assert child.stdout is not None
     for line in child.stdout:
         word, *pid = line.split()

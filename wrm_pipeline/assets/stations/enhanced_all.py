@@ -85,5 +85,5 @@ def wrm_stations_enhanced_data_all(
         metadata["preview"] = preview(next(file.read_groups(0, 1)))
     yield from publish_if_sound(
         dg.Output(to_publish if result.changed else None, metadata=metadata),
-        check_enhanced(processed.row_count, file),
+        check_enhanced(context.partition_key, processed.row_count, file),
     )

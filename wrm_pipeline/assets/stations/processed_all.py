@@ -74,7 +74,7 @@ def wrm_stations_processed_data_all(
     rows = result.build.row_count if result.build else result.rows_before
     yield from publish_if_sound(
         dg.Output(to_publish, metadata={**_metadata(result, file), **requests_made()}),
-        check_processed(rows, result.manifest, file),
+        check_processed(context.partition_key, rows, result.manifest, file),
     )
 
 

@@ -28,6 +28,7 @@ CLEAN = LineCounts(lines_in=12, rows_out=10, dead_lettered=0, duplicate_rows=1, 
 
 def processed(counts: LineCounts, **changes: Any) -> dg.AssetCheckResult:
     values = {
+        "day": "d",
         "rows": counts.rows_out,
         "manifest": manifest(counts),
         "file": file_of(counts.rows_out, arrow_schema(PROCESSED)),
@@ -36,7 +37,12 @@ def processed(counts: LineCounts, **changes: Any) -> dg.AssetCheckResult:
 
 
 def test_a_good_day_passes_and_so_does_an_empty_one():
-    found = [processed(CLEAN), processed(LineCounts()), check_enhanced(10, file_of(10)), check_enhanced(0, file_of(0))]
+    found = [
+        processed(CLEAN),
+        processed(LineCounts()),
+        check_enhanced("d", 10, file_of(10)),
+        check_enhanced("d", 0, file_of(0)),
+    ]
     assert [verdict(one) for one in found] == ["good"] * 4
     assert all(one.description for one in found)
     assert not any(samples(one) for one in found)
@@ -85,25 +91,25 @@ def test_columns_that_are_not_the_schemas():
     more = file_of(10, arrow_schema(PROCESSED))
     for found in (
         processed(CLEAN, file=other),
-        check_enhanced(10, file_of(10, with_types(arrow_schema(ENHANCED), BIKES_AS_INT64))),
+        check_enhanced("d", 10, file_of(10, with_types(arrow_schema(ENHANCED), BIKES_AS_INT64))),
     ):
         assert verdict(found) == "ERROR"
         assert number(found, "columns_that_differ") == 1
         assert samples(found)[0]["position"] == 7
         assert "int64" in samples(found)[0]["found"]
         assert "1 of" in str(found.description)
-    assert number(check_enhanced(10, more), "columns_that_differ") == 7
+    assert number(check_enhanced("d", 10, more), "columns_that_differ") == 7
 
 
 def test_rows_that_vanished_or_came_from_nowhere():
     for rows in (9, 11):
-        found = check_enhanced(rows, file_of(10))
+        found = check_enhanced("d", rows, file_of(10))
         assert verdict(found) == "ERROR"
         assert (number(found, "rows"), number(found, "rows_processed")) == (10, rows)
 
 
 def test_a_key_that_is_there_twice():
-    found = check_enhanced(4, file_of(4, station_id=["1", "2", "2", "3"]))
+    found = check_enhanced("d", 4, file_of(4, station_id=["1", "2", "2", "3"]))
     assert verdict(found) == "ERROR"
     assert number(found, "rows_out_of_order") == 1
     assert samples(found) == [{"row": 2, "file_timestamp": "2025-08-21 12:00:00+00:00", "station_id": "2"}]
@@ -111,7 +117,7 @@ def test_a_key_that_is_there_twice():
 
 def test_the_same_station_a_minute_later_is_another_row():
     later = file_of(2, station_id=["1", "1"], file_timestamp=[NOON, NOON + timedelta(minutes=1)])
-    assert verdict(check_enhanced(2, later)) == "good"
+    assert verdict(check_enhanced("d", 2, later)) == "good"
 
 
 # --- what happens then ---
