@@ -31,6 +31,13 @@ CHILD = [sys.executable, "-m", "wrm_pipeline_tests.integration.exporter_child"]
 WORKERS = 3
 KILLED = 10
 RUNS = 200
+# Captured logs would cost four more processes for each run, which outlive one that is killed.
+NO_EXTRAS = """telemetry:
+  enabled: false
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
+"""
 POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
 
 
@@ -40,7 +47,7 @@ def dagster_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shm = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="wrm-exporter-", dir=shm if os.access(shm, os.W_OK) else None))
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
-    (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    (folder / "dagster.yaml").write_text(NO_EXTRAS)
     dg.DagsterInstance.get().get_runs_count()  # creates the tables before several processes do at once
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +63,7 @@ def exporter(tmp_path: Path) -> Iterator[Exporter]:
 def execute(*groups: Iterable[int], done: list[str]) -> None:
     """Runs that are to be killed get SIGKILL in the middle of their second step: nothing tells Dagster."""
     arguments = " / ".join(" ".join(map(str, numbers)) for numbers in groups).split()
-    child = subprocess.Popen([*CHILD, *arguments], stdout=subprocess.PIPE, stderr=open("/tmp/child.err","w"), text=True)
+    child = subprocess.Popen([*CHILD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert child.stdout is not None
     for line in child.stdout:
         word, *pid = line.split()
@@ -273,9 +280,7 @@ def test_postgresql_that_falls_silent(
     pipe.start()
     home = Path(os.environ["DAGSTER_HOME"])
     url = f"postgresql+psycopg2://wrm@127.0.0.1:{pipe.port}/postgres"
-    (home / "dagster.yaml").write_text(
-        f"telemetry:\n  enabled: false\nstorage:\n  postgres:\n    postgres_url: {url}\n"
-    )
+    (home / "dagster.yaml").write_text(f"{NO_EXTRAS}storage:\n  postgres:\n    postgres_url: {url}\n")
     execute(range(1, 9), done=[])
     (port,) = free_ports(1)
     with running(port, tmp_path / "exporter.log") as exporter:
