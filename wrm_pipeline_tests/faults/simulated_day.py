@@ -2,10 +2,11 @@
 
     python -m wrm_pipeline_tests.faults.simulated_day --minutes 1440 --seed 7
 
-Every request to the feed and every call of the store meets a fault with a probability of 5 %, the store is away for
-an hour and for ten minutes, and the worker process is killed by SIGKILL at random moments. Afterwards every snapshot
-that the feed served within a successful fetch must be published once, byte for byte and row for row. The days are
-the two around the hour that comes twice.
+Every request to the feed and every call of the store meets a fault with a probability of 5 %; the store goes away in
+mid-run now and then, and for an hour and ten minutes besides; the worker process is killed by SIGKILL at random
+moments. Afterwards every snapshot that the feed served within a successful fetch must be published once, byte for byte
+and row for row, and so must every body that was in the spool when its process was killed. The days are the two around
+the hour that comes twice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -36,6 +37,7 @@ from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.clients.feed import FetchedBody
 from wrm_pipeline.clients.retry import RetryPolicy
+from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.flows.watch import look_for_unpublished
@@ -65,11 +67,17 @@ class Trouble:
 
     dice: random.Random
     share: float = FAULT_SHARE
-    away: bool = False
+    calls_left: int | None = None
     count: int = 0
+
+    @property
+    def away(self) -> bool:
+        return self.calls_left == 0
 
     def meets(self) -> bool:
         hit = self.away or self.dice.random() < self.share
+        if self.calls_left:
+            self.calls_left -= 1
         self.count += hit
         return hit
 
@@ -125,6 +133,13 @@ class Journal:
         path.with_suffix(".part").write_bytes(fetched.body)
         path.with_suffix(".part").rename(path)
 
+    def mark_spooled(self, at: datetime) -> None:
+        """From now on the body must not be lost, whoever is killed."""
+        (self.folder / f"{at.timestamp():.0f}.spooled").touch()
+
+    def was_spooled(self, at: datetime) -> bool:
+        return (self.folder / f"{at.timestamp():.0f}.spooled").exists()
+
     def read(self) -> list[tuple[datetime, bytes]]:
         paths = sorted(path for path in self.folder.iterdir() if not path.suffix)
         return [(datetime.fromtimestamp(int(path.name), UTC), path.read_bytes()) for path in paths]
@@ -150,6 +165,7 @@ def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Pa
     from wrm_pipeline.clients import feed as feed_module
 
     feed_module.READ_TIMEOUT_S = 0.4
+    _mark_spooled_bodies(Journal(journal))
     world = World(load_settings())
     breakers = Breakers(world.settings.breaker_dir, now=lambda: world.now)
     store = TroubledStore(world.truth)
@@ -159,7 +175,7 @@ def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Pa
         while True:
             order = orders.recv()
             world.now = datetime.fromisoformat(order["at"])
-            store.trouble.away, store.trouble.share = order["away"], order["share"]
+            store.trouble.calls_left, store.trouble.share = order["calls_left"], order["share"]
             store.trouble.count = 0
             world.failures.clear()
             answer: dict[str, Any] = {}
@@ -192,6 +208,17 @@ def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Pa
             else:
                 world.process(date.fromisoformat(order["day"]))
             orders.send(answer | {"failures": list(world.failures), "faults": store.trouble.count})
+
+
+def _mark_spooled_bodies(journal: Journal) -> None:
+    add = Spool.add
+
+    def add_and_mark(spool: Spool, kind: Kind, fetched_at: datetime, body: bytes) -> SpooledBody:
+        added = add(spool, kind, fetched_at, body)
+        journal.mark_spooled(fetched_at)
+        return added
+
+    Spool.add = add_and_mark  # type: ignore[method-assign]
 
 
 # --- the day ---
@@ -285,7 +312,7 @@ class Day:
             self.dice.uniform(0, self._took[do]) if killed else None,
             do=do,
             at=(START + timedelta(minutes=minute)).isoformat(),
-            away=self.faults and minute in self.away,
+            calls_left=self._calls_left(minute),
             share=FAULT_SHARE if self.faults else 0.0,
             **more,
         )
@@ -293,6 +320,12 @@ class Day:
             self._took[do] = time.monotonic() - started
             self.figures.store_faults += answer["faults"]
         return answer
+
+    def _calls_left(self, minute: int) -> int | None:
+        """After how many calls the store goes away; None if it stays."""
+        if self.faults and minute in self.away:
+            return 0
+        return self.dice.randrange(12) if self.faults and self.dice.random() < FAULT_SHARE else None
 
     def fetch(self, minute: int) -> None:
         f, at = self.figures, int((START + timedelta(minutes=minute)).timestamp())
@@ -359,14 +392,16 @@ def check(day: Day, journal: Journal) -> tuple[World, int]:
     """All that was kept is published once; gives the world and how many fetches died before the disk had them."""
     world = World(load_settings())
     stored = world.contents("raw/") | world.contents("quarantine/")
-    died = 0
+    died, before = 0, b""
     for at, body in journal.read():
         unix = int(at.timestamp())
         kind = "raw" if is_snapshot(body, at) else "quarantine"
         if unix in day.kept or stored.get(world.key(kind, at)) == body:
             world.served.append((at, body))
+            before = body
         else:
             assert unix in day.killed, f"the fetch of {at} neither failed nor was killed, and was not kept"
+            assert not journal.was_spooled(at) or body == before, f"the body of {at} was on the disk, and is lost"
             died += 1
     served = {int(at.timestamp()) for at, _ in world.served}
     assert day.kept <= served, "a fetch that succeeded is not in the journal"
@@ -380,13 +415,14 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0 if all is well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=1440)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--stations", type=int, default=260)
     parser.add_argument("--bikes", type=int, default=150)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     say(f"seed {arguments.seed}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="wrm-day-") as folder:
@@ -421,7 +457,7 @@ def show(day: Day, world: World, died: int, worked_s: float, seconds: float) -> 
     rows = sum(ParquetParts.open(body).row_count for body in world.contents("enhanced/").values())
     figures |= {
         "kinds of feed faults met": len(day.figures.kinds),
-        "minutes without a store": len(day.away),
+        "minutes without the store": len(day.away),
         "killed before the disk had the body": died,
         "snapshots under raw/": len(raw),
         "partitions": len(world.keys("processed/")),

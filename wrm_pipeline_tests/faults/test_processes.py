@@ -56,8 +56,8 @@ BUILD = [
 ]
 DATABASE = "rename analytics.duckdb"
 
-# Each change to the disk that each job makes, in order; a test sees to it that none is missing here. Killing a job
-# after 0, 1, … of them is killing it before and after each.
+# Each change to the disk that each job makes, in order; a test sees to it that none is missing here. A job dies before
+# each, with all that it has written for it, and after the last.
 CHANGES = {
     "fetch": RAW,
     "fetch of no snapshot": [
