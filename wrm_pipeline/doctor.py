@@ -15,7 +15,7 @@ from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.clients.vault import VaultPathMissingError
-from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots, reject_reason
+from wrm_pipeline.domain.snapshot import inspect_fetched
 from wrm_pipeline.resources.lake import connect_redis, connect_store, s3_access
 from wrm_pipeline.resources.vault import KEPT_IN_VAULT, Secrets, open_vault, secrets_of
 from wrm_pipeline.settings import Settings
@@ -85,10 +85,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
 def _feed(settings: Settings) -> Finding:
     tried = f"GET {settings.feed_url}"
     fetched = Feed(settings.feed_url, settings.feed_max_bytes, policy=_ONE_TRY).fetch(correlation_id="doctor")
-    fault = reject_reason(fetched.body, fetched.fetched_at)
+    report = inspect_fetched(fetched.body, fetched.fetched_at)
+    fault, counts = report.fault, report.counts
     if fault:
         return Finding("feed", "failed", tried, fault.error_message, "Open the URL by hand; is it still the feed?")
-    counts = parse_snapshots([RawSnapshot("feed", fetched.fetched_at, fetched.body)]).counts
     status: Status = "warning" if counts.dead_lettered else "ok"
     todo = "See `wrm dlq list` for what is wrong with these rows" if counts.dead_lettered else ""
     return Finding("feed", status, tried, f"{counts.rows_out} rows, {counts.dead_lettered} dead", todo)

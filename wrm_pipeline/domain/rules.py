@@ -19,10 +19,5 @@ class ServiceArea:
     lon_min: float = 16.7
     lon_max: float = 17.3
 
-    @property
-    def center(self) -> tuple[float, float]:
-        """(lat, lon) of the middle of the box."""
-        return (self.lat_min + self.lat_max) / 2, (self.lon_min + self.lon_max) / 2
-
 
 DEFAULT_SERVICE_AREA = ServiceArea()

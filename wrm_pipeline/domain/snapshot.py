@@ -9,7 +9,7 @@ the good ones back to the fast path. So every published value comes from the sam
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -186,13 +186,20 @@ def parse_snapshots(files: Sequence[RawSnapshot]) -> ParsedBatch:
 
 
 def reject_reason(body: bytes, fetched_at: datetime) -> FileFault | None:
-    """Why a fetched body is no snapshot, or None if it is one.
+    """Why a fetched body is no snapshot, or None if it is one."""
+    return inspect_fetched(body, fetched_at).fault
+
+
+def inspect_fetched(body: bytes, fetched_at: datetime) -> FileReport:
+    """What a fetched body holds, and in `fault` why it is no snapshot.
 
     Besides the faults of a file, `file_truncated`: the body ends in mid-row, before its last field or in a quote.
     """
     report = parse_snapshots([RawSnapshot("fetched body", fetched_at, body)]).reports[0]
-    if report.fault:
-        return report.fault
+    return report if report.fault else replace(report, fault=_cut_off(body, report))
+
+
+def _cut_off(body: bytes, report: FileReport) -> FileFault | None:
     last_line_number = body.rstrip(b"\r\n").count(b"\n") + 1
     if not body.endswith(b"\n"):
         for row in report.dead_rows:

@@ -16,8 +16,7 @@ from wrm_pipeline.domain.snapshot import (
     FileFault,
     FileReport,
     LineCounts,
-    RawSnapshot,
-    parse_snapshots,
+    inspect_fetched,
     reject_reason,
 )
 from wrm_pipeline.logs import get_logger
@@ -85,7 +84,8 @@ def take_snapshot(
             if any(spool.waiting()):
                 deliver_spool(connect(), layout, spool)
         raise
-    fault = reject_reason(fetched.body, fetched.fetched_at)
+    report = inspect_fetched(fetched.body, fetched.fetched_at)
+    fault = report.fault
     kind: Kind = "quarantine" if fault else "raw"
     result = IngestResult(
         fetched.fetched_at,
@@ -93,7 +93,7 @@ def take_snapshot(
         hashlib.sha256(fetched.body).hexdigest(),
         layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
         fault=fault,
-        counts=parse_snapshots([RawSnapshot("fetched body", fetched.fetched_at, fetched.body)]).counts,
+        counts=report.counts,
     )
     try:
         # While the store is away a frozen feed must not fill the disk.

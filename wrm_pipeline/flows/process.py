@@ -27,6 +27,9 @@ from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 
+# Who a dead letter of a row is from.
+PROCESSED_ASSET = "wrm_stations_processed_data_all"
+
 
 class NoRawDataError(RuntimeError):
     """A partition was asked for that has no raw object at all."""
@@ -76,7 +79,6 @@ def process_partition(
     layout: Layout,
     dt: date,
     *,
-    asset_name: str,
     parsed_at: datetime,
     full_rebuild: bool,
     reparse: Collection[str] = (),
@@ -99,8 +101,8 @@ def process_partition(
             f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day "
             "that has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now."
         )
-    rows_before = previous.row_count if previous else 0
-    manifest = published_manifest(previous)
+    # Reading it back costs 5 ms on a full day, and most days have no dead letters.
+    manifest = published_manifest(previous) if known else None
     for letter in known:
         if is_settled(letter, manifest):
             queue.put(replace(letter, status=REPROCESSED))
@@ -113,11 +115,11 @@ def process_partition(
         "built processed partition",
         dt=str(dt),
         rows=build.row_count,
-        rows_before=rows_before,
+        rows_before=previous.row_count if previous else 0,
         snapshots_parsed=len(build.reports),
         seconds=round(time.monotonic() - started, 3),
     )
-    letters = queue.record(build.reports, asset_name=asset_name, partition_date=dt, seen_at=parsed_at)
+    letters = queue.record(build.reports, asset_name=PROCESSED_ASSET, partition_date=dt, seen_at=parsed_at)
     return ProcessedPartition(build, build.manifest, previous, tuple(letters))
 
 

@@ -16,12 +16,9 @@ from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import reject_reason
 from wrm_pipeline.flows.process import enhance_partition, is_settled, process_partition, published_manifest
-
-ASSET_NAME = "wrm_stations_processed_data_all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +100,7 @@ def _rebuild(
     store: ObjectStore, layout: Layout, dt: date, reparse: Collection[str], *, area: ServiceArea, now: datetime
 ) -> None:
     partitions = PublishedPartitions(store, layout)
-    processed = process_partition(
-        store, layout, dt, asset_name=ASSET_NAME, parsed_at=now, full_rebuild=False, reparse=reparse
-    )
+    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse)
     if processed.build is not None:
         partitions.publish(
             "processed",
@@ -115,12 +110,7 @@ def _rebuild(
             rows_before=processed.rows_before,
             allow_shrink=False,
         )
-        parts: ParquetParts | None = ParquetParts.open(processed.build.data)
-    else:
-        parts = partitions.read("processed", dt)
-    if parts is None:
-        return
-    enhanced = enhance_partition(parts, partitions, dt, area=area, built_at=now)
+    enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now)
     if enhanced.changed:
         partitions.publish(
             "enhanced",

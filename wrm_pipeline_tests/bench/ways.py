@@ -90,7 +90,7 @@ def pipeline_way(lake: BenchLake) -> tuple[int, Counter[str]]:
     """What a processing run does from listing to the second put, without Dagster; also the requests that it made."""
     store = CountingStore(lake.store)
     now = datetime.now(UTC)
-    processed = process_partition(store, LAYOUT, DT, asset_name="bench", parsed_at=now, full_rebuild=False)
+    processed = process_partition(store, LAYOUT, DT, parsed_at=now, full_rebuild=False)
     if processed.build is None or processed.dead_letters:
         raise AssertionError("a bench lake has clean snapshots, and there are new ones")
     partitions = PublishedPartitions(store, LAYOUT)

@@ -13,13 +13,13 @@ from wrm_pipeline.checks.stations import check_processed, processed_check
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import LineCounts
-from wrm_pipeline.flows.process import ProcessedPartition, process_partition
+from wrm_pipeline.flows.process import PROCESSED_ASSET, ProcessedPartition, process_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
-NAME = "wrm_stations_processed_data_all"
+NAME = PROCESSED_ASSET
 
 
 class BuildConfig(dg.Config):
@@ -64,7 +64,6 @@ def wrm_stations_processed_data_all(
             lake.store,
             lake.layout,
             date.fromisoformat(context.partition_key),
-            asset_name=NAME,
             parsed_at=clock.now(),
             full_rebuild=config.full_rebuild,
         )

@@ -64,7 +64,7 @@ def files(database: AnalyticsDatabase) -> list[str]:
 def publish_day(lake: Lake, dt: date, snapshots: int = 2) -> None:
     lake.put_day(snapshots, dt=dt)
     partitions = PublishedPartitions(lake.store, lake.layout)
-    built = process_partition(lake.store, lake.layout, dt, asset_name="a", parsed_at=NOW, full_rebuild=True).build
+    built = process_partition(lake.store, lake.layout, dt, parsed_at=NOW, full_rebuild=True).build
     partitions.publish("processed", dt, built.data, rows_now=1, rows_before=0, allow_shrink=True)
     processed = partitions.read("processed", dt)
     build = enhance_partition(processed, partitions, dt, area=DEFAULT_SERVICE_AREA, built_at=NOW).build

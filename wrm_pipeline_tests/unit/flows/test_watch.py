@@ -268,9 +268,7 @@ class Comparison:
         self.built += 1
         at = datetime(2025, 8, 21, 20, tzinfo=UTC) + self.built * MINUTE
         layout = self.lake.layout
-        result = process_partition(
-            self.lake.store, layout, dt, asset_name="processed", parsed_at=at, full_rebuild=False
-        )
+        result = process_partition(self.lake.store, layout, dt, parsed_at=at, full_rebuild=False)
         from wrm_pipeline.clients.published_partitions import PublishedPartitions
 
         partitions = PublishedPartitions(self.lake.store, layout)
