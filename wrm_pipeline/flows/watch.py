@@ -81,11 +81,10 @@ def look_for_arrivals(
         ExternalError: the store failed; keep the old cursor.
     """
     known = ArrivalCursor.parse(cursor)
-    unknown: list[str] = []
     if known is None:
-        waiting, after = _first_look(store, layout, today, unknown)
+        waiting, after, unknown = _first_look(store, layout, today)
     else:
-        waiting, after = dict(known.waiting), known.after
+        waiting, after, unknown = dict(known.waiting), known.after, []
         beyond = layout.raw_folder(today + timedelta(days=1))
         for count, info in enumerate(store.list(layout.raw_prefix, start_after=after), start=1):
             if info.key >= beyond:
@@ -112,21 +111,29 @@ def look_for_arrivals(
     )
 
 
-def _first_look(store: ObjectStore, layout: Layout, today: date, unknown: list[str]) -> tuple[dict[str, str], str]:
-    waiting: dict[str, str] = {}
+def _first_look(store: ObjectStore, layout: Layout, today: date) -> tuple[dict[str, str], str, list[str]]:
+    days, unknown = _raw_days(store, layout, today)
+    waiting = {dt.isoformat(): "first look" for dt in days}
+    after = layout.raw_prefix
+    if days:
+        newest = max(days)
+        for info in store.list(layout.raw_folder(newest)):
+            after = info.key
+        waiting[newest.isoformat()] = after
+    return waiting, after, unknown
+
+
+def _raw_days(store: ObjectStore, layout: Layout, today: date) -> tuple[list[date], list[str]]:
+    """Days that have a raw folder, and the folders that are of no partition; one listing."""
+    days: list[date] = []
+    unknown: list[str] = []
     for folder in store.list_folders(layout.raw_prefix):
         dt = folder_date(folder)
         if dt is None or not FIRST_DATE <= dt <= today:
             unknown.append(folder)
         else:
-            waiting[dt.isoformat()] = "first look"
-    after = layout.raw_prefix
-    if waiting:
-        newest = date.fromisoformat(max(waiting))
-        for info in store.list(layout.raw_folder(newest)):
-            after = info.key
-        waiting[newest.isoformat()] = after
-    return waiting, after
+            days.append(dt)
+    return days, unknown
 
 
 def look_for_unpublished(
@@ -149,13 +156,7 @@ def look_for_unpublished(
         ExternalError: the store failed; keep the old cursor.
     """
     state = _parse_cursor(cursor, after=str, tries=dict) or {"version": 1, "after": "", "tries": {}}
-    days, unknown = [], []
-    for folder in store.list_folders(layout.raw_prefix):
-        dt = folder_date(folder)
-        if dt is None or not FIRST_DATE <= dt <= today:
-            unknown.append(folder)
-        else:
-            days.append(dt)
+    days, unknown = _raw_days(store, layout, today)
     always = days[-ALWAYS_COMPARED_DAYS:]
     others = days[: -ALWAYS_COMPARED_DAYS or None]
     following = [dt for dt in others if dt.isoformat() > state["after"]] or others
