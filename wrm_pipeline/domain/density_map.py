@@ -127,11 +127,11 @@ def render_density_map(
         title=html.escape(title),
         as_of_iso=local.isoformat(),
         as_of=f"{local:%Y-%m-%d %H:%M %Z}",
-        snapshots=_count(grid.snapshot_count, "snapshot"),
+        snapshots=f"mean of {_count(grid.snapshot_count, 'snapshot')}",
         station_count=f"{docked.num_rows:,}",
         docked_bikes=f"{_sum(docked['bikes']):,}",
         free_bikes=f"{_sum(free['bikes']):,}",
-        cell_count=f"{grid.cells.num_rows:,}",
+        footer=f"{grid.cells.num_rows:,} cells of 1000 m² held a bike. Drawn with Leaflet 1.9.4.",
         bikes_outside=f"{_sum(outside['bikes']):,}",
     )
     return Template(_page_file("template.html")).substitute(

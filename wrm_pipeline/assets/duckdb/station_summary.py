@@ -81,7 +81,7 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
-    io_manager_key="duckdb_s3_io_manager",
+    io_manager_key="duckdb_io_manager",
     metadata={"dagster/column_lineage": column_lineage(_ENHANCED_VIEW, _SOURCES)},
     group_name="analytics",
     kinds={"duckdb", "table"},
@@ -90,8 +90,7 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
     pool="duckdb",
     description=(
         "One row per station for the newest day (or the day in the run config): bikes now, mean, least and most, and "
-        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`; the "
-        "whole database is then published to `duckdb/analytics.duckdb` in the object store."
+        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`."
     ),
 )
 def query_station_summary(config: DayConfig, lake: LakeResource) -> dg.Output[pa.Table]:
