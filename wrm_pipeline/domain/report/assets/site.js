@@ -33,7 +33,7 @@ const site = (() => {
     : share.toLocaleString(locale, { style: "percent", maximumFractionDigits: digits }));
   const dateFormat = (options) => {
     const format = new Intl.DateTimeFormat(locale, options);
-    return (text) => (text == null ? "–" : format.format(new Date(text)));
+    return (text) => (!text ? "–" : format.format(new Date(text)));
   };
   const zone = { timeZone: "Europe/Warsaw" };
   const day = dateFormat({ timeZone: "UTC", weekday: "short", day: "numeric", month: "short", year: "numeric" });

@@ -103,7 +103,7 @@
     const id = hash(), station = known.get(id);
     $("#all").hidden = Boolean(id);
     $("#one").hidden = !id;
-    $("#one").replaceChildren(...(station ? page(station).filter(Boolean) : [
+    $("#one").replaceChildren(...(!id ? [] : station ? page(station).filter(Boolean) : [
       el("p", {}, el("a", { href: "#" }, t("← All stations"))), el("h1", { id: "one-h", tabindex: -1 }, id),
       el("p", { class: "notice" }, t("There is no station {id} in the newest snapshot.", { id }))]));
     document.title = station ? `${station.name} · ${pageTitle}` : pageTitle;

@@ -61,10 +61,10 @@ const words = {
   "Where the lines went": "Co się stało z wierszami", "Lines in = rows published + dead letters + duplicates + remarks. Nothing is dropped in silence.":
     "Wiersze wejściowe = opublikowane + odrzucone + powtórzone + uwagi. Nic nie ginie po cichu.",
   "Rules fired": "Reguły, które zadziałały", "A flag keeps the row, a dead letter takes it out.": "Flaga pozostawia wiersz, odrzucenie go usuwa.",
-  "Hours in which a station was far from its usual self. Often a true event, sometimes a broken radio.":
-    "Godziny, w których stacja zachowywała się inaczej niż zwykle. Często prawdziwe zdarzenie, czasem awaria łączności.",
-  "Profile of the newest day": "Profil najnowszego dnia", "Drift compares the distribution with that of the last 28 days: 0 is the same.":
-    "Dryf porównuje rozkład z ostatnimi 28 dniami: 0 oznacza taki sam.",
+  "Hours in which a station was far from its usual self. Often a true event, sometimes a broken radio. A score above 1 is an anomaly, 2 is twice as far as that.":
+    "Godziny, w których stacja zachowywała się inaczej niż zwykle. Często prawdziwe zdarzenie, czasem awaria łączności. Wynik powyżej 1 to anomalia, 2 to dwa razy dalej od zwykłego.",
+  "Profile of the newest day": "Profil najnowszego dnia", "Drift is the population stability index against the 28 days before: below 0.1 is as usual, above 0.25 is another distribution.":
+    "Dryf to wskaźnik stabilności populacji (PSI) względem 28 poprzednich dni: poniżej 0,1 jest jak zwykle, powyżej 0,25 rozkład jest inny.",
   "Freshness": "Świeżość", "When each table and asset was last made, the oldest first.": "Kiedy ostatnio powstała każda tabela i zasób, od najstarszych.",
   "Newest day": "Najnowszy dzień", "{n} snapshot, the last {time}|{n} snapshots, the last {time}": "{n} migawka, ostatnia {time}|{n} migawki, ostatnia {time}|{n} migawek, ostatnia {time}",
   "Lines accounted for": "Rozliczone wiersze", "all": "wszystkie", "not all": "nie wszystkie", "{n} line in|{n} lines in": "{n} wiersz wejściowy|{n} wiersze wejściowe|{n} wierszy wejściowych",
@@ -72,7 +72,7 @@ const words = {
   "Anomalies": "Anomalie", "in seven days": "w siedem dni", "Snapshots by day": "Migawki według dni", "snapshots": "migawki", "Dead letters by day": "Odrzucone według dni",
   "dead letters": "odrzucone", "Snapshots": "Migawki", "Lines in": "Wiersze wejściowe", "Rows published": "Opublikowane", "Duplicates": "Powtórzone", "Remarks": "Uwagi",
   "Adds up": "Zgadza się", "First snapshot": "Pierwsza migawka", "Last snapshot": "Ostatnia migawka", "Rule": "Reguła", "Severity": "Waga", "Share of rows": "Udział wierszy",
-  "28 days": "28 dni", "By day": "Według dni", "Reason": "Powód", "flag": "flaga", "dead letter": "odrzucenie", "Score": "Wynik", "Method": "Metoda", "Column": "Kolumna", "Rows": "Wiersze",
+  "28 days": "28 dni", "By day": "Według dni", "Reason": "Powód", "flag": "flaga", "dead_letter": "odrzucenie", "Score": "Wynik", "Method": "Metoda", "Column": "Kolumna", "Rows": "Wiersze",
   "Nulls": "Puste", "Distinct": "Różne", "Minimum": "Najmniej", "Maximum": "Najwięcej", "Mean": "Średnia", "Drift": "Dryf", "Name": "Nazwa", "Kind": "Rodzaj",
   "Refreshed": "Odświeżono", "Made by": "Tworzy",
 
