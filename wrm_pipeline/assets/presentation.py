@@ -8,6 +8,7 @@ import pandera.pandas as pandera
 import pyarrow as pa
 from tabulate import tabulate
 
+from wrm_pipeline.domain.lineage import COLUMN_LINEAGE, RAW_COLUMNS
 from wrm_pipeline.domain.schemas import describe
 from wrm_pipeline.domain.snapshot import LineCounts
 
@@ -54,12 +55,23 @@ def arrow_table_schema(schema: pa.Schema) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name=field.name, type=str(field.type)) for field in schema])
 
 
-def column_lineage(asset: str, sources: Mapping[str, Sequence[str]]) -> dg.TableColumnLineage:
-    """Which columns of `asset` each column is made from."""
+def raw_schema() -> dg.TableSchema:
+    """The feed's columns: text, as it is in the raw objects."""
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name, "string", description) for name, description in RAW_COLUMNS.items()]
+    )
+
+
+def column_lineage(asset: str) -> dg.TableColumnLineage:
+    """Which columns of which assets each column of `asset` is made from (domain/lineage.py)."""
     return dg.TableColumnLineage(
         deps_by_column={
-            column: [dg.TableColumnDep(asset_key=dg.AssetKey(asset), column_name=name) for name in names]
-            for column, names in sources.items()
+            column: [
+                dg.TableColumnDep(asset_key=dg.AssetKey(origin.asset), column_name=name)
+                for origin in origins
+                for name in origin.columns
+            ]
+            for column, origins in COLUMN_LINEAGE[asset].items()
         }
     )
 

@@ -57,6 +57,9 @@ T = TypeVar("T")
 
 BINARY = "application/octet-stream"
 
+RUN_ID = "run-id"
+"""In an object's metadata: the run that made it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:

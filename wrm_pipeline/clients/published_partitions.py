@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError, UnexpectedAnswerError
-from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
@@ -46,16 +46,27 @@ class PublishedPartitions:
             ) from error
 
     def publish(
-        self, layer: str, dt: date, data: bytes, *, rows_now: int, rows_before: int, allow_shrink: bool
+        self,
+        layer: str,
+        dt: date,
+        data: bytes,
+        *,
+        rows_now: int,
+        rows_before: int,
+        allow_shrink: bool,
+        run_id: str = "",
     ) -> ObjectInfo:
         """Replace a partition by one atomic write, then remove strays of older writers from its folder.
+
+        The run that built it is kept in the object's metadata as `run-id`.
 
         Raises:
             PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.
         """
         key = self.layout.partition_key(layer, dt)
         check_shrink(f"{layer} dt={dt}", rows_now, rows_before, allow_shrink=allow_shrink)
-        written = self.store.put(key, data, content_type="application/vnd.apache.parquet")
+        metadata = {RUN_ID: run_id} if run_id else None
+        written = self.store.put(key, data, metadata=metadata, content_type="application/vnd.apache.parquet")
         for other in list(self.store.list(self.layout.partition_folder(layer, dt))):
             if other.key != key and other.key.endswith(".parquet"):
                 self.store.delete(other.key)

@@ -57,6 +57,7 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
             rows_now=obj.row_count,
             rows_before=obj.rows_before,
             allow_shrink=obj.allow_shrink,
+            run_id=context.run_id,
         )
         self._written[info.key] = obj.data
         context.add_output_metadata(

@@ -28,17 +28,11 @@ FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt = CAST(? AS DATE)
 QUALIFY file_timestamp = max(file_timestamp) OVER ()
 """
 
-_SOURCES = {
-    **{name: ["lat", "lon"] for name in ("cell_x", "cell_y", "south", "west", "north", "east")},
-    **{name: ["bikes", "file_timestamp"] for name in ("bikes_mean", "bikes_max", "density_per_km2")},
-    "stations": ["record_type", "lat", "lon"],
-}
-
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     io_manager_key="duckdb_io_manager",
-    metadata={"dagster/column_lineage": column_lineage("create_duckdb_enhanced_views", _SOURCES)},
+    metadata={"dagster/column_lineage": column_lineage("bike_density_spatial_analysis")},
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -55,8 +49,9 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
     day = chosen_day(config, lake)
     grid = _grid(lake, day)
     picture = base64.b64encode(density_svg(grid, lake.area).encode()).decode()
+    table = grid.cells.append_column("dt", pa.repeat(pa.scalar(date.fromisoformat(day)), grid.cells.num_rows))
     return dg.Output(
-        grid.cells.append_column("dt", pa.repeat(pa.scalar(date.fromisoformat(day)), grid.cells.num_rows)),
+        table,
         metadata={
             "day": day,
             "cells": grid.cells.num_rows,
@@ -67,7 +62,7 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
             "adds_up": grid.adds_up,
             **requests_made(),
             "picture": dg.MetadataValue.md(f"![density](data:image/svg+xml;base64,{picture})"),
-            "dagster/column_schema": arrow_table_schema(grid.cells.schema),
+            "dagster/column_schema": arrow_table_schema(table.schema),
             "preview": preview(grid.cells),
         },
     )

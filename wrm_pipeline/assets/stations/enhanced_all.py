@@ -12,7 +12,7 @@ from wrm_pipeline.assets.stations.processed_all import BuildConfig
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED
+from wrm_pipeline.domain.schemas import ENHANCED, FLAGS
 from wrm_pipeline.flows.process import enhance_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
@@ -20,16 +20,6 @@ from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 NAME = "wrm_stations_enhanced_data_all"
-
-_SOURCES = {name: [name] for name in PROCESSED.columns} | {
-    "record_type": ["station_id", "name"],
-    "date": ["file_timestamp"],
-    "processed_at": ["s3_source_key"],
-    "over_capacity": ["bikes", "spaces", "total_docks"],
-    "no_docks": ["station_id", "name", "total_docks"],
-    "outside_service_area": ["lat", "lon"],
-    "stale": ["timestamp", "file_timestamp"],
-}
 
 
 @dg.asset(
@@ -44,7 +34,7 @@ _SOURCES = {name: [name] for name in PROCESSED.columns} | {
     metadata={
         "layer": "enhanced",
         "dagster/column_schema": table_schema(ENHANCED),
-        "dagster/column_lineage": column_lineage(PROCESSED_NAME, _SOURCES),
+        "dagster/column_lineage": column_lineage(NAME),
     },
     group_name="stations",
     kinds={"python", "arrow", "parquet"},

@@ -6,7 +6,14 @@ from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import accounting, handled_rows, markdown_table, preview, table_schema
+from wrm_pipeline.assets.presentation import (
+    accounting,
+    column_lineage,
+    handled_rows,
+    markdown_table,
+    preview,
+    table_schema,
+)
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_processed, processed_check
@@ -41,7 +48,11 @@ class BuildConfig(dg.Config):
     freshness_policy=dg.FreshnessPolicy.time_window(
         fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5)
     ),
-    metadata={"layer": "processed", "dagster/column_schema": table_schema(PROCESSED)},
+    metadata={
+        "layer": "processed",
+        "dagster/column_schema": table_schema(PROCESSED),
+        "dagster/column_lineage": column_lineage(NAME),
+    },
     group_name="stations",
     kinds={"python", "arrow", "parquet"},
     owners=["team:wrm"],

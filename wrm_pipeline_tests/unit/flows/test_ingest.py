@@ -88,7 +88,7 @@ def flow(lake: Lake) -> Ingest:
 
 def test_a_snapshot_is_stored_byte_for_byte_with_its_hash(flow):
     content = snapshot(NOON).replace(b"\n", b"\r\n") + b"\xff\xfe broken,line\n"
-    result = flow.take(NOON, content, correlation_id="run-1")
+    result = flow.take(NOON, content, run_id="run-1")
 
     key = "bike-data/gen_info/raw/dt=2025-08-21/wrm_stations_2025-08-21_12-00-00.txt"
     assert (result.key, result.duplicate, result.spooled, result.fault) == (key, False, False, None)
