@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("path", type=Path, nargs="?", default=Path(), help="folder or file, default here")
     scan.add_argument("--json", action="store_true", help="one JSON array")
 
+    trace = commands.add_parser("trace", help="from a published row back to the feed's line, and the runs in between")
+    trace.set_defaults(command=_trace)
+    trace.add_argument("station_id", help="as published: 15001, or fb591106 for a free-standing bike")
+    trace.add_argument("time", help="ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts")
+    trace.add_argument("--json", action="store_true", help="one JSON object")
+
     dlq = commands.add_parser("dlq", help="look at and settle dead letters")
     verbs = dlq.add_subparsers(required=True, metavar="VERB")
 
@@ -196,6 +202,30 @@ def _secrets_scan(options: argparse.Namespace, settings: Settings) -> int:
     if leaks:
         print("Replace each by a new one where it is issued: removing the line does not take it back.")
     return 1 if leaks else 0
+
+
+def _trace(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.flows.trace import NothingToTraceError, parse_time, to_json, to_text, trace
+    from wrm_pipeline.resources.lake import connect_store
+
+    try:
+        at, assumed = parse_time(options.time)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{options.time!r} is no ISO 8601 time; give one like 2025-08-21T15:04 (Warsaw) or 2025-08-21T13:04Z"
+        ) from None
+    try:
+        found = trace(connect_store(settings), settings.layout, options.station_id, at)
+    except NothingToTraceError as error:
+        print(f"wrm: {' '.join([assumed, str(error)]).strip()}", file=sys.stderr)
+        return 1
+    found = replace(found, remarks=(*([assumed] if assumed else []), *found.remarks))
+    if options.json:
+        print(json.dumps(to_json(found), ensure_ascii=False, indent=1, default=lambda value: value.isoformat()))
+    else:
+        for text in to_text(found, settings.ui_url):
+            print(text)
+    return 0
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> int:

@@ -124,6 +124,15 @@ class Layout:
         return f"{self.dead_letter_folder(dt)}{entry_id}.json"
 
     @property
+    def lineage_prefix(self) -> str:
+        """All OpenLineage events are below this prefix."""
+        return f"{self.prefix}lineage/"
+
+    def lineage_key(self, dt: date, run_id: str) -> str:
+        """Key of the OpenLineage events of one run, which ended on `dt`."""
+        return f"{self.lineage_prefix}dt={dt:%Y-%m-%d}/{run_id}.json"
+
+    @property
     def database_key(self) -> str:
         """The published analytics database."""
         return f"{self.prefix}duckdb/analytics.duckdb"
