@@ -32,6 +32,7 @@ from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
+from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.sensors.raw_data import (
     wrm_analytics_sensor,
     wrm_stations_raw_data_sensor,
@@ -70,6 +71,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_analytics_sensor,
             wrm_run_alerts_sensor,
             wrm_check_alerts_sensor,
+            wrm_lineage_sensor,
         ],
         executor=dg.in_process_executor,
         resources={

@@ -22,6 +22,7 @@ _OURS = (
     "POSTGRES_",
     "DAGSTER_",
     "DASK_",
+    "OPENLINEAGE_",
 )
 _KEPT = ("WRM_PROPERTY_FACTOR",)
 

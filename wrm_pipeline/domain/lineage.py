@@ -1,4 +1,4 @@
-"""Which columns each column is made from: the one place that says so.
+"""Where each asset's data lies, and which columns each column is made from: the one place that says so.
 
 Dagster's `dagster/column_lineage`, the OpenLineage events and the report all show what stands here. A column that is
 made from no column (the key of the raw object, say) has an empty list.
@@ -7,6 +7,7 @@ made from no column (the key of the raw object, say) has an empty list.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
 from wrm_pipeline.domain.snapshot import BATTERY_COLUMN, COMBINED_COLUMN
 
@@ -16,6 +17,8 @@ ENHANCED_ROWS = "wrm_stations_enhanced_data_all"
 VIEWS = "create_duckdb_enhanced_views"
 SUMMARY = "query_station_summary"
 DENSITY = "bike_density_spatial_analysis"
+MAP = "bike_density_map"
+DEAD_LETTERS = "wrm_stations_dlq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +110,21 @@ COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
         },
     ),
 }
+
+
+def object_folder(asset: str, layout: Layout) -> str | None:
+    """The folder (or the one object) in the store that an asset writes; None for a table of the database."""
+    folders = {
+        RAW: layout.raw_prefix,
+        PROCESSED_ROWS: layout.layer_prefix("processed"),
+        ENHANCED_ROWS: layout.layer_prefix("enhanced"),
+        DEAD_LETTERS: layout.dead_letter_prefix,
+        MAP: layout.report_key("bike_density_map.html"),
+    }
+    folder = folders.get(asset)
+    return folder.rstrip("/") if folder else None
+
+
+def table_name(asset: str) -> str:
+    """The table or view in the analytics database, for assets that are one."""
+    return "wrm_stations_enhanced_data" if asset == VIEWS else asset
