@@ -17,7 +17,7 @@ from dagster import DagsterEventType as EventType
 
 from wrm_pipeline.clients.analytics_db import SCHEMA
 from wrm_pipeline.clients.breaker import Breakers
-from wrm_pipeline.clients.errors import ExternalError, PermanentError
+from wrm_pipeline.clients.errors import ExternalError, ObjectNotFoundError, PermanentError
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY
@@ -169,7 +169,8 @@ def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, names: Names) -
             began.setdefault(step, at)
             ended.pop(step, None)
         elif event.event_type is EventType.ASSET_MATERIALIZATION:
-            made.append((_name(event.asset_key), step, at, event.step_materialization_data.materialization))
+            materialization = event.step_materialization_data.materialization
+            made.append((_name(materialization.asset_key), step, at, materialization))
         elif event.event_type is EventType.RUN_FAILURE:
             run_error = _shown(event.message or "")
         else:
@@ -263,11 +264,7 @@ def record_runs(instance: dg.DagsterInstance, state: State, names: Names) -> int
 
 
 def send(state: State, store: ObjectStore, post: Callable[[bytes], None]) -> tuple[int, str]:
-    """Post what waits, the oldest first; gives for how many runs, and why the others still wait.
-
-    Raises:
-        ExternalError: the store failed.
-    """
+    """Post what waits, the oldest first; gives for how many runs, and why the others still wait."""
     state.dropped += max(len(state.unsent) - MOST_UNSENT, 0)
     state.unsent = state.unsent[-MOST_UNSENT:]
     started, sent, trouble = time.monotonic(), 0, ""
@@ -276,14 +273,12 @@ def send(state: State, store: ObjectStore, post: Callable[[bytes], None]) -> tup
             for event in json.loads(store.get(state.unsent[0])):
                 post(to_json(event))
             sent += 1
-        except PermanentError as error:
-            trouble = str(error)
-            if error.status not in {400, 413, 422} and error.target == "openlineage":
-                break  # not about this event: it waits for a better configuration
-            state.dropped += 1
         except ExternalError as error:
             trouble = str(error)
-            break
+            refused = isinstance(error, PermanentError) and error.status in {400, 413, 422}
+            if not refused and not isinstance(error, ObjectNotFoundError):
+                break  # not about this run: it waits for a better time or configuration
+            state.dropped += 1
         state.unsent.pop(0)
     return sent, trouble
 
