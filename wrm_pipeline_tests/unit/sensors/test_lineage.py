@@ -142,7 +142,7 @@ def check_that_every_materialization_has_valid_events(
         assert again["outputFacets"]["outputStatistics"]["rowCount"] == 0
         assert (output["namespace"], output["name"]) == (
             "file",
-            lake.store.url(lake.layout.layer_prefix(layer)).rstrip("/"),
+            lake.store.url(lake.layout.layer_prefix(layer).rstrip("/")),
         )
 
     # One connected graph: what a job reads, another one writes, up to the feed.
