@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         "wrm_pipeline", alias="OPENLINEAGE_NAMESPACE", description="Of the jobs in lineage events"
     )
     lineage_days: int = Field(
-        90, alias="WRM_LINEAGE_DAYS", gt=0, description="Days that lineage events are kept in the object store"
+        30, alias="WRM_LINEAGE_DAYS", gt=0, description="Days that lineage events are kept in the object store"
     )
     report_url: str | None = Field(
         None, alias="WRM_REPORT_URL", description="Where a person opens the pages of reports/, for links"

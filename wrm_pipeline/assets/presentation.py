@@ -1,5 +1,6 @@
 """How tables, schemas and lineage are shown in the Dagster UI."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,23 @@ from tabulate import tabulate
 from wrm_pipeline.domain.lineage import COLUMN_LINEAGE, RAW_COLUMNS
 from wrm_pipeline.domain.schemas import describe
 from wrm_pipeline.domain.snapshot import LineCounts
+from wrm_pipeline.resources.lake import LakeResource
 
 PREVIEW_ROWS = 5
+
+
+def picture(svg: str, what: str) -> dg.MarkdownMetadataValue:
+    """A drawing, shown in the UI; `what` is for readers who do not see it."""
+    content = base64.b64encode(svg.encode()).decode()
+    return dg.MetadataValue.md(f"![{what}](data:image/svg+xml;base64,{content})")
+
+
+def page(lake: LakeResource, name: str) -> dg.MetadataValue[Any]:
+    """A link to a page of `reports/`: where WRM_REPORT_URL says people open it, else where it is stored."""
+    if lake.settings.report_url:
+        return dg.MetadataValue.url(f"{lake.settings.report_url.rstrip('/')}/{name}")
+    place = lake.store.url(lake.layout.report_key(name))
+    return dg.MetadataValue.url(f"file://{place}") if place.startswith("/") else dg.MetadataValue.text(place)
 
 
 def preview(rows: pa.Table, count: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
