@@ -280,7 +280,10 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
         )
         yield from _wrapped(f"{column}={_plain(value)}" for column, value in shown)
     if found.source is not None:
-        yield f"{'':<10} the raw object was parsed {_utc(found.source.parsed_at)}: {found.source.counts}"
+        counts = found.source.counts
+        told = f"{counts.lines_in} lines = {counts.rows_out} rows + {counts.dead_lettered} dead letters"
+        told += f" + {counts.duplicate_rows} duplicates + {counts.remark_lines} remarks"
+        yield f"{'':<10} the raw object was parsed {_utc(found.source.parsed_at)}: {told}"
     if raw is not None:
         yield f"\nraw        {raw.key}"
         yield f"{'':<10} {raw.size_bytes} bytes, SHA-256 {raw.sha256}"
