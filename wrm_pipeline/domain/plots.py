@@ -103,8 +103,8 @@ def _y(value: float, top: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5 x 10^n; 1 for nothing."""
+    """The next of 1, 2, 3, 4, 5, 6, 8 x 10^n; 1 for nothing."""
     if value <= 0:
         return 1.0
     power = 10.0 ** (len(f"{value:.0f}") - 1) if value >= 1 else 10.0 ** -len(f"{1 / value:.0f}")
-    return next(power * factor for factor in (1, 2, 5, 10, 20, 50, 100) if power * factor >= value)
+    return next(power * factor for factor in (1, 2, 3, 4, 5, 6, 8, 10, 20) if power * factor >= value)
