@@ -29,7 +29,8 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
     """Partitions of a Parquet layer; the asset's metadata `layer` says which one.
 
     Takes a PartitionFile, an Arrow table or a pandas frame, or None for "leave it as it is". Gives what the input
-    is annotated with: ParquetParts, an Arrow table, or a pandas frame (the default). No pickles.
+    is annotated with: ParquetParts, an Arrow table, or a pandas frame (the default). No pickles. An input that is
+    `ParquetParts | None` is None for several partitions: they are read where they are used, side by side.
     """
 
     lake: LakeResource
@@ -70,9 +71,11 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
             raise dg.DagsterInvariantViolationError("this input has no upstream asset to load from")
         layer = _layer(upstream)
         keys = context.asset_partition_keys if context.has_asset_partitions else []
-        parts = [self._read(layer, date.fromisoformat(key)) for key in keys]
         wanted = context.dagster_type.typing_type
-        if wanted is ParquetParts:
+        if wanted == ParquetParts | None and len(keys) > 1:
+            return None
+        parts = [self._read(layer, date.fromisoformat(key)) for key in keys]
+        if wanted in (ParquetParts, ParquetParts | None):
             if len(parts) != 1:
                 raise dg.DagsterInvariantViolationError(f"ParquetParts is one partition, not {len(parts)}")
             return parts[0]
@@ -85,16 +88,25 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
         key = self.lake.layout.partition_key(layer, dt)
         if key in self._written:
             return ParquetParts.open(self._written[key])
-        parts = self.lake.partitions.read(layer, dt)
-        if parts is None:
-            raise ObjectNotFoundError(
-                "the partition has not been published",
-                self.lake.store.name,
-                "get",
-                key,
-                f"Materialize the {layer} layer for {dt} first",
-            )
-        return parts
+        return read_published(self.lake, layer, dt)
+
+
+def read_published(lake: LakeResource, layer: str, dt: date) -> ParquetParts:
+    """A partition that must be there.
+
+    Raises:
+        ObjectNotFoundError: it has not been published.
+    """
+    parts = lake.partitions.read(layer, dt)
+    if parts is None:
+        raise ObjectNotFoundError(
+            "the partition has not been published",
+            lake.store.name,
+            "get",
+            lake.layout.partition_key(layer, dt),
+            f"Materialize the {layer} layer for {dt} first",
+        )
+    return parts
 
 
 def _layer(context: dg.OutputContext) -> str:
