@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-import pandera.pandas as pandera
 import pyarrow as pa
 from tabulate import tabulate
 
-from wrm_pipeline.domain.schemas import describe
+from wrm_pipeline.domain.schemas import TableSchema, describe
 from wrm_pipeline.domain.snapshot import LineCounts
 
 PREVIEW_ROWS = 5
@@ -34,7 +33,7 @@ def _cell(value: Any) -> str:
     return text
 
 
-def table_schema(schema: pandera.DataFrameSchema) -> dg.TableSchema:
+def table_schema(schema: TableSchema) -> dg.TableSchema:
     """Columns with types, nullability and descriptions, from the one schema of the table."""
     return dg.TableSchema(
         columns=[

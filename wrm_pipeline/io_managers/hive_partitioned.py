@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 from pydantic import PrivateAttr
 
@@ -13,6 +12,9 @@ from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import told_on_failure, write_requests
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,11 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
         schema = parts[0].metadata.schema.to_arrow_schema().remove_metadata() if parts else pa.schema([])
         groups = [group.cast(schema) for part in parts for group in part.read_groups()]
         table = pa.concat_tables([schema.empty_table(), *groups])
-        return table if wanted is pa.Table else table.to_pandas(types_mapper=pd.ArrowDtype)
+        if wanted is pa.Table:
+            return table
+        import pandas as pd
+
+        return table.to_pandas(types_mapper=pd.ArrowDtype)
 
     def _read(self, layer: str, dt: date) -> ParquetParts:
         key = self.lake.layout.partition_key(layer, dt)
@@ -114,7 +120,7 @@ def _layer(context: dg.OutputContext) -> str:
     return str(metadata["layer"])
 
 
-def _as_file(obj: pa.Table | pd.DataFrame, rows_before: int, build_id: str) -> PartitionFile:
+def _as_file(obj: "pa.Table | pd.DataFrame", rows_before: int, build_id: str) -> PartitionFile:
     table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
     writer = PartsWriter(table.schema, build_id)
     writer.write(table)
