@@ -149,8 +149,8 @@ def look_for_unpublished(
     """Compare days with what their published partitions remember.
 
     Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind
-    or was made by other rules, and runs that failed. An object that cannot be read is the run's to report: it must
-    not hide the other days. The newest days are compared each time, the others in turn.
+    or was made by other rules, Parquet objects of other writers, and runs that failed. An object that cannot be read is
+    the run's to report: it must not hide the other days. The newest days are compared each time, the others in turn.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -161,6 +161,8 @@ def look_for_unpublished(
     others = days[: -ALWAYS_COMPARED_DAYS or None]
     following = [dt for dt in others if dt.isoformat() > state["after"]] or others
     in_turn = following[:COMPARED_IN_TURN]
+    partitions = PublishedPartitions(store, layout)
+    strayed = partitions.strayed("processed") | partitions.strayed("enhanced")
     runs: list[WantedRun] = []
     tries = dict(state["tries"])
     for dt in [*in_turn, *always]:
@@ -169,6 +171,8 @@ def look_for_unpublished(
             difference = _difference(store, layout, dt, area)
         except (UnreadableDeadLetterError, UnreadablePartitionError) as error:
             difference = _digest(str(error))
+        if difference is None and dt in strayed:
+            difference = _digest("strays")
         if difference is None:
             tries.pop(day, None)
             continue

@@ -40,11 +40,12 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
     _written: dict[str, bytes] = PrivateAttr(default_factory=dict)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Publish a partition by one atomic write; strays of older writers in its folder are removed."""
-        if obj is None:
-            return
+        """Publish a partition by one atomic write. Where nothing changed, see to what else is in its folder."""
         with told_on_failure(context):
-            self._publish(context, obj)
+            if obj is not None:
+                self._publish(context, obj)
+            elif context.has_partition_key:
+                self.lake.partitions.remove_strays(_layer(context), date.fromisoformat(context.partition_key))
         context.add_output_metadata(write_requests())
 
     def _publish(self, context: dg.OutputContext, obj: Any) -> None:

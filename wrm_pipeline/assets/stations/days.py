@@ -110,7 +110,9 @@ def publish_day(task: DayTask) -> dict[str, Any]:
     if not built.check.passed and built.check.severity is ERROR:
         raise UnsoundDayError(f"{built.check.check_name} does not hold. {built.check.description}")
     metadata = dict(built.metadata)
-    if built.file is not None:
+    if built.file is None:
+        lake.partitions.remove_strays(task.layer, task.dt)
+    else:
         file = built.file
         info = lake.partitions.publish(
             task.layer,
