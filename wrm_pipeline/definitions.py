@@ -20,6 +20,7 @@ from wrm_pipeline.io_managers.duckdb import (
     DuckDBTableIOManager,
 )
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
     wrm_freshness_job,
@@ -31,6 +32,7 @@ from wrm_pipeline.partitions import backfill_policy
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.resources.workers import WorkersResource
+from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
@@ -67,8 +69,13 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_analytics_job,
             wrm_freshness_job,
             reprocess_dlq,
+            wrm_compaction_job,
         ],
-        schedules=[wrm_stations_ingest_schedule, wrm_freshness_schedule],
+        schedules=[
+            wrm_stations_ingest_schedule,
+            wrm_freshness_schedule,
+            *([wrm_compaction_schedule] if settings.compact_after_days else []),
+        ],
         sensors=[
             wrm_stations_raw_data_sensor,
             wrm_stations_reconciliation_sensor,

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     backfill: Literal["run_per_day", "single_run"] = Field(
         "run_per_day", alias="WRM_BACKFILL", description="single_run: a range of days is one run, which fans out"
     )
+    compact_after_days: int | None = Field(
+        None, alias="WRM_COMPACT_AFTER_DAYS", ge=2, description="Set: raw objects of older days are packed"
+    )
     s3_requests_per_s: int = Field(
         600, alias="WRM_S3_REQUESTS_PER_S", ge=1, description="Of all processes of this machine; Hetzner allows 750"
     )

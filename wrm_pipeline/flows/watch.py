@@ -14,6 +14,7 @@ from typing import Any
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableDeadLetterError
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.clients.raw_objects import UnreadableArchiveError
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
@@ -169,7 +170,7 @@ def look_for_unpublished(
         day = dt.isoformat()
         try:
             difference = _difference(store, layout, dt, area)
-        except (UnreadableDeadLetterError, UnreadablePartitionError) as error:
+        except (UnreadableDeadLetterError, UnreadablePartitionError, UnreadableArchiveError) as error:
             difference = _digest(str(error))
         if difference is None and dt in strayed:
             difference = _digest("strays")
