@@ -102,6 +102,19 @@ class Settings(BaseSettings):
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
     )
+    executor: Literal["processes", "threads", "sequential"] = Field(
+        "processes", alias="WRM_EXECUTOR", description="Where a range of days is built, without Dask"
+    )
+    workers: int | None = Field(None, alias="WRM_WORKERS", ge=1, description="Days built at a time; unset: one a core")
+    backfill: Literal["run_per_day", "single_run"] = Field(
+        "run_per_day", alias="WRM_BACKFILL", description="single_run: a range of days is one run, which fans out"
+    )
+    compact_after_days: int | None = Field(
+        None, alias="WRM_COMPACT_AFTER_DAYS", ge=2, description="Set: raw objects of older days are packed"
+    )
+    s3_requests_per_s: int = Field(
+        600, alias="WRM_S3_REQUESTS_PER_S", ge=1, description="Of all processes of this machine; Hetzner allows 750"
+    )
     postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
     postgres_port: int = Field(5432, alias="POSTGRES_PORT")
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")

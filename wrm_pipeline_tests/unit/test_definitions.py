@@ -77,6 +77,8 @@ def guard(event, arguments):
 sys.addaudithook(guard)
 from wrm_pipeline.definitions import defs
 assert not written, written
+heavy = {"boto3", "dask", "distributed", "duckdb", "openlineage", "pandas", "pandera", "plotly", "requests", "sklearn"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 print(len(list(defs.assets)))
 """
 
