@@ -11,6 +11,7 @@ from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.presentation import arrow_table_schema, markdown_table
 from wrm_pipeline.clients.database_catalog import describe_database, write_catalog
 from wrm_pipeline.domain.catalog import COLUMNS_SCHEMA, MEANINGS, AssetFacts, build_catalog
+from wrm_pipeline.domain.lineage import object_folder
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
@@ -63,15 +64,10 @@ def data_catalog(
 def _as_of_now(context: dg.AssetExecutionContext, lake: LakeResource, asset: AssetFacts) -> AssetFacts:
     """With what changes: when it was last made, and what is there."""
     event = context.instance.get_latest_materialization_event(dg.AssetKey(asset.name))
-    layout = lake.layout
-    places = {
-        "raw": layout.raw_prefix,
-        "dlq": layout.dead_letter_prefix,
-        **{layer: layout.layer_prefix(layer) for layer in _PARQUET_LAYERS},
-    }
+    folder = object_folder(asset.name, lake.layout)
     return replace(
         asset,
         refreshed_at=datetime.fromtimestamp(event.timestamp, UTC) if event else None,
         newest_dt=lake.partitions.newest(asset.layer) if asset.layer in _PARQUET_LAYERS else None,
-        place=lake.store.url(places[asset.layer].rstrip("/")) if asset.layer in places else "",
+        place=lake.store.url(folder) if folder else "",
     )

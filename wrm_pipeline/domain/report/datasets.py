@@ -58,10 +58,9 @@ WITH parked AS (
     SELECT *, bikes_at_stations_mean + coalesce(free_bikes_mean, 0) AS parked
     FROM wrm_analytics.mv_city_hourly
 ), fleet AS (
-    -- Bikes out: the most that were parked in an hour of this day or the six before, less those parked now.
-    SELECT *, greatest(0, max(parked) OVER week - parked) AS bikes_out
+    -- Bikes out: the most that were parked in an hour of this day, less those parked in this hour.
+    SELECT *, max(parked) OVER (PARTITION BY dt) - parked AS bikes_out
     FROM parked
-    WINDOW week AS (ORDER BY dt RANGE BETWEEN INTERVAL 6 DAYS PRECEDING AND CURRENT ROW)
 )
 SELECT dt, hour_start, local_hour,
        round(bikes_out, 1) AS bikes_out, round(avg(bikes_out) OVER usual, 1) AS bikes_out_usual,

@@ -31,8 +31,8 @@ const words = {
 
   "Day": "Dzień", "← Day before": "← Dzień wcześniej", "Day after →": "Dzień później →", "Hour": "Godzina",
   "Bikes out by hour": "Rowery w ruchu według godzin",
-  "On the way, or taken away: the most bikes parked in any hour of the last seven days, less those parked in this hour. An estimate.":
-    "W drodze albo zabrane: najwyższa godzinowa liczba rowerów zaparkowanych w ostatnich siedmiu dniach minus zaparkowane w tej godzinie. Szacunek.",
+  "On the way, or taken away: the most bikes parked in an hour of this day, less those parked in this hour. An estimate.":
+    "W drodze albo zabrane: największa liczba rowerów zaparkowanych w którejś godzinie tego dnia minus zaparkowane w tej godzinie. Szacunek.",
   "Departures from stations by hour": "Odjazdy ze stacji według godzin",
   "From differences between snapshots: a departure and an arrival between two snapshots hide each other, so these are the fewest.":
     "Z różnic między migawkami: odjazd i przyjazd między dwiema migawkami znoszą się, więc jest to najmniejsza możliwa liczba.",
