@@ -4,12 +4,15 @@ What the database holds decides what is listed; the definitions say what it mean
 empty one, and a test fails.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Protocol
 
 import pyarrow as pa
 
+from wrm_pipeline.domain.materialized_views import MATERIALIZED_VIEWS
+from wrm_pipeline.domain.quality_tables import QUALITY_TABLES
 from wrm_pipeline.domain.schemas import ENHANCED, UTC_TIMESTAMP, describe
 
 SAMPLES = 3
@@ -121,7 +124,24 @@ def _plain(columns: Sequence[tuple[str, pa.DataType, str]]) -> dict[str, ColumnM
     return {name: ColumnMeaning(description) for name, _, description in columns}
 
 
-# The tables and views that have no definition of their own elsewhere.
+class _Column(Protocol):
+    """A column as the parts of the pipeline that make tables define theirs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+
+
+def _meaning(asset: str, description: str, columns: Iterable[_Column]) -> TableMeaning:
+    return TableMeaning(
+        description, asset, {column.name: ColumnMeaning(column.description, column.unit) for column in columns}
+    )
+
+
+# The tables and views that have no definition of their own elsewhere, and those that have.
 MEANINGS: Mapping[str, TableMeaning] = {
     "wrm_stations_enhanced_data": _view(
         "Every good row of every published day, classified and flagged. Filter by a literal dt to read only that day.",
@@ -192,6 +212,13 @@ MEANINGS: Mapping[str, TableMeaning] = {
         "data_catalog",
         _plain(_COLUMN_COLUMNS),
     ),
+    **{
+        view.name: _meaning(
+            "create_materialized_views", f"{view.description} {view.formula} {view.limits}", view.columns
+        )
+        for view in MATERIALIZED_VIEWS
+    },
+    **{table.name: _meaning("data_quality", table.description, table.columns) for table in QUALITY_TABLES},
 }
 
 

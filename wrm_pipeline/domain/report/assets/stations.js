@@ -33,7 +33,7 @@
         { label: t("full now"), test: (row) => row.spaces === 0 && row.total_docks > 0 },
         { label: t("more bikes than docks"), test: (row) => row.over_capacity }, { label: t("no docks"), test: (row) => row.no_docks },
         { label: t("old report"), test: (row) => row.stale }, { label: t("outside the area"), test: (row) => row.outside_service_area },
-        { label: t("soon empty"), test: (row) => row.empty_at }, { label: t("soon full"), test: (row) => row.full_at }],
+        { label: t("soon empty"), test: (row) => row.empty_at && row.bikes > 0 }, { label: t("soon full"), test: (row) => row.full_at && row.spaces > 0 }],
       columns: [
         { key: "name", label: t("Station"), cell: (row) => el("a", { href: `#${encodeURIComponent(row.station_id)}` }, row.name) },
         { key: "station_id", label: t("Number") },
@@ -94,8 +94,8 @@
         fact(t("Full, 7 days"), percent(station.share_full)),
         fact(t("Departures a day"), number(flow?.departures_per_day, 1)), fact(t("Arrivals a day"), number(flow?.arrivals_per_day, 1))),
       flags(station).length ? el("p", { class: "notice" }, `${t("Flags")}: ${flags(station).join(", ")}`) : null,
-      station.empty_at ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
-      station.full_at ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
+      station.empty_at && station.bikes > 0 ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
+      station.full_at && station.spaces > 0 ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
       el("h2", {}, t("Its week, mean bikes by hour")), legend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
   };
   const pageTitle = document.title;
