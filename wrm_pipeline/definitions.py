@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline import logs
+from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.published_database import published_database
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
@@ -16,7 +17,7 @@ from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.checks import published
+from wrm_pipeline.checks import published, quality
 from wrm_pipeline.io_managers.duckdb import (
     DuckDBHybridIOManager,
     DuckDBPublishingIOManager,
@@ -64,6 +65,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,
+        data_quality,
         wrm_stations_dlq,
         data_catalog,
         city_report,
@@ -71,7 +73,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     ]
     return dg.Definitions(
         assets=assets,
-        asset_checks=published.CHECKS,
+        asset_checks=[*published.CHECKS, *quality.CHECKS],
         jobs=[
             wrm_stations_ingest_job,
             wrm_stations_processing_job,

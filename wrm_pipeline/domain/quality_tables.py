@@ -138,8 +138,15 @@ STATION_HOURS = TableDefinition(
         _NAME,
         Column("snapshots", "INTEGER", "snapshots", "Snapshots in which the station was reported"),
         Column("bikes_mean", "DOUBLE", "bikes", "Mean of bikes over these"),
+        Column("bikes_last", "INTEGER", "bikes", "Bikes in the last of these"),
         Column("moves", "INTEGER", "bikes", "Sum of the differences of bikes between consecutive snapshots, unsigned"),
         Column("largest_step", "INTEGER", "bikes", "Largest of these differences"),
+        Column(
+            "emptied",
+            "INTEGER",
+            "bikes",
+            "If it ended without bikes: how many left in the step that took the last; else 0",
+        ),
     ),
 )
 
@@ -149,7 +156,7 @@ REFRESHES = TableDefinition(
     (
         _DT,
         Column("etag", "VARCHAR", "", "ETag of the enhanced object"),
-        Column("version", "VARCHAR", "", "Version of the rules, and the service area"),
+        Column("version", "VARCHAR", "", "Versions of the rules, method of the anomalies, and the service area"),
         Column("rows", "BIGINT", "rows", "Rows of the enhanced object"),
         Column("refreshed_at", "TIMESTAMPTZ", "", "When the day was computed"),
     ),

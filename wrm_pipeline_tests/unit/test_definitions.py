@@ -49,6 +49,7 @@ GRAPH = {
         "duckdb",
         {"create_duckdb_enhanced_views"},
     ),
+    "data_quality": ("quality", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
     "bike_density_spatial_analysis": (
         "analytics",
         "duckdb_io_manager",
@@ -62,7 +63,14 @@ GRAPH = {
         None,
         False,
         "duckdb",
-        {"query_station_summary", "bike_density_spatial_analysis", "bike_density_map", "wrm_stations_dlq"},
+        {
+            "query_station_summary",
+            "bike_density_spatial_analysis",
+            "bike_density_map",
+            "create_materialized_views",
+            "data_quality",
+            "wrm_stations_dlq",
+        },
     ),
     "city_report": ("reports", None, False, None, {"data_catalog"}),
     "published_database": ("analytics", "duckdb_s3_io_manager", False, "duckdb", {"data_catalog"}),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
@@ -20,7 +21,13 @@ _PARQUET_LAYERS = ("processed", "enhanced")
 
 
 @dg.asset(
-    deps=[query_station_summary, bike_density_spatial_analysis, bike_density_map, wrm_stations_dlq],
+    deps=[
+        query_station_summary,
+        bike_density_spatial_analysis,
+        bike_density_map,
+        data_quality,
+        wrm_stations_dlq,
+    ],
     group_name="reports",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
