@@ -376,7 +376,6 @@ WITH steps AS (
         file_timestamp - lag(file_timestamp) OVER one > INTERVAL {MAX_STEP_MINUTES} MINUTES AS after_gap
     FROM day_rows WHERE record_type = 'station'
     WINDOW one AS (PARTITION BY station_id ORDER BY file_timestamp)
-    kept_days=DETAIL_DAYS,
 )
 SELECT
     dt, hour_start, {_LOCAL_HOUR_SQL} AS local_hour, station_id,
@@ -386,6 +385,7 @@ SELECT
 FROM steps WHERE change IS NOT NULL
 GROUP BY dt, hour_start, station_id ORDER BY station_id, hour_start
 """,
+    kept_days=DETAIL_DAYS,
 )
 
 MV_BIKE_TRIPS = MaterializedView(
@@ -436,10 +436,10 @@ WITH stays AS (
     SELECT
         dt, bike_id, NULL, NULL, NULL, first_seen, first_lat, first_lon, NULL, NULL, 'station_to_free'
     FROM stays WHERE first_seen > day_first AND NOT was_ridden_here
-    kept_days=DETAIL_DAYS,
 )
-FROM departures UNION ALL FROM arrivals ORDER BY bike_id, coalesce(left_at, arrived_at)
+FROM (FROM departures UNION ALL FROM arrivals) ORDER BY bike_id, coalesce(left_at, arrived_at)
 """,
+    kept_days=DETAIL_DAYS,
 )
 
 MV_REBALANCING = MaterializedView(
@@ -452,8 +452,8 @@ MV_REBALANCING = MaterializedView(
     "bike expected; full_at is now if it is full, else the start of the first with less than half a dock free.",
     "A profile, no forecast: weather, events, holidays (they count as working days) and vans are not in it. Without an "
     "earlier day, or for an hour that none of them has, nothing is expected. A station without docks is never full. A "
-    "station whose bikes exceed its docks all the time is full now, whatever it takes in beside them. Hours after midnight "
-    "are looked up in the profile of today's kind of day.",
+    "station whose bikes exceed its docks all the time is full now, whatever it takes in beside them. Hours after "
+    "midnight are looked up in the profile of today's kind of day.",
     by_day=False,
     columns=(
         _STATION_ID,

@@ -7,6 +7,7 @@ import dagster as dg
 
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.presentation import arrow_table_schema, markdown_table
@@ -22,6 +23,7 @@ _PARQUET_LAYERS = ("processed", "enhanced")
 
 @dg.asset(
     deps=[
+        create_materialized_views,
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,
