@@ -38,6 +38,8 @@ MIN_SNAPSHOTS_SHARE = 0.25
 LEVEL_FLOOR_BIKES = 1.5
 STEP_FLOOR_BIKES = 1.0
 CITY_FLOOR_SHARE = 0.02
+# A share of fewer stations than this says nothing about a city.
+CITY_MIN_STATIONS = 10
 
 # Thresholds of the robust z-score, chosen on simulated days without anomalies (docs/quality.md).
 THRESHOLDS: Mapping[str, float] = {
@@ -170,8 +172,12 @@ def features(hours: pd.DataFrame, usual: Usual) -> pd.DataFrame:
     empty = frame["bikes_mean"] == 0
     frame["emptied_step"] = ((frame["emptied"] - frame["usual_step"]) / frame["step_sigma"]).clip(lower=0.0)
     frame["emptied_step"] = frame["emptied_step"].where(empty, 0.0)
-    share = empty.groupby(frame["hour_start"]).transform("mean")
-    frame["city_empty"] = np.where(empty, ((share - frame["usual_empty"]) / frame["empty_sigma"]).clip(lower=0.0), 0.0)
+    stations = empty.groupby(frame["hour_start"])
+    share, enough_stations = stations.transform("mean"), stations.transform("size") >= CITY_MIN_STATIONS
+    together = empty & enough_stations
+    frame["city_empty"] = np.where(
+        together, ((share - frame["usual_empty"]) / frame["empty_sigma"]).clip(lower=0.0), 0.0
+    )
     enough = frame["snapshots"] >= MIN_SNAPSHOTS_SHARE * usual.snapshots_per_hour
     return frame[enough & frame["usual_bikes"].notna() & frame["usual_empty"].notna()].reset_index(drop=True)
 
@@ -204,9 +210,8 @@ def isolation_forest(found: pd.DataFrame, earlier: pd.DataFrame, *, seed: int = 
     """
     from sklearn.ensemble import IsolationForest
 
-    forest = IsolationForest(n_estimators=FOREST_TREES, max_samples=FOREST_SAMPLES, random_state=seed).fit(
-        _matrix(earlier)
-    )
+    samples = min(FOREST_SAMPLES, len(earlier))
+    forest = IsolationForest(n_estimators=FOREST_TREES, max_samples=samples, random_state=seed).fit(_matrix(earlier))
     known = -forest.score_samples(_matrix(earlier))
     threshold = np.quantile(known, 1 - FOREST_ALARM_SHARE)
     return np.asarray(-forest.score_samples(_matrix(found)) / threshold, dtype=float)

@@ -84,8 +84,9 @@ def assess(
         return Assessment((), (), ())
     # In order, as a day is compared with those before; but the newest one always, as that is looked at.
     chosen = pending[:max_days]
-    if pending[-1:] != chosen[-1:]:
-        chosen = [*chosen[: max_days - 1], pending[-1]]
+    newest = max(etags, default=None)
+    if newest in pending and newest not in chosen:
+        chosen = [*chosen[: max_days - 1], newest]
     waiting = tuple(day for day in pending if day not in chosen)
     with database.refresh() as connection:
         connection.begin()
