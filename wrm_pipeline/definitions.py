@@ -27,6 +27,7 @@ from wrm_pipeline.jobs.processing import (
     wrm_stations_processing_job,
 )
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
@@ -75,6 +76,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         resources={
             "lake": lake,
             "clock": clock,
+            "cache": RedisCacheResource.of(settings),
             "vault": VaultSecretsResource(),
             "feed": FeedResource(url=settings.feed_url),
             "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),

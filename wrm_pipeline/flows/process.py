@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cached_objects import CachedObjects
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
@@ -82,6 +84,7 @@ def process_partition(
     parsed_at: datetime,
     full_rebuild: bool,
     reparse: Collection[str] = (),
+    cache: Cache = NO_CACHE,
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
@@ -92,7 +95,7 @@ def process_partition(
         NoRawDataError: the day has no raw object and no published partition.
         ExternalError: the store failed.
     """
-    queue = DeadLetterQueue(store, layout)
+    queue = DeadLetterQueue(store, layout, cache)
     known = queue.of_date(dt)
     objects = list_raw_objects(store, layout, dt, known)
     previous = PublishedPartitions(store, layout).read("processed", dt)
@@ -110,7 +113,9 @@ def process_partition(
     if plan.nothing_to_do:
         return ProcessedPartition(None, plan.manifest, previous, ())
     started = time.monotonic()
-    build = build_processed(plan, store.get_many, parsed_at=parsed_at)
+    by_key = {obj.key: obj for obj in plan.parse}
+    bodies = CachedObjects(store, cache).bodies
+    build = build_processed(plan, lambda keys: bodies(by_key[key] for key in keys), parsed_at=parsed_at)
     _log.info(
         "built processed partition",
         dt=str(dt),

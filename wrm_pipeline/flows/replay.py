@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.clients.object_store import ObjectStore
@@ -66,6 +67,7 @@ def replay(
     area: ServiceArea,
     now: datetime,
     max_retries: int = MAX_RETRIES,
+    cache: Cache = NO_CACHE,
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -76,7 +78,7 @@ def replay(
         ExternalError: the store failed; run it again.
         PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
     """
-    queue = DeadLetterQueue(store, layout)
+    queue = DeadLetterQueue(store, layout, cache)
     by_date: dict[date, list[DeadLetter]] = defaultdict(list)
     for letter in select(queue, selection):
         by_date[letter.partition_date].append(letter)
@@ -87,7 +89,8 @@ def replay(
         of_rows = [letter for letter in letters if letter not in from_quarantine]
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
-            _rebuild(store, layout, dt, {letter.source_key for letter in of_rows}, area=area, now=now)
+            sources = {letter.source_key for letter in of_rows}
+            _rebuild(store, layout, dt, sources, area=area, now=now, cache=cache)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
@@ -97,10 +100,17 @@ def replay(
 
 
 def _rebuild(
-    store: ObjectStore, layout: Layout, dt: date, reparse: Collection[str], *, area: ServiceArea, now: datetime
+    store: ObjectStore,
+    layout: Layout,
+    dt: date,
+    reparse: Collection[str],
+    *,
+    area: ServiceArea,
+    now: datetime,
+    cache: Cache,
 ) -> None:
     partitions = PublishedPartitions(store, layout)
-    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse)
+    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse, cache=cache)
     if processed.build is not None:
         partitions.publish(
             "processed",

@@ -16,6 +16,7 @@ from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.flows.process import PROCESSED_ASSET, ProcessedPartition, process_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
@@ -56,7 +57,11 @@ class BuildConfig(dg.Config):
     ),
 )
 def wrm_stations_processed_data_all(
-    context: dg.AssetExecutionContext, config: BuildConfig, lake: LakeResource, clock: ClockResource
+    context: dg.AssetExecutionContext,
+    config: BuildConfig,
+    lake: LakeResource,
+    clock: ClockResource,
+    cache: RedisCacheResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
     with told_on_failure(context):
@@ -66,6 +71,7 @@ def wrm_stations_processed_data_all(
             date.fromisoformat(context.partition_key),
             parsed_at=clock.now(),
             full_rebuild=config.full_rebuild,
+            cache=cache.client,
         )
     file, to_publish = result.file, None
     if result.build is not None:
