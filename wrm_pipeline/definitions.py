@@ -29,6 +29,7 @@ from wrm_pipeline.jobs.processing import (
 )
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
 from wrm_pipeline.partitions import backfill_policy
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.resources.workers import WorkersResource
@@ -89,6 +90,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         resources={
             "lake": lake,
             "clock": clock,
+            "cache": RedisCacheResource.of(settings),
             "vault": VaultSecretsResource(),
             "workers": WorkersResource.of(settings),
             "feed": FeedResource(url=settings.feed_url),

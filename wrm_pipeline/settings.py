@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     spool_max_bytes: int = Field(
         2**30, alias="WRM_SPOOL_MAX_BYTES", gt=0, description="1 GiB holds 18 days at 40 kB a minute"
     )
+    cache_max_bytes: int = Field(
+        256 * 2**20, alias="WRM_CACHE_MAX_BYTES", ge=0, description="Of the cache in files; 0: no cache, nor in Redis"
+    )
     bucket_name: str | None = Field(None, alias="BUCKET_NAME", description="Set: the object store is S3")
     s3_endpoint_url: str | None = Field(None, validation_alias=AliasChoices(*_S3_ALIASES["endpoint_url"]))
     s3_access_key_id: SecretStr | None = Field(None, validation_alias=AliasChoices(*_S3_ALIASES["access_key_id"]))
@@ -77,7 +80,7 @@ class Settings(BaseSettings):
     vault_cacert: Path | None = Field(None, alias="VAULT_CACERT", description="The CA that signed Vault's certificate")
     vault_skip_verify: bool = Field(False, alias="VAULT_SKIP_VERIFY", description="Never in production")
     vault_mount_point: str = Field("secret", alias="VAULT_MOUNT_POINT", description="Where KV version 2 is mounted")
-    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: breaker state is kept in Redis")
+    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: cache and breaker state are there")
     alert_webhook_url: SecretStr | None = Field(
         None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
     )
@@ -321,6 +324,11 @@ class Settings(BaseSettings):
     def spool_dir(self) -> Path:
         """Where snapshots wait while storage is away."""
         return self.data_dir / "spool"
+
+    @property
+    def cache_dir(self) -> Path:
+        """The cache, where there is no Redis."""
+        return self.data_dir / "cache"
 
     @property
     def breaker_dir(self) -> Path:

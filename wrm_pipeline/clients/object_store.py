@@ -642,7 +642,8 @@ class S3ObjectStore:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._honours_if_none_match: bool | None = None
+        # None: not tried yet. An earlier process may have learned it.
+        self.honours_if_none_match: bool | None = None
 
     def __repr__(self) -> str:
         return f"S3ObjectStore({self.name!r} at {self._endpoint!r})"
@@ -813,7 +814,7 @@ class S3ObjectStore:
     def put_if_absent(self, key: str, body: bytes, *, metadata: Mapping[str, str] | None = None) -> bool:
         """See `ObjectStore.put_if_absent`, and this class on what it rests on."""
         stored = _checked_metadata(metadata, hashlib.sha256(body).hexdigest())
-        honoured = self._honours_if_none_match
+        honoured = self.honours_if_none_match
         if not honoured and self.stat(key) is not None:
             return False
         if honoured is False:
@@ -828,7 +829,7 @@ class S3ObjectStore:
             if honoured is None:
                 self._try_header(key, body, stored)
             return True
-        self._honours_if_none_match = True
+        self.honours_if_none_match = True
         if attempts == 1:
             return False
         # An earlier attempt may have been carried out although its answer got lost.
@@ -881,12 +882,12 @@ class S3ObjectStore:
         except ExternalError:
             return  # learn it another time
         if written is False:
-            self._honours_if_none_match = True
+            self.honours_if_none_match = True
         else:
             self._distrust("ignores")
 
     def _distrust(self, verb: str) -> None:
-        self._honours_if_none_match = False
+        self.honours_if_none_match = False
         logger.warning(
             "%s at %s %s If-None-Match: create-only writes are a HEAD and a PUT, not atomic",
             self.name,

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
@@ -67,6 +68,7 @@ def replay(
     now: datetime,
     max_retries: int = MAX_RETRIES,
     run_id: str = "",
+    cache: Cache = NO_CACHE,
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -77,7 +79,7 @@ def replay(
         ExternalError: the store failed; run it again.
         PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
     """
-    queue = DeadLetterQueue(store, layout)
+    queue = DeadLetterQueue(store, layout, cache)
     by_date: dict[date, list[DeadLetter]] = defaultdict(list)
     for letter in select(queue, selection):
         by_date[letter.partition_date].append(letter)
@@ -88,7 +90,8 @@ def replay(
         of_rows = [letter for letter in letters if letter not in from_quarantine]
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
-            _rebuild(store, layout, dt, {letter.source_key for letter in of_rows}, area=area, now=now, run_id=run_id)
+            sources = {letter.source_key for letter in of_rows}
+            _rebuild(store, layout, dt, sources, area=area, now=now, run_id=run_id, cache=cache)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
@@ -106,9 +109,10 @@ def _rebuild(
     area: ServiceArea,
     now: datetime,
     run_id: str,
+    cache: Cache,
 ) -> None:
     partitions = PublishedPartitions(store, layout)
-    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse)
+    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse, cache=cache)
     if processed.build is not None:
         partitions.publish(
             "processed",

@@ -662,9 +662,9 @@ def test_a_store_that_is_down_is_not_mistaken_for_one_that_ignores_the_header(se
     server.play(answers, then=bucket)
     store = s3(server)
     assert store.put_if_absent("a", b"1") is True
-    assert store._honours_if_none_match is None
+    assert store.honours_if_none_match is None
     assert store.put_if_absent("b", b"1") is True
-    assert store._honours_if_none_match is True
+    assert store.honours_if_none_match is True
 
 
 def test_the_first_writes_of_many_threads_on_an_honest_store(server, tmp_path):
