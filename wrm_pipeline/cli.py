@@ -12,6 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from wrm_pipeline import upkeep
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.dead_letters import DISCARDED, MAX_RETRIES, PENDING, STATUSES, DeadLetter
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     scan.set_defaults(command=_secrets_scan)
     scan.add_argument("path", type=Path, nargs="?", default=Path(), help="folder or file, default here")
     scan.add_argument("--json", action="store_true", help="one JSON array")
+
+    upkeep.add_commands(commands)
 
     dlq = commands.add_parser("dlq", help="look at and settle dead letters")
     verbs = dlq.add_subparsers(required=True, metavar="VERB")

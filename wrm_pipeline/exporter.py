@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.logs import redact
+from wrm_pipeline.metrics.backups import BackupSource
 from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
 from wrm_pipeline.metrics.families import Source, gauge
 from wrm_pipeline.metrics.lake import DeadLetterSource, SnapshotSource
@@ -217,6 +218,7 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
         TickSource(dg.DagsterInstance.get, words, StateFile(folder / "ticks.json")),
         SnapshotSource(store, settings.layout, spool, settings.area, StateFile(folder / "snapshots.json")),
         DeadLetterSource(store, settings.layout),
+        BackupSource(store, settings.layout, expected=settings.env == "production" or settings.backup_key is not None),
         SpoolSource(spool),
         BreakerSource(lambda: connect_breakers(settings)),
         DiskSource(volumes),
