@@ -143,7 +143,10 @@ def _to_keep(connection: sa.Connection) -> tuple[set[int], set[str]]:
         Events.id.in_(newest_attempt), Events.dagster_event_type == EventType.ASSET_MATERIALIZATION_PLANNED.value
     )
     last_words = {run_id for (run_id,) in connection.execute(unfinished)}
-    last_words |= {run_id for _, status, run_id in checks if status == "PLANNED"}
+    # So is a check that was to run and has no result. (With partitions the plan stays a row of its own.)
+    planned = {run_id for _, status, run_id in checks if status == "PLANNED"}
+    with_result = sa.select(Checks.run_id).where(Checks.run_id.in_(planned), Checks.execution_status != "PLANNED")
+    last_words |= planned - {run_id for (run_id,) in connection.execute(with_result)}
     return kept, last_words
 
 
