@@ -15,8 +15,6 @@ from wrm_pipeline.clients.errors import ExternalError
 
 # A history of 14 days is dumped in seconds; what takes longer waits for a lock or for a server that hangs.
 TIMEOUT_S = 1800.0
-# A restore needs the tables for itself, and Dagster's services hold them.
-LOCK_TIMEOUT_S = 20.0
 
 
 class PostgresToolError(ExternalError):
@@ -45,8 +43,21 @@ class PostgresDatabase:
         """Replace what a dump holds: all of it or, if anything fails, nothing.
 
         Raises:
-            PostgresToolError: it failed; the database is as it was.
+            PostgresToolError: it failed, or somebody uses the database; it is as it was.
         """
+        # pg_restore would wait for their locks for ever: a dump switches lock_timeout off.
+        others = self._column(
+            "SELECT DISTINCT coalesce(nullif(application_name, ''), 'a program without a name') FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        if others:
+            raise PostgresToolError(
+                f"the database is in use by {', '.join(sorted(others))}",
+                "postgresql",
+                "pg_restore",
+                self._place,
+                "Stop Dagster's services (systemctl stop wrm.target) and try again",
+            )
         options = ("--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error")
         self._run("pg_restore", *options, f"--dbname={self.name}", str(source))
 
@@ -56,6 +67,9 @@ class PostgresDatabase:
         Raises:
             PostgresToolError: the database does not answer.
         """
+        return self._column("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename")
+
+    def _column(self, query: str) -> list[str]:
         import psycopg2
 
         try:
@@ -71,18 +85,13 @@ class PostgresDatabase:
             raise self._failed("connect", str(error)) from None
         try:
             with connection.cursor() as cursor:
-                cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename")
-                return [name for (name,) in cursor.fetchall()]
+                cursor.execute(query)
+                return [value for (value,) in cursor.fetchall()]
         finally:
             connection.close()
 
     def _run(self, program: str, *arguments: str) -> None:
-        environment = {
-            **os.environ,
-            "PGPASSWORD": self.password,
-            "PGCONNECT_TIMEOUT": "10",
-            "PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT_S * 1000:.0f}",
-        }
+        environment = {**os.environ, "PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"}
         command = [
             _find(program),
             f"--host={self.host}",
@@ -104,12 +113,14 @@ class PostgresDatabase:
         remedy = "`wrm doctor` tries the connection"
         if "version mismatch" in said:
             remedy = "Install the client programs of the server's version (Debian: postgresql-client-NN)"
-        elif "lock timeout" in said:
-            remedy = "Somebody uses the database: stop Dagster's services (systemctl stop wrm.target) and try again"
         elif "must be owner" in said or "permission denied" in said:
             remedy = "Restore as the user that owns the database"
         what = "; ".join(lines[:3]) or "it gave no reason"
-        return PostgresToolError(what, "postgresql", program, f"{self.host}:{self.port}/{self.name}", remedy)
+        return PostgresToolError(what, "postgresql", program, self._place, remedy)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.host}:{self.port}/{self.name}"
 
 
 def describe(dump: Path) -> str:
