@@ -74,9 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     reports.set_defaults(command=_reports)
     reports.add_argument("folder", type=Path)
 
-    reap = commands.add_parser("reap", help="mark runs as failed whose code server is gone; before one starts anew")
+    reap = commands.add_parser("reap", help="mark runs as failed whose code server is gone; for a new one's start")
     reap.set_defaults(command=_reap)
-    reap.add_argument("--socket", type=Path, required=True, help="where the code server that is to start will listen")
+    reap.add_argument("--socket", type=Path, required=True, help="where the new code server listens")
+    reap.add_argument("--since", type=float, required=True, help="when it was started, in Unix seconds")
 
     dlq = commands.add_parser("dlq", help="look at and settle dead letters")
     verbs = dlq.add_subparsers(required=True, metavar="VERB")
@@ -238,7 +239,7 @@ def _reap(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG0
     from wrm_pipeline.dead_runs import end_dead_runs
 
     with dg.DagsterInstance.get() as instance:
-        ended = end_dead_runs(instance, options.socket)
+        ended = end_dead_runs(instance, options.socket, options.since)
     for run in ended:
         print(f"{run.job_name} {run.run_id}: its process is gone; marked as failed.")
     return 0

@@ -17,10 +17,11 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 HANDOVER_S = 60.0
 
 
-def end_dead_runs(instance: dg.DagsterInstance, code_socket: Path) -> list[dg.DagsterRun]:
-    """Mark as failed what is in progress at `code_socket`, or at that of a unit that is no more; returns those runs.
+def end_dead_runs(instance: dg.DagsterInstance, code_socket: Path, since: float) -> list[dg.DagsterRun]:
+    """Mark as failed what a former server left in progress; returns those runs.
 
-    To be called before a code server listens on `code_socket`. Dagster then retries them, as it does with crashed
+    That is what began before `since` (Unix time), when the server was started that listens at `code_socket` now, and
+    what is in progress at the socket of a unit that is no more. Dagster then retries them, as it does with crashed
     runs, and their places in the pools are free.
     """
     ended = []
@@ -33,6 +34,8 @@ def end_dead_runs(instance: dg.DagsterInstance, code_socket: Path) -> list[dg.Da
         # The socket's folder is the unit's RuntimeDirectory, which systemd removes when the unit has ended. A server
         # that waits for its last runs no longer listens, but has its folder.
         if address is None or (Path(address) != code_socket and Path(address).parent.is_dir()):
+            continue
+        if Path(address) == code_socket and (record.start_time or 0) >= since:
             continue
         if (
             run.status is dg.DagsterRunStatus.STARTING

@@ -11,8 +11,10 @@ import json
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,19 @@ def s3_client(world: dict[str, Any]) -> Any:
             request_checksum_calculation="when_required",
         ),
     )
+
+
+class Webhook(BaseHTTPRequestHandler):
+    """Where alerts are told; takes them."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
 
 
 def start_s3(folder: Path, world: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -95,15 +110,29 @@ def start_s3(folder: Path, world: dict[str, Any]) -> subprocess.Popen[bytes]:
 def main() -> int:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("s3_access_key_id", "s3_secret_access_key", "vault_secret_id", "postgres", "redis", "web", "webhook")
+    names = (
+        "s3_access_key_id",
+        "s3_secret_access_key",
+        "vault_secret_id",
+        "postgres",
+        "redis",
+        "web",
+        "webhook",
+        "ansible_vault",
+    )
     world: dict[str, Any] = {"secrets": {name: canary(name.replace("_", "-")) for name in names}}
     host_ports = ("ssh", "https", "http", "postgres", "redis", "ui", "exporter", "prometheus", "alertmanager", "node")
     world["ports"] = dict(zip(host_ports, free_ports(len(host_ports)), strict=True))
     s3 = start_s3(folder / "s3", world)
+    webhook = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
+    threading.Thread(target=webhook.serve_forever, daemon=True).start()
+    world["webhook_url"] = f"http://127.0.0.1:{webhook.server_address[1]}/{world['secrets']['webhook']}"
     tls = folder / "vault"
     tls.mkdir()
-    now = datetime.now
-    with serve(City(7), clock=lambda: now(UTC)) as feed, FakeVault(world["secrets"]["vault_secret_id"], tls=tls) as vault:
+    with (
+        serve(City(7), clock=lambda: datetime.now(UTC)) as feed,
+        FakeVault(world["secrets"]["vault_secret_id"], tls=tls) as vault,
+    ):
         secret, ports = world["secrets"], world["ports"]
         vault.put(
             "wrm/s3",
@@ -114,6 +143,7 @@ def main() -> int:
             bucket_name=BUCKET,
         )
         vault.put("wrm/redis", url=f"redis://:{secret['redis']}@127.0.0.1:{ports['redis']}/0")
+        vault.put("wrm/alerts", webhook_url=world["webhook_url"])
         vault.put("wrm/postgres", password=secret["postgres"])
         world |= {"feed_url": feed.url, "vault_url": vault.url, "vault_ca": vault.ca_file, "vault_role_id": ROLE_ID}
         (folder / "world.json").write_text(json.dumps(world, indent=1))

@@ -263,7 +263,16 @@ def wait_for_quiet() -> None:
 
 def lead_to(slot: str, version: str) -> float:
     """Daemon, web UI and exporter to the release in `slot`; returns when the daemon was told."""
-    run("systemctl", "enable", "--quiet", code_unit(slot), "wrm.target", "dagster-daemon", "dagster-webserver", "wrm-exporter")
+    run(
+        "systemctl",
+        "enable",
+        "--quiet",
+        code_unit(slot),
+        "wrm.target",
+        "dagster-daemon",
+        "dagster-webserver",
+        "wrm-exporter",
+    )
     point(CURRENT, f"{RELEASES}/{version}")
     point(ACTIVE, f"{SLOTS}/{slot}")
     point(Path(config()["dagster_home"]) / "dagster.yaml", f"{CURRENT}/dagster.yaml")
@@ -429,7 +438,10 @@ def _runs(link: Path) -> bool:
 
 def listing() -> str:
     lines = [f"{'*' if name == current_version() else ' '} {name}" for name in complete_releases()]
-    done = [f"  {e['at']} {e['version']} {e['outcome']} {e.get('reason', '').splitlines()[:1] or ''}" for e in history()[-10:]]
+    done = [
+        f"  {e['at']} {e['version']} {e['outcome']} {e.get('reason', '').splitlines()[:1] or ''}"
+        for e in history()[-10:]
+    ]
     return "\n".join([*lines, "", "Last switches:", *done])
 
 
