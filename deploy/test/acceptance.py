@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -70,7 +71,7 @@ class Acceptance:
 
         wait_until(lambda: not missing(), 45, every=3)
         times = [at for at in self.snapshot_times() if at >= first - timedelta(minutes=1)]
-        gaps = [(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)]
+        gaps = [(b - a).total_seconds() for a, b in pairwise(times)]
         text = f"{len(wanted)} minutes, longest time between two snapshots {max(gaps, default=0):.0f} s"
         self.check(
             "No snapshot minute is missing", not missing(), f"{text}{', missing ' if missing() else ''}{missing()}"
@@ -198,9 +199,7 @@ class Acceptance:
             status == 301 and headers["Location"].startswith("https://"),
             headers.get("Location"),
         )
-        answers = [
-            status for status in ThreadPoolExecutor(16).map(lambda _: host.get("/metrics", login=False)[0], range(400))
-        ]
+        answers = list(ThreadPoolExecutor(16).map(lambda _: host.get("/metrics", login=False)[0], range(400)))
         self.check("Too many requests are refused", 429 in answers, f"{answers.count(429)} of 400 answers are 429")
         protocols = re.search(r"ssl_protocols (.*);", settings)
         self.check(
@@ -222,7 +221,8 @@ class Acceptance:
         )
         code = (
             "import duckdb; db = duckdb.connect('/var/lib/wrm/data/analytics.duckdb', read_only=True); "
-            "print(*db.sql('SELECT count(*), count(DISTINCT station_id) FROM wrm_analytics.wrm_stations_latest').fetchone())"
+            "rows = db.sql('SELECT count(*), max(file_timestamp) FROM wrm_analytics.wrm_stations_latest'); "
+            "print(*rows.fetchone())"
         )
         query = ("runuser", "-u", "wrm", "--", "/opt/wrm/current/venv/bin/python", "-c", code)
         wait_until(lambda: host.run(*query).split()[0] != "0", 120, every=3)
@@ -230,7 +230,7 @@ class Acceptance:
         self.check(
             "They can be queried",
             bool(found) and int(found[0]) > 100,
-            f"{' '.join(found)} stations in wrm_stations_latest",
+            f"{' '.join(found)} (stations, newest snapshot)",
         )
         text = host.get("/metrics")[2].decode()
         newest = re.search(r"^wrm_last_snapshot_timestamp_seconds (\S+)", text, re.MULTILINE)
@@ -291,11 +291,13 @@ class Acceptance:
         ).split()[1]
         self.check("The code server heeds SIGTERM", not int(bits, 16) & (1 << 14 | 1 << 1), f"SigIgn {bits}")
         spill = (
-            "import duckdb, pathlib; db = duckdb.connect(config={'memory_limit': '60MB', 'threads': 1, 'temp_directory': '/var/lib/wrm/data/spill-test'}); "
+            "import duckdb; db = duckdb.connect(config={'memory_limit': '60MB', 'threads': 1, "
+            "'temp_directory': '/var/lib/wrm/data/spill-test'}); "
             "db.execute('SET preserve_insertion_order = false'); "
             "db.execute('CREATE TABLE t AS SELECT range AS a, hash(range)::VARCHAR AS b FROM range(3000000)'); "
             "print(db.execute('SELECT count(*) FROM (SELECT * FROM t ORDER BY b)').fetchone()[0]); "
-            "from wrm_pipeline.clients.analytics_db import httpfs_path; db.execute(f\"LOAD '{httpfs_path()}'\"); print('httpfs')"
+            "from wrm_pipeline.clients.analytics_db import httpfs_path; "
+            "db.execute(f\"LOAD '{httpfs_path()}'\"); print('httpfs')"
         )
         text = host.run("cat", "/etc/systemd/system/wrm-reports.service")
         text = "\n".join(line for line in text.splitlines() if not line.startswith(("ExecStart", "MemoryMax")))
@@ -336,7 +338,10 @@ class Acceptance:
             "sh", "-c", "journalctl --no-pager -o export | grep -a -c -F -f /root/canaries", check=False
         ).strip()
         self.check("No secret in the journal", found == "0", f"{found} lines")
-        search = "find / -xdev \\( -path /proc -o -path /sys -o -path /opt/wrm/releases \\) -prune -o -type f -perm -o=r -print0 | xargs -0 grep -l -a -F -f /root/canaries 2>/dev/null"
+        search = (
+            "find / -xdev \\( -path /proc -o -path /sys -o -path /opt/wrm/releases \\) -prune -o "
+            "-type f -perm -o=r -print0 | xargs -0 grep -l -a -F -f /root/canaries 2>/dev/null"
+        )
         found = host.run("sh", "-c", search, check=False).strip()
         self.check("No secret in a file that all may read", not found, found or "none")
         found = host.run(
@@ -348,7 +353,8 @@ class Acceptance:
         self.check("No secret in a command line", found == "0", f"{found}")
         snapshot = json.dumps(
             host.graphql(
-                "{ repositoriesOrError { ... on RepositoryConnection { nodes { name allTopLevelResourceDetails { name configuredValues { key value } } } } } }"
+                "{ repositoriesOrError { ... on RepositoryConnection { nodes { name "
+                "allTopLevelResourceDetails { name configuredValues { key value } } } } } }"
             )
         )
         self.check("No secret in the UI's resources", not leaks(snapshot), leaks(snapshot) or "none")
@@ -427,7 +433,8 @@ class Acceptance:
         before = self.current()
         begin = time.time()
         fail = "\ndef _fail(*_: object) -> None:\n    raise RuntimeError('no such column: of_the_test')\n\n"
-        patch = f"{fail}import dagster_postgres.run_storage.run_storage as _storage\n_storage.PostgresRunStorage.upgrade = _fail\n"
+        module = "dagster_postgres.run_storage.run_storage"
+        patch = f"{fail}import {module} as _storage\n_storage.PostgresRunStorage.upgrade = _fail\n"
         cases: list[tuple[str, str, str, Callable[[str], str], str]] = [
             (
                 "an import error",
@@ -531,11 +538,12 @@ class Acceptance:
             )
             time.sleep(5)
         self.runs_end_well(begin, backfill)
-        stuck = lambda: [
-            r["runId"][:8]
-            for r in host.runs(begin)
-            if r["status"] in IN_PROGRESS and (r["startTime"] or r["creationTime"]) < time.time() - 120
-        ]  # noqa: E731
+
+        def stuck() -> list[str]:
+            since = time.time() - 120
+            runs = [r for r in host.runs(begin) if r["status"] in IN_PROGRESS]
+            return [r["runId"][:8] for r in runs if (r["startTime"] or r["creationTime"]) < since]
+
         wait_until(lambda: not stuck(), 240, every=3)
         self.check("No run is stuck afterwards", not stuck(), stuck() or "none")
         self.check_minutes(begin)

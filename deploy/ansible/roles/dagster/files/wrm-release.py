@@ -27,9 +27,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 ROOT = Path("/opt/wrm")
 RELEASES, SLOTS = ROOT / "releases", ROOT / "slots"
@@ -44,7 +45,7 @@ LOCATION = "wrm_pipeline"
 QUIET_SECONDS = range(12, 36)
 
 
-class Failed(Exception):
+class ReleaseError(Exception):
     """The release cannot be used; the message is the reason."""
 
 
@@ -56,11 +57,11 @@ def config() -> dict[str, Any]:
 
 
 def current_version() -> str | None:
-    return os.readlink(CURRENT).rpartition("/")[2] if CURRENT.is_symlink() else None
+    return CURRENT.readlink().name if CURRENT.is_symlink() else None
 
 
 def active_slot() -> str | None:
-    return os.readlink(ACTIVE).rpartition("/")[2] if ACTIVE.is_symlink() else None
+    return ACTIVE.readlink().name if ACTIVE.is_symlink() else None
 
 
 def complete_releases() -> list[str]:
@@ -75,7 +76,7 @@ def history() -> list[dict[str, Any]]:
 
 def note(version: str, outcome: str, reason: str = "") -> None:
     HISTORY.parent.mkdir(mode=0o755, exist_ok=True)
-    entry = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "version": version, "outcome": outcome}
+    entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "version": version, "outcome": outcome}
     with HISTORY.open("a") as file:
         file.write(json.dumps({**entry, **({"reason": reason} if reason else {})}) + "\n")
 
@@ -89,7 +90,7 @@ def say(text: str) -> None:
 def run(*command: str, check: bool = True) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise Failed(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-1500:]}")
+        raise ReleaseError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-1500:]}")
     return done.stdout.strip()
 
 
@@ -107,7 +108,7 @@ def only_one() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failed("another wrm-release is at work; wait for it") from None
+            raise ReleaseError("another wrm-release is at work; wait for it") from None
         yield
 
 
@@ -120,11 +121,13 @@ def install(artifact: Path) -> str:
     lock = (artifact / "runtime.lock").read_bytes()
     wheels = list(artifact.glob("*.whl"))
     if len(wheels) != 1:
-        raise Failed(f"{artifact} must hold one wheel, and holds {len(wheels)}")
+        raise ReleaseError(f"{artifact} must hold one wheel, and holds {len(wheels)}")
     facts = {"lock": hashlib.sha256(lock).hexdigest(), "wheel": hashlib.sha256(wheels[0].read_bytes()).hexdigest()}
     if (target / "release.json").exists():
         if json.loads((target / "release.json").read_text()) != facts:
-            raise Failed(f"{version} is installed already, from another wheel or lock; give this one another version")
+            raise ReleaseError(
+                f"{version} is installed already, from another wheel or lock; give this one another version"
+            )
         return f"{version} is there"
     if target.exists():  # an attempt that was interrupted
         shutil.rmtree(target)
@@ -195,7 +198,7 @@ def migrate(version: str) -> None:
             check=False,
         )
     if done.returncode:
-        raise Failed(f"pg_dump: {done.stderr.strip()[-500:]}")
+        raise ReleaseError(f"pg_dump: {done.stderr.strip()[-500:]}")
     for old in sorted(folder.glob("before-*.dump"), key=lambda path: path.stat().st_mtime)[: -settings["keep"]]:
         old.unlink()
     say("dagster instance migrate")
@@ -207,7 +210,7 @@ def _oneshot(unit: str) -> None:
     begin = time.time()
     done = subprocess.run(("systemctl", "start", unit), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failed(f"{unit.partition('@')[0]} refused it:\n{_journal(unit, begin)}")
+        raise ReleaseError(f"{unit.partition('@')[0]} refused it:\n{_journal(unit, begin)}")
 
 
 def _journal(unit: str, since: float, lines: int = 25) -> str:
@@ -233,7 +236,7 @@ def start_slot(slot: str, version: str) -> None:
             say(f"the code server before the last one still waits for its runs; so does this ({code_unit(slot)})")
             told = True
         if time.time() - begin > 1000:
-            raise Failed(f"{code_unit(slot)} does not end; look at its runs")
+            raise ReleaseError(f"{code_unit(slot)} does not end; look at its runs")
         time.sleep(2)
     place = SLOTS / slot
     point(place / "release", f"{RELEASES}/{version}")
@@ -244,9 +247,9 @@ def start_slot(slot: str, version: str) -> None:
     begin = time.time()
     try:
         run("systemctl", "start", code_unit(slot))
-    except Failed:
+    except ReleaseError:
         stop_slot(slot)
-        raise Failed(f"its code server does not start:\n{_journal(code_unit(slot), begin)}") from None
+        raise ReleaseError(f"its code server does not start:\n{_journal(code_unit(slot), begin)}") from None
 
 
 def stop_slot(slot: str) -> None:
@@ -297,12 +300,13 @@ def ask(url: str, body: dict[str, Any] | None = None) -> bytes:
 def graphql(query: str, **variables: Any) -> Any:
     answer = json.loads(ask(f"{config()['webserver']}/graphql", {"query": query, "variables": variables}))
     if answer.get("errors"):
-        raise Failed(str(answer["errors"])[:500])
+        raise ReleaseError(str(answer["errors"])[:500])
     return answer["data"]
 
 
 def ui_answers(_since: float) -> str:
-    query = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename ... on PythonError { message } } } } } }"
+    query = """{ workspaceOrError { ... on Workspace { locationEntries {
+        locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
     entries = graphql(query)["workspaceOrError"]["locationEntries"]
     found = [entry["locationOrLoadError"] for entry in entries]
     if [entry and entry["__typename"] for entry in found] == ["RepositoryLocation"]:
@@ -344,12 +348,12 @@ def verify(since: float) -> None:
     while left:
         try:
             wrong = left[0](since)
-        except (OSError, ValueError, KeyError, Failed) as error:
+        except (OSError, ValueError, KeyError, ReleaseError) as error:
             wrong = f"{left[0].__name__.replace('_', ' ')}: {error}"
         if not wrong:
             say(f"verified: {left.pop(0).__name__.replace('_', ' ')} ({time.time() - since:.0f} s after the switch)")
         elif time.time() > end:
-            raise Failed(f"it runs, but {wrong}")
+            raise ReleaseError(f"it runs, but {wrong}")
         else:
             time.sleep(1)
 
@@ -360,7 +364,7 @@ def verify(since: float) -> None:
 def activate(version: str, *, gated: bool = True, ignore_doctor: bool = False) -> None:
     """Switch to an installed release, or stay with what is, and raise the reason."""
     if version not in complete_releases():
-        raise Failed(f"{version} is not installed; there are: {', '.join(complete_releases()) or 'none'}")
+        raise ReleaseError(f"{version} is not installed; there are: {', '.join(complete_releases()) or 'none'}")
     before, old_slot = current_version(), active_slot()
     slot = OTHER[old_slot] if old_slot else "blue"
     switched = False
@@ -374,15 +378,15 @@ def activate(version: str, *, gated: bool = True, ignore_doctor: bool = False) -
         switched = True
         since = lead_to(slot, version)
         verify(since)
-    except Failed as error:
+    except ReleaseError as error:
         reason = str(error)
         note(version, "refused" if not switched else "rolled back", reason)
         if not switched or not (before and old_slot):
-            raise Failed(f"{version} was not switched to: {reason}" if before else reason) from None
+            raise ReleaseError(f"{version} was not switched to: {reason}" if before else reason) from None
         say(f"back to {before}: {reason}")
         lead_to(old_slot, before)
         stop_slot(slot)
-        raise Failed(f"{version} was rolled back, {before} runs again. The reason: {reason}") from None
+        raise ReleaseError(f"{version} was rolled back, {before} runs again. The reason: {reason}") from None
     note(version, "active")
     if old_slot:
         stop_slot(old_slot)
@@ -395,7 +399,7 @@ def rollback(version: str | None) -> None:
         there = complete_releases()
         version = next((name for name in reversed(earlier) if name != current_version() and name in there), None)
     if version is None:
-        raise Failed("there is no earlier release to go back to")
+        raise ReleaseError("there is no earlier release to go back to")
     activate(version, gated=False)
 
 
@@ -424,7 +428,7 @@ def prune() -> None:
         return
     good = dict.fromkeys(entry["version"] for entry in reversed(history()) if entry["outcome"] == "active")
     wanted = {current_version(), *list(good)[: config()["keep"]]}
-    wanted |= {os.readlink(link).rpartition("/")[2] for link in SLOTS.glob("*/release") if _runs(link)}
+    wanted |= {link.readlink().name for link in SLOTS.glob("*/release") if _runs(link)}
     for folder in [*RELEASES.iterdir(), *(ROOT / "incoming").iterdir()]:
         if folder.name not in wanted:
             shutil.rmtree(folder)
@@ -473,7 +477,7 @@ def main() -> int:
     try:
         with only_one():
             change(options)
-    except Failed as error:
+    except ReleaseError as error:
         return _fail(str(error))
     return 0
 
@@ -491,7 +495,7 @@ def change(options: argparse.Namespace) -> None:
     else:
         version = current_version()
         if version is None:
-            raise Failed("nothing runs yet; activate a release")
+            raise ReleaseError("nothing runs yet; activate a release")
         if options.verb == "restart" or is_stale():
             activate(version, gated=False)
             print("restarted")
