@@ -68,6 +68,20 @@ def _parser() -> argparse.ArgumentParser:
 
     upkeep.add_commands(commands)
 
+    smoke = commands.add_parser(
+        "smoke", help="try this version's jobs on a copy of the newest data, in a scratch folder"
+    )
+    smoke.set_defaults(command=_smoke)
+
+    reports = commands.add_parser("reports", help="copy the published reports into a folder, for a web server")
+    reports.set_defaults(command=_reports)
+    reports.add_argument("folder", type=Path)
+
+    reap = commands.add_parser("reap", help="mark runs as failed whose code server is gone; for a new one's start")
+    reap.set_defaults(command=_reap)
+    reap.add_argument("--socket", type=Path, required=True, help="where the new code server listens")
+    reap.add_argument("--since", type=float, required=True, help="when it was started, in Unix seconds")
+
     dlq = commands.add_parser("dlq", help="look at and settle dead letters")
     verbs = dlq.add_subparsers(required=True, metavar="VERB")
 
@@ -199,6 +213,39 @@ def _secrets_scan(options: argparse.Namespace, settings: Settings) -> int:
     if leaks:
         print("Replace each by a new one where it is issued: removing the line does not take it back.")
     return 1 if leaks else 0
+
+
+def _smoke(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - as all commands
+    from wrm_pipeline.smoke import SmokeError, run_smoke
+
+    try:
+        smoke = run_smoke(settings)
+    except SmokeError as error:
+        print(f"wrm: {error}", file=sys.stderr)
+        return 1
+    print(f"{smoke.partition}: {smoke.rows} rows from {smoke.snapshots} snapshots, in a scratch folder.")
+    return 0
+
+
+def _reports(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.flows.mirror import mirror
+    from wrm_pipeline.resources.lake import connect_store
+
+    done = mirror(connect_store(settings), settings.layout.report_key(""), options.folder)
+    print(f"{options.folder}: {done.written} written, {done.removed} removed, {done.unchanged} unchanged.")
+    return 0
+
+
+def _reap(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - as all commands
+    import dagster as dg
+
+    from wrm_pipeline.dead_runs import end_dead_runs
+
+    with dg.DagsterInstance.get() as instance:
+        ended = end_dead_runs(instance, options.socket, options.since)
+    for run in ended:
+        print(f"{run.job_name} {run.run_id}: its process is gone; marked as failed.")
+    return 0
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> int:
