@@ -19,6 +19,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
 
@@ -123,6 +124,20 @@ class Settings(BaseSettings):
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")
     postgres_user: str | None = Field(None, alias="POSTGRES_USER")
     postgres_password: SecretStr | None = Field(None, alias="POSTGRES_PASSWORD")
+    backup_key: SecretStr | None = Field(
+        None,
+        alias="WRM_BACKUP_KEY",
+        description="Seals backups; `wrm backup --new-key` makes one. Keep a copy elsewhere",
+    )
+    backup_keep: str = Field("7,4,6", alias="WRM_BACKUP_KEEP", description="Days, weeks, months that keep a backup")
+    backup_files: str = Field(
+        "",
+        alias="WRM_BACKUP_FILES",
+        description="Configuration to back up, paths with : between; DAGSTER_HOME's if empty",
+    )
+    history_days: int = Field(
+        14, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -174,6 +189,12 @@ class Settings(BaseSettings):
             raise ValueError("is not four numbers: lat_min,lat_max,lon_min,lon_max") from error
         if not (-90 <= lat_min < lat_max <= 90 and -180 <= lon_min < lon_max <= 180):
             raise ValueError("is no box: give lat_min,lat_max,lon_min,lon_max in degrees, minima first")
+        return value
+
+    @field_validator("backup_keep")
+    @classmethod
+    def _retention(cls, value: str) -> str:
+        Retention.parse(value)
         return value
 
     @field_validator("redis_url")
@@ -314,6 +335,11 @@ class Settings(BaseSettings):
     def layout(self) -> Layout:
         """The object keys."""
         return Layout(self.prefix, ZoneInfo(self.raw_name_timezone), self.raw_name_timezone_until)
+
+    @property
+    def backup_retention(self) -> Retention:
+        """Which backups stay."""
+        return Retention.parse(self.backup_keep)
 
     @property
     def lake_dir(self) -> Path:

@@ -19,7 +19,8 @@ from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPRO
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import reject_reason
-from wrm_pipeline.flows.process import enhance_partition, is_settled, process_partition, published_manifest
+from wrm_pipeline.flows.process import is_settled, published_manifest
+from wrm_pipeline.flows.rebuild import rebuild_partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,49 +92,13 @@ def replay(
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
             sources = {letter.source_key for letter in of_rows}
-            _rebuild(store, layout, dt, sources, area=area, now=now, run_id=run_id, cache=cache)
+            rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
         done.extend(_mark(queue, still_bad, settled=False, now=now, max_retries=max_retries))
         done.extend(_judge(queue, PublishedPartitions(store, layout), of_rows, now=now, max_retries=max_retries))
     return ReplayResult(tuple(done), tuple(rebuilt))
-
-
-def _rebuild(
-    store: ObjectStore,
-    layout: Layout,
-    dt: date,
-    reparse: Collection[str],
-    *,
-    area: ServiceArea,
-    now: datetime,
-    run_id: str,
-    cache: Cache,
-) -> None:
-    partitions = PublishedPartitions(store, layout)
-    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse, cache=cache)
-    if processed.build is not None:
-        partitions.publish(
-            "processed",
-            dt,
-            processed.build.data,
-            rows_now=processed.build.row_count,
-            rows_before=processed.rows_before,
-            allow_shrink=False,
-            run_id=run_id,
-        )
-    enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now)
-    if enhanced.changed:
-        partitions.publish(
-            "enhanced",
-            dt,
-            enhanced.build.data,
-            rows_now=enhanced.build.row_count,
-            rows_before=enhanced.rows_before,
-            allow_shrink=False,
-            run_id=run_id,
-        )
 
 
 def _release(store: ObjectStore, layout: Layout, letter: DeadLetter) -> bool:
