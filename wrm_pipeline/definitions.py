@@ -20,6 +20,7 @@ from wrm_pipeline.io_managers.duckdb import (
     DuckDBTableIOManager,
 )
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
     wrm_freshness_job,
@@ -27,11 +28,15 @@ from wrm_pipeline.jobs.processing import (
     wrm_stations_processing_job,
 )
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
+from wrm_pipeline.partitions import backfill_policy
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.workers import WorkersResource
+from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
+from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.sensors.raw_data import (
     wrm_analytics_sensor,
     wrm_stations_raw_data_sensor,
@@ -47,8 +52,11 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     return dg.Definitions(
         assets=[
             wrm_stations_raw_data,
-            wrm_stations_processed_data_all,
-            wrm_stations_enhanced_data_all,
+            # One run for a range of days, or one for each (WRM_BACKFILL).
+            *(
+                asset.with_attributes(backfill_policy=backfill_policy(settings.backfill))
+                for asset in (wrm_stations_processed_data_all, wrm_stations_enhanced_data_all)
+            ),
             create_duckdb_enhanced_views,
             query_station_summary,
             bike_density_spatial_analysis,
@@ -62,20 +70,27 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_analytics_job,
             wrm_freshness_job,
             reprocess_dlq,
+            wrm_compaction_job,
         ],
-        schedules=[wrm_stations_ingest_schedule, wrm_freshness_schedule],
+        schedules=[
+            wrm_stations_ingest_schedule,
+            wrm_freshness_schedule,
+            *([wrm_compaction_schedule] if settings.compact_after_days else []),
+        ],
         sensors=[
             wrm_stations_raw_data_sensor,
             wrm_stations_reconciliation_sensor,
             wrm_analytics_sensor,
             wrm_run_alerts_sensor,
             wrm_check_alerts_sensor,
+            wrm_lineage_sensor,
         ],
         executor=dg.in_process_executor,
         resources={
             "lake": lake,
             "clock": clock,
             "vault": VaultSecretsResource(),
+            "workers": WorkersResource.of(settings),
             "feed": FeedResource(url=settings.feed_url),
             "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
             "duckdb_io_manager": DuckDBTableIOManager(lake=lake),

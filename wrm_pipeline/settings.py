@@ -81,11 +81,39 @@ class Settings(BaseSettings):
     alert_webhook_url: SecretStr | None = Field(
         None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
     )
+    openlineage_url: str | None = Field(
+        None, alias="OPENLINEAGE_URL", description="Set: lineage events are posted there, too"
+    )
+    openlineage_api_key: SecretStr | None = Field(
+        None, alias="OPENLINEAGE_API_KEY", description="Sent to OPENLINEAGE_URL as a bearer token"
+    )
+    openlineage_namespace: str = Field(
+        "wrm_pipeline", alias="OPENLINEAGE_NAMESPACE", description="Of the jobs in lineage events"
+    )
+    lineage_days: int = Field(
+        30, alias="WRM_LINEAGE_DAYS", gt=0, description="Days that lineage events are kept in the object store"
+    )
+    report_url: str | None = Field(
+        None, alias="WRM_REPORT_URL", description="Where a person opens the pages of reports/, for links"
+    )
     ui_url: str = Field(
         "http://127.0.0.1:3000", alias="WRM_UI_URL", description="Where a person opens Dagster's UI, for links"
     )
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
+    )
+    executor: Literal["processes", "threads", "sequential"] = Field(
+        "processes", alias="WRM_EXECUTOR", description="Where a range of days is built, without Dask"
+    )
+    workers: int | None = Field(None, alias="WRM_WORKERS", ge=1, description="Days built at a time; unset: one a core")
+    backfill: Literal["run_per_day", "single_run"] = Field(
+        "run_per_day", alias="WRM_BACKFILL", description="single_run: a range of days is one run, which fans out"
+    )
+    compact_after_days: int | None = Field(
+        None, alias="WRM_COMPACT_AFTER_DAYS", ge=2, description="Set: raw objects of older days are packed"
+    )
+    s3_requests_per_s: int = Field(
+        600, alias="WRM_S3_REQUESTS_PER_S", ge=1, description="Of all processes of this machine; Hetzner allows 750"
     )
     postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
     postgres_port: int = Field(5432, alias="POSTGRES_PORT")
@@ -127,7 +155,7 @@ class Settings(BaseSettings):
             raise ValueError("is no time zone; give a name like UTC or Europe/Warsaw") from error
         return value
 
-    @field_validator("feed_url", "s3_endpoint_url", "ui_url")
+    @field_validator("feed_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -154,6 +182,19 @@ class Settings(BaseSettings):
     @classmethod
     def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
         return _checked_url(value, *HTTP_SCHEMES)
+
+    @field_validator("openlineage_url")
+    @classmethod
+    def _receiver(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if not is_url(value, *HTTP_SCHEMES) or not parts.hostname or parts.username or parts.password or parts.query:
+            raise ValueError(
+                "is no address of a lineage receiver (not shown, as it may hold a key); give one like "
+                "http://127.0.0.1:5000, and its key as OPENLINEAGE_API_KEY"
+            )
+        return value.rstrip("/")
 
     @field_validator("vault_addr")
     @classmethod
@@ -420,5 +461,5 @@ def _explain(problem: Any) -> str:
     if field_name is None:
         return f"{name}: {message}"
     found = find(field_name)
-    value = "" if is_secret(field_name) else f"={problem['input']!r}"
+    value = "" if is_secret(field_name) or "not shown" in message else f"={problem['input']!r}"
     return f"{found.variable if found else name}{value}: {message}"

@@ -50,12 +50,16 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
     from wrm_pipeline.clients.breaker import Breaker
+    from wrm_pipeline.clients.rate import SharedRate
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 BINARY = "application/octet-stream"
+
+RUN_ID = "run-id"
+"""In an object's metadata: the run that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -522,6 +526,7 @@ def s3_object_store(
     on_event: retry.OnEvent | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     read_timeout_s: float = READ_TIMEOUT_S,
+    rate: SharedRate | None = None,
 ) -> S3ObjectStore:
     """The store for a bucket of an S3-compatible service; makes no request.
 
@@ -538,6 +543,7 @@ def s3_object_store(
         on_event: See `retry.call`.
         connect_timeout_s: Seconds.
         read_timeout_s: Seconds without a byte.
+        rate: What the service allows for; None means no bound.
     """
 
     def create_client() -> S3Client:
@@ -574,6 +580,7 @@ def s3_object_store(
         threads=threads,
         in_flight=in_flight,
         on_event=on_event,
+        rate=rate,
     )
 
 
@@ -601,6 +608,7 @@ class S3ObjectStore:
         threads: Parallel downloads of `get_many`.
         in_flight: Bodies that `get_many` holds at most.
         on_event: See `retry.call`.
+        rate: Waited for before each request, a retried one included.
         clock: See `retry.call`.
         sleep: See `retry.call`.
     """
@@ -616,6 +624,7 @@ class S3ObjectStore:
         threads: int = 16,
         in_flight: int = 64,
         on_event: retry.OnEvent | None = None,
+        rate: SharedRate | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -628,6 +637,7 @@ class S3ObjectStore:
         self._threads = threads
         self._in_flight = in_flight
         self._on_event = on_event
+        self._rate = rate
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -901,6 +911,8 @@ class S3ObjectStore:
         def attempt() -> T:
             from botocore.exceptions import ClientError
 
+            if self._rate is not None:
+                self._rate.wait()
             try:
                 return request(self._connected())
             except ClientError as exc:

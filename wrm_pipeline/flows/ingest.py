@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError
 from wrm_pipeline.domain.layout import Layout, local_date
 from wrm_pipeline.domain.snapshot import (
@@ -64,7 +64,7 @@ class IngestResult:
 
 
 def take_snapshot(
-    feed: Feed, connect: Callable[[], ObjectStore], layout: Layout, spool: Spool, *, correlation_id: str = ""
+    feed: Feed, connect: Callable[[], ObjectStore], layout: Layout, spool: Spool, *, run_id: str = ""
 ) -> IngestResult:
     """Fetch the feed once and keep what it said, whatever else fails.
 
@@ -72,12 +72,14 @@ def take_snapshot(
     nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first. If it, its credentials
     or its disk cannot be had, the body stays in the spool for a later call.
 
+    `run_id` (a UUID) goes along: to the feed as the request's id, and into the object's metadata.
+
     Raises:
         ExternalError: the feed gave nothing, or neither the disk nor the store took the body.
         SpoolFullError, OSError: likewise.
     """
     try:
-        fetched = feed.fetch(correlation_id=correlation_id)
+        fetched = feed.fetch(correlation_id=run_id)
     except ExternalError:
         # What waits need not wait for the feed, too.
         with contextlib.suppress(ExternalError, OSError):
@@ -98,10 +100,10 @@ def take_snapshot(
     try:
         # While the store is away a frozen feed must not fill the disk.
         known = [body for body in list(spool.waiting())[-1:] if body.kind == kind and body.read() == fetched.body]
-        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body)
+        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body, run_id=run_id)
         result = replace(result, duplicate=bool(known))
     except (SpoolFullError, OSError) as error:
-        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error)
+        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error, run_id)
     else:
         result = _deliver_new(connect, layout, spool, waiting, result)
     _log.info(
@@ -140,6 +142,7 @@ def _store_without_spool(
     body: bytes,
     result: IngestResult,
     spool_error: Exception,
+    run_id: str,
 ) -> IngestResult:
     """The disk takes no more: what waits is delivered as far as it goes, and the body goes straight to the store."""
     _log.warning("the spool takes nothing, so the snapshot goes straight to the store", problem=str(spool_error))
@@ -148,7 +151,7 @@ def _store_without_spool(
         result = replace(result, delivered=deliver_spool(store, layout, spool))
         if kind == "raw" and _last_sha256(store, layout, result.fetched_at) == result.sha256:
             return replace(result, duplicate=True)
-        return replace(result, key=_store(store, layout, kind, result.fetched_at, body, result.sha256))
+        return replace(result, key=_store(store, layout, kind, result.fetched_at, body, result.sha256, run_id))
     except (ExternalError, OSError) as error:
         raise spool_error from error
 
@@ -174,19 +177,22 @@ def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool) -> Delivered
         if body.kind == "raw" and sha256 == last_sha256:
             duplicates.append(body.fetched_at)
         else:
-            keys.append(_store(store, layout, body.kind, body.fetched_at, data, sha256))
+            keys.append(_store(store, layout, body.kind, body.fetched_at, data, sha256, body.run_id))
         if body.kind == "raw":
             last_sha256 = sha256
         spool.remove(body)
     return Delivered(tuple(keys), tuple(duplicates), len(waiting) - len(keys) - len(duplicates))
 
 
-def _store(store: ObjectStore, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str) -> str:
+def _store(
+    store: ObjectStore, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str, run_id: str
+) -> str:
     """Put a body under its second, or the next free one if another body has it; returns the key."""
+    metadata = {"sha256": sha256} | ({RUN_ID: run_id} if run_id else {})
     for seconds in range(60):
         at = fetched_at + timedelta(seconds=seconds)
         key = layout.raw_key(at) if kind == "raw" else layout.quarantine_key(at)
-        if store.put_if_absent(key, body, metadata={"sha256": sha256}) or _sha256_of(store, key) == sha256:
+        if store.put_if_absent(key, body, metadata=metadata) or _sha256_of(store, key) == sha256:
             if kind == "quarantine":
                 _record_quarantined(store, layout, key, fetched_at, body)
             return key

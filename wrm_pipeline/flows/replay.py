@@ -12,7 +12,7 @@ from datetime import date, datetime
 
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout
@@ -66,6 +66,7 @@ def replay(
     area: ServiceArea,
     now: datetime,
     max_retries: int = MAX_RETRIES,
+    run_id: str = "",
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -87,7 +88,7 @@ def replay(
         of_rows = [letter for letter in letters if letter not in from_quarantine]
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
-            _rebuild(store, layout, dt, {letter.source_key for letter in of_rows}, area=area, now=now)
+            _rebuild(store, layout, dt, {letter.source_key for letter in of_rows}, area=area, now=now, run_id=run_id)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
@@ -97,7 +98,14 @@ def replay(
 
 
 def _rebuild(
-    store: ObjectStore, layout: Layout, dt: date, reparse: Collection[str], *, area: ServiceArea, now: datetime
+    store: ObjectStore,
+    layout: Layout,
+    dt: date,
+    reparse: Collection[str],
+    *,
+    area: ServiceArea,
+    now: datetime,
+    run_id: str,
 ) -> None:
     partitions = PublishedPartitions(store, layout)
     processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse)
@@ -109,6 +117,7 @@ def _rebuild(
             rows_now=processed.build.row_count,
             rows_before=processed.rows_before,
             allow_shrink=False,
+            run_id=run_id,
         )
     enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now)
     if enhanced.changed:
@@ -119,6 +128,7 @@ def _rebuild(
             rows_now=enhanced.build.row_count,
             rows_before=enhanced.rows_before,
             allow_shrink=False,
+            run_id=run_id,
         )
 
 
@@ -130,7 +140,9 @@ def _release(store: ObjectStore, layout: Layout, letter: DeadLetter) -> bool:
         return False
     if reject_reason(body, letter.timestamp) is not None:
         return False
-    store.put_if_absent(layout.released_key(letter.source_key), body)
+    info = store.stat(letter.source_key)
+    metadata = {RUN_ID: info.metadata[RUN_ID]} if info and RUN_ID in info.metadata else None
+    store.put_if_absent(layout.released_key(letter.source_key), body, metadata=metadata)
     return True
 
 

@@ -9,8 +9,6 @@ from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
 
-_ENHANCED_VIEW = "create_duckdb_enhanced_views"
-
 # One row per station; shares are of the day's snapshots in which the station was reported.
 _SQL = f"""
 SELECT
@@ -36,21 +34,6 @@ WHERE dt = CAST(? AS DATE)
 GROUP BY station_id
 ORDER BY station_id
 """
-
-_SOURCES = {
-    "station_id": ["station_id"],
-    "name": ["name"],
-    "lat": ["lat"],
-    "lon": ["lon"],
-    "total_docks": ["total_docks"],
-    **{name: ["bikes"] for name in ("bikes_latest", "bikes_mean", "bikes_min", "bikes_max", "share_empty")},
-    **{name: ["spaces"] for name in ("spaces_latest", "share_full")},
-    "snapshots": ["file_timestamp"],
-    "snapshots_stale": ["stale"],
-    "first_snapshot": ["file_timestamp"],
-    "last_snapshot": ["file_timestamp"],
-    "dt": ["date"],
-}
 
 
 class NothingPublishedError(RuntimeError):
@@ -82,7 +65,7 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     io_manager_key="duckdb_s3_io_manager",
-    metadata={"dagster/column_lineage": column_lineage(_ENHANCED_VIEW, _SOURCES)},
+    metadata={"dagster/column_lineage": column_lineage("query_station_summary")},
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],

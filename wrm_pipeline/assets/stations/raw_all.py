@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import accounting, handled_rows
+from wrm_pipeline.assets.presentation import accounting, handled_rows, raw_schema
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
@@ -17,6 +17,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     kinds={"python", "s3"},
     owners=["team:wrm"],
     tags={"layer": "raw"},
+    metadata={"dagster/column_schema": raw_schema()},
     pool="ingest",
     # A snapshot that is not taken is gone.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=5), warn_window=timedelta(minutes=3)),
@@ -33,9 +34,7 @@ def wrm_stations_raw_data(
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
     with told_on_failure(context):
-        result = take_snapshot(
-            feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run.run_id
-        )
+        result = take_snapshot(feed.client, lambda: lake.store, lake.layout, lake.spool, run_id=context.run.run_id)
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)
     if lake.spool.filling:

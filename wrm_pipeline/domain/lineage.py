@@ -1,0 +1,130 @@
+"""Where each asset's data lies, and which columns each column is made from: the one place that says so.
+
+Dagster's `dagster/column_lineage`, the OpenLineage events and the report all show what stands here. A column that is
+made from no column (the key of the raw object, say) has an empty list.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
+from wrm_pipeline.domain.snapshot import BATTERY_COLUMN, COMBINED_COLUMN
+
+RAW = "wrm_stations_raw_data"
+PROCESSED_ROWS = "wrm_stations_processed_data_all"
+ENHANCED_ROWS = "wrm_stations_enhanced_data_all"
+VIEWS = "create_duckdb_enhanced_views"
+SUMMARY = "query_station_summary"
+DENSITY = "bike_density_spatial_analysis"
+MAP = "bike_density_map"
+DEAD_LETTERS = "wrm_stations_dlq"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Columns of one asset."""
+
+    asset: str
+    columns: tuple[str, ...]
+
+
+# The feed's columns (data contract, section 1): name -> what it is. They are text in the raw object.
+RAW_COLUMNS: Mapping[str, str] = {
+    "#id": "Station number, or fb and bike number for a free-standing bike",
+    COMBINED_COLUMN: "Unix seconds of the report, local offset and server offset in seconds, joined by |",
+    "name": "Name as the feed spells it, perhaps encoded twice or with HTML entities",
+    "lat": "Latitude, WGS84 [deg]",
+    "lon": "Longitude, WGS84 [deg]",
+    "bikes": "Bikes there now",
+    "spaces": "Free docks now",
+    "installed": "true or false; may be absent",
+    "locked": "true or false; may be absent",
+    "temporary": "true or false; may be absent",
+    "total_docks": "Docks in all; may be 0",
+    BATTERY_COLUMN: "A flag for stations, the battery level in percent for free-standing e-bikes; may be absent",
+    "pedelecs": "E-bikes among bikes; may be absent",
+}
+
+
+def _from(asset: str, sources: Mapping[str, Sequence[str]]) -> dict[str, tuple[Origin, ...]]:
+    return {column: (Origin(asset, tuple(names)),) if names else () for column, names in sources.items()}
+
+
+_MADE_OTHERWISE = {
+    "station_id": ["#id"],
+    "timestamp": [COMBINED_COLUMN],
+    "gmt_local_diff_sec": [COMBINED_COLUMN],
+    "gmt_servertime_diff_sec": [COMBINED_COLUMN],
+    "battery_pct": [BATTERY_COLUMN],
+    # From the raw object's name.
+    "s3_source_key": [],
+    "file_timestamp": [],
+}
+
+COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
+    PROCESSED_ROWS: _from(RAW, {name: _MADE_OTHERWISE.get(name, [name]) for name in PROCESSED.columns}),
+    ENHANCED_ROWS: _from(
+        PROCESSED_ROWS,
+        {
+            **{name: [name] for name in PROCESSED.columns},
+            "record_type": ["station_id", "name"],
+            "date": ["file_timestamp"],
+            "processed_at": ["s3_source_key"],
+            "over_capacity": ["bikes", "spaces", "total_docks"],
+            "no_docks": ["station_id", "name", "total_docks"],
+            "outside_service_area": ["lat", "lon"],
+            "stale": ["timestamp", "file_timestamp"],
+        },
+    ),
+    VIEWS: _from(ENHANCED_ROWS, {**{name: [name] for name in ENHANCED.columns}, "dt": ["date"]}),
+    SUMMARY: _from(
+        VIEWS,
+        {
+            "station_id": ["station_id"],
+            "name": ["name", "file_timestamp"],
+            "lat": ["lat", "file_timestamp"],
+            "lon": ["lon", "file_timestamp"],
+            "total_docks": ["total_docks", "file_timestamp"],
+            "bikes_latest": ["bikes", "file_timestamp"],
+            "spaces_latest": ["spaces", "file_timestamp"],
+            **{name: ["bikes"] for name in ("bikes_mean", "bikes_min", "bikes_max", "share_empty")},
+            "share_full": ["spaces"],
+            "snapshots": ["file_timestamp"],
+            "snapshots_stale": ["stale"],
+            "first_snapshot": ["file_timestamp"],
+            "last_snapshot": ["file_timestamp"],
+            "dt": ["dt"],
+        },
+    ),
+    DENSITY: _from(
+        VIEWS,
+        {
+            **{name: ["lat", "lon"] for name in ("cell_x", "cell_y", "south", "west", "north", "east")},
+            **{
+                name: ["lat", "lon", "bikes", "file_timestamp"]
+                for name in ("bikes_mean", "bikes_max", "density_per_km2")
+            },
+            "stations": ["record_type", "lat", "lon"],
+            "dt": ["dt"],
+        },
+    ),
+}
+
+
+def object_folder(asset: str, layout: Layout) -> str | None:
+    """The folder (or the one object) in the store that an asset writes; None for a table of the database."""
+    folders = {
+        RAW: layout.raw_prefix,
+        PROCESSED_ROWS: layout.layer_prefix("processed"),
+        ENHANCED_ROWS: layout.layer_prefix("enhanced"),
+        DEAD_LETTERS: layout.dead_letter_prefix,
+        MAP: layout.report_key("bike_density_map.html"),
+    }
+    folder = folders.get(asset)
+    return folder.rstrip("/") if folder else None
+
+
+def table_name(asset: str) -> str:
+    """The table or view in the analytics database, for assets that are one."""
+    return "wrm_stations_enhanced_data" if asset == VIEWS else asset
