@@ -48,8 +48,9 @@ GRAPH = {
         "duckdb_s3_io_manager",
         False,
         "duckdb",
-        {"create_duckdb_enhanced_views"},
+        {"create_duckdb_enhanced_views", "data_quality"},
     ),
+    "data_quality": ("quality", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
     "bike_density_spatial_analysis": (
         "analytics",
         "duckdb_io_manager",
