@@ -66,7 +66,6 @@ def replay(
     area: ServiceArea,
     now: datetime,
     max_retries: int = MAX_RETRIES,
-    run_id: str = "",
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -88,7 +87,7 @@ def replay(
         of_rows = [letter for letter in letters if letter not in from_quarantine]
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
-            _rebuild(store, layout, dt, {letter.source_key for letter in of_rows}, area=area, now=now, run_id=run_id)
+            _rebuild(store, layout, dt, {letter.source_key for letter in of_rows}, area=area, now=now)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
@@ -98,14 +97,7 @@ def replay(
 
 
 def _rebuild(
-    store: ObjectStore,
-    layout: Layout,
-    dt: date,
-    reparse: Collection[str],
-    *,
-    area: ServiceArea,
-    now: datetime,
-    run_id: str,
+    store: ObjectStore, layout: Layout, dt: date, reparse: Collection[str], *, area: ServiceArea, now: datetime
 ) -> None:
     partitions = PublishedPartitions(store, layout)
     processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse)
@@ -117,7 +109,6 @@ def _rebuild(
             rows_now=processed.build.row_count,
             rows_before=processed.rows_before,
             allow_shrink=False,
-            run_id=run_id,
         )
     enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now)
     if enhanced.changed:
@@ -128,7 +119,6 @@ def _rebuild(
             rows_now=enhanced.build.row_count,
             rows_before=enhanced.rows_before,
             allow_shrink=False,
-            run_id=run_id,
         )
 
 

@@ -38,13 +38,7 @@ def replay_dead_letters(
         rebuilt: tuple[date, ...] = ()
     else:
         result = replay(
-            lake.store,
-            lake.layout,
-            selection,
-            area=lake.area,
-            now=clock.now(),
-            max_retries=config.max_retries,
-            run_id=context.run_id,
+            lake.store, lake.layout, selection, area=lake.area, now=clock.now(), max_retries=config.max_retries
         )
         letters, rebuilt = list(result.letters), result.rebuilt
     for dt in rebuilt:

@@ -34,7 +34,9 @@ def wrm_stations_raw_data(
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
     with told_on_failure(context):
-        result = take_snapshot(feed.client, lambda: lake.store, lake.layout, lake.spool, run_id=context.run.run_id)
+        result = take_snapshot(
+            feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run.run_id
+        )
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)
     if lake.spool.filling:
