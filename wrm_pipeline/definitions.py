@@ -7,6 +7,7 @@ import dagster as dg
 
 from wrm_pipeline import logs
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
@@ -51,6 +52,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_stations_processed_data_all,
             wrm_stations_enhanced_data_all,
             create_duckdb_enhanced_views,
+            create_materialized_views,
             query_station_summary,
             bike_density_spatial_analysis,
             bike_density_map,

@@ -6,6 +6,7 @@ All run in one process: a step process of its own costs seconds to start, the wo
 import dagster as dg
 
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
@@ -36,6 +37,7 @@ wrm_analytics_job = dg.define_asset_job(
     "wrm_analytics_job",
     selection=[
         create_duckdb_enhanced_views,
+        create_materialized_views,
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,

@@ -42,6 +42,7 @@ GRAPH = {
         "duckdb",
         {"wrm_stations_enhanced_data_all"},
     ),
+    "create_materialized_views": ("analytics", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
     "query_station_summary": (
         "analytics",
         "duckdb_s3_io_manager",
