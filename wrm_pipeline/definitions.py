@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline import logs
+from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
@@ -14,7 +15,7 @@ from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.checks import published
+from wrm_pipeline.checks import published, quality
 from wrm_pipeline.io_managers.duckdb import (
     DuckDBHybridIOManager,
     DuckDBPublishingIOManager,
@@ -56,9 +57,10 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             query_station_summary,
             bike_density_spatial_analysis,
             bike_density_map,
+            data_quality,
             wrm_stations_dlq,
         ],
-        asset_checks=published.CHECKS,
+        asset_checks=[*published.CHECKS, *quality.CHECKS],
         jobs=[
             wrm_stations_ingest_job,
             wrm_stations_processing_job,

@@ -5,6 +5,7 @@ All run in one process: a step process of its own costs seconds to start, the wo
 
 import dagster as dg
 
+from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
@@ -41,6 +42,7 @@ wrm_analytics_job = dg.define_asset_job(
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,
+        data_quality,
         wrm_stations_dlq,
     ],
     executor_def=dg.in_process_executor,

@@ -3,6 +3,7 @@
 import dagster as dg
 import pyarrow as pa
 
+from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
@@ -63,7 +64,8 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 
 
 @dg.asset(
-    deps=[create_duckdb_enhanced_views],
+    # It publishes the whole database, so it comes after the tables that go with it.
+    deps=[create_duckdb_enhanced_views, data_quality],
     io_manager_key="duckdb_s3_io_manager",
     metadata={"dagster/column_lineage": column_lineage("query_station_summary")},
     group_name="analytics",
