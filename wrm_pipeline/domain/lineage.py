@@ -20,6 +20,8 @@ DENSITY = "bike_density_spatial_analysis"
 MAP = "bike_density_map"
 DEAD_LETTERS = "wrm_stations_dlq"
 MATERIALIZED = "create_materialized_views"
+QUALITY = "data_quality"
+CATALOG = "data_catalog"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,59 @@ _MATERIALIZED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "mv_refreshes": {name: [] for name in ("table_name", "dt", "refreshed_at", "rows", "source")},
 }
 
+_JUDGED = ["station_id", "bikes", "file_timestamp"]
+# The rules are asked of these; the profile is of every column.
+_RULED = [
+    *("station_id", "name", "record_type", "timestamp", "file_timestamp", "lat", "lon"),
+    *("bikes", "spaces", "total_docks", *_STATION_FLAGS),
+]
+_PROFILED = list(ENHANCED.columns)
+
+_QUALITY: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "quality_rules": {name: [] for name in ("rule", "severity", "reason")},
+    "quality_rule_hits": {
+        "dt": ["dt"],
+        "rule": [],
+        **dict.fromkeys(("hits", "rows_checked", "samples"), _RULED),
+    },
+    "quality_profile": {
+        "dt": ["dt"],
+        "column_name": [],
+        **dict.fromkeys(("rows", "nulls", "distinct_values", "minimum", "maximum", "mean", "drift"), _PROFILED),
+        "compared_days": ["dt"],
+        "distribution": _PROFILED,
+    },
+    "quality_anomalies": {
+        **_BY_HOUR,
+        "station_id": ["station_id"],
+        "name": ["name"],
+        "method": [],
+        "score": _JUDGED,
+        "reason": _JUDGED,
+    },
+    # Lines are counted by the parser; the processed partition keeps the counts.
+    "quality_accounting": {
+        "dt": ["dt"],
+        **{name: [] for name in ("lines_in", "rows_out", "dead_lettered", "duplicate_rows", "remark_lines")},
+        **{name: ["file_timestamp"] for name in ("snapshots", "first_snapshot", "last_snapshot")},
+    },
+    "quality_station_hours": {
+        **_BY_HOUR,
+        "station_id": ["station_id"],
+        "name": ["name"],
+        "snapshots": ["file_timestamp"],
+        "bikes_mean": ["bikes"],
+        **{name: ["bikes", "file_timestamp"] for name in ("bikes_last", "moves", "largest_step", "emptied")},
+    },
+    "quality_refreshes": {name: [] for name in ("dt", "etag", "version", "rows", "refreshed_at")},
+}
+
+
+def _from_views(tables: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, tuple[Origin, ...]]:
+    named = {f"{table}.{column}": names for table, columns in tables.items() for column, names in columns.items()}
+    return _from(VIEWS, named)
+
+
 # Asset -> column -> where it comes from. An asset that writes several tables names its columns `table.column`.
 COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
     PROCESSED_ROWS: _from(RAW, {name: _MADE_OTHERWISE.get(name, [name]) for name in PROCESSED.columns}),
@@ -188,10 +243,8 @@ COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
             "dt": ["dt"],
         },
     ),
-    MATERIALIZED: _from(
-        VIEWS,
-        {f"{table}.{column}": names for table, columns in _MATERIALIZED.items() for column, names in columns.items()},
-    ),
+    MATERIALIZED: _from_views(_MATERIALIZED),
+    QUALITY: _from_views(_QUALITY),
 }
 
 
@@ -203,6 +256,8 @@ def object_folder(asset: str, layout: Layout) -> str | None:
         ENHANCED_ROWS: layout.layer_prefix("enhanced"),
         DEAD_LETTERS: layout.dead_letter_prefix,
         MAP: layout.report_key("bike_density_map.html"),
+        "city_report": layout.report_key("site"),
+        "published_database": layout.database_key,
     }
     folder = folders.get(asset)
     return folder.rstrip("/") if folder else None
@@ -210,4 +265,4 @@ def object_folder(asset: str, layout: Layout) -> str | None:
 
 def table_name(asset: str) -> str:
     """The table or view in the analytics database, for assets that are one."""
-    return "wrm_stations_enhanced_data" if asset == VIEWS else asset
+    return {VIEWS: "wrm_stations_enhanced_data", CATALOG: "catalog_columns"}.get(asset, asset)
