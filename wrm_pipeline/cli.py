@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(command=_config)
     config.add_argument("--json", action="store_true", help="one JSON object")
 
+    trace = commands.add_parser("trace", help="from a published row back to the feed's line, and the runs in between")
+    trace.set_defaults(command=_trace)
+    trace.add_argument("station_id", help="as published: 15001, or fb591106 for a free-standing bike")
+    trace.add_argument("time", help="ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts")
+    trace.add_argument("--json", action="store_true", help="one JSON object")
+
     secrets = commands.add_parser("secrets", help="move credentials to Vault, and find those left lying about")
     kinds = secrets.add_subparsers(required=True, metavar="VERB")
 

@@ -50,7 +50,7 @@ class IngestResult:
 
     Stored under `key`, unless it is a `duplicate` (the bytes are those of the snapshot before; nothing stored) or
     `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is no snapshot: in quarantine or, if
-    `spooled`, on the way there. `delivered` is about older bodies.
+    `spooled`, on the way there. `delivered` is about older bodies, `run_id` says who fetched.
     """
 
     fetched_at: datetime
@@ -63,6 +63,7 @@ class IngestResult:
     fault: FileFault | None = None
     counts: LineCounts = field(default_factory=LineCounts)
     delivered: Delivered = field(default_factory=Delivered)
+    run_id: str = ""
 
 
 def take_snapshot(
@@ -71,7 +72,7 @@ def take_snapshot(
     layout: Layout,
     spool: Spool,
     *,
-    run_id: str = "",
+    correlation_id: str = "",
     cache: Cache = NO_CACHE,
 ) -> IngestResult:
     """Fetch the feed once and keep what it said, whatever else fails.
@@ -80,14 +81,14 @@ def take_snapshot(
     nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first. If it, its credentials
     or its disk cannot be had, the body stays in the spool for a later call.
 
-    `run_id` (a UUID) goes along: to the feed as the request's id, and into the object's metadata.
+    `correlation_id` is the run's: it goes to the feed with the request, and into the object's metadata.
 
     Raises:
         ExternalError: the feed gave nothing, or neither the disk nor the store took the body.
         SpoolFullError, OSError: likewise.
     """
     try:
-        fetched = feed.fetch(correlation_id=run_id)
+        fetched = feed.fetch(correlation_id=correlation_id)
     except ExternalError:
         # What waits need not wait for the feed, too.
         with contextlib.suppress(ExternalError, OSError):
@@ -104,14 +105,15 @@ def take_snapshot(
         layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
         fault=fault,
         counts=report.counts,
+        run_id=correlation_id,
     )
     try:
         # While the store is away a frozen feed must not fill the disk.
         known = [body for body in list(spool.waiting())[-1:] if body.kind == kind and body.read() == fetched.body]
-        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body, run_id=run_id)
+        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body, run_id=correlation_id)
         result = replace(result, duplicate=bool(known))
     except (SpoolFullError, OSError) as error:
-        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error, run_id, cache)
+        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error, cache)
     else:
         result = _deliver_new(connect, layout, spool, waiting, result, cache)
     _log.info(
@@ -155,7 +157,6 @@ def _store_without_spool(
     body: bytes,
     result: IngestResult,
     spool_error: Exception,
-    run_id: str,
     cache: Cache,
 ) -> IngestResult:
     """The disk takes no more: what waits is delivered as far as it goes, and the body goes straight to the store."""
@@ -165,7 +166,7 @@ def _store_without_spool(
         result = replace(result, delivered=deliver_spool(objects.store, layout, spool, cache))
         if kind == "raw" and _last_sha256(objects, layout, result.fetched_at) == result.sha256:
             return replace(result, duplicate=True)
-        return replace(result, key=_store(objects, layout, kind, result.fetched_at, body, result.sha256, run_id))
+        return replace(result, key=_store(objects, layout, kind, result.fetched_at, body, result.sha256, result.run_id))
     except (ExternalError, OSError) as error:
         raise spool_error from error
 

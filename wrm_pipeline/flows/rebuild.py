@@ -68,7 +68,7 @@ def rebuild_partition(
         ExternalError: the store failed; run it again.
         PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
     """
-    partitions = PublishedPartitions(store, layout)
+    partitions = PublishedPartitions(store, layout, run_id)
     written: list[Layer] = []
     processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=full, reparse=reparse, cache=cache)
     if processed.build is not None and "processed" in layers:
@@ -79,7 +79,6 @@ def rebuild_partition(
             rows_now=processed.build.row_count,
             rows_before=processed.rows_before,
             allow_shrink=False,
-            run_id=run_id,
         )
         written.append("processed")
     if "enhanced" in layers:
@@ -92,7 +91,6 @@ def rebuild_partition(
                 rows_now=enhanced.build.row_count,
                 rows_before=enhanced.rows_before,
                 allow_shrink=False,
-                run_id=run_id,
             )
             written.append("enhanced")
     return RebuiltPartition(dt, tuple(written), len(processed.manifest.sources), processed.manifest.counts)

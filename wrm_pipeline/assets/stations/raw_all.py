@@ -40,7 +40,7 @@ def wrm_stations_raw_data(
             lambda: lake.store,
             lake.layout,
             lake.spool,
-            run_id=context.run.run_id,
+            correlation_id=context.run.run_id,
             cache=cache.client,
         )
     for key in result.delivered.keys:
