@@ -33,6 +33,9 @@ def home(environment: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(os.environ["DAGSTER_HOME"])
     shutil.copy(PROJECT / "dagster.yaml", folder)
     monkeypatch.setenv("WRM_STATIONS_DATA_URL", "http://127.0.0.1:9/")
+    with dg.DagsterInstance.get() as instance:  # creates the tables before several processes do at once
+        instance.get_runs_count()
+        instance.all_instigator_state()
     return folder
 
 
