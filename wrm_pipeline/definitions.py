@@ -32,14 +32,17 @@ from wrm_pipeline.jobs.processing import (
     wrm_stations_ingest_job,
     wrm_stations_processing_job,
 )
+from wrm_pipeline.jobs.prune_history import wrm_prune_history_job
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
 from wrm_pipeline.partitions import backfill_policy
 from wrm_pipeline.resources.asset_graph import AssetGraph
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
+from wrm_pipeline.schedules.history import wrm_prune_history_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
 from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
@@ -83,11 +86,14 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_freshness_job,
             reprocess_dlq,
             wrm_compaction_job,
+            wrm_prune_history_job,
         ],
         schedules=[
             wrm_stations_ingest_schedule,
             wrm_freshness_schedule,
             *([wrm_compaction_schedule] if settings.compact_after_days else []),
+            # On a server a systemd timer does it: it needs no daemon, and its failure is in the journal.
+            *([wrm_prune_history_schedule] if settings.env == "local" else []),
         ],
         sensors=[
             wrm_stations_raw_data_sensor,
@@ -101,6 +107,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         resources={
             "lake": lake,
             "clock": clock,
+            "cache": RedisCacheResource.of(settings),
             "asset_graph": dg.ResourceDefinition.hardcoded_resource(AssetGraph.of(assets)),
             "vault": VaultSecretsResource(),
             "workers": WorkersResource.of(settings),

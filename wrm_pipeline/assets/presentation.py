@@ -1,8 +1,8 @@
 """How tables, schemas and lineage are shown in the Dagster UI."""
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import dagster as dg
 import pyarrow as pa
@@ -74,6 +74,41 @@ def raw_schema() -> dg.TableSchema:
     """The feed's columns: text, as it is in the raw objects."""
     return dg.TableSchema(
         columns=[dg.TableColumn(name, "string", description) for name, description in RAW_COLUMNS.items()]
+    )
+
+
+class _Described(Protocol):
+    """A column as the definitions of tables have it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+
+
+class _Table(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[_Described]: ...
+
+
+def tables_schema(tables: Iterable[_Table]) -> dg.TableSchema:
+    """The columns of an asset that writes several tables, as `table.column`."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                f"{table.name}.{column.name}",
+                column.type,
+                f"{column.description}{' [' + column.unit + ']' if column.unit else ''}",
+            )
+            for table in tables
+            for column in table.columns
+        ]
     )
 
 

@@ -18,10 +18,14 @@ class UnreadablePartitionError(UnexpectedAnswerError):
 
 @dataclass(frozen=True, slots=True)
 class PublishedPartitions:
-    """Reads and replaces partitions; `layer` is `processed` or `enhanced`."""
+    """Reads and replaces partitions; `layer` is `processed` or `enhanced`.
+
+    `run_id` says who publishes; it is kept in the objects' metadata.
+    """
 
     store: ObjectStore
     layout: Layout
+    run_id: str = ""
 
     def read(self, layer: str, dt: date) -> ParquetParts | None:
         """The published partition, or None if there is none.
@@ -46,15 +50,7 @@ class PublishedPartitions:
             ) from error
 
     def publish(
-        self,
-        layer: str,
-        dt: date,
-        data: bytes,
-        *,
-        rows_now: int,
-        rows_before: int,
-        allow_shrink: bool,
-        run_id: str = "",
+        self, layer: str, dt: date, data: bytes, *, rows_now: int, rows_before: int, allow_shrink: bool
     ) -> ObjectInfo:
         """Replace a partition by one atomic write; after the first one, remove strays of older writers.
 
@@ -62,14 +58,12 @@ class PublishedPartitions:
         older writer leaves one all the same, the reconciliation sees it (`strayed`), and the run that it asks for
         removes it.
 
-        The run that built it is kept in the object's metadata as `run-id`.
-
         Raises:
             PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.
         """
         key = self.layout.partition_key(layer, dt)
         check_shrink(f"{layer} dt={dt}", rows_now, rows_before, allow_shrink=allow_shrink)
-        metadata = {RUN_ID: run_id} if run_id else None
+        metadata = {RUN_ID: self.run_id} if self.run_id else None
         written = self.store.put(key, data, metadata=metadata, content_type="application/vnd.apache.parquet")
         if rows_before == 0:
             self.remove_strays(layer, dt)

@@ -1,6 +1,6 @@
 """A day's raw objects, whether they lie loose in the day's folder or are packed in its archive."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -8,6 +8,8 @@ from wrm_pipeline.clients.errors import UnexpectedAnswerError
 from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.raw_archive import ArchiveIndex, ArchiveReader, DamagedArchiveError
+
+ReadBodies = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
 
 
 class UnreadableArchiveError(UnexpectedAnswerError):
@@ -65,8 +67,10 @@ class RawDay:
             )
         return [found[key] for key in sorted(found)]
 
-    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, keys: Iterable[str], bodies: ReadBodies | None = None) -> Iterator[tuple[str, bytes]]:
         """Contents in the order asked, checked; loose ones are fetched ahead, the archive once.
+
+        `bodies` reads the loose ones in place of the store: from a cache, say.
 
         Raises:
             ObjectNotFoundError: there is no such raw object.
@@ -75,14 +79,16 @@ class RawDay:
         wanted = list(keys)
         folder = self.layout.raw_folder(self.dt)
         packed = self.index.by_name if self.index else {}
-        fetched = self.store.get_many(
-            key for key in wanted if key in self.loose or key.removeprefix(folder) not in packed
-        )
+        loose = [self.loose[key] for key in wanted if key in self.loose]
+        fetched = bodies(loose) if bodies else self.store.get_many(info.key for info in loose)
         reader: ArchiveReader | None = None
         for key in wanted:
             name = key.removeprefix(folder)
-            if key in self.loose or name not in packed:
+            if key in self.loose:
                 yield next(fetched)
+                continue
+            if name not in packed:
+                yield key, self.store.get(key)  # the store says that it is not there
                 continue
             reader = reader or self.open_archive()
             try:

@@ -1,6 +1,6 @@
 """The expectations in a form that other tools read: an Open Data Contract Standard (ODCS) document.
 
-Made from the pandera schemas, the business rules and the thresholds, so that it cannot say anything else than they do.
+Made from the tables' schemas, the business rules and the thresholds, so that it cannot say anything else than they do.
 The standard: https://bitol-io.github.io/open-data-contract-standard/
 """
 
@@ -71,17 +71,17 @@ def _property(schema: TableSchema, column: dict[str, Any]) -> dict[str, Any]:
         found["customProperties"] = [{"property": "unit", "value": column["unit"]}]
     if name in SORT_KEY:
         found |= {"primaryKey": True, "primaryKeyPosition": SORT_KEY.index(name) + 1}
-    known = schema.columns[name]
-    if known.bounds is not None:
-        found["logicalTypeOptions"] = {"minimum": known.bounds[0], "maximum": known.bounds[1]}
-    if known.values is not None:
-        values = list(known.values)
-        listed = ", ".join(f"'{value}'" for value in values)
+    declared = schema.columns[name]
+    if declared.bounds:
+        minimum, maximum = declared.bounds
+        found["logicalTypeOptions"] = {"minimum": minimum, "maximum": maximum}
+    if declared.values:
+        listed = ", ".join(f"'{value}'" for value in declared.values)
         found["quality"] = [
             {
                 "name": f"{name}_is_known",
                 "type": "sql",
-                "description": f"{name} is one of {', '.join(values)}",
+                "description": f"{name} is one of {', '.join(declared.values)}",
                 "severity": "error",
                 "query": f"SELECT count(*) FROM {{object}} WHERE {{property}} NOT IN ({listed})",
                 "mustBe": 0,

@@ -14,6 +14,7 @@ FIRST_DATE = date(2025, 6, 1)
 
 _DT_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})", re.ASCII)
 _RAW_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})[_T ](\d{2})-(\d{2})-(\d{2})", re.ASCII)
+_BACKUP_NAME = re.compile(r"wrm-backup_(\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})\.sealed", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,25 @@ class Layout:
     def report_key(self, name: str) -> str:
         """A page or file that people look at."""
         return f"{self.prefix}reports/{name}"
+
+    @property
+    def backup_prefix(self) -> str:
+        """All backups are below this prefix."""
+        return f"{self.prefix}backups/"
+
+    def backup_key(self, at: datetime) -> str:
+        """Key of the backup taken at `at` (aware)."""
+        return f"{self.backup_prefix}wrm-backup_{at.astimezone(UTC):%Y-%m-%d_%H-%M-%S}.sealed"
+
+    def backup_time(self, key: str) -> datetime | None:
+        """When a backup was taken (UTC), by its key; None for keys that are no backup's."""
+        match = _BACKUP_NAME.fullmatch(key.removeprefix(self.backup_prefix))
+        if not key.startswith(self.backup_prefix) or match is None:
+            return None
+        try:
+            return datetime.strptime(match[1], "%Y-%m-%d_%H-%M-%S").replace(tzinfo=UTC)
+        except ValueError:
+            return None
 
 
 def _name_time(name: str, zone: tzinfo) -> datetime | None:

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cached_objects import CachedObjects
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
@@ -88,6 +90,7 @@ def process_partition(
     parsed_at: datetime,
     full_rebuild: bool,
     reparse: Collection[str] = (),
+    cache: Cache = NO_CACHE,
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
@@ -98,7 +101,7 @@ def process_partition(
         NoRawDataError: the day has no raw object and no published partition.
         ExternalError: the store failed.
     """
-    queue = DeadLetterQueue(store, layout)
+    queue = DeadLetterQueue(store, layout, cache)
     known = queue.of_date(dt)
     raw = RawDay.of(store, layout, dt)
     objects = raw_objects_of(raw, known)
@@ -117,7 +120,8 @@ def process_partition(
     if plan.nothing_to_do:
         return ProcessedPartition(None, plan.manifest, previous, ())
     started = time.monotonic()
-    build = build_processed(plan, raw.read, parsed_at=parsed_at)
+    bodies = CachedObjects(store, cache).bodies
+    build = build_processed(plan, lambda keys: raw.read(keys, bodies), parsed_at=parsed_at)
     _log.info(
         "built processed partition",
         dt=str(dt),

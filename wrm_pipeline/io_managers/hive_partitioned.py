@@ -1,6 +1,6 @@
 """`hive_partitioned_s3_io_manager`: a partition <-> one Parquet object in the object store, local or S3."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
 
     def _publish(self, context: dg.OutputContext, obj: Any) -> None:
         layer, dt = _layer(context), date.fromisoformat(context.partition_key)
-        partitions = self.lake.partitions
+        partitions = replace(self.lake.partitions, run_id=context.run_id)
         if not isinstance(obj, PartitionFile):
             previous = partitions.read(layer, dt)
             obj = _as_file(obj, previous.row_count if previous else 0, context.run_id)
@@ -61,7 +61,6 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
             rows_now=obj.row_count,
             rows_before=obj.rows_before,
             allow_shrink=obj.allow_shrink,
-            run_id=context.run_id,
         )
         self._written[info.key] = obj.data
         context.add_output_metadata(

@@ -8,8 +8,9 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import markdown_table
+from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, tables_schema
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.data_contract import data_contract
 from wrm_pipeline.domain.quality_tables import QUALITY_TABLES
@@ -36,6 +37,10 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
+    metadata={
+        "dagster/column_schema": tables_schema(QUALITY_TABLES),
+        "dagster/column_lineage": column_lineage("data_quality"),
+    },
     group_name="quality",
     kinds={"duckdb", "table", "scikitlearn"},
     owners=["team:wrm"],
@@ -75,8 +80,11 @@ def _shown(lake: LakeResource, computed: Sequence[date]) -> dict[str, Any]:
         rules, drift, found, accounting = (
             query_arrow(connection, sql, [day]) for sql in (_RULES_SQL, _DRIFT_SQL, _ANOMALIES_SQL, _ACCOUNTING_SQL)
         )
+        four_weeks = quality_picture(connection, day)
     return {
         "day": str(day),
+        "picture": four_weeks,
+        "page": page(lake, "site/quality.html"),
         "rules": _table(rules),
         "largest_drifts": _table(drift),
         "anomalies": _table(found),

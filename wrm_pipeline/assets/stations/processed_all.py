@@ -18,12 +18,14 @@ from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, publish_days
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_processed, processed_check
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.flows.process import PROCESSED_ASSET, ProcessedPartition, process_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 from wrm_pipeline.resources.workers import WorkersResource
@@ -74,6 +76,7 @@ def wrm_stations_processed_data_all(
     lake: LakeResource,
     clock: ClockResource,
     workers: WorkersResource,
+    cache: RedisCacheResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
     order = BuildOrder(clock.now(), config.full_rebuild, config.allow_shrink)
@@ -81,13 +84,15 @@ def wrm_stations_processed_data_all(
         yield from publish_days(context, "processed", process_day, order, lake=lake, workers=workers)
         return
     with told_on_failure(context):
-        built = process_day(lake, date.fromisoformat(context.partition_key), order)
+        built = process_day(lake, date.fromisoformat(context.partition_key), order, cache.client)
     yield from publish_if_sound(dg.Output(built.file, metadata=built.metadata), built.check)
 
 
-def process_day(lake: LakeResource, dt: date, order: BuildOrder) -> BuiltDay:
+def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = NO_CACHE) -> BuiltDay:
     """Build one day, and check it; nothing is published yet but dead letters."""
-    result = process_partition(lake.store, lake.layout, dt, parsed_at=order.built_at, full_rebuild=order.full_rebuild)
+    result = process_partition(
+        lake.store, lake.layout, dt, parsed_at=order.built_at, full_rebuild=order.full_rebuild, cache=cache
+    )
     file, to_publish = result.file, None
     if result.build is not None:
         to_publish = PartitionFile(result.build.data, result.build.row_count, result.rows_before, order.allow_shrink)
