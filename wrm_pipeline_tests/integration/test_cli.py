@@ -66,7 +66,10 @@ def test_materialize_a_day_from_the_command_line(lake, home, tmp_path):
     assert len(lake.letters()) == 1
     assert list(tmp_path.iterdir()) == []
 
-    rest = "create_duckdb_enhanced_views,query_station_summary,bike_density_spatial_analysis,bike_density_map"
+    rest = (
+        "create_duckdb_enhanced_views,query_station_summary,bike_density_spatial_analysis,bike_density_map,data_catalog,"
+        "city_report,published_database"
+    )
     dagster(*arguments[:4], "--select", rest, cwd=tmp_path)
 
     with duckdb.connect(str(lake.settings.database_path), read_only=True) as connection:
@@ -75,6 +78,7 @@ def test_materialize_a_day_from_the_command_line(lake, home, tmp_path):
     assert {("query_station_summary",), ("bike_density_spatial_analysis",), ("wrm_stations_latest",)} <= set(tables)
     assert latest == (10,)
     assert (lake.settings.lake_dir / lake.layout.report_key("bike_density_map.html")).exists()
+    assert (lake.settings.reports_dir / "site" / "index.html").exists()
     assert lake.store.get(lake.layout.database_key) == lake.settings.database_path.read_bytes()
 
 
