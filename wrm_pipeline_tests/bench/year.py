@@ -23,8 +23,9 @@ from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, create_views, e
 from wrm_pipeline.clients.object_store import LocalObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import partition_bounds
+from wrm_pipeline.domain.materialized_views import BY_DAY
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
-from wrm_pipeline.flows.materialize import refresh_materialized_views
+from wrm_pipeline.flows.materialize import published_days, refresh_materialized_views
 from wrm_pipeline.flows.process import enhance_partition, process_partition
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline_tests.bench.lake import LAYOUT, BenchLake
@@ -36,7 +37,7 @@ _ROUNDS = 5
 
 
 def fill(lake: BenchLake) -> dict[str, Any]:
-    """Make both lakes, and their databases with every day but the newest changed since."""
+    """Make both lakes and their databases, up to date."""
     now = datetime.now(UTC)
     city = City(station_count=lake.stations, bike_count=lake.bikes)
     first, following = partition_bounds(NEWEST)
@@ -50,17 +51,36 @@ def fill(lake: BenchLake) -> dict[str, Any]:
     for name, days in DAYS.items():
         folder = lake.data_dir / name
         store = LocalObjectStore(folder)
-        for number in range(1, days):
-            weeks, template = divmod(number - 1, 7)
-            _write_day(folder, templates[template], timedelta(days=7 * weeks), NEWEST - timedelta(days=number))
-            rows += templates[template].num_rows if name == "year" else 0
-        store.put(LAYOUT.partition_key("enhanced", NEWEST), newest)
+        partitions = PublishedPartitions(store, LAYOUT)
         database = _database(lake, name)
-        refresh_materialized_views(database, PublishedPartitions(store, LAYOUT), refreshed_at=now)
+        store.put(LAYOUT.partition_key("enhanced", NEWEST), newest)
+        _write_days(folder, templates, range(1, 8))
+        refresh_materialized_views(database, partitions, refreshed_at=now)
+        rows = _write_days(folder, templates, range(8, days))
         with database.refresh() as connection:
+            _add_weeks(connection, published_days(partitions))
             views = enhanced_views(store.url(LAYOUT.partition_glob("enhanced")), NEWEST)
             create_views(connection, views, refreshed_at=now)
-    return {"rows": rows + pq.read_metadata(io.BytesIO(newest)).num_rows}
+    return {"rows": rows + sum(rows.num_rows for rows in templates) + pq.read_metadata(io.BytesIO(newest)).num_rows}
+
+
+def _add_weeks(connection: Any, published: dict[date, str]) -> None:
+    """What the refresh of the earlier weeks gives, without the minutes that it takes: the first one's rows, shifted."""
+    weeks = -(-len(published) // 7)
+    for view in BY_DAY:
+        instants = [column.name for column in view.columns if column.type == "TIMESTAMPTZ"]
+        for week in range(1, weeks):
+            moved = "".join(f", {name} - INTERVAL {7 * week} DAY AS {name}" for name in instants)
+            connection.execute(
+                f"INSERT INTO wrm_analytics.{view.name} SELECT * REPLACE (dt - {7 * week} AS dt{moved}) "
+                f"FROM wrm_analytics.{view.name} "
+                f"WHERE dt BETWEEN DATE '{NEWEST}' - 7 AND DATE '{NEWEST}' - 1 AND dt - {7 * week} >= ?",
+                [min(published)],
+            )
+        connection.executemany(
+            f"INSERT INTO wrm_analytics.mv_refreshes SELECT '{view.name}', ?, now(), 0, ?",
+            [[dt, f"{published[dt]} {view.version}"] for dt in sorted(published) if (NEWEST - dt).days > 7],
+        )
 
 
 def _build_day(lake: BenchLake, city: City, day: date, interval: timedelta) -> bytes:
@@ -76,6 +96,16 @@ def _build_day(lake: BenchLake, city: City, day: date, interval: timedelta) -> b
     partitions = PublishedPartitions(store, LAYOUT)
     at = datetime.now(UTC)
     return enhance_partition(processed.file, partitions, day, area=DEFAULT_SERVICE_AREA, built_at=at).build.data
+
+
+def _write_days(folder: Path, templates: list[pa.Table], days_before: range) -> int:
+    """Days of the past, so many days before the newest; gives their rows."""
+    rows = 0
+    for number in days_before:
+        weeks, template = divmod(number - 1, 7)
+        rows += templates[template].num_rows
+        _write_day(folder, templates[template], timedelta(days=7 * weeks), NEWEST - timedelta(days=number))
+    return rows
 
 
 def _write_day(folder: Path, template: pa.Table, earlier: timedelta, day: date) -> None:
