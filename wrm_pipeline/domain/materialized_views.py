@@ -30,7 +30,7 @@ MIN_DAYS_OF_KIND = 3
 # Hours ahead that the profile is asked for.
 COMING_HOURS = 6
 # Days that the tables by hour and by journey keep; those by day and of the city keep all. Every refresh copies the
-# database, and a year of them is 30 MB; what is older is in the Parquet, behind the views.
+# database, and a year of them is 50 MB; what is older is in the Parquet, behind the views.
 DETAIL_DAYS = 400
 
 # The columns that a day's tables are made from.

@@ -106,6 +106,7 @@ def year_of_history(bench: Bench) -> Iterator[Figure]:
     yield Figure("year_database", f"{size}: size of the database", found["size_mb"]["year"], "MB")
     for name, table in (("latest", "mv_station_latest"), ("daily", "mv_daily_aggregates"), ("summary", "the summary")):
         yield Figure(f"year_{name}", f"{size}: {table} answers", found["ms"][name], "ms", Wanted(high=50))
+    yield Figure("year_answer_cpu", f"{size}: processor time of the slowest of these", found["cpu_ms"], "ms")
     yield Figure("year_one_day", f"{size}: the view asked of one day answers", found["one_day_ms"], "ms")
     yield Figure("year_files", f"{size}: files that it reads", found["files"], "files", Wanted(high=1))
 
