@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
     )
-    postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
+    postgres_host: str | None = Field(
+        None, alias="POSTGRES_HOST", description="Dagster's own storage in production: a host, or a socket's folder"
+    )
     postgres_port: int = Field(5432, alias="POSTGRES_PORT")
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")
     postgres_user: str | None = Field(None, alias="POSTGRES_USER")

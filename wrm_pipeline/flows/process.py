@@ -115,7 +115,9 @@ def process_partition(
     started = time.monotonic()
     by_key = {obj.key: obj for obj in plan.parse}
     bodies = CachedObjects(store, cache).bodies
-    build = build_processed(plan, lambda keys: bodies(by_key[key] for key in keys), parsed_at=parsed_at)
+    build = build_processed(
+        plan, lambda keys: bodies((by_key[key] for key in keys), store.get_many), parsed_at=parsed_at
+    )
     _log.info(
         "built processed partition",
         dt=str(dt),

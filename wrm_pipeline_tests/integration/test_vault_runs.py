@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -18,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import boto3
 import duckdb
@@ -36,12 +34,14 @@ from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.fake_vault import ROLE_ID, FakeVault
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer
 from wrm_pipeline_tests.fixtures.lake import snapshot
-from wrm_pipeline_tests.integration.conftest import free_ports, wait_until
+from wrm_pipeline_tests.integration.conftest import free_ports
+from wrm_pipeline_tests.integration.postgres_server import Postgres, postgres_server
 
 pytestmark = pytest.mark.integration
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+PRODUCTION = PROJECT / "deploy" / "dagster" / "dagster.yaml"
 CANARIES = {
     name: f"cAnArY-{name}-5e1f"
     for name in (
@@ -325,54 +325,19 @@ def test_a_run_with_a_secret_id_that_is_no_longer_valid_says_what_to_do(site):
 
 # --- Dagster's own database -----------------------------------------------------------------------------------------
 
-POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
-STORAGE_FROM_VAULT = """
-telemetry: {enabled: false}
-storage:
-  custom: {module: wrm_pipeline.resources.dagster_storage, class: PostgresStorage, config: {}}
-"""
-
 
 @pytest.fixture
-def postgres() -> Iterator[int]:
-    """Debian's PostgreSQL, which lets nobody in without the password; gives its port."""
-    if not (POSTGRES_BIN / "initdb").exists():
-        pytest.skip("PostgreSQL 15 is not installed (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="wrm-postgres-"))
-    password = folder / "password"
-    password.write_text(CANARIES["postgres"])
-    options: dict[str, Any] = {"cwd": folder}
-    if os.getuid() == 0:
-        for path in (folder, password):
-            shutil.chown(path, "postgres", "postgres")
-        options |= {"user": "postgres", "group": "postgres", "extra_groups": []}
-    data = ["-D", str(folder / "data")]
-    login = ["-U", "wrm", "-A", "scram-sha-256", "--pwfile", str(password)]
-    subprocess.run(
-        [str(POSTGRES_BIN / "initdb"), *data, *login, "--no-sync"], check=True, capture_output=True, **options
-    )
-    (port,) = free_ports(1)
-    where = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-F"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([str(POSTGRES_BIN / "postgres"), *data, *where], stdout=log, stderr=log, **options)
-    try:
-        ready = [str(POSTGRES_BIN / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        wait_until(
-            lambda: subprocess.run(ready, check=False).returncode == 0, timeout_s=30, what="PostgreSQL must be ready"
-        )
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+def postgres() -> Iterator[Postgres]:
+    with postgres_server(CANARIES["postgres"]) as server:
+        yield server
 
 
 def test_dagster_keeps_its_runs_in_a_database_whose_password_only_vault_has(site, feed, postgres):
-    (site.home / "dagster.yaml").write_text(STORAGE_FROM_VAULT)
+    shutil.copy(PRODUCTION, site.home)
     login = {"user": "wrm", "password": CANARIES["postgres"], "host": "127.0.0.1"}
-    site.vault.put("wrm/postgres", **login, port=postgres, db="postgres")
+    site.vault.put("wrm/postgres", **login, port=postgres.port, db="postgres")
     assert site.job("wrm_stations_ingest_job"), site.said
-    with contextlib.closing(psycopg2.connect(**login, port=postgres, dbname="postgres")) as connection:
+    with contextlib.closing(psycopg2.connect(**login, port=postgres.port, dbname="postgres")) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT status FROM runs")
         assert cursor.fetchall() == [("SUCCESS",)]
@@ -384,6 +349,21 @@ def test_dagster_keeps_its_runs_in_a_database_whose_password_only_vault_has(site
     assert "vault operator unseal" in site.said[-1]
     shown = "\n".join([*site.said, *site.command_lines])
     assert CANARIES["postgres"] not in shown
+
+
+def test_with_dagsters_database_behind_a_socket_a_sealed_vault_costs_no_snapshot(site, feed, postgres):
+    """Else no run could even start, and a snapshot that is not taken is gone."""
+    shutil.copy(PRODUCTION, site.home)
+    site.environment |= {
+        "POSTGRES_HOST": str(postgres.socket_folder),
+        "POSTGRES_PORT": str(postgres.port),
+        "POSTGRES_DB": "postgres",
+        "POSTGRES_USER": "wrm",
+    }
+    site.vault.sealed = True
+    assert site.job("wrm_stations_ingest_job"), site.said
+    assert [path.suffix for path in (site.data / "spool").rglob("*") if path.is_file()] != []
+    assert list(site.home.rglob("*.db")) == []
 
 
 # --- Canaries -------------------------------------------------------------------------------------------------------
