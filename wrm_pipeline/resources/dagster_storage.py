@@ -41,8 +41,9 @@ class PostgresStorage(DagsterPostgresStorage):
         access = secrets_of(load_settings()).postgres()
         if access is None or not access.db or not access.user:
             raise SettingsError(
-                "dagster.yaml wants PostgreSQL, but not which. Set POSTGRES_HOST (or the folder of its socket), POSTGRES_DB, "
-                "POSTGRES_USER and POSTGRES_PASSWORD_FILE, or write host, db, user and password to Vault's wrm/postgres."
+                "dagster.yaml wants PostgreSQL, but not which. Set POSTGRES_HOST (a host, or the folder of a socket), "
+                "POSTGRES_DB, POSTGRES_USER and POSTGRES_PASSWORD_FILE, or write host, db, user and password to "
+                "Vault's wrm/postgres."
             )
         # Without naming it, SQLAlchemy 2.1 looks for psycopg 3, and Dagster brings psycopg2.
         by_socket = access.host.startswith("/")
