@@ -467,10 +467,10 @@ class Dagster:
     def stop_automation(self) -> None:
         """All but the alerts: the runs are those that the test asks for."""
         found = self.ask(AUTOMATION)["data"]
-        for kind in STOP:
+        for kind, mutation in STOP.items():
             for item in found[f"{kind}sOrError"]["results"]:
                 if item["name"] != "wrm_run_alerts_sensor":
-                    answer = self.ask(STOP[kind], id=item[f"{kind}State"]["id"])
+                    answer = self.ask(mutation, id=item[f"{kind}State"]["id"])
                     assert "Error" not in str(answer), answer
 
     def run(self, job: str, day: str = "") -> str:
