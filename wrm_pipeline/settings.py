@@ -19,6 +19,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
 
@@ -84,11 +85,39 @@ class Settings(BaseSettings):
     alert_webhook_url: SecretStr | None = Field(
         None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
     )
+    openlineage_url: str | None = Field(
+        None, alias="OPENLINEAGE_URL", description="Set: lineage events are posted there, too"
+    )
+    openlineage_api_key: SecretStr | None = Field(
+        None, alias="OPENLINEAGE_API_KEY", description="Sent to OPENLINEAGE_URL as a bearer token"
+    )
+    openlineage_namespace: str = Field(
+        "wrm_pipeline", alias="OPENLINEAGE_NAMESPACE", description="Of the jobs in lineage events"
+    )
+    lineage_days: int = Field(
+        30, alias="WRM_LINEAGE_DAYS", gt=0, description="Days that lineage events are kept in the object store"
+    )
+    report_url: str | None = Field(
+        None, alias="WRM_REPORT_URL", description="Where a person opens the pages of reports/, for links"
+    )
     ui_url: str = Field(
         "http://127.0.0.1:3000", alias="WRM_UI_URL", description="Where a person opens Dagster's UI, for links"
     )
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
+    )
+    executor: Literal["processes", "threads", "sequential"] = Field(
+        "processes", alias="WRM_EXECUTOR", description="Where a range of days is built, without Dask"
+    )
+    workers: int | None = Field(None, alias="WRM_WORKERS", ge=1, description="Days built at a time; unset: one a core")
+    backfill: Literal["run_per_day", "single_run"] = Field(
+        "run_per_day", alias="WRM_BACKFILL", description="single_run: a range of days is one run, which fans out"
+    )
+    compact_after_days: int | None = Field(
+        None, alias="WRM_COMPACT_AFTER_DAYS", ge=2, description="Set: raw objects of older days are packed"
+    )
+    s3_requests_per_s: int = Field(
+        600, alias="WRM_S3_REQUESTS_PER_S", ge=1, description="Of all processes of this machine; Hetzner allows 750"
     )
     postgres_host: str | None = Field(
         None, alias="POSTGRES_HOST", description="Dagster's own storage in production: a host, or a socket's folder"
@@ -97,6 +126,20 @@ class Settings(BaseSettings):
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")
     postgres_user: str | None = Field(None, alias="POSTGRES_USER")
     postgres_password: SecretStr | None = Field(None, alias="POSTGRES_PASSWORD")
+    backup_key: SecretStr | None = Field(
+        None,
+        alias="WRM_BACKUP_KEY",
+        description="Seals backups; `wrm backup --new-key` makes one. Keep a copy elsewhere",
+    )
+    backup_keep: str = Field("7,4,6", alias="WRM_BACKUP_KEEP", description="Days, weeks, months that keep a backup")
+    backup_files: str = Field(
+        "",
+        alias="WRM_BACKUP_FILES",
+        description="Configuration to back up, paths with : between; DAGSTER_HOME's if empty",
+    )
+    history_days: int = Field(
+        14, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -132,7 +175,7 @@ class Settings(BaseSettings):
             raise ValueError("is no time zone; give a name like UTC or Europe/Warsaw") from error
         return value
 
-    @field_validator("feed_url", "s3_endpoint_url", "ui_url")
+    @field_validator("feed_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -150,6 +193,12 @@ class Settings(BaseSettings):
             raise ValueError("is no box: give lat_min,lat_max,lon_min,lon_max in degrees, minima first")
         return value
 
+    @field_validator("backup_keep")
+    @classmethod
+    def _retention(cls, value: str) -> str:
+        Retention.parse(value)
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
@@ -159,6 +208,19 @@ class Settings(BaseSettings):
     @classmethod
     def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
         return _checked_url(value, *HTTP_SCHEMES)
+
+    @field_validator("openlineage_url")
+    @classmethod
+    def _receiver(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if not is_url(value, *HTTP_SCHEMES) or not parts.hostname or parts.username or parts.password or parts.query:
+            raise ValueError(
+                "is no address of a lineage receiver (not shown, as it may hold a key); give one like "
+                "http://127.0.0.1:5000, and its key as OPENLINEAGE_API_KEY"
+            )
+        return value.rstrip("/")
 
     @field_validator("vault_addr")
     @classmethod
@@ -277,6 +339,11 @@ class Settings(BaseSettings):
         return Layout(self.prefix, ZoneInfo(self.raw_name_timezone), self.raw_name_timezone_until)
 
     @property
+    def backup_retention(self) -> Retention:
+        """Which backups stay."""
+        return Retention.parse(self.backup_keep)
+
+    @property
     def lake_dir(self) -> Path:
         """The object store in local mode."""
         return self.data_dir / "lake"
@@ -300,6 +367,11 @@ class Settings(BaseSettings):
     def database_path(self) -> Path:
         """The local analytics database."""
         return self.data_dir / "analytics.duckdb"
+
+    @property
+    def reports_dir(self) -> Path:
+        """What people look at, to be opened from disk."""
+        return self.data_dir / "reports"
 
 
 _VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")
@@ -430,5 +502,5 @@ def _explain(problem: Any) -> str:
     if field_name is None:
         return f"{name}: {message}"
     found = find(field_name)
-    value = "" if is_secret(field_name) else f"={problem['input']!r}"
+    value = "" if is_secret(field_name) or "not shown" in message else f"={problem['input']!r}"
     return f"{found.variable if found else name}{value}: {message}"

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,10 +20,6 @@ TRAIT_TTL_S = DAY_S
 # Looked up and fetched together: large enough that fetching ahead does not run dry, small enough to hold in memory.
 _BATCH_OBJECTS = 256
 _BATCH_BYTES = 16 * 2**20
-
-
-Fetch = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
-"""Contents of keys, in the order asked."""
 
 
 class Version(Protocol):
@@ -63,22 +59,18 @@ class CachedObjects:
     def _used(self) -> bool:
         return self.cache is not NO_CACHE and not isinstance(self.store, LocalObjectStore)
 
-    def bodies(self, versions: Iterable[Version], fetch: Fetch | None = None) -> Iterator[tuple[str, bytes]]:
-        """Key and content of each, in the order asked; the first failure ends it.
-
-        `fetch` gets what the cache does not have, by key and in order; the store's `get_many` where there is none.
-        """
-        fetch = fetch or self.store.get_many
+    def bodies(self, versions: Iterable[Version]) -> Iterator[tuple[str, bytes]]:
+        """Key and content of each, in the order asked; the first failure ends it."""
         if not self._used:
-            yield from fetch(version.key for version in versions)
+            yield from self.store.get_many(version.key for version in versions)
             return
         for batch in _batches(versions):
-            yield from self._batch(batch, fetch)
+            yield from self._batch(batch)
 
-    def _batch(self, versions: Sequence[Version], fetch: Fetch) -> Iterator[tuple[str, bytes]]:
+    def _batch(self, versions: Sequence[Version]) -> Iterator[tuple[str, bytes]]:
         names = {v.key: self._body_key(v.key, v.etag) for v in versions if v.size_bytes <= MAX_VALUE_BYTES}
         known = self.cache.get_many(list(names.values()), BYTES)
-        fetched = fetch([v.key for v in versions if names.get(v.key) not in known])
+        fetched = self.store.get_many([v.key for v in versions if names.get(v.key) not in known])
         new: dict[str, bytes] = {}
         for version in versions:
             name = names.get(version.key, "")

@@ -11,7 +11,7 @@ from wrm_pipeline.clients.cached_objects import CachedObjects
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError
 from wrm_pipeline.domain.layout import Layout, local_date
 from wrm_pipeline.domain.snapshot import (
@@ -50,7 +50,7 @@ class IngestResult:
 
     Stored under `key`, unless it is a `duplicate` (the bytes are those of the snapshot before; nothing stored) or
     `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is no snapshot: in quarantine or, if
-    `spooled`, on the way there. `delivered` is about older bodies.
+    `spooled`, on the way there. `delivered` is about older bodies, `run_id` says who fetched.
     """
 
     fetched_at: datetime
@@ -63,6 +63,7 @@ class IngestResult:
     fault: FileFault | None = None
     counts: LineCounts = field(default_factory=LineCounts)
     delivered: Delivered = field(default_factory=Delivered)
+    run_id: str = ""
 
 
 def take_snapshot(
@@ -79,6 +80,8 @@ def take_snapshot(
     The body is on the local disk before anything else is asked: a process that is killed from then on loses
     nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first. If it, its credentials
     or its disk cannot be had, the body stays in the spool for a later call.
+
+    `correlation_id` is the run's: it goes to the feed with the request, and into the object's metadata.
 
     Raises:
         ExternalError: the feed gave nothing, or neither the disk nor the store took the body.
@@ -102,11 +105,12 @@ def take_snapshot(
         layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
         fault=fault,
         counts=report.counts,
+        run_id=correlation_id,
     )
     try:
         # While the store is away a frozen feed must not fill the disk.
         known = [body for body in list(spool.waiting())[-1:] if body.kind == kind and body.read() == fetched.body]
-        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body)
+        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body, run_id=correlation_id)
         result = replace(result, duplicate=bool(known))
     except (SpoolFullError, OSError) as error:
         result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error, cache)
@@ -162,7 +166,7 @@ def _store_without_spool(
         result = replace(result, delivered=deliver_spool(objects.store, layout, spool, cache))
         if kind == "raw" and _last_sha256(objects, layout, result.fetched_at) == result.sha256:
             return replace(result, duplicate=True)
-        return replace(result, key=_store(objects, layout, kind, result.fetched_at, body, result.sha256))
+        return replace(result, key=_store(objects, layout, kind, result.fetched_at, body, result.sha256, result.run_id))
     except (ExternalError, OSError) as error:
         raise spool_error from error
 
@@ -189,20 +193,23 @@ def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool, cache: Cache
         if body.kind == "raw" and sha256 == last_sha256:
             duplicates.append(body.fetched_at)
         else:
-            keys.append(_store(objects, layout, body.kind, body.fetched_at, data, sha256))
+            keys.append(_store(objects, layout, body.kind, body.fetched_at, data, sha256, body.run_id))
         if body.kind == "raw":
             last_sha256 = sha256
         spool.remove(body)
     return Delivered(tuple(keys), tuple(duplicates), len(waiting) - len(keys) - len(duplicates))
 
 
-def _store(objects: CachedObjects, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str) -> str:
+def _store(
+    objects: CachedObjects, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str, run_id: str
+) -> str:
     """Put a body under its second, or the next free one if another body has it; returns the key."""
     store = objects.store
+    metadata = {"sha256": sha256} | ({RUN_ID: run_id} if run_id else {})
     for seconds in range(60):
         at = fetched_at + timedelta(seconds=seconds)
         key = layout.raw_key(at) if kind == "raw" else layout.quarantine_key(at)
-        if objects.put_if_absent(key, body, metadata={"sha256": sha256}) or _sha256_of(store, key) == sha256:
+        if objects.put_if_absent(key, body, metadata=metadata) or _sha256_of(store, key) == sha256:
             if kind == "quarantine":
                 _record_quarantined(store, layout, key, fetched_at, body)
             else:

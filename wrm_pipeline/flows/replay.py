@@ -13,13 +13,14 @@ from datetime import date, datetime
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import reject_reason
-from wrm_pipeline.flows.process import enhance_partition, is_settled, process_partition, published_manifest
+from wrm_pipeline.flows.process import is_settled, published_manifest
+from wrm_pipeline.flows.rebuild import rebuild_partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def replay(
     area: ServiceArea,
     now: datetime,
     max_retries: int = MAX_RETRIES,
+    run_id: str = "",
     cache: Cache = NO_CACHE,
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
@@ -90,46 +92,13 @@ def replay(
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
             sources = {letter.source_key for letter in of_rows}
-            _rebuild(store, layout, dt, sources, area=area, now=now, cache=cache)
+            rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
         done.extend(_mark(queue, still_bad, settled=False, now=now, max_retries=max_retries))
         done.extend(_judge(queue, PublishedPartitions(store, layout), of_rows, now=now, max_retries=max_retries))
     return ReplayResult(tuple(done), tuple(rebuilt))
-
-
-def _rebuild(
-    store: ObjectStore,
-    layout: Layout,
-    dt: date,
-    reparse: Collection[str],
-    *,
-    area: ServiceArea,
-    now: datetime,
-    cache: Cache,
-) -> None:
-    partitions = PublishedPartitions(store, layout)
-    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse, cache=cache)
-    if processed.build is not None:
-        partitions.publish(
-            "processed",
-            dt,
-            processed.build.data,
-            rows_now=processed.build.row_count,
-            rows_before=processed.rows_before,
-            allow_shrink=False,
-        )
-    enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now)
-    if enhanced.changed:
-        partitions.publish(
-            "enhanced",
-            dt,
-            enhanced.build.data,
-            rows_now=enhanced.build.row_count,
-            rows_before=enhanced.rows_before,
-            allow_shrink=False,
-        )
 
 
 def _release(store: ObjectStore, layout: Layout, letter: DeadLetter) -> bool:
@@ -140,7 +109,9 @@ def _release(store: ObjectStore, layout: Layout, letter: DeadLetter) -> bool:
         return False
     if reject_reason(body, letter.timestamp) is not None:
         return False
-    store.put_if_absent(layout.released_key(letter.source_key), body)
+    info = store.stat(letter.source_key)
+    metadata = {RUN_ID: info.metadata[RUN_ID]} if info and RUN_ID in info.metadata else None
+    store.put_if_absent(layout.released_key(letter.source_key), body, metadata=metadata)
     return True
 
 

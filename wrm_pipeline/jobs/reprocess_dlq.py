@@ -49,6 +49,7 @@ def replay_dead_letters(
             area=lake.area,
             now=clock.now(),
             max_retries=config.max_retries,
+            run_id=context.run_id,
             cache=cache.client,
         )
         letters, rebuilt = list(result.letters), result.rebuilt

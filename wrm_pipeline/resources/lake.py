@@ -16,6 +16,7 @@ from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectStore, s3_object_store
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.rate import SharedRate
 from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
@@ -127,6 +128,7 @@ def connect_store(settings: Settings, policy: RetryPolicy = STORAGE_POLICY) -> O
         policy=policy,
         # Connect 3 s and read 15 s, or what fits into the policy's attempt.
         read_timeout_s=min(15, policy.attempt_s - 3),
+        rate=SharedRate(settings.data_dir / "s3-rate", settings.s3_requests_per_s),
     )
 
 

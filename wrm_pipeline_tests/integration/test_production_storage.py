@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import psycopg2
 import pytest
 
 from wrm_pipeline.resources.lake import ClockResource
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, run_job
-from wrm_pipeline_tests.integration.postgres_server import Postgres, postgres_server
+from wrm_pipeline_tests.integration.postgres_server import PostgresServer, running_postgres
 from wrm_pipeline_tests.integration.test_raw_to_duckdb import feed  # noqa: F401 - a fixture
 from wrm_pipeline_tests.integration.test_raw_to_duckdb import (
     test_from_the_feed_to_sql_and_again_from_nothing_but_raw as from_the_feed_to_sql,
@@ -23,32 +22,32 @@ pytestmark = pytest.mark.integration
 
 PROJECT = Path(__file__).parents[2]
 PASSWORD = "p@ss:w/ord %41"
-LOGIN = {"host": "127.0.0.1", "user": "wrm", "password": PASSWORD, "dbname": "postgres"}
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server(PASSWORD) as server:
+def postgres() -> Iterator[PostgresServer]:
+    with running_postgres(PASSWORD) as server:
         yield server
 
 
 @pytest.fixture
 def production(
-    postgres: Postgres, environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    postgres: PostgresServer, environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[dg.DagsterInstance]:
     """An instance as the services of production have it; the password in a file, as systemd gives it."""
     shutil.copy(PROJECT / "deploy" / "dagster" / "dagster.yaml", Path(os.environ["DAGSTER_HOME"]))
     (tmp_path / "POSTGRES_PASSWORD").write_text(PASSWORD + "\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    for name, value in {"HOST": "127.0.0.1", "PORT": str(postgres.port), "DB": "postgres", "USER": "wrm"}.items():
-        monkeypatch.setenv(f"POSTGRES_{name}", value)
+    for name, value in postgres.environment("postgres").items():
+        if name != "POSTGRES_PASSWORD":
+            monkeypatch.setenv(name, value)
     with dg.DagsterInstance.get() as instance:
         yield instance
 
 
 def test_from_the_feed_to_sql_and_again(production, feed, lake, postgres):  # noqa: F811
     from_the_feed_to_sql(lake, feed, production)
-    with psycopg2.connect(port=postgres.port, **LOGIN) as connection, connection.cursor() as cursor:
+    with postgres.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pipeline_name, status FROM runs")
         runs = cursor.fetchall()
         cursor.execute("SELECT count(*) FROM event_logs WHERE event LIKE %s", [f"%{PASSWORD}%"])

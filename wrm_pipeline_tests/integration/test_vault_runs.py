@@ -41,7 +41,7 @@ from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer, Receiv
 from wrm_pipeline_tests.fixtures.lake import snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line
 from wrm_pipeline_tests.integration.conftest import free_ports, wait_until
-from wrm_pipeline_tests.integration.postgres_server import Postgres, postgres_server
+from wrm_pipeline_tests.integration.postgres_server import PostgresServer, running_postgres
 from wrm_pipeline_tests.integration.redis_server import redis_server
 
 pytestmark = pytest.mark.integration
@@ -357,8 +357,8 @@ def test_a_run_with_a_secret_id_that_is_no_longer_valid_says_what_to_do(site):
 
 
 @pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    with postgres_server(CANARIES["postgres"]) as server:
+def postgres() -> Iterator[PostgresServer]:
+    with running_postgres(CANARIES["postgres"]) as server:
         yield server
 
 

@@ -19,8 +19,6 @@ from wrm_pipeline.resources.requests import requests_made
 if TYPE_CHECKING:
     import duckdb
 
-_ENHANCED_VIEW = "create_duckdb_enhanced_views"
-
 # One row per station; shares are of the day's snapshots in which the station was reported.
 _SQL = f"""
 SELECT
@@ -46,21 +44,6 @@ WHERE dt = CAST(? AS DATE)
 GROUP BY station_id
 ORDER BY station_id
 """
-
-_SOURCES = {
-    "station_id": ["station_id"],
-    "name": ["name"],
-    "lat": ["lat"],
-    "lon": ["lon"],
-    "total_docks": ["total_docks"],
-    **{name: ["bikes"] for name in ("bikes_latest", "bikes_mean", "bikes_min", "bikes_max", "share_empty")},
-    **{name: ["spaces"] for name in ("spaces_latest", "share_full")},
-    "snapshots": ["file_timestamp"],
-    "snapshots_stale": ["stale"],
-    "first_snapshot": ["file_timestamp"],
-    "last_snapshot": ["file_timestamp"],
-    "dt": ["date"],
-}
 
 
 def _identity(day: str, lake: LakeResource, connection: "duckdb.DuckDBPyConnection") -> str:
@@ -104,8 +87,8 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
-    io_manager_key="duckdb_s3_io_manager",
-    metadata={"dagster/column_lineage": column_lineage(_ENHANCED_VIEW, _SOURCES)},
+    io_manager_key="duckdb_io_manager",
+    metadata={"dagster/column_lineage": column_lineage("query_station_summary")},
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -113,8 +96,7 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
     pool="duckdb",
     description=(
         "One row per station for the newest day (or the day in the run config): bikes now, mean, least and most, and "
-        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`; the "
-        "whole database is then published to `duckdb/analytics.duckdb` in the object store."
+        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`."
     ),
 )
 def query_station_summary(config: DayConfig, lake: LakeResource, cache: RedisCacheResource) -> dg.Output[pa.Table]:

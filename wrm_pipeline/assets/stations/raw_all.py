@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import accounting, handled_rows
+from wrm_pipeline.assets.presentation import accounting, handled_rows, raw_schema
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.resources.cache import RedisCacheResource
@@ -18,6 +18,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     kinds={"python", "s3"},
     owners=["team:wrm"],
     tags={"layer": "raw"},
+    metadata={"dagster/column_schema": raw_schema()},
     pool="ingest",
     # A snapshot that is not taken is gone.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=5), warn_window=timedelta(minutes=3)),
