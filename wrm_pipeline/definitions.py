@@ -22,16 +22,23 @@ from wrm_pipeline.io_managers.duckdb import (
     DuckDBTableIOManager,
 )
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
     wrm_freshness_job,
     wrm_stations_ingest_job,
     wrm_stations_processing_job,
 )
+from wrm_pipeline.jobs.prune_history import wrm_prune_history_job
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
+from wrm_pipeline.partitions import backfill_policy
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.workers import WorkersResource
+from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
+from wrm_pipeline.schedules.history import wrm_prune_history_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
 from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
@@ -50,8 +57,11 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     return dg.Definitions(
         assets=[
             wrm_stations_raw_data,
-            wrm_stations_processed_data_all,
-            wrm_stations_enhanced_data_all,
+            # One run for a range of days, or one for each (WRM_BACKFILL).
+            *(
+                asset.with_attributes(backfill_policy=backfill_policy(settings.backfill))
+                for asset in (wrm_stations_processed_data_all, wrm_stations_enhanced_data_all)
+            ),
             create_duckdb_enhanced_views,
             create_materialized_views,
             query_station_summary,
@@ -67,8 +77,16 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_analytics_job,
             wrm_freshness_job,
             reprocess_dlq,
+            wrm_compaction_job,
+            wrm_prune_history_job,
         ],
-        schedules=[wrm_stations_ingest_schedule, wrm_freshness_schedule],
+        schedules=[
+            wrm_stations_ingest_schedule,
+            wrm_freshness_schedule,
+            *([wrm_compaction_schedule] if settings.compact_after_days else []),
+            # On a server a systemd timer does it: it needs no daemon, and its failure is in the journal.
+            *([wrm_prune_history_schedule] if settings.env == "local" else []),
+        ],
         sensors=[
             wrm_stations_raw_data_sensor,
             wrm_stations_reconciliation_sensor,
@@ -81,7 +99,9 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         resources={
             "lake": lake,
             "clock": clock,
+            "cache": RedisCacheResource.of(settings),
             "vault": VaultSecretsResource(),
+            "workers": WorkersResource.of(settings),
             "feed": FeedResource(url=settings.feed_url),
             "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
             "duckdb_io_manager": DuckDBTableIOManager(lake=lake),

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import dagster as dg
-import pandera.pandas as pandera
 import pyarrow as pa
 from tabulate import tabulate
 
 from wrm_pipeline.domain.lineage import COLUMN_LINEAGE, RAW_COLUMNS
-from wrm_pipeline.domain.schemas import describe
+from wrm_pipeline.domain.schemas import TableSchema, describe
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.resources.lake import LakeResource
 
@@ -51,7 +50,7 @@ def _cell(value: Any) -> str:
     return text
 
 
-def table_schema(schema: pandera.DataFrameSchema) -> dg.TableSchema:
+def table_schema(schema: TableSchema) -> dg.TableSchema:
     """Columns with types, nullability and descriptions, from the one schema of the table."""
     return dg.TableSchema(
         columns=[

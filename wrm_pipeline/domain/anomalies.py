@@ -5,7 +5,7 @@ Each station hour is described by five features, all of them "0 is usual":
 - `level`: mean bikes less the usual mean, in robust standard deviations (1.4826 x the median deviation);
 - `silence`: bikes that would usually have come or gone since the count last changed, and did not: a frozen station;
 - `step`: the largest change between two snapshots beyond the usual largest, in robust standard deviations;
-- `emptied_step`: at a station that is empty all the hour, the bikes that left at once when it became so, likewise: a count
+- `emptied_step`: at a station that is empty all the hour, the bikes that left at once when it became so: a count
   that dropped to 0;
 - `city_empty`: at a station that is empty all the hour, the share of stations that are so beyond the usual share, in
   robust standard deviations: a feed that says 0 everywhere.

@@ -1,17 +1,15 @@
 """The expectations in a form that other tools read: an Open Data Contract Standard (ODCS) document.
 
-Made from the pandera schemas, the business rules and the thresholds, so that it cannot say anything else than they do.
+Made from the tables' schemas, the business rules and the thresholds, so that it cannot say anything else than they do.
 The standard: https://bitol-io.github.io/open-data-contract-standard/
 """
 
 from typing import Any
 
-import pandera.pandas as pandera
-
 from wrm_pipeline.domain.business_rules import BUSINESS_RULES_VERSION, DEAD_LETTER, business_rules
 from wrm_pipeline.domain.partition_build import RULES_VERSION
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, SORT_KEY, describe
+from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, SORT_KEY, TableSchema, describe
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 
 ODCS_VERSION = "v3.0.2"
@@ -47,7 +45,7 @@ def data_contract(area: ServiceArea) -> dict[str, Any]:
     }
 
 
-def _object(schema: pandera.DataFrameSchema, files: str, quality: list[dict[str, Any]]) -> dict[str, Any]:
+def _object(schema: TableSchema, files: str, quality: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": schema.name,
         "logicalType": "object",
@@ -60,7 +58,7 @@ def _object(schema: pandera.DataFrameSchema, files: str, quality: list[dict[str,
     }
 
 
-def _property(schema: pandera.DataFrameSchema, column: dict[str, Any]) -> dict[str, Any]:
+def _property(schema: TableSchema, column: dict[str, Any]) -> dict[str, Any]:
     name = column["name"]
     found: dict[str, Any] = {
         "name": name,
@@ -73,23 +71,22 @@ def _property(schema: pandera.DataFrameSchema, column: dict[str, Any]) -> dict[s
         found["customProperties"] = [{"property": "unit", "value": column["unit"]}]
     if name in SORT_KEY:
         found |= {"primaryKey": True, "primaryKeyPosition": SORT_KEY.index(name) + 1}
-    for check in schema.columns[name].checks:
-        known = check.statistics or {}
-        if "min_value" in known:
-            found["logicalTypeOptions"] = {"minimum": known["min_value"], "maximum": known["max_value"]}
-        if "allowed_values" in known:
-            values = list(known["allowed_values"])
-            listed = ", ".join(f"'{value}'" for value in values)
-            found["quality"] = [
-                {
-                    "name": f"{name}_is_known",
-                    "type": "sql",
-                    "description": f"{name} is one of {', '.join(values)}",
-                    "severity": "error",
-                    "query": f"SELECT count(*) FROM {{object}} WHERE {{property}} NOT IN ({listed})",
-                    "mustBe": 0,
-                }
-            ]
+    declared = schema.columns[name]
+    if declared.bounds:
+        minimum, maximum = declared.bounds
+        found["logicalTypeOptions"] = {"minimum": minimum, "maximum": maximum}
+    if declared.values:
+        listed = ", ".join(f"'{value}'" for value in declared.values)
+        found["quality"] = [
+            {
+                "name": f"{name}_is_known",
+                "type": "sql",
+                "description": f"{name} is one of {', '.join(declared.values)}",
+                "severity": "error",
+                "query": f"SELECT count(*) FROM {{object}} WHERE {{property}} NOT IN ({listed})",
+                "mustBe": 0,
+            }
+        ]
     return found
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 
 from wrm_pipeline.clients.analytics_db import (
@@ -52,7 +51,11 @@ class DuckDBTableIOManager(dg.ConfigurableIOManager, extra="forbid"):
     def _load(self, context: dg.InputContext, database: AnalyticsDatabase) -> Any:
         with database.reading() as connection:
             table = query_arrow(connection, f'FROM {SCHEMA}."{context.asset_key.path[-1]}"')
-        return table if context.dagster_type.typing_type is pa.Table else table.to_pandas(types_mapper=pd.ArrowDtype)
+        if context.dagster_type.typing_type is pa.Table:
+            return table
+        import pandas as pd
+
+        return table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
 class DuckDBPublishingIOManager(DuckDBTableIOManager):

@@ -20,6 +20,8 @@ wrm_stations_ingest_job = dg.define_asset_job(
     "wrm_stations_ingest_job",
     selection=[wrm_stations_raw_data],
     executor_def=dg.in_process_executor,
+    # The queue may be long; a snapshot that is not taken now is gone.
+    tags={"dagster/priority": "10"},
     description="Take one snapshot of the feed, now.",
 )
 

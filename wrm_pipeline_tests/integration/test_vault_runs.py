@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -18,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import boto3
 import duckdb
@@ -36,7 +34,8 @@ from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.fake_vault import ROLE_ID, FakeVault
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer
 from wrm_pipeline_tests.fixtures.lake import snapshot
-from wrm_pipeline_tests.integration.conftest import free_ports, wait_until
+from wrm_pipeline_tests.integration.conftest import free_ports
+from wrm_pipeline_tests.integration.postgres_server import running_postgres
 
 pytestmark = pytest.mark.integration
 
@@ -325,7 +324,6 @@ def test_a_run_with_a_secret_id_that_is_no_longer_valid_says_what_to_do(site):
 
 # --- Dagster's own database -----------------------------------------------------------------------------------------
 
-POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
 STORAGE_FROM_VAULT = """
 telemetry: {enabled: false}
 storage:
@@ -336,35 +334,8 @@ storage:
 @pytest.fixture
 def postgres() -> Iterator[int]:
     """Debian's PostgreSQL, which lets nobody in without the password; gives its port."""
-    if not (POSTGRES_BIN / "initdb").exists():
-        pytest.skip("PostgreSQL 15 is not installed (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="wrm-postgres-"))
-    password = folder / "password"
-    password.write_text(CANARIES["postgres"])
-    options: dict[str, Any] = {"cwd": folder}
-    if os.getuid() == 0:
-        for path in (folder, password):
-            shutil.chown(path, "postgres", "postgres")
-        options |= {"user": "postgres", "group": "postgres", "extra_groups": []}
-    data = ["-D", str(folder / "data")]
-    login = ["-U", "wrm", "-A", "scram-sha-256", "--pwfile", str(password)]
-    subprocess.run(
-        [str(POSTGRES_BIN / "initdb"), *data, *login, "--no-sync"], check=True, capture_output=True, **options
-    )
-    (port,) = free_ports(1)
-    where = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-F"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([str(POSTGRES_BIN / "postgres"), *data, *where], stdout=log, stderr=log, **options)
-    try:
-        ready = [str(POSTGRES_BIN / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        wait_until(
-            lambda: subprocess.run(ready, check=False).returncode == 0, timeout_s=30, what="PostgreSQL must be ready"
-        )
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    with running_postgres(CANARIES["postgres"]) as server:
+        yield server.port
 
 
 def test_dagster_keeps_its_runs_in_a_database_whose_password_only_vault_has(site, feed, postgres):

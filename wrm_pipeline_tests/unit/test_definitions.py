@@ -48,8 +48,9 @@ GRAPH = {
         "duckdb_s3_io_manager",
         False,
         "duckdb",
-        {"create_duckdb_enhanced_views"},
+        {"create_duckdb_enhanced_views", "data_quality"},
     ),
+    "data_quality": ("quality", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
     "bike_density_spatial_analysis": (
         "analytics",
         "duckdb_io_manager",
@@ -78,6 +79,8 @@ def guard(event, arguments):
 sys.addaudithook(guard)
 from wrm_pipeline.definitions import defs
 assert not written, written
+heavy = {"boto3", "dask", "distributed", "duckdb", "openlineage", "pandas", "pandera", "plotly", "requests", "sklearn"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 print(len(list(defs.assets)))
 """
 

@@ -17,6 +17,7 @@ ASSETS = {
         "query_station_summary",
         "bike_density_spatial_analysis",
         "bike_density_map",
+        "data_quality",
     },
 }
 
