@@ -177,6 +177,7 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
         )
     )
     print(f"\ndatabase  {settings.database_path}\nmap       {place}")
+    print(f"report    {settings.reports_dir / 'site' / 'index.html'}")
     print(f"UI        make dev WRM_DATA_DIR={_shown(settings.data_dir)}")
 
 

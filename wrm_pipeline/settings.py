@@ -366,6 +366,11 @@ class Settings(BaseSettings):
         """The local analytics database."""
         return self.data_dir / "analytics.duckdb"
 
+    @property
+    def reports_dir(self) -> Path:
+        """What people look at, to be opened from disk."""
+        return self.data_dir / "reports"
+
 
 _VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")
 _S3_KEYS = ("s3_access_key_id", "s3_secret_access_key")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
-from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow, stored_views
@@ -87,9 +86,8 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 
 
 @dg.asset(
-    # It publishes the whole database, so it comes after the tables that go with it.
-    deps=[create_duckdb_enhanced_views, data_quality],
-    io_manager_key="duckdb_s3_io_manager",
+    deps=[create_duckdb_enhanced_views],
+    io_manager_key="duckdb_io_manager",
     metadata={"dagster/column_lineage": column_lineage("query_station_summary")},
     group_name="analytics",
     kinds={"duckdb", "table"},
@@ -98,8 +96,7 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
     pool="duckdb",
     description=(
         "One row per station for the newest day (or the day in the run config): bikes now, mean, least and most, and "
-        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`; the "
-        "whole database is then published to `duckdb/analytics.duckdb` in the object store."
+        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`."
     ),
 )
 def query_station_summary(config: DayConfig, lake: LakeResource, cache: RedisCacheResource) -> dg.Output[pa.Table]:

@@ -18,6 +18,9 @@ ASSETS = {
         "bike_density_spatial_analysis",
         "bike_density_map",
         "data_quality",
+        "data_catalog",
+        "city_report",
+        "published_database",
     },
 }
 
