@@ -138,7 +138,7 @@ class Settings(BaseSettings):
         description="Configuration to back up, paths with : between; DAGSTER_HOME's if empty",
     )
     history_days: int = Field(
-        14, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
+        7, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
     )
 
     @classmethod
