@@ -12,6 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from wrm_pipeline import upkeep
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.dead_letters import DISCARDED, MAX_RETRIES, PENDING, STATUSES, DeadLetter
@@ -52,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(command=_config)
     config.add_argument("--json", action="store_true", help="one JSON object")
 
+    trace = commands.add_parser("trace", help="from a published row back to the feed's line, and the runs in between")
+    trace.set_defaults(command=_trace)
+    trace.add_argument("station_id", help="as published: 15001, or fb591106 for a free-standing bike")
+    trace.add_argument("time", help="ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts")
+    trace.add_argument("--json", action="store_true", help="one JSON object")
+
     secrets = commands.add_parser("secrets", help="move credentials to Vault, and find those left lying about")
     kinds = secrets.add_subparsers(required=True, metavar="VERB")
 
@@ -65,11 +72,28 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("path", type=Path, nargs="?", default=Path(), help="folder or file, default here")
     scan.add_argument("--json", action="store_true", help="one JSON array")
 
-    trace = commands.add_parser("trace", help="from a published row back to the feed's line, and the runs in between")
-    trace.set_defaults(command=_trace)
-    trace.add_argument("station_id", help="as published: 15001, or fb591106 for a free-standing bike")
-    trace.add_argument("time", help="ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts")
-    trace.add_argument("--json", action="store_true", help="one JSON object")
+    compact = commands.add_parser("compact", help="pack the raw objects of old days into one archive a day")
+    compact.set_defaults(command=_compact)
+    compact.add_argument("--older-than-days", type=int, help="default WRM_COMPACT_AFTER_DAYS")
+    compact.add_argument("--date", action="append", type=date.fromisoformat, default=[], help="YYYY-MM-DD; repeatable")
+    compact.add_argument("--write", action="store_true", help="do it; without, only say what would be packed")
+    compact.add_argument("--restore", action="store_true", help="unpack the days of --date instead; needs --write, too")
+
+    upkeep.add_commands(commands)
+
+    smoke = commands.add_parser(
+        "smoke", help="try this version's jobs on a copy of the newest data, in a scratch folder"
+    )
+    smoke.set_defaults(command=_smoke)
+
+    reports = commands.add_parser("reports", help="copy the published reports into a folder, for a web server")
+    reports.set_defaults(command=_reports)
+    reports.add_argument("folder", type=Path)
+
+    reap = commands.add_parser("reap", help="mark runs as failed whose code server is gone; for a new one's start")
+    reap.set_defaults(command=_reap)
+    reap.add_argument("--socket", type=Path, required=True, help="where the new code server listens")
+    reap.add_argument("--since", type=float, required=True, help="when it was started, in Unix seconds")
 
     dlq = commands.add_parser("dlq", help="look at and settle dead letters")
     verbs = dlq.add_subparsers(required=True, metavar="VERB")
@@ -109,6 +133,42 @@ def _parser() -> argparse.ArgumentParser:
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--date", action="append", type=date.fromisoformat, default=[], help="YYYY-MM-DD; repeatable")
     parser.add_argument("--error-type", action="append", default=[], help="may be repeated")
+
+
+def _compact(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.clients.raw_objects import RawDay
+    from wrm_pipeline.domain.layout import local_date
+    from wrm_pipeline.flows.compaction import MIN_AGE_DAYS, compact_day, days_to_pack, restore_day
+    from wrm_pipeline.resources.lake import connect_store
+
+    age = options.older_than_days or settings.compact_after_days or (MIN_AGE_DAYS if options.date else None)
+    if age is None or (options.restore and not options.date):
+        raise UsageError("say which days: --older-than-days N, or --date, or set WRM_COMPACT_AFTER_DAYS")
+    store, layout, today = connect_store(settings), settings.layout, local_date(datetime.now(UTC))
+    if options.restore:
+        for dt in options.date:
+            if options.write:
+                print(f"{dt}: {restore_day(store, layout, dt)} raw objects are back where they were.")
+            else:
+                index = RawDay.of(store, layout, dt).index
+                print(f"{dt}: {len(index.members) if index else 0} raw objects are packed. Add --write to unpack them.")
+        return 0
+    refused = 0
+    for dt in days_to_pack(store, layout, today=today, older_than_days=age):
+        if options.date and dt not in options.date:
+            continue
+        done = compact_day(store, layout, dt, area=settings.area, today=today, dry_run=not options.write)
+        refused += bool(done.refused)
+        what = f"{done.packed} raw objects of {done.bytes_before} bytes"
+        if done.refused:
+            print(f"{dt}: {what} stay as they are: {done.refused}.")
+        elif options.write:
+            print(f"{dt}: {what} are packed into {done.bytes_after} bytes.")
+        else:
+            print(f"{dt}: {what} would be packed.")
+    if not options.write:
+        print("Nothing was written. Add --write to do it.")
+    return 1 if refused else 0
 
 
 def _queue(settings: Settings) -> DeadLetterQueue:
@@ -225,6 +285,39 @@ def _trace(options: argparse.Namespace, settings: Settings) -> int:
     else:
         for text in to_text(found, settings.ui_url):
             print(text)
+    return 0
+
+
+def _smoke(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - as all commands
+    from wrm_pipeline.smoke import SmokeError, run_smoke
+
+    try:
+        smoke = run_smoke(settings)
+    except SmokeError as error:
+        print(f"wrm: {error}", file=sys.stderr)
+        return 1
+    print(f"{smoke.partition}: {smoke.rows} rows from {smoke.snapshots} snapshots, in a scratch folder.")
+    return 0
+
+
+def _reports(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.flows.mirror import mirror
+    from wrm_pipeline.resources.lake import connect_store
+
+    done = mirror(connect_store(settings), settings.layout.report_key(""), options.folder)
+    print(f"{options.folder}: {done.written} written, {done.removed} removed, {done.unchanged} unchanged.")
+    return 0
+
+
+def _reap(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - as all commands
+    import dagster as dg
+
+    from wrm_pipeline.dead_runs import end_dead_runs
+
+    with dg.DagsterInstance.get() as instance:
+        ended = end_dead_runs(instance, options.socket, options.since)
+    for run in ended:
+        print(f"{run.job_name} {run.run_id}: its process is gone; marked as failed.")
     return 0
 
 

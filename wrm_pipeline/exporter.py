@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.logs import redact
+from wrm_pipeline.metrics.backups import BackupSource
 from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
 from wrm_pipeline.metrics.families import Source, gauge
 from wrm_pipeline.metrics.lake import DeadLetterSource, SnapshotSource
@@ -48,6 +49,9 @@ DEFAULT_INTERVAL_S = 15.0
 
 # A source that has found nothing for so many intervals is down, though it may only be hanging.
 STALE_INTERVALS = 4
+
+# Well within WatchdogSec of the unit.
+SIGN_OF_LIFE_S = 10.0
 
 # libpq has no time-outs of its own; a database that does not answer must not hang a source for ever.
 POSTGRES_LIMITS = {"PGCONNECT_TIMEOUT": "5", "PGOPTIONS": "-c statement_timeout=20000"}
@@ -141,11 +145,18 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], watchers: Sequence[Watcher]) -> None:
         self.watchers = watchers
+        self._next_sign = 0.0
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(SourcesCollector(watchers))
         ProcessCollector(registry=self.registry)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
+
+    def service_actions(self) -> None:
+        """A sign of life for systemd's watchdog, as long as every source is watched."""
+        if time.monotonic() >= self._next_sign and all(watcher.is_alive() for watcher in self.watchers):
+            self._next_sign = time.monotonic() + SIGN_OF_LIFE_S
+            tell_systemd("WATCHDOG=1")
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """HTTP status and what to say; a source that is away is no reason to restart this process."""
@@ -160,6 +171,14 @@ class Server(ThreadingHTTPServer):
         }
         alive = all(watcher.is_alive() for watcher in self.watchers)
         return (200 if alive else 503), {"status": "ok" if alive else "a thread has ended", "sources": sources}
+
+
+def tell_systemd(state: str) -> None:
+    """Say something to whoever started this as a unit of Type=notify; nothing happens elsewhere."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
+            channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -217,6 +236,7 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
         TickSource(dg.DagsterInstance.get, words, StateFile(folder / "ticks.json")),
         SnapshotSource(store, settings.layout, spool, settings.area, StateFile(folder / "snapshots.json")),
         DeadLetterSource(store, settings.layout),
+        BackupSource(store, settings.layout, expected=settings.env == "production" or settings.backup_key is not None),
         SpoolSource(spool),
         BreakerSource(lambda: connect_breakers(settings)),
         DiskSource(volumes),
@@ -289,6 +309,7 @@ def serve(host: str, port: int, sources: Sequence[Source], interval_s: float) ->
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     logger.info("metrics on http://%s:%d/metrics", host, server.server_address[1])
+    tell_systemd("READY=1")
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
     for watcher in watchers:

@@ -19,6 +19,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
 
@@ -62,6 +63,9 @@ class Settings(BaseSettings):
     spool_max_bytes: int = Field(
         2**30, alias="WRM_SPOOL_MAX_BYTES", gt=0, description="1 GiB holds 18 days at 40 kB a minute"
     )
+    cache_max_bytes: int = Field(
+        256 * 2**20, alias="WRM_CACHE_MAX_BYTES", ge=0, description="Of the cache in files; 0: no cache, nor in Redis"
+    )
     bucket_name: str | None = Field(None, alias="BUCKET_NAME", description="Set: the object store is S3")
     s3_endpoint_url: str | None = Field(None, validation_alias=AliasChoices(*_S3_ALIASES["endpoint_url"]))
     s3_access_key_id: SecretStr | None = Field(None, validation_alias=AliasChoices(*_S3_ALIASES["access_key_id"]))
@@ -77,7 +81,7 @@ class Settings(BaseSettings):
     vault_cacert: Path | None = Field(None, alias="VAULT_CACERT", description="The CA that signed Vault's certificate")
     vault_skip_verify: bool = Field(False, alias="VAULT_SKIP_VERIFY", description="Never in production")
     vault_mount_point: str = Field("secret", alias="VAULT_MOUNT_POINT", description="Where KV version 2 is mounted")
-    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: breaker state is kept in Redis")
+    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: cache and breaker state are there")
     alert_webhook_url: SecretStr | None = Field(
         None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
     )
@@ -102,11 +106,40 @@ class Settings(BaseSettings):
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
     )
-    postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
+    executor: Literal["processes", "threads", "sequential"] = Field(
+        "processes", alias="WRM_EXECUTOR", description="Where a range of days is built, without Dask"
+    )
+    workers: int | None = Field(None, alias="WRM_WORKERS", ge=1, description="Days built at a time; unset: one a core")
+    backfill: Literal["run_per_day", "single_run"] = Field(
+        "run_per_day", alias="WRM_BACKFILL", description="single_run: a range of days is one run, which fans out"
+    )
+    compact_after_days: int | None = Field(
+        None, alias="WRM_COMPACT_AFTER_DAYS", ge=2, description="Set: raw objects of older days are packed"
+    )
+    s3_requests_per_s: int = Field(
+        600, alias="WRM_S3_REQUESTS_PER_S", ge=1, description="Of all processes of this machine; Hetzner allows 750"
+    )
+    postgres_host: str | None = Field(
+        None, alias="POSTGRES_HOST", description="Dagster's own storage in production: a host, or a socket's folder"
+    )
     postgres_port: int = Field(5432, alias="POSTGRES_PORT")
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")
     postgres_user: str | None = Field(None, alias="POSTGRES_USER")
     postgres_password: SecretStr | None = Field(None, alias="POSTGRES_PASSWORD")
+    backup_key: SecretStr | None = Field(
+        None,
+        alias="WRM_BACKUP_KEY",
+        description="Seals backups; `wrm backup --new-key` makes one. Keep a copy elsewhere",
+    )
+    backup_keep: str = Field("7,4,6", alias="WRM_BACKUP_KEEP", description="Days, weeks, months that keep a backup")
+    backup_files: str = Field(
+        "",
+        alias="WRM_BACKUP_FILES",
+        description="Configuration to back up, paths with : between; DAGSTER_HOME's if empty",
+    )
+    history_days: int = Field(
+        7, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -158,6 +191,12 @@ class Settings(BaseSettings):
             raise ValueError("is not four numbers: lat_min,lat_max,lon_min,lon_max") from error
         if not (-90 <= lat_min < lat_max <= 90 and -180 <= lon_min < lon_max <= 180):
             raise ValueError("is no box: give lat_min,lat_max,lon_min,lon_max in degrees, minima first")
+        return value
+
+    @field_validator("backup_keep")
+    @classmethod
+    def _retention(cls, value: str) -> str:
+        Retention.parse(value)
         return value
 
     @field_validator("redis_url")
@@ -300,6 +339,11 @@ class Settings(BaseSettings):
         return Layout(self.prefix, ZoneInfo(self.raw_name_timezone), self.raw_name_timezone_until)
 
     @property
+    def backup_retention(self) -> Retention:
+        """Which backups stay."""
+        return Retention.parse(self.backup_keep)
+
+    @property
     def lake_dir(self) -> Path:
         """The object store in local mode."""
         return self.data_dir / "lake"
@@ -310,6 +354,11 @@ class Settings(BaseSettings):
         return self.data_dir / "spool"
 
     @property
+    def cache_dir(self) -> Path:
+        """The cache, where there is no Redis."""
+        return self.data_dir / "cache"
+
+    @property
     def breaker_dir(self) -> Path:
         """State of the circuit breakers."""
         return self.data_dir / "breakers"
@@ -318,6 +367,11 @@ class Settings(BaseSettings):
     def database_path(self) -> Path:
         """The local analytics database."""
         return self.data_dir / "analytics.duckdb"
+
+    @property
+    def reports_dir(self) -> Path:
+        """What people look at, to be opened from disk."""
+        return self.data_dir / "reports"
 
 
 _VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")

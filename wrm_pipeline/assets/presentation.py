@@ -1,16 +1,15 @@
 """How tables, schemas and lineage are shown in the Dagster UI."""
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import dagster as dg
-import pandera.pandas as pandera
 import pyarrow as pa
 from tabulate import tabulate
 
 from wrm_pipeline.domain.lineage import COLUMN_LINEAGE, RAW_COLUMNS
-from wrm_pipeline.domain.schemas import describe
+from wrm_pipeline.domain.schemas import TableSchema, describe
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.resources.lake import LakeResource
 
@@ -51,7 +50,7 @@ def _cell(value: Any) -> str:
     return text
 
 
-def table_schema(schema: pandera.DataFrameSchema) -> dg.TableSchema:
+def table_schema(schema: TableSchema) -> dg.TableSchema:
     """Columns with types, nullability and descriptions, from the one schema of the table."""
     return dg.TableSchema(
         columns=[
@@ -75,6 +74,41 @@ def raw_schema() -> dg.TableSchema:
     """The feed's columns: text, as it is in the raw objects."""
     return dg.TableSchema(
         columns=[dg.TableColumn(name, "string", description) for name, description in RAW_COLUMNS.items()]
+    )
+
+
+class _Described(Protocol):
+    """A column as the definitions of tables have it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+
+
+class _Table(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[_Described]: ...
+
+
+def tables_schema(tables: Iterable[_Table]) -> dg.TableSchema:
+    """The columns of an asset that writes several tables, as `table.column`."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                f"{table.name}.{column.name}",
+                column.type,
+                f"{column.description}{' [' + column.unit + ']' if column.unit else ''}",
+            )
+            for table in tables
+            for column in table.columns
+        ]
     )
 
 

@@ -77,6 +77,9 @@ short to hold up a run."""
 SENSOR_POLICY = RetryPolicy(attempts=2, deadline_s=25, base_wait_s=0.5, max_wait_s=1, attempt_s=12)
 """Worst case 25 s: a sensor's tick is cut off after 60 s, and the next one tries again anyway."""
 
+BACKUP_POLICY = RetryPolicy(attempts=4, deadline_s=900, base_wait_s=2, max_wait_s=30, attempt_s=18)
+"""Worst case 15 min for one object: a backup of 1 GB takes 2 min at 10 MB/s, and nobody waits for it."""
+
 VAULT_POLICY = RetryPolicy(attempts=3, deadline_s=10, base_wait_s=0.25, max_wait_s=1, attempt_s=4)
 """Worst case 10 s: a fetch waits for its secrets, and spools without them. Time-out 4 s for one request."""
 

@@ -14,6 +14,7 @@ FIRST_DATE = date(2025, 6, 1)
 
 _DT_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})", re.ASCII)
 _RAW_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})[_T ](\d{2})-(\d{2})-(\d{2})", re.ASCII)
+_BACKUP_NAME = re.compile(r"wrm-backup_(\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})\.sealed", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,18 @@ class Layout:
     def raw_folder(self, dt: date) -> str:
         """The folder of one partition's snapshots."""
         return f"{self.raw_prefix}dt={dt:%Y-%m-%d}/"
+
+    def archive_folder(self, dt: date) -> str:
+        """Where the archive of a packed day and its index are.
+
+        Within the day's raw folder: so all that cannot be rebuilt stays below `raw/` and `dlq/`, and whoever lists a
+        day's raw objects sees, without another request, that some of them are packed.
+        """
+        return f"{self.raw_folder(dt)}archive/"
+
+    def archive_index_key(self, dt: date) -> str:
+        """What a day's archive holds; without it there is no archive."""
+        return f"{self.archive_folder(dt)}index.json"
 
     def raw_key(self, fetched_at: datetime) -> str:
         """Key of a snapshot fetched at `fetched_at` (aware); one per second."""
@@ -140,6 +153,25 @@ class Layout:
     def report_key(self, name: str) -> str:
         """A page or file that people look at."""
         return f"{self.prefix}reports/{name}"
+
+    @property
+    def backup_prefix(self) -> str:
+        """All backups are below this prefix."""
+        return f"{self.prefix}backups/"
+
+    def backup_key(self, at: datetime) -> str:
+        """Key of the backup taken at `at` (aware)."""
+        return f"{self.backup_prefix}wrm-backup_{at.astimezone(UTC):%Y-%m-%d_%H-%M-%S}.sealed"
+
+    def backup_time(self, key: str) -> datetime | None:
+        """When a backup was taken (UTC), by its key; None for keys that are no backup's."""
+        match = _BACKUP_NAME.fullmatch(key.removeprefix(self.backup_prefix))
+        if not key.startswith(self.backup_prefix) or match is None:
+            return None
+        try:
+            return datetime.strptime(match[1], "%Y-%m-%d_%H-%M-%S").replace(tzinfo=UTC)
+        except ValueError:
+            return None
 
 
 def _name_time(name: str, zone: tzinfo) -> datetime | None:

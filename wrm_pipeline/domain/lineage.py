@@ -19,6 +19,9 @@ SUMMARY = "query_station_summary"
 DENSITY = "bike_density_spatial_analysis"
 MAP = "bike_density_map"
 DEAD_LETTERS = "wrm_stations_dlq"
+MATERIALIZED = "create_materialized_views"
+QUALITY = "data_quality"
+CATALOG = "data_catalog"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,135 @@ _MADE_OTHERWISE = {
     "file_timestamp": [],
 }
 
+_STATION_FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale")
+_PLACE = ["lat", "lon", "file_timestamp"]
+_EMPTY, _FULL = ["bikes"], ["spaces", "total_docks"]
+_BY_HOUR = {"dt": ["dt"], "hour_start": ["file_timestamp"], "local_hour": ["file_timestamp"]}
+_EXPECTED = ["bikes", "file_timestamp"]
+
+# Of an asset that writes several tables: table -> column -> columns of the views.
+_MATERIALIZED: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "mv_station_latest": {
+        **{name: [name] for name in ("station_id", "name", "lat", "lon", "bikes", "spaces", "total_docks", "pedelecs")},
+        "fill": ["bikes", "total_docks"],
+        **{name: [name] for name in (*_STATION_FLAGS, "timestamp", "file_timestamp", "dt")},
+    },
+    "mv_bike_latest": {
+        **{name: [name] for name in ("station_id", "name", "lat", "lon", "battery_pct", "outside_service_area")},
+        **{name: [name] for name in ("file_timestamp", "dt")},
+        "standing_since": _PLACE,
+        "idle_h": _PLACE,
+    },
+    "mv_rebalancing": {
+        **{name: [name] for name in ("station_id", "name", "bikes", "total_docks")},
+        "expected_bikes": _EXPECTED,
+        "empty_at": _EXPECTED,
+        "full_at": [*_EXPECTED, "spaces", "total_docks"],
+        "profile_days": ["dt"],
+        "file_timestamp": ["file_timestamp"],
+        "dt": ["dt"],
+    },
+    "mv_daily_aggregates": {
+        "dt": ["dt"],
+        "snapshots": ["file_timestamp"],
+        "active_stations": ["station_id", "record_type", "stale"],
+        **{name: ["bikes", "record_type"] for name in ("bikes_mean", "bikes_max", "bikes_min")},
+        "free_bikes_mean": ["record_type", "outside_service_area"],
+        "empty_share": _EMPTY,
+        "full_share": _FULL,
+        "rows": ["station_id"],
+    },
+    "mv_station_hourly": {
+        **_BY_HOUR,
+        "station_id": ["station_id"],
+        "name": ["name"],
+        "snapshots": ["file_timestamp"],
+        "bikes_mean": ["bikes"],
+        "bikes_min": ["bikes"],
+        "share_empty": _EMPTY,
+        "share_full": _FULL,
+    },
+    "mv_city_hourly": {
+        **_BY_HOUR,
+        "bikes_at_stations_mean": ["bikes", "record_type"],
+        "free_bikes_mean": ["record_type", "outside_service_area"],
+        "stations_empty_mean": _EMPTY,
+        "stations_full_mean": _FULL,
+    },
+    "mv_flows": {
+        **_BY_HOUR,
+        "station_id": ["station_id"],
+        **{name: ["bikes", "file_timestamp"] for name in ("departures", "arrivals", "gap_change")},
+    },
+    "mv_bike_trips": {
+        "dt": ["dt"],
+        "bike_id": ["station_id"],
+        "left_at": _PLACE,
+        "left_lat": ["lat"],
+        "left_lon": ["lon"],
+        "arrived_at": _PLACE,
+        "arrived_lat": ["lat"],
+        "arrived_lon": ["lon"],
+        "distance_m": ["lat", "lon"],
+        "idle_h_before": _PLACE,
+        "kind": _PLACE,
+    },
+    # What the tables hold, told by the refresh itself.
+    "mv_refreshes": {name: [] for name in ("table_name", "dt", "refreshed_at", "rows", "source")},
+}
+
+_JUDGED = ["station_id", "bikes", "file_timestamp"]
+# The rules are asked of these.
+_RULED = [
+    *("station_id", "name", "record_type", "timestamp", "file_timestamp", "lat", "lon"),
+    *("bikes", "spaces", "total_docks", *_STATION_FLAGS),
+]
+_QUALITY: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "quality_rules": {name: [] for name in ("rule", "severity", "reason")},
+    "quality_rule_hits": {
+        "dt": ["dt"],
+        "rule": [],
+        **dict.fromkeys(("hits", "rows_checked", "samples"), _RULED),
+    },
+    # One row for each column: made from that one, so from all of them, which is said once.
+    "quality_profile": {
+        **{name: ["dt"] for name in ("dt", "compared_days")},
+        **{name: [] for name in ("column_name", "rows", "nulls", "distinct_values", "minimum", "maximum", "mean")},
+        "drift": [],
+        "distribution": list(ENHANCED.columns),
+    },
+    "quality_anomalies": {
+        **_BY_HOUR,
+        "station_id": ["station_id"],
+        "name": ["name"],
+        "method": [],
+        "score": _JUDGED,
+        "reason": _JUDGED,
+    },
+    # Lines are counted by the parser; the processed partition keeps the counts.
+    "quality_accounting": {
+        "dt": ["dt"],
+        **{name: [] for name in ("lines_in", "rows_out", "dead_lettered", "duplicate_rows", "remark_lines")},
+        **{name: ["file_timestamp"] for name in ("snapshots", "first_snapshot", "last_snapshot")},
+    },
+    "quality_station_hours": {
+        **_BY_HOUR,
+        "station_id": ["station_id"],
+        "name": ["name"],
+        "snapshots": ["file_timestamp"],
+        "bikes_mean": ["bikes"],
+        **{name: ["bikes", "file_timestamp"] for name in ("bikes_last", "moves", "largest_step", "emptied")},
+    },
+    "quality_refreshes": {name: [] for name in ("dt", "etag", "version", "rows", "refreshed_at")},
+}
+
+
+def _from_views(tables: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, tuple[Origin, ...]]:
+    named = {f"{table}.{column}": names for table, columns in tables.items() for column, names in columns.items()}
+    return _from(VIEWS, named)
+
+
+# Asset -> column -> where it comes from. An asset that writes several tables names its columns `table.column`.
 COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
     PROCESSED_ROWS: _from(RAW, {name: _MADE_OTHERWISE.get(name, [name]) for name in PROCESSED.columns}),
     ENHANCED_ROWS: _from(
@@ -109,6 +241,8 @@ COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
             "dt": ["dt"],
         },
     ),
+    MATERIALIZED: _from_views(_MATERIALIZED),
+    QUALITY: _from_views(_QUALITY),
 }
 
 
@@ -120,6 +254,8 @@ def object_folder(asset: str, layout: Layout) -> str | None:
         ENHANCED_ROWS: layout.layer_prefix("enhanced"),
         DEAD_LETTERS: layout.dead_letter_prefix,
         MAP: layout.report_key("bike_density_map.html"),
+        "city_report": layout.report_key("site"),
+        "published_database": layout.database_key,
     }
     folder = folders.get(asset)
     return folder.rstrip("/") if folder else None
@@ -127,4 +263,4 @@ def object_folder(asset: str, layout: Layout) -> str | None:
 
 def table_name(asset: str) -> str:
     """The table or view in the analytics database, for assets that are one."""
-    return "wrm_stations_enhanced_data" if asset == VIEWS else asset
+    return {VIEWS: "wrm_stations_enhanced_data", CATALOG: "catalog_columns"}.get(asset, asset)

@@ -7,7 +7,7 @@ built: in the daemon's code server, once, never in a run.
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -59,11 +59,18 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One asset in one run: what it read and wrote, and how it ended.
+class Output:
+    """A dataset that was written; `rows` and `size_bytes` are what was written, None where that is not known."""
 
-    `rows` and `size_bytes` are what was written; None where that is not known. `error` is for FAIL, without secrets.
-    """
+    dataset: DatasetName
+    columns: Sequence[Column] = ()
+    rows: int | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One asset in one run: what it read and wrote, and how it ended. `error` is for FAIL, without secrets."""
 
     asset: str
     description: str
@@ -74,10 +81,7 @@ class Step:
     began_at: datetime
     ended_at: datetime
     inputs: Sequence[DatasetName]
-    output: DatasetName
-    columns: Sequence[Column] = field(default_factory=tuple)
-    rows: int | None = None
-    size_bytes: int | None = None
+    outputs: Sequence[Output]
     error: str = ""
 
     @property
@@ -95,19 +99,22 @@ def run_events(step: Step, namespace: str) -> list[dict[str, Any]]:
     run_facets = _run_facets(step, namespace, producer)
     inputs = [InputDataset(namespace=name.namespace, name=name.name) for name in step.inputs]
     job = Job(namespace=namespace, name=step.asset, facets=_job_facets(step, producer))
-    output = OutputDataset(
-        namespace=step.output.namespace,
-        name=step.output.name,
-        facets=_dataset_facets(step, producer),
-        outputFacets=_statistics(step, producer),
-    )
+    outputs = [
+        OutputDataset(
+            namespace=output.dataset.namespace,
+            name=output.dataset.name,
+            facets=_dataset_facets(output, producer),
+            outputFacets=_statistics(output, producer),
+        )
+        for output in step.outputs
+    ]
     start = RunEvent(
         eventType=RunState.START,
         eventTime=step.began_at.isoformat(),
         run=Run(runId=step.step_id, facets={name: run_facets[name] for name in run_facets if name != "errorMessage"}),
         job=Job(namespace=namespace, name=step.asset),
         inputs=inputs,
-        outputs=[OutputDataset(namespace=step.output.namespace, name=step.output.name)],
+        outputs=[OutputDataset(namespace=one.namespace, name=one.name) for one in outputs],
         producer=producer,
     )
     end = RunEvent(
@@ -116,7 +123,7 @@ def run_events(step: Step, namespace: str) -> list[dict[str, Any]]:
         run=Run(runId=step.step_id, facets=run_facets),
         job=job,
         inputs=inputs,
-        outputs=[output],
+        outputs=outputs,
         producer=producer,
     )
     return [Serde.to_dict(start), Serde.to_dict(end)]
@@ -170,21 +177,21 @@ def _job_facets(step: Step, producer: str) -> dict[str, Any]:
     return facets
 
 
-def _dataset_facets(step: Step, producer: str) -> dict[str, Any]:
+def _dataset_facets(output: Output, producer: str) -> dict[str, Any]:
     from openlineage.client.generated import column_lineage_dataset, schema_dataset
 
     facets: dict[str, Any] = {}
-    if step.columns:
+    if output.columns:
         facets["schema"] = schema_dataset.SchemaDatasetFacet(
             fields=[
                 schema_dataset.SchemaDatasetFacetFields(
                     name=column.name, type=column.type, description=column.description or None, fields=None
                 )
-                for column in step.columns
+                for column in output.columns
             ],
             producer=producer,
         )
-    made = {column.name: column.made_from for column in step.columns if column.made_from}
+    made = {column.name: column.made_from for column in output.columns if column.made_from}
     if made:
         facets["columnLineage"] = column_lineage_dataset.ColumnLineageDatasetFacet(
             fields={
@@ -202,14 +209,14 @@ def _dataset_facets(step: Step, producer: str) -> dict[str, Any]:
     return facets
 
 
-def _statistics(step: Step, producer: str) -> dict[str, Any]:
+def _statistics(output: Output, producer: str) -> dict[str, Any]:
     from openlineage.client.generated import output_statistics_output_dataset
 
-    if step.ending != "COMPLETE" or (step.rows is None and step.size_bytes is None):
+    if output.rows is None and output.size_bytes is None:
         return {}
     return {
         "outputStatistics": output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-            rowCount=step.rows, size=step.size_bytes, producer=producer
+            rowCount=output.rows, size=output.size_bytes, producer=producer
         )
     }
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
@@ -18,7 +19,8 @@ from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPRO
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import reject_reason
-from wrm_pipeline.flows.process import enhance_partition, is_settled, process_partition, published_manifest
+from wrm_pipeline.flows.process import is_settled, published_manifest
+from wrm_pipeline.flows.rebuild import rebuild_partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def replay(
     now: datetime,
     max_retries: int = MAX_RETRIES,
     run_id: str = "",
+    cache: Cache = NO_CACHE,
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -77,7 +80,7 @@ def replay(
         ExternalError: the store failed; run it again.
         PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
     """
-    queue = DeadLetterQueue(store, layout)
+    queue = DeadLetterQueue(store, layout, cache)
     by_date: dict[date, list[DeadLetter]] = defaultdict(list)
     for letter in select(queue, selection):
         by_date[letter.partition_date].append(letter)
@@ -88,48 +91,14 @@ def replay(
         of_rows = [letter for letter in letters if letter not in from_quarantine]
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
-            _rebuild(store, layout, dt, {letter.source_key for letter in of_rows}, area=area, now=now, run_id=run_id)
+            sources = {letter.source_key for letter in of_rows}
+            rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
         done.extend(_mark(queue, still_bad, settled=False, now=now, max_retries=max_retries))
         done.extend(_judge(queue, PublishedPartitions(store, layout), of_rows, now=now, max_retries=max_retries))
     return ReplayResult(tuple(done), tuple(rebuilt))
-
-
-def _rebuild(
-    store: ObjectStore,
-    layout: Layout,
-    dt: date,
-    reparse: Collection[str],
-    *,
-    area: ServiceArea,
-    now: datetime,
-    run_id: str,
-) -> None:
-    partitions = PublishedPartitions(store, layout)
-    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=False, reparse=reparse)
-    if processed.build is not None:
-        partitions.publish(
-            "processed",
-            dt,
-            processed.build.data,
-            rows_now=processed.build.row_count,
-            rows_before=processed.rows_before,
-            allow_shrink=False,
-            run_id=run_id,
-        )
-    enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now)
-    if enhanced.changed:
-        partitions.publish(
-            "enhanced",
-            dt,
-            enhanced.build.data,
-            rows_now=enhanced.build.row_count,
-            rows_before=enhanced.rows_before,
-            allow_shrink=False,
-            run_id=run_id,
-        )
 
 
 def _release(store: ObjectStore, layout: Layout, letter: DeadLetter) -> bool:

@@ -8,7 +8,7 @@ read from Dagster's event log; schemas and column lineage are those that the ass
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain.layout import folder_date, local_date
 from wrm_pipeline.domain.lineage import RAW, object_folder, table_name
-from wrm_pipeline.domain.lineage_events import Column, DatasetName, Ending, Step, run_events, to_json
+from wrm_pipeline.domain.lineage_events import Column, DatasetName, Ending, Output, Step, run_events, to_json
 from wrm_pipeline.logs import redact
 from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.sensors.ended_runs import REMEMBERED_S, cause_of, ended_at, ended_runs, short_id
@@ -92,47 +92,73 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Assets and their datasets, as this installation has them."""
+    """Assets and their datasets, as this installation has them.
+
+    An asset that writes several tables names its columns `table.column`.
+    """
 
     graph: Any
     settings: Settings
     store: ObjectStore
 
-    def dataset(self, asset: str) -> DatasetName:
+    def datasets(self, asset: str) -> list[DatasetName]:
         """Where an asset's data lies."""
         folder = object_folder(asset, self.settings.layout)
         if folder is not None:
-            return DatasetName.of_object(self.store.url(folder))
-        return DatasetName.of_table(str(self.settings.database_path), SCHEMA, table_name(asset))
+            return [DatasetName.of_object(self.store.url(folder))]
+        node = self._node(asset)
+        schema = _plain(node.metadata.get("dagster/column_schema")) if node else None
+        tables = {column.name.partition(".")[0] for column in (schema.columns if schema else ()) if "." in column.name}
+        return [self._table(table) for table in sorted(tables) or [table_name(asset)]]
+
+    def column(self, asset: str, name: str) -> tuple[DatasetName, str]:
+        """A column of an asset, and the dataset that has it."""
+        if object_folder(asset, self.settings.layout) is None and "." in name:
+            table, _, column = name.partition(".")
+            return self._table(table), column
+        return self.datasets(asset)[0], name
+
+    def _table(self, name: str) -> DatasetName:
+        return DatasetName.of_table(str(self.settings.database_path), SCHEMA, name)
 
     def inputs(self, asset: str) -> list[DatasetName]:
         """What an asset is made from."""
         if asset == RAW:
             return [DatasetName.of_feed(self.settings.feed_url)]
         node = self._node(asset)
-        return [self.dataset(_name(key)) for key in sorted(node.parent_keys)] if node else []
+        return [one for key in sorted(node.parent_keys) for one in self.datasets(_name(key))] if node else []
 
     def description(self, asset: str) -> str:
         """The first paragraph of what the UI shows."""
         node = self._node(asset)
         return (node.description or "").partition("\n\n")[0] if node else ""
 
-    def columns(self, asset: str, metadata: Mapping[str, Any]) -> list[Column]:
-        """The columns that the materialization shows, or else the asset's own."""
+    def outputs(self, asset: str, metadata: Mapping[str, Any]) -> list[Output]:
+        """What a materialization wrote: columns as it shows them, or else as the asset does."""
+        found = {dataset: list[Column]() for dataset in self.datasets(asset)}
+        # What was left as it was keeps the schema that an earlier event told: 11 kB less a minute.
+        for column in () if _left_alone(metadata) else self._columns(asset, metadata):
+            dataset, name = self.column(asset, column.name)
+            found.setdefault(dataset, []).append(replace(column, name=name))
+        if len(found) > 1:
+            rows = getattr(metadata.get("rows_by_table"), "value", None) or {}
+            return [Output(one, columns, rows.get(one.name.rpartition(".")[2])) for one, columns in found.items()]
+        ((dataset, columns),) = found.items()
+        return [Output(dataset, columns, _written(metadata, _ROWS), _written(metadata, _SIZES))]
+
+    def _columns(self, asset: str, metadata: Mapping[str, Any]) -> list[Column]:
         node = self._node(asset)
         shown = {**(node.metadata if node else {}), **{name: value.value for name, value in metadata.items()}}
         schema, lineage = (_plain(shown.get(f"dagster/column_{kind}")) for kind in ("schema", "lineage"))
-        if schema is None:
-            return []
         made_from = lineage.deps_by_column if lineage else {}
         return [
             Column(
                 column.name,
                 column.type,
                 column.description or "",
-                tuple((self.dataset(_name(dep.asset_key)), dep.column_name) for dep in made_from.get(column.name, ())),
+                tuple(self.column(_name(dep.asset_key), dep.column_name) for dep in made_from.get(column.name, ())),
             )
-            for column in schema.columns
+            for column in (schema.columns if schema else ())
         ]
 
     def _node(self, asset: str) -> Any:
@@ -156,7 +182,7 @@ def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, names: Names) -
     planned: dict[str, str] = {}
     errors: dict[str, str] = {}
     ended: dict[str, datetime] = {}
-    made: list[tuple[str, str, datetime, Any]] = []
+    made: list[tuple[str, str, datetime, dg.AssetMaterialization]] = []
     run_error = ""
     for entry in instance.all_logs(run.run_id, of_type=_READ):
         event, at = entry.dagster_event, datetime.fromtimestamp(entry.timestamp, UTC)
@@ -179,8 +205,15 @@ def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, names: Names) -
                 error = cause_of(event.step_failure_data.error)
                 errors[step] = _shown(error.message if error else event.message or "")
 
-    def step_of(asset: str, step: str, ending: Ending, at: datetime, **more: Any) -> Step:
-        partition = more.pop("partition", None) or run.tags.get("dagster/partition", "")
+    def step_of(
+        asset: str,
+        step: str,
+        ending: Ending,
+        at: datetime,
+        made: dg.AssetMaterialization | None = None,
+        error: str = "",
+    ) -> Step:
+        partition = (made.partition if made else None) or run.tags.get("dagster/partition", "")
         return Step(
             asset=asset,
             description=names.description(asset),
@@ -191,26 +224,11 @@ def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, names: Names) -
             began_at=min(began.get(step, at), at),
             ended_at=at,
             inputs=names.inputs(asset),
-            output=names.dataset(asset),
-            **more,
+            outputs=names.outputs(asset, made.metadata) if made else [Output(one) for one in names.datasets(asset)],
+            error=error,
         )
 
-    steps = []
-    for asset, step, at, materialization in made:
-        metadata = materialization.metadata
-        steps.append(
-            step_of(
-                asset,
-                step,
-                "COMPLETE",
-                at,
-                partition=materialization.partition,
-                # What was left as it was keeps the schema that an earlier event told: 11 kB less a minute.
-                columns=() if _left_alone(metadata) else names.columns(asset, metadata),
-                rows=_written(metadata, _ROWS),
-                size_bytes=_written(metadata, _SIZES),
-            )
-        )
+    steps = [step_of(asset, step, "COMPLETE", at, materialization) for asset, step, at, materialization in made]
     told = {asset for asset, *_ in made}
     for asset, step in planned.items():
         if asset in told or (step not in began and step not in errors):

@@ -45,11 +45,12 @@ GRAPH = {
     "create_materialized_views": ("analytics", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
     "query_station_summary": (
         "analytics",
-        "duckdb_s3_io_manager",
+        "duckdb_io_manager",
         False,
         "duckdb",
         {"create_duckdb_enhanced_views"},
     ),
+    "data_quality": ("quality", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
     "bike_density_spatial_analysis": (
         "analytics",
         "duckdb_io_manager",
@@ -58,6 +59,22 @@ GRAPH = {
         {"create_duckdb_enhanced_views"},
     ),
     "bike_density_map": ("reports", None, False, None, {"bike_density_spatial_analysis"}),
+    "data_catalog": (
+        "reports",
+        None,
+        False,
+        "duckdb",
+        {
+            "query_station_summary",
+            "bike_density_spatial_analysis",
+            "bike_density_map",
+            "create_materialized_views",
+            "data_quality",
+            "wrm_stations_dlq",
+        },
+    ),
+    "city_report": ("reports", None, False, None, {"data_catalog"}),
+    "published_database": ("analytics", "duckdb_s3_io_manager", False, "duckdb", {"data_catalog"}),
 }
 
 # Fails a process that loads the code location and so much as looks up a host or writes a file.
@@ -78,6 +95,8 @@ def guard(event, arguments):
 sys.addaudithook(guard)
 from wrm_pipeline.definitions import defs
 assert not written, written
+heavy = {"boto3", "dask", "distributed", "duckdb", "openlineage", "pandas", "pandera", "plotly", "requests", "sklearn"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 print(len(list(defs.assets)))
 """
 

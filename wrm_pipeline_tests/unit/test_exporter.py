@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from wrm_pipeline import exporter as exporter_module
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.clients.retry import REQUESTS
 from wrm_pipeline.clients.spool import Spool
@@ -751,6 +753,26 @@ def test_healthz_says_what_is_stale_and_fails_only_if_a_thread_ended() -> None:
         assert get(f"{url}/healthz")[0] == 503
         assert get(f"{url}/")[0] == 200
         assert get(f"{url}/nothing")[0] == 404
+
+
+def test_systemd_hears_a_sign_of_life_until_a_thread_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter_module, "SIGN_OF_LIFE_S", 0.02)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    watcher = Watcher(Thing(), 0.01)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        watcher.start()
+        with served(watcher):
+            assert systemd.recv(64) == b"WATCHDOG=1"
+            watcher.stop()
+            watcher.join(5)
+            systemd.settimeout(0.5)
+            with suppress(TimeoutError):  # what was under way
+                while systemd.recv(64):
+                    pass
+            with pytest.raises(TimeoutError):
+                systemd.recv(64)
 
 
 def test_openmetrics_for_whoever_asks_for_it() -> None:

@@ -2,8 +2,9 @@
 
 import dagster as dg
 
+from wrm_pipeline.assets.duckdb.pictures import day_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import markdown_table, preview
+from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, preview, tables_schema
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.materialized_views import MATERIALIZED_VIEWS, MV_DAILY_AGGREGATES
 from wrm_pipeline.flows.materialize import refresh_materialized_views
@@ -13,6 +14,10 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
+    metadata={
+        "dagster/column_schema": tables_schema(MATERIALIZED_VIEWS),
+        "dagster/column_lineage": column_lineage("create_materialized_views"),
+    },
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -33,6 +38,7 @@ def create_materialized_views(
         done = refresh_materialized_views(lake.database, lake.partitions, refreshed_at=clock.now())
     with lake.database.reading() as connection:
         newest = query_arrow(connection, f"FROM {SCHEMA}.{MV_DAILY_AGGREGATES.name} ORDER BY dt DESC LIMIT 5")
+        day = {"day": day_picture(connection, done.newest)} if done.newest else {}
     refreshed = ", ".join(map(str, done.days_refreshed[-20:]))
     return dg.MaterializeResult(
         metadata={
@@ -45,6 +51,9 @@ def create_materialized_views(
             "rows": dg.MetadataValue.md(
                 markdown_table([{"table": f"{SCHEMA}.{name}", "rows": rows} for name, rows in done.rows.items()])
             ),
+            "rows_by_table": dict(done.rows),
+            **day,
+            "page": page(lake, "site/day.html"),
             **requests_made(),
             "preview": preview(newest),
         }

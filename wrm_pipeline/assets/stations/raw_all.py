@@ -8,6 +8,7 @@ import dagster as dg
 from wrm_pipeline.assets.presentation import accounting, handled_rows, raw_schema
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
@@ -30,11 +31,18 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     ),
 )
 def wrm_stations_raw_data(
-    context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource
+    context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource, cache: RedisCacheResource
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
     with told_on_failure(context):
-        result = take_snapshot(feed.client, lambda: lake.store, lake.layout, lake.spool, run_id=context.run.run_id)
+        result = take_snapshot(
+            feed.client,
+            lambda: lake.store,
+            lake.layout,
+            lake.spool,
+            correlation_id=context.run.run_id,
+            cache=cache.client,
+        )
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)
     if lake.spool.filling:

@@ -88,7 +88,7 @@ def flow(lake: Lake) -> Ingest:
 
 def test_a_snapshot_is_stored_byte_for_byte_with_its_hash(flow):
     content = snapshot(NOON).replace(b"\n", b"\r\n") + b"\xff\xfe broken,line\n"
-    result = flow.take(NOON, content, run_id="run-1")
+    result = flow.take(NOON, content, correlation_id="run-1")
 
     key = "bike-data/gen_info/raw/dt=2025-08-21/wrm_stations_2025-08-21_12-00-00.txt"
     assert (result.key, result.duplicate, result.spooled, result.fault) == (key, False, False, None)
@@ -106,9 +106,9 @@ def test_each_object_names_the_run_that_fetched_it_however_late_it_was_stored(fl
     runs = [f"{n}1111111-2222-3333-4444-555555555555" for n in range(3)]
     flow.down()
     for n in (0, 1):
-        assert flow.take(NOON + timedelta(minutes=n), snapshot(NOON, bikes=n), run_id=runs[n]).spooled
+        assert flow.take(NOON + timedelta(minutes=n), snapshot(NOON, bikes=n), correlation_id=runs[n]).spooled
     flow.up()
-    flow.take(NOON + timedelta(minutes=2), snapshot(NOON, bikes=2), run_id=runs[2])
+    flow.take(NOON + timedelta(minutes=2), snapshot(NOON, bikes=2), correlation_id=runs[2])
     assert [flow.lake.store.stat(key).metadata["run-id"] for key in flow.lake.keys("raw/")] == runs
 
 

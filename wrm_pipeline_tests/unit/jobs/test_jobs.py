@@ -17,6 +17,10 @@ ASSETS = {
         "query_station_summary",
         "bike_density_spatial_analysis",
         "bike_density_map",
+        "data_quality",
+        "data_catalog",
+        "city_report",
+        "published_database",
     },
 }
 

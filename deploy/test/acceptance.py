@@ -1,0 +1,678 @@
+"""`make deploy-test`: the deployment tried for real, on a throw-away Debian with systemd; prints a table.
+
+    python -m deploy.test.acceptance [--folder FOLDER] [--keep | --attach] [--only STAGE …]
+
+While a call with --folder and --keep waits for Enter, others with --attach run stages on its host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tabulate import tabulate
+
+from deploy.test.host import ANSIBLE, IN_PROGRESS, REPOSITORY, TOOLS, Host, Outage, wait_until
+from deploy.test.world import BUCKET, PREFIX, s3_client
+
+OUR_UNITS = ("dagster-daemon.service", "dagster-webserver.service", "wrm-exporter.service")
+WORST_EXPOSURE = 2.5
+
+
+class Acceptance:
+    """The host, and what was found out about it."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.s3 = s3_client(host.world)
+        self.rows: list[tuple[str, str, str, str]] = []
+        self.stage = ""
+        self.seeded = 0
+
+    def check(self, point: str, holds: bool, measured: object = "") -> None:
+        word = "ok" if holds else "FAILED"
+        self.rows.append((self.stage, point, word, str(measured)))
+        print(f"{datetime.now():%H:%M:%S} {word:<7} {point}: {measured}", flush=True)
+
+    # Data
+
+    def snapshot_times(self) -> list[datetime]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{PREFIX}raw/")
+        names = [item["Key"].rpartition("wrm_stations_")[2] for page in pages for item in page.get("Contents", [])]
+        return sorted(datetime.strptime(name, "%Y-%m-%d_%H-%M-%S.txt").replace(tzinfo=UTC) for name in names)
+
+    def check_minutes(self, begin: float) -> None:
+        """Every whole minute since then has its snapshot; what is fetched late in a minute is waited for."""
+        first = datetime.fromtimestamp(begin, UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
+        last = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=1)
+        wanted = {first + timedelta(minutes=n) for n in range(int((last - first) / timedelta(minutes=1)) + 1)}
+
+        def missing() -> list[str]:
+            # The minute before the first one counts for what was fetched a little late.
+            times = [at for at in self.snapshot_times() if at >= first]
+            return [f"{at:%H:%M}" for at in sorted(wanted - {at.replace(second=0) for at in times})]
+
+        wait_until(lambda: not missing(), 45, every=3)
+        times = [at for at in self.snapshot_times() if at >= first - timedelta(minutes=1)]
+        gaps = [(b - a).total_seconds() for a, b in pairwise(times)]
+        text = f"{len(wanted)} minutes, longest time between two snapshots {max(gaps, default=0):.0f} s"
+        self.check(
+            "No snapshot minute is missing", not missing(), f"{text}{', missing ' if missing() else ''}{missing()}"
+        )
+
+    def seed(self, days: int, each: int) -> list[str]:
+        """Raw snapshots of past days, as an older archive would have them; each call gives new ones."""
+        self.seeded += 1
+        today = datetime.now(ZoneInfo("Europe/Warsaw")).date()
+        chosen = [today - timedelta(days=n + 2) for n in range(days)]
+
+        def put(job: tuple[date, int]) -> None:
+            at = datetime(job[0].year, job[0].month, job[0].day, 6, tzinfo=UTC) + timedelta(
+                minutes=job[1], seconds=self.seeded
+            )
+            url = f"{self.host.world['feed_url']}&at={at:%Y-%m-%dT%H:%M:%SZ}"
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                body = answer.read()
+            key = f"{PREFIX}raw/dt={job[0]}/wrm_stations_{at:%Y-%m-%d_%H-%M-%S}.txt"
+            self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(put, [(day, minute) for day in chosen for minute in range(each)]))
+        return [str(day) for day in chosen]
+
+    # Releases
+
+    def spoil(
+        self, version: str, name: str = "wrm_pipeline/__init__.py", change: Callable[[str], str] | None = None
+    ) -> Path:
+        """A release like the first one, but for one file of its wheel."""
+        source = Path((self.host.folder / "release").read_text())
+        target = self.host.folder / "releases" / version
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        wheel = next(target.glob("*.whl"))
+        changed = wheel.with_suffix(".new")
+        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as new:
+            for item in old.infolist():
+                body = old.read(item)
+                if item.filename == name:
+                    text = (change or (lambda text: f"{text}\n# {version}\n"))(body.decode())
+                    assert text != body.decode(), f"{name} was not changed"
+                    body = text.encode()
+                new.writestr(item, body)
+        changed.rename(wheel)
+        return target
+
+    def deploy(self, release: Path) -> Any:
+        return self.host.play("site.yml", "--tags", "release", "-e", f"wrm_release={release}")
+
+    def current(self) -> str:
+        return self.host.run("wrm-release", "current").strip()
+
+    # Stages
+
+    def install(self) -> None:
+        """A fresh host becomes the running system."""
+        host = self.host
+        key = host.folder / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "deploy-test", "-f", key], check=True)
+        host.container("create", str(host.world["ports"]["ssh"]), f"{key}.pub")
+        host.container("start")
+        host.write_inventory()
+        releases = host.folder / "releases"
+        built = subprocess.run(
+            [REPOSITORY / "deploy/build-release", releases], check=True, capture_output=True, text=True
+        ).stdout.split()[-1]
+        (host.folder / "release").write_text(built)
+        play = host.play("site.yml", "-vvv", "-e", f"wrm_release={built}")
+        self.check(
+            "Fresh host to running system, one command, under 15 min",
+            play.status == 0 and play.seconds < 900,
+            f"{play.seconds:.0f} s",
+        )
+        if play.status:
+            print(play.output[-6000:])
+            raise SystemExit(1)
+
+    def idempotence(self) -> None:
+        """The same command again."""
+        release = (self.host.folder / "release").read_text()
+        play = self.host.play("site.yml", "-e", f"wrm_release={release}")
+        self.check(
+            "Second run changes nothing",
+            play.status == 0 and play.changed == 0,
+            f"changed={play.changed}, {play.seconds:.0f} s",
+        )
+        play = self.host.play("site.yml", "--check", "--diff", "-e", f"wrm_release={release}")
+        self.check(
+            "--check --diff works on the installed host",
+            play.status == 0 and play.changed == 0,
+            f"changed={play.changed}",
+        )
+        if play.status:
+            print(play.output[-3000:])
+
+    def web(self) -> None:
+        """What listens, and who may look."""
+        host = self.host
+        lines = [line.split() for line in host.run("ss", "-ltnpH").splitlines() if "users:" in line]
+        open_ones = [line[3] for line in lines if not line[3].startswith(("127.0.0.1:", "[::1]:"))]
+        self.check("Everything listens on loopback", not open_ones, f"{len(lines)} sockets {open_ones or ''}")
+        settings = host.run("cat", "/etc/nginx/sites-enabled/wrm.conf")
+        self.check(
+            "The UI, /metrics and the report need a login",
+            {host.get(p, login=False)[0] for p in ("/", "/graphql", "/metrics", "/reports/x")} == {401},
+            "401",
+        )
+        status, headers, body = host.get("/server_info")
+        self.check("The UI with a login", status == 200 and b"dagster_webserver_version" in body, status)
+        wanted = (
+            "Strict-Transport-Security",
+            "Content-Security-Policy",
+            "X-Content-Type-Options",
+            "X-Frame-Options",
+            "Referrer-Policy",
+        )
+        self.check(
+            "Security headers", all(name in headers or name.lower() in headers for name in wanted), ", ".join(wanted)
+        )
+        status, headers, _ = host.get("/", login=False, scheme="http")
+        self.check(
+            "http is sent to https",
+            status == 301 and headers["Location"].startswith("https://"),
+            headers.get("Location"),
+        )
+        answers = list(ThreadPoolExecutor(16).map(lambda _: host.get("/metrics", login=False)[0], range(400)))
+        self.check("Too many requests are refused", 429 in answers, f"{answers.count(429)} of 400 answers are 429")
+        protocols = re.search(r"ssl_protocols (.*);", settings)
+        self.check(
+            "TLS 1.2 and 1.3 only",
+            protocols is not None and protocols[1] == "TLSv1.2 TLSv1.3",
+            protocols and protocols[1],
+        )
+
+    def data(self) -> None:
+        """Snapshots arrive, are queryable, measured and shown."""
+        host = self.host
+        begin = time.time()
+        before = len(self.snapshot_times())
+        wait_until(lambda: len(self.snapshot_times()) >= before + 2, 150)
+        self.check(
+            "Snapshots arrive every minute",
+            len(self.snapshot_times()) >= before + 2,
+            f"{len(self.snapshot_times()) - before} in {time.time() - begin:.0f} s",
+        )
+
+        def queried() -> dict[str, Any]:
+            findings = json.loads(host.run("/usr/local/sbin/wrm", "doctor", "--json", check=False))
+            return next(finding for finding in findings if finding["name"] == "duckdb")
+
+        wait_until(lambda: queried()["status"] == "ok", 120, every=3)
+        found = queried()
+        self.check("They can be queried", found["status"] == "ok", f"{found['tried']}: {found['got']}")
+        text = host.get("/metrics")[2].decode()
+        newest = re.search(r"^wrm_last_snapshot_timestamp_seconds (\S+)", text, re.MULTILINE)
+        age = time.time() - float(newest[1]) if newest else float("inf")
+        self.check("/metrics shows it", age < 180, f"newest snapshot is {age:.0f} s old")
+        took = wait_until(lambda: host.get("/reports/bike_density_map.html")[0] == 200, 240, every=3)
+        status, _, body = host.get("/reports/bike_density_map.html")
+        self.check("The report is served", took is not None and b"<html" in body, f"{status}, {len(body)} bytes")
+        targets = json.loads(
+            urllib.request.urlopen(
+                f"http://127.0.0.1:{host.world['ports']['prometheus']}/api/v1/targets", timeout=10
+            ).read()
+        )
+        health = {t["labels"]["job"]: t["health"] for t in targets["data"]["activeTargets"]}
+        self.check("Prometheus scrapes all", set(health.values()) == {"up"}, health)
+
+    def hardening(self) -> None:
+        """How far the units are shut in, and that they work so."""
+        host = self.host
+        units = [
+            host.active_code_unit(),
+            *OUR_UNITS,
+            "wrm-reports.service",
+            "wrm-gate@x.service",
+            "wrm-migrate@x.service",
+        ]
+        units += [
+            line.split()[0]
+            for line in host.run("systemctl", "list-unit-files", "--no-legend", "wrm-*.service").splitlines()
+            if "@" not in line.split()[0]
+        ]
+        scores = {}
+        for unit in dict.fromkeys(units):
+            words = host.run("systemd-analyze", "security", "--no-pager", unit, check=False)
+            found = re.search(r"Overall exposure level for \S+: ([\d.]+)", words)
+            scores[unit] = float(found[1]) if found else 10.0
+        self.check(
+            f"systemd-analyze security <= {WORST_EXPOSURE} for each unit",
+            max(scores.values()) <= WORST_EXPOSURE,
+            scores,
+        )
+        files = host.run(
+            "sh", "-c", "ls -d /etc/systemd/system/wrm* /etc/systemd/system/dagster-* | grep -v wants"
+        ).split()
+        files = [path.replace("@.", "@blue." if "code" in path else "@x.") for path in files]
+        words = subprocess.run(
+            [REPOSITORY / "deploy/test/container", "run", host.root, "systemd-analyze", "verify", *files],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        ours = [line for line in (words.stdout + words.stderr).splitlines() if "wrm" in line or "dagster" in line]
+        self.check(
+            "systemd-analyze verify", words.returncode == 0 and not ours, "; ".join(ours) or f"{len(files)} units clean"
+        )
+        bits = host.run(
+            "sh", "-c", f"grep SigIgn /proc/{host.property(host.active_code_unit(), 'MainPID')}/status"
+        ).split()[1]
+        self.check("The code server heeds SIGTERM", not int(bits, 16) & (1 << 14 | 1 << 1), f"SigIgn {bits}")
+        spill = (
+            "import duckdb; db = duckdb.connect(config={'memory_limit': '60MB', 'threads': 1, "
+            "'temp_directory': '/var/lib/wrm/data/spill-test'}); "
+            "db.execute('SET preserve_insertion_order = false'); "
+            "db.execute('CREATE TABLE t AS SELECT range AS a, hash(range)::VARCHAR AS b FROM range(3000000)'); "
+            "print(db.execute('SELECT count(*) FROM (SELECT * FROM t ORDER BY b)').fetchone()[0]); "
+            "from wrm_pipeline.clients.analytics_db import httpfs_path; "
+            "db.execute(f\"LOAD '{httpfs_path()}'\"); print('httpfs')"
+        )
+        text = host.run("cat", "/etc/systemd/system/wrm-reports.service")
+        text = "\n".join(line for line in text.splitlines() if not line.startswith(("ExecStart", "MemoryMax")))
+        spec = f'{text}\nExecStart=/opt/wrm/current/venv/bin/python -c "{spill.replace(chr(34), chr(92) + chr(34))}"\n'
+        target = host.root / "run-spill-test.service"
+        target.write_text(spec)
+        host.run("mv", "/run-spill-test.service", "/run/systemd/system/wrm-spill-test.service")
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "start", "wrm-spill-test.service", check=False)
+        output = host.run("journalctl", "-u", "wrm-spill-test", "-o", "cat", "--no-pager")
+        self.check(
+            "DuckDB spills and loads httpfs in that sandbox",
+            "3000000" in output and "httpfs" in output,
+            output.splitlines()[-4:] if "httpfs" not in output else "3,000,000 rows sorted in 60 MB",
+        )
+        host.run("rm", "-rf", "/run/systemd/system/wrm-spill-test.service", "/var/lib/wrm/data/spill-test")
+        host.run("systemctl", "daemon-reload")
+
+    def secrets(self) -> None:
+        """No secret where it can be read by who should not."""
+        host = self.host
+        words = "\n".join(host.world["secrets"].values())
+        (host.root / "root/canaries").write_text(words)
+        (host.root / "root/canaries").chmod(0o600)
+
+        def leaks(text: str) -> list[str]:
+            return [name for name, value in host.world["secrets"].items() if value in text]
+
+        output = (host.folder / "ansible.log").read_text()
+        self.check(
+            "No secret in the playbook's output with -vvv",
+            not leaks(output),
+            leaks(output) or f"{len(output.splitlines())} lines",
+        )
+        shown = host.run("systemctl", "show", "*")
+        self.check("No secret in systemctl show", not leaks(shown), leaks(shown) or f"{len(shown.splitlines())} lines")
+        found = host.run(
+            "sh", "-c", "journalctl --no-pager -o export | grep -a -c -F -f /root/canaries", check=False
+        ).strip()
+        self.check("No secret in the journal", found == "0", f"{found} lines")
+        search = (
+            "find / -xdev \\( -path /proc -o -path /sys -o -path /opt/wrm/releases \\) -prune -o "
+            "-type f -perm -o=r -print0 | xargs -0 grep -l -a -F -f /root/canaries 2>/dev/null"
+        )
+        found = host.run("sh", "-c", search, check=False).strip()
+        self.check("No secret in a file that all may read", not found, found or "none")
+        found = host.run(
+            "sh",
+            "-c",
+            "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -v canaries | grep -c -F -f /root/canaries",
+            check=False,
+        ).strip()
+        self.check("No secret in a command line", found == "0", f"{found}")
+        snapshot = json.dumps(
+            host.graphql(
+                "{ repositoriesOrError { ... on RepositoryConnection { nodes { name "
+                "allTopLevelResourceDetails { name configuredValues { key value } } } } } }"
+            )
+        )
+        self.check("No secret in the UI's resources", not leaks(snapshot), leaks(snapshot) or "none")
+        host.run("rm", "/root/canaries")
+
+    def good_release(self) -> None:
+        """A release in the middle of runs and ingest."""
+        host = self.host
+        begin = time.time()
+        release = self.spoil("9.0.0-next")
+        days = self.seed(6, 240)
+        backfill = host.backfill(days)
+        wait_until(
+            lambda: any(r["status"] == "STARTED" and "processing" in r["jobName"] for r in host.runs(begin)), 120
+        )
+        with Outage(lambda: host.get("/server_info")[0] == 200) as ui:
+            play = self.deploy(release)
+        self.check(
+            "A release while runs go on",
+            play.status == 0 and self.current() == "9.0.0-next",
+            f"{play.seconds:.0f} s, runs {self.current()}",
+        )
+        if play.status:
+            print(play.output[-3000:])
+        switched = float(host.run("stat", "-c", "%Y", "/opt/wrm/active").strip())
+        self.check("Time without a UI <= 30 s", ui.longest_s <= 30, f"{ui.longest_s:.1f} s")
+        self.runs_end_well(begin, backfill, switched)
+        took = wait_until(lambda: self.code_servers() == 1, 300)
+        self.check(
+            "The old code server ends when its runs have", took is not None, f"{self.code_servers()} code server"
+        )
+        self.check_minutes(begin)
+
+    def code_servers(self) -> int:
+        states = [self.host.property(f"dagster-code@{slot}.service", "ActiveState") for slot in ("blue", "green")]
+        return sum(state not in {"inactive", "failed"} for state in states)
+
+    def runs_end_well(self, begin: float, backfill: str, switched: float | None = None) -> None:
+        host = self.host
+
+        def of_backfill() -> list[dict[str, Any]]:
+            return [r for r in host.runs(begin) if {"key": "dagster/backfill", "value": backfill} in r["tags"]]
+
+        wait_until(
+            lambda: (
+                of_backfill() and all(r["status"] not in {"QUEUED", "NOT_STARTED", *IN_PROGRESS} for r in of_backfill())
+            ),
+            400,
+            every=3,
+        )
+        runs = host.runs(begin)
+        retried = {tag["value"] for r in runs for tag in r["tags"] if tag["key"] == "dagster/parent_run_id"}
+        failed = [
+            f"{r['jobName']} {r['runId'][:8]}"
+            for r in runs
+            if r["status"] in {"FAILURE", "CANCELED"} and r["runId"] not in retried
+        ]
+        if switched is None:
+            self.check(
+                "Runs end SUCCESS, those that were killed by their repetition",
+                not failed,
+                f"{len(runs)} runs, {len(retried)} repeated {failed or ''}",
+            )
+            return
+        across = [r for r in runs if (r["startTime"] or 1e12) < switched < (r["endTime"] or 0)]
+        jobs = ", ".join(sorted({r["jobName"] for r in across}))
+        self.check(
+            "Runs across the switch end SUCCESS",
+            bool(across) and all(r["status"] == "SUCCESS" for r in across),
+            f"{len(across)} across it ({jobs})",
+        )
+        self.check("No run failed", not failed, f"{len(runs)} runs {failed or ''}")
+
+    def bad_releases(self) -> None:
+        """Releases that must not stay."""
+        before = self.current()
+        begin = time.time()
+        fail = "\ndef _fail(*_: object) -> None:\n    raise RuntimeError('no such column: of_the_test')\n\n"
+        module = "dagster_postgres.run_storage.run_storage"
+        patch = f"{fail}import {module} as _storage\n_storage.PostgresRunStorage.upgrade = _fail\n"
+        cases: list[tuple[str, str, str, Callable[[str], str], str]] = [
+            (
+                "an import error",
+                "9.1.0-import",
+                "wrm_pipeline/definitions.py",
+                lambda t: f"{t}\nimport of_the_test\n",
+                "No module named 'of_the_test'",
+            ),
+            (
+                "a failing migration",
+                "9.2.0-migration",
+                "wrm_pipeline/resources/dagster_storage.py",
+                lambda t: t + patch,
+                "no such column: of_the_test",
+            ),
+        ]
+        for name, version, file, change, reason in cases:
+            play = self.deploy(self.spoil(version, file, change))
+            told = reason in play.output
+            self.check(
+                f"A release with {name} is refused, the old one goes on",
+                play.status != 0 and self.current() == before and self.all_active(),
+                f"{play.seconds:.0f} s",
+            )
+            self.check("The reason is printed", told, reason if told else play.output[-1500:])
+        self.check_minutes(begin)
+        quiet = self.spoil(
+            "9.3.0-quiet",
+            "wrm_pipeline/schedules/ingest.py",
+            lambda t: t.replace("DefaultScheduleStatus.RUNNING", "DefaultScheduleStatus.STOPPED"),
+        )
+        play = self.deploy(quiet)
+        told = "no snapshot was taken" in play.output
+        self.check(
+            "A release that starts but does not ingest is rolled back",
+            play.status != 0 and self.current() == before and self.all_active(),
+            f"{play.seconds:.0f} s",
+        )
+        self.check("The reason is printed", told, "no snapshot was taken" if told else play.output[-1500:])
+        back = time.time()
+        wait_until(lambda: any(at.timestamp() > back for at in self.snapshot_times()), 120)
+        self.check(
+            "The old one ingests again",
+            any(at.timestamp() > back for at in self.snapshot_times()),
+            f"{self.snapshot_times()[-1].timestamp() - back:.0f} s after the playbook",
+        )
+
+    def all_active(self) -> bool:
+        return all(
+            self.host.property(unit, "ActiveState") == "active" for unit in (self.host.active_code_unit(), *OUR_UNITS)
+        )
+
+    def by_hand(self) -> None:
+        """rollback.yml."""
+        begin = time.time()
+        before = self.current()
+        play = self.host.play("rollback.yml")
+        self.check(
+            "rollback.yml goes back to the release before",
+            play.status == 0 and self.current() != before,
+            f"{before} -> {self.current()}, {play.seconds:.0f} s",
+        )
+        if play.status:
+            print(play.output[-3000:])
+        kept = self.host.run("sh", "-c", "ls /opt/wrm/releases").split()
+        self.check(
+            "Old releases are kept, refused ones are not",
+            len(kept) <= 3 and not any("9.1" in k or "9.2" in k or "9.3" in k for k in kept),
+            kept,
+        )
+        self.check_minutes(begin)
+
+    def kills(self) -> None:
+        """SIGKILL to the main process of each unit, one after another, while it works."""
+        host = self.host
+        begin = time.time()
+        backfill = host.backfill(self.seed(6, 120))
+        wait_until(lambda: any(r["status"] == "STARTED" for r in host.runs(begin)), 120)
+        code = host.active_code_unit()
+        works: dict[str, Callable[[], bool]] = {
+            code: lambda: "repositoriesOrError" in host.graphql("{ repositoriesOrError { __typename } }"),
+            "dagster-daemon.service": lambda: True,
+            "dagster-webserver.service": lambda: host.get("/server_info")[0] == 200,
+            "wrm-exporter.service": lambda: host.get("/metrics")[0] == 200,
+            "nginx.service": lambda: host.get("/server_info")[0] == 200,
+        }
+        for unit, condition in works.items():
+            pid = host.property(unit, "MainPID")
+            host.run("kill", "-KILL", pid)
+
+            def is_back(unit: str = unit, pid: str = pid, condition: Callable[[], bool] = condition) -> bool:
+                fresh = host.property(unit, "MainPID") not in {"0", pid}
+                return fresh and host.property(unit, "ActiveState") == "active" and condition()
+
+            took = wait_until(is_back, 120, every=0.2)
+            load = os.getloadavg()[0]
+            self.check(
+                f"{unit} is back within 15 s of kill -9",
+                took is not None and took <= 15,
+                f"{took or -1:.1f} s (load {load:.0f})",
+            )
+            time.sleep(5)
+        self.runs_end_well(begin, backfill)
+
+        def stuck() -> list[str]:
+            since = time.time() - 120
+            runs = [r for r in host.runs(begin) if r["status"] in IN_PROGRESS]
+            return [r["runId"][:8] for r in runs if (r["startTime"] or r["creationTime"]) < since]
+
+        wait_until(lambda: not stuck(), 240, every=3)
+        self.check("No run is stuck afterwards", not stuck(), stuck() or "none")
+        self.check_minutes(begin)
+
+    def reboot(self) -> None:
+        """The host restarts."""
+        host = self.host
+        since = datetime.now(UTC)
+        host.run("systemctl", "reboot", check=False)
+        begin = time.monotonic()
+        time.sleep(3)
+        took = wait_until(lambda: host.run("systemctl", "is-system-running").strip() in {"running", "degraded"}, 300)
+        units = [
+            host.active_code_unit(),
+            *OUR_UNITS,
+            "wrm.target",
+            "wrm-reports.timer",
+            "nginx.service",
+            "redis-server.service",
+            "postgresql@15-main.service",
+            "prometheus.service",
+            "prometheus-alertmanager.service",
+            "prometheus-node-exporter.service",
+        ]
+        wait_until(lambda: all(host.property(unit, "ActiveState") == "active" for unit in units), 120)
+        down = [unit for unit in units if host.property(unit, "ActiveState") != "active"]
+        failed = host.run("systemctl", "--failed", "--no-legend", "--plain", check=False).split()
+        self.check(
+            "All units are active after a reboot",
+            took is not None and not down and not failed,
+            f"{len(units)} units in {time.monotonic() - begin:.0f} s {down or ''} {failed or ''}",
+        )
+        up = wait_until(lambda: any(at > since + timedelta(seconds=5) for at in self.snapshot_times()), 180)
+        self.check(
+            "Snapshots arrive after it", up is not None, f"{time.monotonic() - begin:.0f} s after the order to reboot"
+        )
+
+
+STAGES = (
+    "install",
+    "idempotence",
+    "data",
+    "web",
+    "hardening",
+    "good_release",
+    "bad_releases",
+    "by_hand",
+    "kills",
+    "reboot",
+    "secrets",
+)
+
+
+@contextmanager
+def world(folder: Path, *, attach: bool) -> Iterator[dict[str, Any]]:
+    """The servers that the host talks to."""
+    if attach:
+        yield json.loads((folder / "world/world.json").read_text())
+        return
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.test.world", folder / "world"],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        if process.stdout.readline() != b"ready\n":
+            raise SystemExit("deploy-test: the feed, the store or the Vault of the test did not start; see above")
+        yield json.loads((folder / "world/world.json").read_text())
+    finally:
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+def why_not() -> str:
+    """What is missing here for a container, or nothing."""
+    if os.geteuid() != 0:
+        return "only root can boot a container"
+    missing = [
+        name for name in ("systemd-nspawn", "debootstrap", "nsenter", "ssh-keygen") if shutil.which(name) is None
+    ]
+    if missing:
+        return f"{', '.join(missing)} not found (Debian: apt-get install systemd-container debootstrap openssh-client)"
+    if not (TOOLS / "ansible-playbook").exists():
+        return f"{TOOLS} is missing: make deploy-setup"
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--folder", type=Path, help="where everything is put (default: a temporary folder)")
+    parser.add_argument("--keep", action="store_true", help="leave container and folder, and wait for Enter at the end")
+    parser.add_argument("--attach", action="store_true", help="use the host of another call, and leave it")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES)
+    options = parser.parse_args()
+    if reason := why_not():
+        print(f"SKIPPED: {reason}")
+        return 0
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="wrm-deploy-test-", dir="/var/tmp"))
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    print(f"ansible from {ANSIBLE}, everything in {folder}", flush=True)
+    with world(folder, attach=options.attach) as what:
+        host = Host(folder, what)
+        acceptance = Acceptance(host)
+        try:
+            for stage in options.only:
+                acceptance.stage = stage
+                try:
+                    getattr(acceptance, stage)()
+                except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
+                    acceptance.check(f"{stage} came to its end", holds=False, measured=repr(error)[:500])
+            if options.keep:
+                input("Enter removes the container. ")
+        finally:
+            if not options.attach:
+                host.container("remove")
+            print(
+                tabulate(
+                    acceptance.rows,
+                    headers=["stage", "what must hold", "", "measured"],
+                    maxcolwidths=[None, 60, None, 70],
+                )
+            )
+            bad = sum(row[2] != "ok" for row in acceptance.rows)
+            print(f"\n{len(acceptance.rows) - bad} hold, {bad} do not; {time.monotonic() - begin:.0f} s")
+            if not options.keep and options.folder is None and not bad:
+                shutil.rmtree(folder)
+            elif bad:
+                print(f"Ansible's output is in {folder}/ansible.log")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

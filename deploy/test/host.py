@@ -1,0 +1,242 @@
+"""The host under test, as the acceptance sees it: its container, Ansible, the web pages, GraphQL."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ANSIBLE = REPOSITORY / "deploy/ansible"
+TOOLS = REPOSITORY / ".venv-deploy/bin"
+IN_PROGRESS = ("STARTING", "STARTED", "CANCELING")
+
+
+class Host:
+    """One container and the world that it talks to; everything of it is below `folder`."""
+
+    def __init__(self, folder: Path, world: dict[str, Any]) -> None:
+        self.folder, self.world = folder, world
+        self.root = folder / "vps"
+        self.inventory = folder / "inventory"
+        login = f"admin:{world['secrets']['web']}".encode()
+        self._login = f"Basic {base64.b64encode(login).decode()}"
+        self._tls = ssl.create_default_context()
+        self._tls.check_hostname = False
+        self._tls.verify_mode = ssl.CERT_NONE  # it signs its certificate itself
+
+    # The container
+
+    def container(self, *arguments: str) -> str:
+        command = [str(REPOSITORY / "deploy/test/container"), arguments[0], str(self.root), *arguments[1:]]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def run(self, *command: str, check: bool = True) -> str:
+        done = subprocess.run(
+            [str(REPOSITORY / "deploy/test/container"), "run", str(self.root), *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+        return done.stdout
+
+    def property(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "-P", name, unit, check=False).strip()
+
+    def active_code_unit(self) -> str:
+        slot = self.run("readlink", "/opt/wrm/active").strip().rpartition("/")[2]
+        return f"dagster-code@{slot}.service"
+
+    # Ansible
+
+    def write_inventory(self) -> None:
+        """The hosts file with what is no secret, and the secrets encrypted by ansible-vault."""
+        world, ports, secret = self.world, self.world["ports"], self.world["secrets"]
+        ssh = f"-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.folder}/known_hosts"
+        host = {
+            "ansible_host": "127.0.0.1",
+            "ansible_port": ports["ssh"],
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(self.folder / "key"),
+            "ansible_ssh_common_args": ssh,
+        }
+        variables = {
+            "web_server_name": "wrm.test",
+            "web_listen_addresses": ["127.0.0.1"],
+            "web_https_port": ports["https"],
+            "web_http_port": ports["http"],
+            "postgresql_port": ports["postgres"],
+            "redis_port": ports["redis"],
+            "dagster_webserver_port": ports["ui"],
+            "dagster_exporter_port": ports["exporter"],
+            "dagster_settings": {"WRM_STATIONS_DATA_URL": world["feed_url"]},
+            "dagster_reports_interval": "1min",
+            "vault_addr": world["vault_url"],
+            "vault_role_id": world["vault_role_id"],
+            "vault_ca_file": world["vault_ca"],
+            "monitoring_prometheus_port": ports["prometheus"],
+            "monitoring_alertmanager_port": ports["alertmanager"],
+            "monitoring_node_exporter_port": ports["node"],
+            "monitoring_webhook_url": world["webhook_url"],
+        }
+        secrets = {
+            "postgresql_password": secret["postgres"],
+            "redis_password": secret["redis"],
+            "web_users": {"admin": secret["web"]},
+            "dagster_credentials": {"vault_secret_id": secret["vault_secret_id"]},
+        }
+        variables_folder = self.inventory / "group_vars/wrm"
+        variables_folder.mkdir(parents=True, exist_ok=True)
+        # JSON is YAML.
+        hosts = {"wrm": {"hosts": {"vps": host}, "vars": variables}}
+        (self.inventory / "hosts.yml").write_text(json.dumps(hosts, indent=1))
+        (self.folder / "vault-password").write_text(secret["ansible_vault"])
+        (self.folder / "vault-password").chmod(0o600)
+        plain = variables_folder / "secrets.yml"
+        plain.write_text(json.dumps(secrets))
+        subprocess.run(
+            [TOOLS / "ansible-vault", "encrypt", "--vault-password-file", self.folder / "vault-password", plain],
+            check=True,
+            capture_output=True,
+        )
+
+    def play(self, playbook: str, *arguments: str) -> Play:
+        """Run a playbook over ssh; its output goes to a file, too."""
+        command = [
+            str(TOOLS / "ansible-playbook"),
+            *("-i", str(self.inventory / "hosts.yml")),
+            *("--vault-password-file", str(self.folder / "vault-password")),
+            playbook,
+            *arguments,
+        ]
+        path = f"{TOOLS}:{os.environ['PATH']}"
+        environment = {
+            **os.environ,
+            "PATH": path,
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+        }
+        begin = time.monotonic()
+        done = subprocess.run(
+            command,
+            cwd=ANSIBLE,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        with (self.folder / "ansible.log").open("a") as log:
+            log.write(f"$ {' '.join(command)}\n{done.stdout}\n")
+        return Play(done.returncode, done.stdout, time.monotonic() - begin)
+
+    # The web
+
+    def get(self, path: str, *, login: bool = True, scheme: str = "https") -> tuple[int, dict[str, str], bytes]:
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.world['ports'][scheme]}{path}")
+        if login:
+            request.add_header("Authorization", self._login)
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls), _NoRedirect()
+        )
+        try:
+            with opener.open(request, timeout=10) as answer:
+                return answer.status, dict(answer.headers), answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, dict(error.headers), error.read()
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        url = f"http://127.0.0.1:{self.world['ports']['ui']}/graphql"
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            data = json.loads(answer.read())
+        if data.get("errors"):
+            raise RuntimeError(str(data["errors"])[:1000])
+        return data["data"]
+
+    def runs(self, since: float) -> list[dict[str, Any]]:
+        query = """query ($since: Float!) { runsOrError(limit: 1000, filter: {createdAfter: $since}) { ... on Runs {
+            results { runId jobName status creationTime startTime endTime tags { key value } } } } }"""
+        return list(self.graphql(query, since=since)["runsOrError"]["results"])
+
+    def backfill(self, days: Sequence[str]) -> str:
+        """Ask for processing runs of these days; returns the backfill's id."""
+        query = """mutation ($days: [String!], $location: String!) { launchPartitionBackfill(backfillParams: {
+            selector: {partitionSetName: "wrm_stations_processing_job_partition_set",
+                       repositorySelector: {repositoryLocationName: $location, repositoryName: "__repository__"}},
+            partitionNames: $days}) { __typename ... on LaunchBackfillSuccess { backfillId }
+            ... on PythonError { message } } }"""
+        answer = self.graphql(query, days=list(days), location="wrm_pipeline")["launchPartitionBackfill"]
+        if "backfillId" not in answer:
+            raise RuntimeError(str(answer))
+        return str(answer["backfillId"])
+
+
+class Play:
+    """How a playbook ended."""
+
+    def __init__(self, status: int, output: str, seconds: float) -> None:
+        self.status, self.output, self.seconds = status, output, seconds
+
+    @property
+    def changed(self) -> int:
+        """Tasks that changed something on the host, -1 if it did not come to the end."""
+        for line in self.output.splitlines():
+            if line.startswith("vps ") and "changed=" in line:
+                return int(line.partition("changed=")[2].split()[0])
+        return -1
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Outage(threading.Thread):
+    """Asks for something again and again, and notes the longest time for which it was not to be had."""
+
+    def __init__(self, works: Callable[[], bool]) -> None:
+        super().__init__(daemon=True)
+        self.longest_s = 0.0
+        self._works = works
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(0.25):
+            with suppress(OSError, ValueError):
+                if self._works():
+                    last = time.monotonic()
+            self.longest_s = max(self.longest_s, time.monotonic() - last)
+
+    def __enter__(self) -> Outage:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, every: float = 0.5) -> float | None:
+    """How long it took until the condition held, or None if it did not in that time; an error counts as not yet."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < seconds:
+        with suppress(OSError, ValueError, RuntimeError, KeyError):
+            if condition():
+                return time.monotonic() - begin
+        time.sleep(every)
+    return None

@@ -1,0 +1,45 @@
+"""The job that keeps Dagster's own history to an age."""
+
+from typing import Any
+
+import dagster as dg
+
+from wrm_pipeline.history import oldest_to_keep, prune
+from wrm_pipeline.settings import load_settings
+
+
+class PruneConfig(dg.Config):
+    """What stays."""
+
+    days: float = 0.0
+    """Age of what stays, in days; 0 means WRM_HISTORY_DAYS."""
+
+
+@dg.op(description="Remove ended runs, their events, ticks and captured output that are older than WRM_HISTORY_DAYS.")
+def prune_dagster_history(context: dg.OpExecutionContext, config: PruneConfig) -> dict[str, Any]:
+    """Counts of what went; this run is under way and stays."""
+    done = prune(context.instance, before=oldest_to_keep(config.days or load_settings().history_days), apply=True)
+    counts = {
+        "runs": done.runs,
+        "events": done.events,
+        "check_results": done.check_results,
+        "ticks": done.ticks,
+        "files": done.files,
+        "file_bytes": done.file_bytes,
+        "runs_left": done.runs_left,
+        "events_left": done.events_left,
+    }
+    context.add_output_metadata({**counts, "remarks": "\n".join(done.remarks)})
+    return counts
+
+
+@dg.job(
+    executor_def=dg.in_process_executor,
+    description=(
+        "Keep Dagster's own history to WRM_HISTORY_DAYS: materialization status of partitions and the newest check "
+        "results stay, however old. On a server a systemd timer does it (`wrm prune --apply`)."
+    ),
+)
+def wrm_prune_history_job() -> None:
+    """One op."""
+    prune_dagster_history()
