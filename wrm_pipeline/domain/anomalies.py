@@ -18,13 +18,15 @@ has their measured precision and recall; the better one is DEFAULT_METHOD.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROBUST_Z, ISOLATION_FOREST = "robust_z", "isolation_forest"
 DEFAULT_METHOD = ROBUST_Z
@@ -38,6 +40,8 @@ MIN_SNAPSHOTS_SHARE = 0.25
 LEVEL_FLOOR_BIKES = 1.5
 STEP_FLOOR_BIKES = 1.0
 CITY_FLOOR_SHARE = 0.02
+# A share of fewer stations than this says nothing about a city.
+CITY_MIN_STATIONS = 10
 
 # Thresholds of the robust z-score, chosen on simulated days without anomalies (docs/quality.md).
 THRESHOLDS: Mapping[str, float] = {
@@ -63,7 +67,9 @@ _HOUR_US = 3_600_000_000
 Scores = NDArray[np.float64]
 
 
-def station_hours(observed: pd.DataFrame, station_ids: list[str], names_of_rows: Callable[[int], str]) -> pd.DataFrame:
+def station_hours(
+    observed: "pd.DataFrame", station_ids: list[str], names_of_rows: Callable[[int], str]
+) -> "pd.DataFrame":
     """Describe each station in each hour.
 
     Args:
@@ -75,6 +81,8 @@ def station_hours(observed: pd.DataFrame, station_ids: list[str], names_of_rows:
         Columns hour_start (UTC), local_hour, station_id, name, snapshots, bikes_mean, bikes_last, moves, largest_step,
         emptied; ordered by station id and hour.
     """
+    import pandas as pd
+
     rows = observed[observed["is_station"].to_numpy()]
     bikes, signed_step = rows["bikes"].to_numpy(), rows["step"].to_numpy()
     station, hour = rows["station"].to_numpy(), rows["at_us"].to_numpy() // _HOUR_US
@@ -114,14 +122,16 @@ def _sums(values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[Any]:
 class Usual:
     """What is usual, by station and local hour; made from the station hours of earlier days."""
 
-    by_station_hour: pd.DataFrame
-    by_hour: pd.DataFrame
+    by_station_hour: "pd.DataFrame"
+    by_hour: "pd.DataFrame"
     snapshots_per_hour: float
     days: int
 
 
-def usual_of(earlier: pd.DataFrame) -> Usual:
+def usual_of(earlier: "pd.DataFrame") -> Usual:
     """Medians and median deviations of the station hours of earlier days (columns of `station_hours`, and `dt`)."""
+    import pandas as pd
+
     keys = ["station_id", "local_hour"]
     groups = earlier.groupby(keys, sort=True, observed=True)
     medians = groups[["bikes_mean", "largest_step"]].median()
@@ -151,7 +161,7 @@ def usual_of(earlier: pd.DataFrame) -> Usual:
     return Usual(by_station_hour, by_hour, float(earlier["snapshots"].median()), int(earlier["dt"].nunique()))
 
 
-def features(hours: pd.DataFrame, usual: Usual) -> pd.DataFrame:
+def features(hours: "pd.DataFrame", usual: Usual) -> "pd.DataFrame":
     """The features of station hours, and what is usual for each.
 
     Args:
@@ -170,14 +180,20 @@ def features(hours: pd.DataFrame, usual: Usual) -> pd.DataFrame:
     empty = frame["bikes_mean"] == 0
     frame["emptied_step"] = ((frame["emptied"] - frame["usual_step"]) / frame["step_sigma"]).clip(lower=0.0)
     frame["emptied_step"] = frame["emptied_step"].where(empty, 0.0)
-    share = empty.groupby(frame["hour_start"]).transform("mean")
-    frame["city_empty"] = np.where(empty, ((share - frame["usual_empty"]) / frame["empty_sigma"]).clip(lower=0.0), 0.0)
+    stations = empty.groupby(frame["hour_start"])
+    share, enough_stations = stations.transform("mean"), stations.transform("size") >= CITY_MIN_STATIONS
+    together = empty & enough_stations
+    frame["city_empty"] = np.where(
+        together, ((share - frame["usual_empty"]) / frame["empty_sigma"]).clip(lower=0.0), 0.0
+    )
     enough = frame["snapshots"] >= MIN_SNAPSHOTS_SHARE * usual.snapshots_per_hour
     return frame[enough & frame["usual_bikes"].notna() & frame["usual_empty"].notna()].reset_index(drop=True)
 
 
-def _silence(frame: pd.DataFrame) -> tuple[Scores, Scores]:
+def _silence(frame: "pd.DataFrame") -> tuple[Scores, Scores]:
     """Moves that are missing since the last one, and the hours since then, at the end of each station hour."""
+    import pandas as pd
+
     station = frame["station_id"].to_numpy()
     expected = np.nan_to_num(frame["usual_moves"].to_numpy())
     moved = frame["moves"].to_numpy() > 0
@@ -191,36 +207,35 @@ def _silence(frame: pd.DataFrame) -> tuple[Scores, Scores]:
     return np.asarray(total, dtype=float), np.asarray(hours, dtype=float)
 
 
-def robust_z(found: pd.DataFrame) -> Scores:
+def robust_z(found: "pd.DataFrame") -> Scores:
     """How far each station hour is beyond the thresholds: above 1 is an anomaly."""
     parts = [found[name].abs().to_numpy() / threshold for name, threshold in THRESHOLDS.items()]
     return np.asarray(np.maximum.reduce(parts), dtype=float)
 
 
-def isolation_forest(found: pd.DataFrame, earlier: pd.DataFrame, *, seed: int = FOREST_SEED) -> Scores:
+def isolation_forest(found: "pd.DataFrame", earlier: "pd.DataFrame", *, seed: int = FOREST_SEED) -> Scores:
     """The same by a forest that is grown on the station hours of earlier days (both as `features` gives them).
 
     A score of 1 is exceeded by FOREST_ALARM_SHARE of the earlier hours.
     """
     from sklearn.ensemble import IsolationForest
 
-    forest = IsolationForest(n_estimators=FOREST_TREES, max_samples=FOREST_SAMPLES, random_state=seed).fit(
-        _matrix(earlier)
-    )
+    samples = min(FOREST_SAMPLES, len(earlier))
+    forest = IsolationForest(n_estimators=FOREST_TREES, max_samples=samples, random_state=seed).fit(_matrix(earlier))
     known = -forest.score_samples(_matrix(earlier))
     threshold = np.quantile(known, 1 - FOREST_ALARM_SHARE)
     return np.asarray(-forest.score_samples(_matrix(found)) / threshold, dtype=float)
 
 
-def _matrix(found: pd.DataFrame) -> NDArray[np.float64]:
+def _matrix(found: "pd.DataFrame") -> NDArray[np.float64]:
     """Features on a scale on which the usual and the absurd both have room."""
     values = found[list(FEATURES)].to_numpy(dtype=float)
     return np.asarray(np.sign(values) * np.log1p(np.abs(values)), dtype=float)
 
 
 def find_anomalies(
-    hours: pd.DataFrame, earlier: pd.DataFrame, dt: date, *, method: str = DEFAULT_METHOD, seed: int = FOREST_SEED
-) -> pd.DataFrame:
+    hours: "pd.DataFrame", earlier: "pd.DataFrame", dt: date, *, method: str = DEFAULT_METHOD, seed: int = FOREST_SEED
+) -> "pd.DataFrame":
     """The anomalous station hours of a day.
 
     Args:
@@ -233,6 +248,8 @@ def find_anomalies(
     Returns:
         Columns hour_start, local_hour, station_id, name, method, score, reason; the highest score first.
     """
+    import pandas as pd
+
     columns = ["hour_start", "local_hour", "station_id", "name", "method", "score", "reason"]
     if not len(hours) or (earlier["dt"].nunique() if len(earlier) else 0) < MIN_DAYS_COMPARED:
         return pd.DataFrame(columns=columns)
@@ -267,7 +284,7 @@ def _reason(row: "pd.Series[Any]") -> str:
     return "empty, as are far more stations than usual at this hour"
 
 
-def last_counts(hours: pd.DataFrame) -> dict[str, int]:
+def last_counts(hours: "pd.DataFrame") -> dict[str, int]:
     """The last count of each station that was there in the last hour of a day's station hours."""
     last = hours[hours["hour_start"] == hours["hour_start"].max()]
     return dict(zip(last["station_id"].tolist(), last["bikes_last"].tolist(), strict=True))

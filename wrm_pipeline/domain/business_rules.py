@@ -9,16 +9,19 @@ and are applied there (`snapshot.py`); here they are only counted.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pandera
 
 # Part of what a computed day remembers: another version means that it is computed anew.
 BUSINESS_RULES_VERSION = "1"
@@ -70,12 +73,12 @@ class Rule:
     name: str
     severity: str
     reason: str
-    holds: Callable[[pd.DataFrame], "pd.Series[bool]"] | None = None
+    holds: "Callable[[pd.DataFrame], pd.Series[bool]] | None" = None
     asked_of: str | None = None
     shows: tuple[str, ...] = ()
 
     @property
-    def check(self) -> pandera.Check:
+    def check(self) -> "pandera.Check":
         """The rule as a pandera check on a frame of observations.
 
         Raises:
@@ -83,6 +86,8 @@ class Rule:
         """
         if self.holds is None:
             raise LookupError(f"rule {self.name!r} is applied by the parser")
+        import pandera.pandas as pandera
+
         return pandera.Check(self.holds, name=self.name, error=self.reason, n_failure_cases=1, ignore_na=False)
 
 
@@ -189,7 +194,7 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
     )
 
 
-def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) -> pd.DataFrame:
+def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) -> "pd.DataFrame":
     """The rows of a day as observations, ordered by station and time.
 
     Args:
@@ -200,6 +205,8 @@ def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) 
     Returns:
         A frame with `row` (position in `rows`), codes and values, and what the row before of the same id had.
     """
+    import pandas as pd
+
     ids, times = rows["station_id"].chunk(0), rows["file_timestamp"].chunk(0).cast("int64").to_numpy()
     codes = ids.indices.to_numpy()
     order = np.argsort(codes, kind="stable")
@@ -281,7 +288,7 @@ class RuleHits:
     samples: tuple[dict[str, Any], ...] = ()
 
 
-def apply_rules(rules: Collection[Rule], rows: pa.Table, observed: pd.DataFrame) -> Iterator[RuleHits]:
+def apply_rules(rules: Collection[Rule], rows: pa.Table, observed: "pd.DataFrame") -> Iterator[RuleHits]:
     """Each rule that is ours to apply, on the observations made of `rows`."""
     for rule in rules:
         if rule.holds is None:
@@ -297,7 +304,7 @@ def apply_rules(rules: Collection[Rule], rows: pa.Table, observed: pd.DataFrame)
 
 
 def _samples(
-    rule: Rule, rows: pa.Table, observed: pd.DataFrame, positions: NDArray[np.intp]
+    rule: Rule, rows: pa.Table, observed: "pd.DataFrame", positions: NDArray[np.intp]
 ) -> tuple[dict[str, Any], ...]:
     """The newest hit of each station, the newest first: 20 rows of one station would tell no more than one."""
     stations = observed["station"].to_numpy()[positions]
@@ -322,4 +329,4 @@ def _samples(
 
 
 def _iso(micros: Any) -> str:
-    return f"{pd.Timestamp(int(micros), unit='us', tz='UTC'):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(micros)):%Y-%m-%dT%H:%M:%SZ}"

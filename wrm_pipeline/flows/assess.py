@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase
@@ -43,6 +42,7 @@ from wrm_pipeline.domain.rules import ServiceArea
 
 if TYPE_CHECKING:
     import duckdb
+    import pandas as pd
 
 # A day costs 1 to 2 s. The first run over years of days would hold the pool for that long; so it takes a month, and
 # the next runs the rest.
@@ -84,8 +84,9 @@ def assess(
         return Assessment((), (), ())
     # In order, as a day is compared with those before; but the newest one always, as that is looked at.
     chosen = pending[:max_days]
-    if pending[-1:] != chosen[-1:]:
-        chosen = [*chosen[: max_days - 1], pending[-1]]
+    newest = max(etags, default=None)
+    if newest in pending and newest not in chosen:
+        chosen = [*chosen[: max_days - 1], newest]
     waiting = tuple(day for day in pending if day not in chosen)
     with database.refresh() as connection:
         connection.begin()
@@ -189,7 +190,7 @@ def _has_anomalies(connection: "duckdb.DuckDBPyConnection", day: date) -> bool:
     )
 
 
-def _bikes_before(earlier_hours: pd.DataFrame, day: date) -> Mapping[str, int] | None:
+def _bikes_before(earlier_hours: "pd.DataFrame", day: date) -> Mapping[str, int] | None:
     """The counts with which the day before ended; None if that is not known, or if it ended early."""
     midnight, _ = partition_bounds(day)
     yesterday = earlier_hours[earlier_hours["dt"] == day - timedelta(days=1)]
@@ -260,7 +261,7 @@ def _replace(
     connection: "duckdb.DuckDBPyConnection",
     table: TableDefinition,
     day: date,
-    rows: Sequence[Mapping[str, Any]] | pd.DataFrame,
+    rows: "Sequence[Mapping[str, Any]] | pd.DataFrame",
 ) -> None:
     """Put a day's rows in the place of those that are there."""
     connection.execute(f"DELETE FROM {SCHEMA}.{table.name} WHERE dt = ?", [day])
@@ -268,21 +269,21 @@ def _replace(
 
 
 def _insert(
-    connection: "duckdb.DuckDBPyConnection", table: TableDefinition, rows: Sequence[Mapping[str, Any]] | pd.DataFrame
+    connection: "duckdb.DuckDBPyConnection", table: TableDefinition, rows: "Sequence[Mapping[str, Any]] | pd.DataFrame"
 ) -> None:
     if not len(rows):
         return
     incoming = (
-        pa.Table.from_pandas(rows, preserve_index=False)
-        if isinstance(rows, pd.DataFrame)
-        else pa.Table.from_pylist([dict(row) for row in rows])
+        pa.Table.from_pylist([dict(row) for row in rows])
+        if isinstance(rows, Sequence)
+        else pa.Table.from_pandas(rows, preserve_index=False)
     )
     connection.register("incoming_rows", incoming)
     connection.execute(f"INSERT INTO {SCHEMA}.{table.name} BY NAME FROM incoming_rows")
     connection.unregister("incoming_rows")
 
 
-def _frame(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: Iterable[Any]) -> pd.DataFrame:
+def _frame(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: Iterable[Any]) -> "pd.DataFrame":
     """A query's rows, with dates as dates and times as UTC timestamps."""
     found: pd.DataFrame = connection.execute(sql, list(parameters)).to_arrow_table().to_pandas(date_as_object=True)
     return found
