@@ -88,17 +88,22 @@ def _refreshed(connection: "duckdb.DuckDBPyConnection", tables: set[str]) -> dic
 
 
 def write_catalog(connection: "duckdb.DuckDBPyConnection", catalog: Catalog) -> None:
-    """Both tables, and each description as a comment on what it describes."""
+    """Both tables, and each description as a comment on what it describes, in one transaction.
+
+    Each of the hundreds of comments would be a transaction of its own otherwise, three times as slow in all.
+    """
+    connection.begin()
     write_table(connection, "catalog_tables", catalog.tables)
     write_table(connection, "catalog_columns", catalog.columns)
     for row in catalog.tables.to_pylist():
         if row["kind"] != "asset":
             connection.execute(f'COMMENT ON {row["kind"]} {SCHEMA}."{row["name"]}" IS {_text(row["description"])}')
     for row in catalog.columns.to_pylist():
-        comment = f"{row['description']}{f' [{unit}]' if (unit := row['unit']) else ''}"
+        comment = f"{row['description']} [{row['unit']}]" if row["unit"] else row["description"]
         connection.execute(
             f'COMMENT ON COLUMN {SCHEMA}."{row["table_name"]}"."{row["column_name"]}" IS {_text(comment)}'
         )
+    connection.commit()
 
 
 def _text(value: str) -> str:

@@ -5,6 +5,7 @@ from functools import partial
 
 import dagster as dg
 
+from wrm_pipeline.assets.presentation import page
 from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.clients.analytics_db import query_arrow
 from wrm_pipeline.clients.database_catalog import existing_tables
@@ -47,9 +48,8 @@ def city_report(
         written = publish_site(site, folder, lake.store, prefix)
     return dg.MaterializeResult(
         metadata={
-            "report": dg.MetadataValue.url((folder / PAGES["city"].file).as_uri()),
-            **{f"page_{name}": dg.MetadataValue.url((folder / page.file).as_uri()) for name, page in PAGES.items()},
-            "published": lake.store.url(f"{prefix}{PAGES['city'].file}"),
+            **{f"page_{name}": page(lake, f"{SITE}{each.file}") for name, each in PAGES.items()},
+            "on_disk": dg.MetadataValue.path(str(folder / PAGES["city"].file)),
             "files": written.files,
             "bytes": written.bytes,
             "files_written": written.written_to_store,

@@ -15,7 +15,7 @@ from wrm_pipeline.clients.database_catalog import describe_database, write_catal
 from wrm_pipeline.domain.catalog import COLUMNS_SCHEMA, MEANINGS, AssetFacts, build_catalog
 from wrm_pipeline.domain.lineage import object_folder
 from wrm_pipeline.resources.asset_graph import AssetGraph
-from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made
 
 _PARQUET_LAYERS = ("processed", "enhanced")
@@ -43,10 +43,14 @@ _PARQUET_LAYERS = ("processed", "enhanced")
     ),
 )
 def data_catalog(
-    context: dg.AssetExecutionContext, lake: LakeResource, asset_graph: dg.ResourceParam[AssetGraph]
+    context: dg.AssetExecutionContext,
+    lake: LakeResource,
+    clock: ClockResource,
+    asset_graph: dg.ResourceParam[AssetGraph],
 ) -> dg.MaterializeResult[None]:
     """Look, describe, write."""
     assets = [_as_of_now(context, lake, asset) for asset in asset_graph.assets]
+    assets = [replace(a, refreshed_at=clock.now()) if a.name == "data_catalog" else a for a in assets]
     with lake.database.refresh() as connection:
         catalog = build_catalog(describe_database(connection, lake.partitions.newest("enhanced")), assets, MEANINGS)
         write_catalog(connection, catalog)

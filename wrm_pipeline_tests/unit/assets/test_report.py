@@ -93,7 +93,8 @@ def test_the_report_is_on_disk_and_in_the_store_and_written_again_only_where_it_
     lake, result = analysed
     metadata = metadata_of(result, REPORT)
     folder = lake.settings.reports_dir / "site"
-    assert metadata["report"] == (folder / "index.html").as_uri()
+    assert metadata["on_disk"] == str(folder / "index.html")
+    assert metadata["page_stations"].endswith("/bike-data/gen_info/reports/site/stations.html")
     assert metadata["missing_tables"] == []
     assert metadata["files"] == metadata["files_written"] == sum(path.is_file() for path in folder.rglob("*"))
     assert lake.store.get("bike-data/gen_info/reports/site/index.html") == (folder / "index.html").read_bytes()

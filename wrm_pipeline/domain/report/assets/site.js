@@ -97,7 +97,8 @@ const site = (() => {
   };
 
   // A long name may break after an underscore or slash, and after a point within it.
-  const breakable = (text) => String(text).split(/(?<=[_/])|(?<=\w\.)(?=\w)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
+  const breakable = (text) => String(text).split(/(?<=\s)/).flatMap((word) => (word.length < 25 ? [word]
+    : word.split(/(?<=[_/])|(?<=\w\.)(?=\w)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]))));
   // Descriptions come as Markdown; of that, `code` is shown as such.
   const prose = (text) => text.replaceAll("**", "").split("`").map((part, i) => (i % 2 ? el("code", {}, breakable(part)) : part));
 
