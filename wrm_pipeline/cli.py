@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(command=_config)
     config.add_argument("--json", action="store_true", help="one JSON object")
 
+    trace = commands.add_parser("trace", help="from a published row back to the feed's line, and the runs in between")
+    trace.set_defaults(command=_trace)
+    trace.add_argument("station_id", help="as published: 15001, or fb591106 for a free-standing bike")
+    trace.add_argument("time", help="ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts")
+    trace.add_argument("--json", action="store_true", help="one JSON object")
+
     secrets = commands.add_parser("secrets", help="move credentials to Vault, and find those left lying about")
     kinds = secrets.add_subparsers(required=True, metavar="VERB")
 
@@ -65,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     scan.set_defaults(command=_secrets_scan)
     scan.add_argument("path", type=Path, nargs="?", default=Path(), help="folder or file, default here")
     scan.add_argument("--json", action="store_true", help="one JSON array")
+
+    compact = commands.add_parser("compact", help="pack the raw objects of old days into one archive a day")
+    compact.set_defaults(command=_compact)
+    compact.add_argument("--older-than-days", type=int, help="default WRM_COMPACT_AFTER_DAYS")
+    compact.add_argument("--date", action="append", type=date.fromisoformat, default=[], help="YYYY-MM-DD; repeatable")
+    compact.add_argument("--write", action="store_true", help="do it; without, only say what would be packed")
+    compact.add_argument("--restore", action="store_true", help="unpack the days of --date instead; needs --write, too")
 
     upkeep.add_commands(commands)
 
@@ -120,6 +133,42 @@ def _parser() -> argparse.ArgumentParser:
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--date", action="append", type=date.fromisoformat, default=[], help="YYYY-MM-DD; repeatable")
     parser.add_argument("--error-type", action="append", default=[], help="may be repeated")
+
+
+def _compact(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.clients.raw_objects import RawDay
+    from wrm_pipeline.domain.layout import local_date
+    from wrm_pipeline.flows.compaction import MIN_AGE_DAYS, compact_day, days_to_pack, restore_day
+    from wrm_pipeline.resources.lake import connect_store
+
+    age = options.older_than_days or settings.compact_after_days or (MIN_AGE_DAYS if options.date else None)
+    if age is None or (options.restore and not options.date):
+        raise UsageError("say which days: --older-than-days N, or --date, or set WRM_COMPACT_AFTER_DAYS")
+    store, layout, today = connect_store(settings), settings.layout, local_date(datetime.now(UTC))
+    if options.restore:
+        for dt in options.date:
+            if options.write:
+                print(f"{dt}: {restore_day(store, layout, dt)} raw objects are back where they were.")
+            else:
+                index = RawDay.of(store, layout, dt).index
+                print(f"{dt}: {len(index.members) if index else 0} raw objects are packed. Add --write to unpack them.")
+        return 0
+    refused = 0
+    for dt in days_to_pack(store, layout, today=today, older_than_days=age):
+        if options.date and dt not in options.date:
+            continue
+        done = compact_day(store, layout, dt, area=settings.area, today=today, dry_run=not options.write)
+        refused += bool(done.refused)
+        what = f"{done.packed} raw objects of {done.bytes_before} bytes"
+        if done.refused:
+            print(f"{dt}: {what} stay as they are: {done.refused}.")
+        elif options.write:
+            print(f"{dt}: {what} are packed into {done.bytes_after} bytes.")
+        else:
+            print(f"{dt}: {what} would be packed.")
+    if not options.write:
+        print("Nothing was written. Add --write to do it.")
+    return 1 if refused else 0
 
 
 def _queue(settings: Settings) -> DeadLetterQueue:
@@ -213,6 +262,30 @@ def _secrets_scan(options: argparse.Namespace, settings: Settings) -> int:
     if leaks:
         print("Replace each by a new one where it is issued: removing the line does not take it back.")
     return 1 if leaks else 0
+
+
+def _trace(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.flows.trace import NothingToTraceError, parse_time, to_json, to_text, trace
+    from wrm_pipeline.resources.lake import connect_store
+
+    try:
+        at, assumed = parse_time(options.time)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{options.time!r} is no ISO 8601 time; give one like 2025-08-21T15:04 (Warsaw) or 2025-08-21T13:04Z"
+        ) from None
+    try:
+        found = trace(connect_store(settings), settings.layout, options.station_id, at)
+    except NothingToTraceError as error:
+        print(f"wrm: {' '.join([assumed, str(error)]).strip()}", file=sys.stderr)
+        return 1
+    found = replace(found, remarks=(*([assumed] if assumed else []), *found.remarks))
+    if options.json:
+        print(json.dumps(to_json(found), ensure_ascii=False, indent=1, default=lambda value: value.isoformat()))
+    else:
+        for text in to_text(found, settings.ui_url):
+            print(text)
+    return 0
 
 
 def _smoke(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - as all commands

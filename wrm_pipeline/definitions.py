@@ -6,20 +6,26 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline import logs
+from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
+from wrm_pipeline.assets.duckdb.published_database import published_database
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
+from wrm_pipeline.assets.report.city_report import city_report
+from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.checks import published
+from wrm_pipeline.checks import published, quality
 from wrm_pipeline.io_managers.duckdb import (
     DuckDBHybridIOManager,
     DuckDBPublishingIOManager,
     DuckDBTableIOManager,
 )
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
     wrm_freshness_job,
@@ -28,12 +34,18 @@ from wrm_pipeline.jobs.processing import (
 )
 from wrm_pipeline.jobs.prune_history import wrm_prune_history_job
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
+from wrm_pipeline.partitions import backfill_policy
+from wrm_pipeline.resources.asset_graph import AssetGraph
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.workers import WorkersResource
+from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.history import wrm_prune_history_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
+from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.sensors.raw_data import (
     wrm_analytics_sensor,
     wrm_stations_raw_data_sensor,
@@ -46,29 +58,40 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     """Everything, wired as the settings say; `overrides` replaces resources by key."""
     lake = LakeResource.of(settings)
     clock = ClockResource(fixed_at=None)
+    assets = [
+        wrm_stations_raw_data,
+        # One run for a range of days, or one for each (WRM_BACKFILL).
+        *(
+            asset.with_attributes(backfill_policy=backfill_policy(settings.backfill))
+            for asset in (wrm_stations_processed_data_all, wrm_stations_enhanced_data_all)
+        ),
+        create_duckdb_enhanced_views,
+        create_materialized_views,
+        query_station_summary,
+        bike_density_spatial_analysis,
+        bike_density_map,
+        data_quality,
+        wrm_stations_dlq,
+        data_catalog,
+        city_report,
+        published_database,
+    ]
     return dg.Definitions(
-        assets=[
-            wrm_stations_raw_data,
-            wrm_stations_processed_data_all,
-            wrm_stations_enhanced_data_all,
-            create_duckdb_enhanced_views,
-            query_station_summary,
-            bike_density_spatial_analysis,
-            bike_density_map,
-            wrm_stations_dlq,
-        ],
-        asset_checks=published.CHECKS,
+        assets=assets,
+        asset_checks=[*published.CHECKS, *quality.CHECKS],
         jobs=[
             wrm_stations_ingest_job,
             wrm_stations_processing_job,
             wrm_analytics_job,
             wrm_freshness_job,
             reprocess_dlq,
+            wrm_compaction_job,
             wrm_prune_history_job,
         ],
         schedules=[
             wrm_stations_ingest_schedule,
             wrm_freshness_schedule,
+            *([wrm_compaction_schedule] if settings.compact_after_days else []),
             # On a server a systemd timer does it: it needs no daemon, and its failure is in the journal.
             *([wrm_prune_history_schedule] if settings.env == "local" else []),
         ],
@@ -78,12 +101,16 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_analytics_sensor,
             wrm_run_alerts_sensor,
             wrm_check_alerts_sensor,
+            wrm_lineage_sensor,
         ],
         executor=dg.in_process_executor,
         resources={
             "lake": lake,
             "clock": clock,
+            "cache": RedisCacheResource.of(settings),
+            "asset_graph": dg.ResourceDefinition.hardcoded_resource(AssetGraph.of(assets)),
             "vault": VaultSecretsResource(),
+            "workers": WorkersResource.of(settings),
             "feed": FeedResource(url=settings.feed_url),
             "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
             "duckdb_io_manager": DuckDBTableIOManager(lake=lake),

@@ -25,6 +25,7 @@ from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import local_date, partition_bounds
 from wrm_pipeline.flows.ingest import take_snapshot
 from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.sensors.raw_data import wrm_analytics_sensor, wrm_stations_raw_data_sensor
 from wrm_pipeline.settings import Settings, load_settings
 from wrm_pipeline.simulator.city import City
@@ -135,6 +136,7 @@ def _run_what_is_due(settings: Settings) -> list[date]:
                 sys.exit(f"{job_name} failed; its log is in {settings.data_dir / 'dagster_home'}.")
             if request.partition_key:
                 days.append(date.fromisoformat(request.partition_key))
+    wrm_lineage_sensor(dg.build_sensor_context(instance=instance, definitions=defs))
     return days
 
 
@@ -175,6 +177,7 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
         )
     )
     print(f"\ndatabase  {settings.database_path}\nmap       {place}")
+    print(f"report    {settings.reports_dir / 'site' / 'index.html'}")
     print(f"UI        make dev WRM_DATA_DIR={_shown(settings.data_dir)}")
 
 

@@ -10,13 +10,16 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, httpfs_path
+from wrm_pipeline.clients.cache import BYTES
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.snapshot import inspect_fetched
-from wrm_pipeline.resources.lake import connect_redis, connect_store, s3_access
+from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
+from wrm_pipeline.resources.lake import connect_store, s3_access
 from wrm_pipeline.resources.vault import KEPT_IN_VAULT, Secrets, open_vault, secrets_of
 from wrm_pipeline.settings import Settings
 
@@ -65,6 +68,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ),
         ("spool", _spool, "Look at the folder and its owner"),
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
+        ("cache", _cache, "Look at the redis check and the folder; runs are slower meanwhile, and right"),
         ("postgresql", _postgres, "Correct the POSTGRES_ variables"),
         ("duckdb", _duckdb, "Materialize create_duckdb_enhanced_views; if that fails, delete the file and try again"),
         ("disk", _disk, "Look at the data folder and its owner"),
@@ -152,6 +156,19 @@ def _redis(settings: Settings) -> Finding:
         todo = "Start Redis or correct REDIS_URL; meanwhile files are used instead, and nothing fails"
         return Finding("redis", "warning", "PING", type(error).__name__ + ": " + str(error), todo)
     return Finding("redis", "ok", "PING", "PONG")
+
+
+def _cache(settings: Settings) -> Finding:
+    place = RedisCacheResource.of(settings).place
+    if settings.cache_max_bytes == 0:
+        return Finding("cache", "not used", "WRM_CACHE_MAX_BYTES is 0", "each object is fetched anew")
+    cache, key = connect_cache(settings), f"probe:{uuid.uuid4()}"
+    cache.put(key, b"wrm doctor", BYTES, ttl_s=60)
+    if cache.get(key, BYTES) == b"wrm doctor":
+        return Finding("cache", "ok", "keep and look up a value", place)
+    got = cache.problem or "the value was not kept: no room on the disk, or Redis is full"
+    todo = "Make room, or see to the owner of the folder, or to Redis; meanwhile runs ask the store, and nothing fails"
+    return Finding("cache", "warning", f"keep and look up a value in {place}", got, todo)
 
 
 def _postgres(settings: Settings) -> Finding:

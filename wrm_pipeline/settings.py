@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     spool_max_bytes: int = Field(
         2**30, alias="WRM_SPOOL_MAX_BYTES", gt=0, description="1 GiB holds 18 days at 40 kB a minute"
     )
+    cache_max_bytes: int = Field(
+        256 * 2**20, alias="WRM_CACHE_MAX_BYTES", ge=0, description="Of the cache in files; 0: no cache, nor in Redis"
+    )
     bucket_name: str | None = Field(None, alias="BUCKET_NAME", description="Set: the object store is S3")
     s3_endpoint_url: str | None = Field(None, validation_alias=AliasChoices(*_S3_ALIASES["endpoint_url"]))
     s3_access_key_id: SecretStr | None = Field(None, validation_alias=AliasChoices(*_S3_ALIASES["access_key_id"]))
@@ -78,9 +81,24 @@ class Settings(BaseSettings):
     vault_cacert: Path | None = Field(None, alias="VAULT_CACERT", description="The CA that signed Vault's certificate")
     vault_skip_verify: bool = Field(False, alias="VAULT_SKIP_VERIFY", description="Never in production")
     vault_mount_point: str = Field("secret", alias="VAULT_MOUNT_POINT", description="Where KV version 2 is mounted")
-    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: breaker state is kept in Redis")
+    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: cache and breaker state are there")
     alert_webhook_url: SecretStr | None = Field(
         None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
+    )
+    openlineage_url: str | None = Field(
+        None, alias="OPENLINEAGE_URL", description="Set: lineage events are posted there, too"
+    )
+    openlineage_api_key: SecretStr | None = Field(
+        None, alias="OPENLINEAGE_API_KEY", description="Sent to OPENLINEAGE_URL as a bearer token"
+    )
+    openlineage_namespace: str = Field(
+        "wrm_pipeline", alias="OPENLINEAGE_NAMESPACE", description="Of the jobs in lineage events"
+    )
+    lineage_days: int = Field(
+        30, alias="WRM_LINEAGE_DAYS", gt=0, description="Days that lineage events are kept in the object store"
+    )
+    report_url: str | None = Field(
+        None, alias="WRM_REPORT_URL", description="Where a person opens the pages of reports/, for links"
     )
     ui_url: str = Field(
         "http://127.0.0.1:3000", alias="WRM_UI_URL", description="Where a person opens Dagster's UI, for links"
@@ -88,7 +106,22 @@ class Settings(BaseSettings):
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
     )
-    postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
+    executor: Literal["processes", "threads", "sequential"] = Field(
+        "processes", alias="WRM_EXECUTOR", description="Where a range of days is built, without Dask"
+    )
+    workers: int | None = Field(None, alias="WRM_WORKERS", ge=1, description="Days built at a time; unset: one a core")
+    backfill: Literal["run_per_day", "single_run"] = Field(
+        "run_per_day", alias="WRM_BACKFILL", description="single_run: a range of days is one run, which fans out"
+    )
+    compact_after_days: int | None = Field(
+        None, alias="WRM_COMPACT_AFTER_DAYS", ge=2, description="Set: raw objects of older days are packed"
+    )
+    s3_requests_per_s: int = Field(
+        600, alias="WRM_S3_REQUESTS_PER_S", ge=1, description="Of all processes of this machine; Hetzner allows 750"
+    )
+    postgres_host: str | None = Field(
+        None, alias="POSTGRES_HOST", description="Dagster's own storage in production: a host, or a socket's folder"
+    )
     postgres_port: int = Field(5432, alias="POSTGRES_PORT")
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")
     postgres_user: str | None = Field(None, alias="POSTGRES_USER")
@@ -142,7 +175,7 @@ class Settings(BaseSettings):
             raise ValueError("is no time zone; give a name like UTC or Europe/Warsaw") from error
         return value
 
-    @field_validator("feed_url", "s3_endpoint_url", "ui_url")
+    @field_validator("feed_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -175,6 +208,19 @@ class Settings(BaseSettings):
     @classmethod
     def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
         return _checked_url(value, *HTTP_SCHEMES)
+
+    @field_validator("openlineage_url")
+    @classmethod
+    def _receiver(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if not is_url(value, *HTTP_SCHEMES) or not parts.hostname or parts.username or parts.password or parts.query:
+            raise ValueError(
+                "is no address of a lineage receiver (not shown, as it may hold a key); give one like "
+                "http://127.0.0.1:5000, and its key as OPENLINEAGE_API_KEY"
+            )
+        return value.rstrip("/")
 
     @field_validator("vault_addr")
     @classmethod
@@ -308,6 +354,11 @@ class Settings(BaseSettings):
         return self.data_dir / "spool"
 
     @property
+    def cache_dir(self) -> Path:
+        """The cache, where there is no Redis."""
+        return self.data_dir / "cache"
+
+    @property
     def breaker_dir(self) -> Path:
         """State of the circuit breakers."""
         return self.data_dir / "breakers"
@@ -316,6 +367,11 @@ class Settings(BaseSettings):
     def database_path(self) -> Path:
         """The local analytics database."""
         return self.data_dir / "analytics.duckdb"
+
+    @property
+    def reports_dir(self) -> Path:
+        """What people look at, to be opened from disk."""
+        return self.data_dir / "reports"
 
 
 _VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")
@@ -446,5 +502,5 @@ def _explain(problem: Any) -> str:
     if field_name is None:
         return f"{name}: {message}"
     found = find(field_name)
-    value = "" if is_secret(field_name) else f"={problem['input']!r}"
+    value = "" if is_secret(field_name) or "not shown" in message else f"={problem['input']!r}"
     return f"{found.variable if found else name}{value}: {message}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ _OURS = (
     "POSTGRES_",
     "DAGSTER_",
     "DASK_",
+    "OPENLINEAGE_",
 )
 _KEPT = ("WRM_PROPERTY_FACTOR",)
 
@@ -47,3 +50,14 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 def lake(environment: Path) -> Lake:
     """The lake that the environment names, empty."""
     return Lake(load_settings())
+
+
+@pytest.fixture
+def own_forkserver(environment: Path) -> Iterator[None]:
+    """Worker processes with the environment of this test: the server that they are forked from keeps its own."""
+    server = forkserver._forkserver
+    preloaded = list(server._preload_modules)
+    server._stop()
+    yield
+    server._stop()
+    server.set_forkserver_preload(preloaded)

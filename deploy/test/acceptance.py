@@ -219,19 +219,14 @@ class Acceptance:
             len(self.snapshot_times()) >= before + 2,
             f"{len(self.snapshot_times()) - before} in {time.time() - begin:.0f} s",
         )
-        code = (
-            "import duckdb; db = duckdb.connect('/var/lib/wrm/data/analytics.duckdb', read_only=True); "
-            "rows = db.sql('SELECT count(*), max(file_timestamp) FROM wrm_analytics.wrm_stations_latest'); "
-            "print(*rows.fetchone())"
-        )
-        query = ("runuser", "-u", "wrm", "--", "/opt/wrm/current/venv/bin/python", "-c", code)
-        wait_until(lambda: host.run(*query).split()[0] != "0", 120, every=3)
-        found = host.run(*query, check=False).split()
-        self.check(
-            "They can be queried",
-            bool(found) and int(found[0]) > 100,
-            f"{' '.join(found)} (stations, newest snapshot)",
-        )
+
+        def queried() -> dict[str, Any]:
+            findings = json.loads(host.run("/usr/local/sbin/wrm", "doctor", "--json", check=False))
+            return next(finding for finding in findings if finding["name"] == "duckdb")
+
+        wait_until(lambda: queried()["status"] == "ok", 120, every=3)
+        found = queried()
+        self.check("They can be queried", found["status"] == "ok", f"{found['tried']}: {found['got']}")
         text = host.get("/metrics")[2].decode()
         newest = re.search(r"^wrm_last_snapshot_timestamp_seconds (\S+)", text, re.MULTILINE)
         age = time.time() - float(newest[1]) if newest else float("inf")
@@ -275,7 +270,7 @@ class Acceptance:
         files = host.run(
             "sh", "-c", "ls -d /etc/systemd/system/wrm* /etc/systemd/system/dagster-* | grep -v wants"
         ).split()
-        files = [re.sub("@", "@x", path, count=1) if "@." in path else path for path in files]
+        files = [path.replace("@.", "@blue." if "code" in path else "@x.") for path in files]
         words = subprocess.run(
             [REPOSITORY / "deploy/test/container", "run", host.root, "systemd-analyze", "verify", *files],
             capture_output=True,
@@ -661,7 +656,8 @@ def main() -> int:
             if options.keep:
                 input("Enter removes the container. ")
         finally:
-            host.container("remove")
+            if not options.attach:
+                host.container("remove")
             print(
                 tabulate(
                     acceptance.rows,

@@ -82,7 +82,7 @@ class Host:
             "dagster_webserver_port": ports["ui"],
             "dagster_exporter_port": ports["exporter"],
             "dagster_settings": {"WRM_STATIONS_DATA_URL": world["feed_url"]},
-            "dagster_reports_interval": "30s",
+            "dagster_reports_interval": "1min",
             "vault_addr": world["vault_url"],
             "vault_role_id": world["vault_role_id"],
             "vault_ca_file": world["vault_ca"],

@@ -1,17 +1,33 @@
 """How tables, schemas and lineage are shown in the Dagster UI."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import dagster as dg
-import pandera.pandas as pandera
 import pyarrow as pa
 from tabulate import tabulate
 
-from wrm_pipeline.domain.schemas import describe
+from wrm_pipeline.domain.lineage import COLUMN_LINEAGE, RAW_COLUMNS
+from wrm_pipeline.domain.schemas import TableSchema, describe
 from wrm_pipeline.domain.snapshot import LineCounts
+from wrm_pipeline.resources.lake import LakeResource
 
 PREVIEW_ROWS = 5
+
+
+def picture(svg: str, what: str) -> dg.MarkdownMetadataValue:
+    """A drawing, shown in the UI; `what` is for readers who do not see it."""
+    content = base64.b64encode(svg.encode()).decode()
+    return dg.MetadataValue.md(f"![{what}](data:image/svg+xml;base64,{content})")
+
+
+def page(lake: LakeResource, name: str) -> dg.MetadataValue[Any]:
+    """A link to a page of `reports/`: where WRM_REPORT_URL says people open it, else where it is stored."""
+    if lake.settings.report_url:
+        return dg.MetadataValue.url(f"{lake.settings.report_url.rstrip('/')}/{name}")
+    place = lake.store.url(lake.layout.report_key(name))
+    return dg.MetadataValue.url(f"file://{place}") if place.startswith("/") else dg.MetadataValue.text(place)
 
 
 def preview(rows: pa.Table, count: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
@@ -34,7 +50,7 @@ def _cell(value: Any) -> str:
     return text
 
 
-def table_schema(schema: pandera.DataFrameSchema) -> dg.TableSchema:
+def table_schema(schema: TableSchema) -> dg.TableSchema:
     """Columns with types, nullability and descriptions, from the one schema of the table."""
     return dg.TableSchema(
         columns=[
@@ -54,12 +70,58 @@ def arrow_table_schema(schema: pa.Schema) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name=field.name, type=str(field.type)) for field in schema])
 
 
-def column_lineage(asset: str, sources: Mapping[str, Sequence[str]]) -> dg.TableColumnLineage:
-    """Which columns of `asset` each column is made from."""
+def raw_schema() -> dg.TableSchema:
+    """The feed's columns: text, as it is in the raw objects."""
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name, "string", description) for name, description in RAW_COLUMNS.items()]
+    )
+
+
+class _Described(Protocol):
+    """A column as the definitions of tables have it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+
+
+class _Table(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[_Described]: ...
+
+
+def tables_schema(tables: Iterable[_Table]) -> dg.TableSchema:
+    """The columns of an asset that writes several tables, as `table.column`."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                f"{table.name}.{column.name}",
+                column.type,
+                f"{column.description}{' [' + column.unit + ']' if column.unit else ''}",
+            )
+            for table in tables
+            for column in table.columns
+        ]
+    )
+
+
+def column_lineage(asset: str) -> dg.TableColumnLineage:
+    """Which columns of which assets each column of `asset` is made from (domain/lineage.py)."""
     return dg.TableColumnLineage(
         deps_by_column={
-            column: [dg.TableColumnDep(asset_key=dg.AssetKey(asset), column_name=name) for name in names]
-            for column, names in sources.items()
+            column: [
+                dg.TableColumnDep(asset_key=dg.AssetKey(origin.asset), column_name=name)
+                for origin in origins
+                for name in origin.columns
+            ]
+            for column, origins in COLUMN_LINEAGE[asset].items()
         }
     )
 

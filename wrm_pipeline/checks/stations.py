@@ -6,13 +6,12 @@ runs. One for each layer, as a run comes every minute: Dagster stores three even
 """
 
 import dagster as dg
-import pandera.pandas as pandera
 
 from wrm_pipeline.checks.results import result
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.domain.quality import Found, column_differences, rows_out_of_order, unbalanced_sources
-from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
+from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, TableSchema
 
 
 def processed_check(asset: str) -> dg.AssetCheckSpec:
@@ -91,5 +90,5 @@ def check_enhanced(day: str, processed_rows: int, file: ParquetParts) -> dg.Asse
     )
 
 
-def _columns(differences: Found, schema: pandera.DataFrameSchema) -> str:
+def _columns(differences: Found, schema: TableSchema) -> str:
     return f"{differences.count} of {len(schema.columns)} columns differ from the schema."

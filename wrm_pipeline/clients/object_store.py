@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from wrm_pipeline.clients import retry
+from wrm_pipeline.clients.bulk_reads import BulkReader
 from wrm_pipeline.clients.errors import (
     ExternalError,
     ObjectNotFoundError,
@@ -50,12 +51,16 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
     from wrm_pipeline.clients.breaker import Breaker
+    from wrm_pipeline.clients.rate import SharedRate
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 BINARY = "application/octet-stream"
+
+RUN_ID = "run-id"
+"""In an object's metadata: the run that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,6 +507,9 @@ READ_TIMEOUT_S = 15
 _PAGE_KEYS = 1000
 """Keys per listing request: the most that S3 gives."""
 
+_FEW = 8
+"""Objects that are not worth a second client in `get_many`."""
+
 _READ_CHUNK_BYTES = 1 << 20
 """Between two of these a download looks at its deadline."""
 
@@ -522,6 +530,7 @@ def s3_object_store(
     on_event: retry.OnEvent | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     read_timeout_s: float = READ_TIMEOUT_S,
+    rate: SharedRate | None = None,
 ) -> S3ObjectStore:
     """The store for a bucket of an S3-compatible service; makes no request.
 
@@ -538,6 +547,7 @@ def s3_object_store(
         on_event: See `retry.call`.
         connect_timeout_s: Seconds.
         read_timeout_s: Seconds without a byte.
+        rate: What the service allows for; None means no bound.
     """
 
     def create_client() -> S3Client:
@@ -574,6 +584,16 @@ def s3_object_store(
         threads=threads,
         in_flight=in_flight,
         on_event=on_event,
+        rate=rate,
+        bulk=BulkReader(
+            bucket=bucket,
+            endpoint_url=endpoint_url,
+            access_key_id=access_key_id,
+            secret_access_key=secret_access_key,
+            region_name=region_name or "us-east-1",
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=connect_timeout_s + read_timeout_s,
+        ),
     )
 
 
@@ -601,6 +621,8 @@ class S3ObjectStore:
         threads: Parallel downloads of `get_many`.
         in_flight: Bodies that `get_many` holds at most.
         on_event: See `retry.call`.
+        rate: Waited for before each request, a retried one included.
+        bulk: The fast way that `get_many` tries first; None means there is none.
         clock: See `retry.call`.
         sleep: See `retry.call`.
     """
@@ -616,6 +638,8 @@ class S3ObjectStore:
         threads: int = 16,
         in_flight: int = 64,
         on_event: retry.OnEvent | None = None,
+        rate: SharedRate | None = None,
+        bulk: BulkReader | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -628,11 +652,14 @@ class S3ObjectStore:
         self._threads = threads
         self._in_flight = in_flight
         self._on_event = on_event
+        self._rate = rate
+        self._bulk = bulk
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._honours_if_none_match: bool | None = None
+        # None: not tried yet. An earlier process may have learned it.
+        self.honours_if_none_match: bool | None = None
 
     def __repr__(self) -> str:
         return f"S3ObjectStore({self.name!r} at {self._endpoint!r})"
@@ -732,17 +759,30 @@ class S3ObjectStore:
         executor = ThreadPoolExecutor(self._threads, thread_name_prefix="s3-get")
         waiting: deque[tuple[str, Future[bytes]]] = deque()
         remaining = iter(keys)
+        first = list(itertools.islice(remaining, self._in_flight))
+        get = self.get
+        if self._bulk is not None and len(first) > _FEW and not (self._breaker is not None and self._breaker.is_open):
+            get = functools.partial(self._get_in_bulk, self._bulk)
         try:
-            for key in itertools.islice(remaining, self._in_flight):
-                waiting.append((key, executor.submit(self.get, key)))
+            for key in first:
+                waiting.append((key, executor.submit(get, key)))
             while waiting:
                 key, future = waiting.popleft()
                 yield key, future.result()
                 del future  # and with it the body, before the next one is asked for
                 for following in itertools.islice(remaining, 1):
-                    waiting.append((following, executor.submit(self.get, following)))
+                    waiting.append((following, executor.submit(get, following)))
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+
+    def _get_in_bulk(self, bulk: BulkReader, key: str) -> bytes:
+        """By the fast way, and by the ordinary one for what did not arrive so."""
+        if self._rate is not None:
+            self._rate.wait()
+        body = bulk.get(key)
+        record = self._on_event or retry.REQUESTS
+        record("s3", "get", "ok" if body is not None else "retried")
+        return self.get(key) if body is None else body
 
     def stat(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore.stat`. HEAD says 404 for an absent bucket, too, so that gives None as well."""
@@ -803,7 +843,7 @@ class S3ObjectStore:
     def put_if_absent(self, key: str, body: bytes, *, metadata: Mapping[str, str] | None = None) -> bool:
         """See `ObjectStore.put_if_absent`, and this class on what it rests on."""
         stored = _checked_metadata(metadata, hashlib.sha256(body).hexdigest())
-        honoured = self._honours_if_none_match
+        honoured = self.honours_if_none_match
         if not honoured and self.stat(key) is not None:
             return False
         if honoured is False:
@@ -818,7 +858,7 @@ class S3ObjectStore:
             if honoured is None:
                 self._try_header(key, body, stored)
             return True
-        self._honours_if_none_match = True
+        self.honours_if_none_match = True
         if attempts == 1:
             return False
         # An earlier attempt may have been carried out although its answer got lost.
@@ -871,12 +911,12 @@ class S3ObjectStore:
         except ExternalError:
             return  # learn it another time
         if written is False:
-            self._honours_if_none_match = True
+            self.honours_if_none_match = True
         else:
             self._distrust("ignores")
 
     def _distrust(self, verb: str) -> None:
-        self._honours_if_none_match = False
+        self.honours_if_none_match = False
         logger.warning(
             "%s at %s %s If-None-Match: create-only writes are a HEAD and a PUT, not atomic",
             self.name,
@@ -901,6 +941,8 @@ class S3ObjectStore:
         def attempt() -> T:
             from botocore.exceptions import ClientError
 
+            if self._rate is not None:
+                self._rate.wait()
             try:
                 return request(self._connected())
             except ClientError as exc:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError, UnexpectedAnswerError
-from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
@@ -18,10 +18,14 @@ class UnreadablePartitionError(UnexpectedAnswerError):
 
 @dataclass(frozen=True, slots=True)
 class PublishedPartitions:
-    """Reads and replaces partitions; `layer` is `processed` or `enhanced`."""
+    """Reads and replaces partitions; `layer` is `processed` or `enhanced`.
+
+    `run_id` says who publishes; it is kept in the objects' metadata.
+    """
 
     store: ObjectStore
     layout: Layout
+    run_id: str = ""
 
     def read(self, layer: str, dt: date) -> ParquetParts | None:
         """The published partition, or None if there is none.
@@ -48,18 +52,40 @@ class PublishedPartitions:
     def publish(
         self, layer: str, dt: date, data: bytes, *, rows_now: int, rows_before: int, allow_shrink: bool
     ) -> ObjectInfo:
-        """Replace a partition by one atomic write, then remove strays of older writers from its folder.
+        """Replace a partition by one atomic write; after the first one, remove strays of older writers.
+
+        Later writes do not look for them: that is a listing each minute for what is gone for good. Whatever crash or
+        older writer leaves one all the same, the reconciliation sees it (`strayed`), and the run that it asks for
+        removes it.
 
         Raises:
             PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.
         """
         key = self.layout.partition_key(layer, dt)
         check_shrink(f"{layer} dt={dt}", rows_now, rows_before, allow_shrink=allow_shrink)
-        written = self.store.put(key, data, content_type="application/vnd.apache.parquet")
-        for other in list(self.store.list(self.layout.partition_folder(layer, dt))):
-            if other.key != key and other.key.endswith(".parquet"):
-                self.store.delete(other.key)
+        metadata = {RUN_ID: self.run_id} if self.run_id else None
+        written = self.store.put(key, data, metadata=metadata, content_type="application/vnd.apache.parquet")
+        if rows_before == 0:
+            self.remove_strays(layer, dt)
         return written
+
+    def remove_strays(self, layer: str, dt: date) -> None:
+        """Remove other Parquet objects from a partition's folder; only where its own is published."""
+        key = self.layout.partition_key(layer, dt)
+        keys = [info.key for info in self.store.list(self.layout.partition_folder(layer, dt))]
+        if key in keys:
+            for other in keys:
+                if other != key and other.endswith(".parquet"):
+                    self.store.delete(other)
+
+    def strayed(self, layer: str) -> set[date]:
+        """Dates whose folder holds Parquet objects of other writers; one listing for each 1,000 days."""
+        found = set()
+        for info in self.store.list(self.layout.layer_prefix(layer)):
+            dt = folder_date(info.key.rpartition("/")[0])
+            if dt is not None and info.key.endswith(".parquet") and info.key != self.layout.partition_key(layer, dt):
+                found.add(dt)
+        return found
 
     def dates(self, layer: str) -> list[date]:
         """The dates that have a folder in a layer, in order; one listing however many there are."""

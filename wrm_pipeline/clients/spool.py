@@ -17,7 +17,8 @@ Kind = Literal["raw", "quarantine"]
 # From here on each run says so: at 40 kB a minute the last fifth of 1 GiB lasts for more than three days.
 ALARM_SHARE = 0.8
 
-_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z\.(raw|quarantine)\.body")
+_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z\.(raw|quarantine)(?:\.([0-9a-f-]{36}))?\.body")
+_RUN_ID = re.compile(r"[0-9a-f-]{36}")
 _TIME = "%Y%m%dT%H%M%S.%f"
 
 
@@ -27,11 +28,12 @@ class SpoolFullError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class SpooledBody:
-    """A body that waits: what it is, and when it was fetched (aware, UTC)."""
+    """A body that waits: what it is, when it was fetched (aware, UTC), and by which run (empty: not known)."""
 
     path: Path
     kind: Kind
     fetched_at: datetime
+    run_id: str = ""
 
     def read(self) -> bytes:
         """The very bytes that were fetched."""
@@ -45,13 +47,15 @@ class Spool:
     folder: Path
     max_bytes: int
 
-    def add(self, kind: Kind, fetched_at: datetime, body: bytes) -> SpooledBody:
-        """Keep a body on the disk before this returns.
+    def add(self, kind: Kind, fetched_at: datetime, body: bytes, *, run_id: str = "") -> SpooledBody:
+        """Keep a body on the disk before this returns, with the id (a UUID) of the run that fetched it.
 
         Raises:
             SpoolFullError: `max_bytes` would be exceeded.
             OSError: the disk is full or may not be written; the message names the file.
         """
+        if not _RUN_ID.fullmatch(run_id):
+            run_id = ""  # a name that `waiting` would not know
         waiting = self.size_bytes
         if waiting + len(body) > self.max_bytes:
             raise SpoolFullError(
@@ -60,10 +64,10 @@ class Spool:
                 "WRM_SPOOL_MAX_BYTES if the disk has room."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(kind, fetched_at)
+        path = self._path(kind, fetched_at, run_id)
         while path.exists():  # a simulated clock may stand still; nothing that waits is overwritten
             fetched_at += timedelta(microseconds=1)
-            path = self._path(kind, fetched_at)
+            path = self._path(kind, fetched_at, run_id)
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         try:
             with temporary.open("wb") as file:
@@ -78,10 +82,11 @@ class Spool:
             os.fsync(folder)
         finally:
             os.close(folder)
-        return SpooledBody(path, kind, fetched_at)
+        return SpooledBody(path, kind, fetched_at, run_id)
 
-    def _path(self, kind: Kind, fetched_at: datetime) -> Path:
-        return self.folder / f"{fetched_at.astimezone(UTC):{_TIME}}Z.{kind}.body"
+    def _path(self, kind: Kind, fetched_at: datetime, run_id: str) -> Path:
+        run = f".{run_id}" if run_id else ""
+        return self.folder / f"{fetched_at.astimezone(UTC):{_TIME}}Z.{kind}{run}.body"
 
     def waiting(self) -> Iterator[SpooledBody]:
         """All bodies, the oldest fetch first."""
@@ -91,7 +96,7 @@ class Spool:
             if match:
                 kind: Kind = "raw" if match[2] == "raw" else "quarantine"
                 at = datetime.strptime(match[1], _TIME).replace(tzinfo=UTC)
-                yield SpooledBody(self.folder / name, kind, at)
+                yield SpooledBody(self.folder / name, kind, at, match[3] or "")
 
     @property
     def size_bytes(self) -> int:

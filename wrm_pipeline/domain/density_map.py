@@ -47,9 +47,8 @@ class Squares(NamedTuple):
         return self.bikes_mean / (self.factor * CELL_SIDE_M / 1000) ** 2
 
 
-def join_cells(grid: DensityGrid, max_squares: int, factor: int = 1) -> Squares:
+def join_cells(cells: pa.Table, max_squares: int, factor: int = 1) -> Squares:
     """Join cells into squares of `factor` · 2ⁿ cells a side, n as small as `max_squares` allows."""
-    cells = grid.cells
     while True:
         x = cells["cell_x"].to_numpy().astype(np.int64) // factor
         y = cells["cell_y"].to_numpy().astype(np.int64) // factor
@@ -119,34 +118,68 @@ def render_density_map(
     is_bike = pc.equal(drawn["record_type"], "bike")
     docked, free = drawn.filter(pc.invert(is_bike)), drawn.filter(is_bike)
 
-    script = _page_file("leaflet.js").partition("//# sourceMappingURL")[0] + ";\n" + _page_file("map.js")
-    style = re.sub(r"url\(images/[^)]*\)", "none", _page_file("leaflet.css")) + "\n" + _page_file("map.css")
+    script, style = ";\n".join(map_scripts().values()), "\n".join(map_styles().values())
     policy = (
         f"default-src 'none'; script-src {_csp_hash(script)}; style-src {_csp_hash(style)}; "
         f"img-src data: {TILE_HOST}; base-uri 'none'; form-action 'none'"
+    )
+    body = map_body(
+        title=html.escape(title),
+        as_of_iso=local.isoformat(),
+        as_of=f"{local:%Y-%m-%d %H:%M %Z}",
+        snapshots=f"mean of {_count(grid.snapshot_count, 'snapshot')}",
+        station_count=f"{docked.num_rows:,}",
+        docked_bikes=f"{_sum(docked['bikes']):,}",
+        free_bikes=f"{_sum(free['bikes']):,}",
+        footer=f"{grid.cells.num_rows:,} cells of 1000 m² held a bike. Drawn with Leaflet 1.9.4.",
+        bikes_outside=f"{_sum(outside['bikes']):,}",
     )
     return Template(_page_file("template.html")).substitute(
         policy=policy,
         style=style,
         script=script,
-        data=_json_for_script(_page_data(grid, docked, free, area)),
-        licence=html.escape(_page_file("leaflet-LICENSE.txt")),
+        data=json_for_script(_page_data(grid, docked, free, area)),
+        licence=html.escape(leaflet_licence()),
         title=html.escape(title),
-        as_of_iso=local.isoformat(),
-        as_of=f"{local:%Y-%m-%d %H:%M %Z}",
-        snapshots=_count(grid.snapshot_count, "snapshot"),
-        station_count=f"{docked.num_rows:,}",
-        docked_bikes=f"{_sum(docked['bikes']):,}",
-        free_bikes=f"{_sum(free['bikes']):,}",
-        cell_count=f"{grid.cells.num_rows:,}",
-        bikes_outside=f"{_sum(outside['bikes']):,}",
+        body=body,
     )
+
+
+def map_scripts() -> dict[str, str]:
+    """The scripts by file name, in the order in which they are needed; `drawBikeMap` is what they give."""
+    return {"leaflet.js": _page_file("leaflet.js").partition("//# sourceMappingURL")[0], "map.js": _page_file("map.js")}
+
+
+def map_styles() -> dict[str, str]:
+    """The styles by file name; they ask for no picture."""
+    leaflet = re.sub(r"url\(images/[^)]*\)", "none", _page_file("leaflet.css"))
+    return {"leaflet.css": leaflet, "tokens.css": _page_file("tokens.css"), "map.css": _page_file("map.css")}
+
+
+def map_body(**texts: str) -> str:
+    """The elements that `drawBikeMap` fills; `texts` are escaped."""
+    return Template(_page_file("body.html")).substitute(texts)
+
+
+def leaflet_licence() -> str:
+    """To go wherever Leaflet goes."""
+    return _page_file("leaflet-LICENSE.txt")
 
 
 def _page_data(grid: DensityGrid, docked: pa.Table, free: pa.Table, area: ServiceArea) -> dict[str, Any]:
     """What `map.js` draws; rows as lists, because names of fields would double the page."""
-    squares = join_cells(grid, MAX_PAGE_SQUARES)
-    by_position = grid.cells.sort_by([("cell_x", "ascending"), ("cell_y", "ascending")])  # as the squares are
+    return density_data(grid.cells, area) | {
+        "stations": _rows(
+            *(docked[name].to_pylist() for name in (*_MARK_COLUMNS, "spaces", "total_docks", "record_type"))
+        ),
+        "bikes": _rows(*(free[name].to_pylist() for name in _MARK_COLUMNS)),
+    }
+
+
+def density_data(cells: pa.Table, area: ServiceArea) -> dict[str, Any]:
+    """The part of the map's data that the cells (`CELL_SCHEMA`, any order) and the area give."""
+    squares = join_cells(cells, MAX_PAGE_SQUARES)
+    by_position = cells.sort_by([("cell_x", "ascending"), ("cell_y", "ascending")])  # as the squares are
     return {
         "area": [area.lat_min, area.lon_min, area.lat_max, area.lon_max],
         "cellDegrees": cell_size_degrees(area),
@@ -163,10 +196,6 @@ def _page_data(grid: DensityGrid, docked: pa.Table, free: pa.Table, area: Servic
             squares.stations.tolist(),
             squares.cells.tolist(),
         ),
-        "stations": _rows(
-            *(docked[name].to_pylist() for name in (*_MARK_COLUMNS, "spaces", "total_docks", "record_type"))
-        ),
-        "bikes": _rows(*(free[name].to_pylist() for name in _MARK_COLUMNS)),
     }
 
 
@@ -193,7 +222,7 @@ def density_svg(grid: DensityGrid, area: ServiceArea, width: int = 640) -> str:
     factor = 1
     while factor * (width - 2 * margin) / span < 9:
         factor *= 2
-    squares = join_cells(grid, MAX_SVG_SQUARES, factor)
+    squares = join_cells(grid.cells, MAX_SVG_SQUARES, factor)
     left, right = int(x.min()) // squares.factor, int(x.max()) // squares.factor + 1
     bottom, top = int(y.min()) // squares.factor, int(y.max()) // squares.factor + 1
     unit = (width - 2 * margin) / max(right - left, top - bottom)
@@ -238,7 +267,7 @@ def _page_file(name: str) -> str:
     return (files("wrm_pipeline.domain") / "map_page" / name).read_text(encoding="utf-8")
 
 
-def _json_for_script(value: object) -> str:
+def json_for_script(value: object) -> str:
     """JSON that no HTML or JavaScript parser can take for anything else, whatever its strings hold."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return re.sub(r"[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -61,6 +61,18 @@ class Layout:
         """The folder of one partition's snapshots."""
         return f"{self.raw_prefix}dt={dt:%Y-%m-%d}/"
 
+    def archive_folder(self, dt: date) -> str:
+        """Where the archive of a packed day and its index are.
+
+        Within the day's raw folder: so all that cannot be rebuilt stays below `raw/` and `dlq/`, and whoever lists a
+        day's raw objects sees, without another request, that some of them are packed.
+        """
+        return f"{self.raw_folder(dt)}archive/"
+
+    def archive_index_key(self, dt: date) -> str:
+        """What a day's archive holds; without it there is no archive."""
+        return f"{self.archive_folder(dt)}index.json"
+
     def raw_key(self, fetched_at: datetime) -> str:
         """Key of a snapshot fetched at `fetched_at` (aware); one per second."""
         return f"{self.raw_folder(local_date(fetched_at))}{self._snapshot_name(fetched_at)}"
@@ -123,6 +135,15 @@ class Layout:
     def dead_letter_key(self, dt: date, entry_id: str) -> str:
         """Key of one dead letter."""
         return f"{self.dead_letter_folder(dt)}{entry_id}.json"
+
+    @property
+    def lineage_prefix(self) -> str:
+        """All OpenLineage events are below this prefix."""
+        return f"{self.prefix}lineage/"
+
+    def lineage_key(self, dt: date, run_id: str) -> str:
+        """Key of the OpenLineage events of one run, which ended on `dt`."""
+        return f"{self.lineage_prefix}dt={dt:%Y-%m-%d}/{run_id}.json"
 
     @property
     def database_key(self) -> str:

@@ -12,12 +12,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import pandera.pandas as pandera
 import pyarrow.compute as pc
 
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
-from wrm_pipeline.domain.schemas import SORT_KEY, arrow_schema
+from wrm_pipeline.domain.schemas import SORT_KEY, TableSchema, arrow_schema
 
 MAX_SAMPLES = 20
 
@@ -30,7 +29,7 @@ class Found:
     samples: tuple[Mapping[str, Any], ...] = ()
 
 
-def column_differences(file: ParquetParts, schema: pandera.DataFrameSchema) -> Found:
+def column_differences(file: ParquetParts, schema: TableSchema) -> Found:
     """Columns whose name, type, nullability or place is not what the schema says."""
     expected, actual = (
         [str(field) for field in fields] for fields in (arrow_schema(schema), file.metadata.schema.to_arrow_schema())

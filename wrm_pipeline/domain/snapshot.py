@@ -633,6 +633,61 @@ def _decode_line(line: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceLine:
+    """A line of a raw object that reads as a row.
+
+    `line_number` counts from 1; `offset` and `length` are in bytes, without the line end; `text` is the line as the
+    parser decodes it (`encoding`: utf-8 or cp1250); `correction` is what an operator put in its place, if anything.
+    """
+
+    line_number: int
+    offset: int
+    length: int
+    text: str
+    encoding: str
+    correction: str | None
+    reported_at: datetime
+
+
+def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
+    """The good lines about one station, in file order; the last of those with the latest report made the row."""
+    bom_length = len(file.body) - len(file.body.removeprefix(_BOM))
+    lines = file.body.removeprefix(_BOM).split(b"\n")
+    header_index, _, fault = _find_header(lines)
+    header = _read_header(lines[header_index].rstrip(b"\r")) if fault is None else None
+    if header is None:
+        return []
+    found = []
+    offset = bom_length
+    for index, raw in enumerate(lines):
+        start, offset = offset, offset + len(raw) + 1
+        correction = file.corrections.get(index + 1)
+        text = _decode_line(raw)
+        line = (text if correction is None else correction).rstrip("\r\n")
+        if index <= header_index or not line.strip() or _is_remark(line):
+            continue
+        if _line_problem(line, header, file.file_timestamp) is not None:
+            continue
+        fields = _split_line(line) or []
+        if fields[header.positions["station_id"]] != station_id:
+            continue
+        seconds = int(fields[header.positions["combined"]].partition("|")[0])
+        length = len(raw.removesuffix(b"\r"))
+        encoding = "utf-8" if _is_utf8(raw) else "cp1250"
+        reported_at = _EPOCH + timedelta(seconds=seconds)
+        found.append(SourceLine(index + 1, start, length, text, encoding, correction, reported_at))
+    return found
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
 class _Problem:
     error_type: str
     field: str

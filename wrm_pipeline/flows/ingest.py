@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cached_objects import CachedObjects
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError
 from wrm_pipeline.domain.layout import Layout, local_date
 from wrm_pipeline.domain.snapshot import (
@@ -48,7 +50,7 @@ class IngestResult:
 
     Stored under `key`, unless it is a `duplicate` (the bytes are those of the snapshot before; nothing stored) or
     `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is no snapshot: in quarantine or, if
-    `spooled`, on the way there. `delivered` is about older bodies.
+    `spooled`, on the way there. `delivered` is about older bodies, `run_id` says who fetched.
     """
 
     fetched_at: datetime
@@ -61,16 +63,25 @@ class IngestResult:
     fault: FileFault | None = None
     counts: LineCounts = field(default_factory=LineCounts)
     delivered: Delivered = field(default_factory=Delivered)
+    run_id: str = ""
 
 
 def take_snapshot(
-    feed: Feed, connect: Callable[[], ObjectStore], layout: Layout, spool: Spool, *, correlation_id: str = ""
+    feed: Feed,
+    connect: Callable[[], ObjectStore],
+    layout: Layout,
+    spool: Spool,
+    *,
+    correlation_id: str = "",
+    cache: Cache = NO_CACHE,
 ) -> IngestResult:
     """Fetch the feed once and keep what it said, whatever else fails.
 
     The body is on the local disk before anything else is asked: a process that is killed from then on loses
     nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first. If it, its credentials
     or its disk cannot be had, the body stays in the spool for a later call.
+
+    `correlation_id` is the run's: it goes to the feed with the request, and into the object's metadata.
 
     Raises:
         ExternalError: the feed gave nothing, or neither the disk nor the store took the body.
@@ -82,7 +93,7 @@ def take_snapshot(
         # What waits need not wait for the feed, too.
         with contextlib.suppress(ExternalError, OSError):
             if any(spool.waiting()):
-                deliver_spool(connect(), layout, spool)
+                deliver_spool(connect(), layout, spool, cache)
         raise
     report = inspect_fetched(fetched.body, fetched.fetched_at)
     fault = report.fault
@@ -94,16 +105,17 @@ def take_snapshot(
         layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
         fault=fault,
         counts=report.counts,
+        run_id=correlation_id,
     )
     try:
         # While the store is away a frozen feed must not fill the disk.
         known = [body for body in list(spool.waiting())[-1:] if body.kind == kind and body.read() == fetched.body]
-        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body)
+        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body, run_id=correlation_id)
         result = replace(result, duplicate=bool(known))
     except (SpoolFullError, OSError) as error:
-        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error)
+        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error, cache)
     else:
-        result = _deliver_new(connect, layout, spool, waiting, result)
+        result = _deliver_new(connect, layout, spool, waiting, result, cache)
     _log.info(
         "took snapshot",
         key=result.key,
@@ -117,10 +129,15 @@ def take_snapshot(
 
 
 def _deliver_new(
-    connect: Callable[[], ObjectStore], layout: Layout, spool: Spool, new: SpooledBody, result: IngestResult
+    connect: Callable[[], ObjectStore],
+    layout: Layout,
+    spool: Spool,
+    new: SpooledBody,
+    result: IngestResult,
+    cache: Cache,
 ) -> IngestResult:
     try:
-        delivered = deliver_spool(connect(), layout, spool)
+        delivered = deliver_spool(connect(), layout, spool, cache)
     except (ExternalError, OSError) as error:
         return replace(result, spooled=not result.duplicate, spool_reason=str(error))
     if delivered.still_waiting:
@@ -140,20 +157,21 @@ def _store_without_spool(
     body: bytes,
     result: IngestResult,
     spool_error: Exception,
+    cache: Cache,
 ) -> IngestResult:
     """The disk takes no more: what waits is delivered as far as it goes, and the body goes straight to the store."""
     _log.warning("the spool takes nothing, so the snapshot goes straight to the store", problem=str(spool_error))
     try:
-        store = connect()
-        result = replace(result, delivered=deliver_spool(store, layout, spool))
-        if kind == "raw" and _last_sha256(store, layout, result.fetched_at) == result.sha256:
+        objects = CachedObjects(connect(), cache)
+        result = replace(result, delivered=deliver_spool(objects.store, layout, spool, cache))
+        if kind == "raw" and _last_sha256(objects, layout, result.fetched_at) == result.sha256:
             return replace(result, duplicate=True)
-        return replace(result, key=_store(store, layout, kind, result.fetched_at, body, result.sha256))
+        return replace(result, key=_store(objects, layout, kind, result.fetched_at, body, result.sha256, result.run_id))
     except (ExternalError, OSError) as error:
         raise spool_error from error
 
 
-def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool) -> Delivered:
+def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool, cache: Cache = NO_CACHE) -> Delivered:
     """Store what waits, oldest first, each body once; stops at the first failure.
 
     A snapshot that equals the one before it is not stored. One that was stored before the process died is found by
@@ -162,6 +180,7 @@ def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool) -> Delivered
     Raises:
         ExternalError: the store failed; what it did not take is still in the spool.
     """
+    objects = CachedObjects(store, cache)
     keys: list[str] = []
     duplicates: list[datetime] = []
     last_sha256: str | None = None
@@ -170,25 +189,31 @@ def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool) -> Delivered
         data = body.read()
         sha256 = hashlib.sha256(data).hexdigest()
         if body.kind == "raw":
-            last_sha256 = last_sha256 or _last_sha256(store, layout, body.fetched_at)
+            last_sha256 = last_sha256 or _last_sha256(objects, layout, body.fetched_at)
         if body.kind == "raw" and sha256 == last_sha256:
             duplicates.append(body.fetched_at)
         else:
-            keys.append(_store(store, layout, body.kind, body.fetched_at, data, sha256))
+            keys.append(_store(objects, layout, body.kind, body.fetched_at, data, sha256, body.run_id))
         if body.kind == "raw":
             last_sha256 = sha256
         spool.remove(body)
     return Delivered(tuple(keys), tuple(duplicates), len(waiting) - len(keys) - len(duplicates))
 
 
-def _store(store: ObjectStore, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str) -> str:
+def _store(
+    objects: CachedObjects, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str, run_id: str
+) -> str:
     """Put a body under its second, or the next free one if another body has it; returns the key."""
+    store = objects.store
+    metadata = {"sha256": sha256} | ({RUN_ID: run_id} if run_id else {})
     for seconds in range(60):
         at = fetched_at + timedelta(seconds=seconds)
         key = layout.raw_key(at) if kind == "raw" else layout.quarantine_key(at)
-        if store.put_if_absent(key, body, metadata={"sha256": sha256}) or _sha256_of(store, key) == sha256:
+        if objects.put_if_absent(key, body, metadata=metadata) or _sha256_of(store, key) == sha256:
             if kind == "quarantine":
                 _record_quarantined(store, layout, key, fetched_at, body)
+            else:
+                objects.stored(key, body, sha256)
             return key
     raise TransientError(
         "60 other bodies have the seconds from this one on",
@@ -214,17 +239,17 @@ def _record_quarantined(store: ObjectStore, layout: Layout, key: str, fetched_at
     )
 
 
-def _last_sha256(store: ObjectStore, layout: Layout, now: datetime) -> str | None:
-    """Hash of the newest snapshot before `now`, at the cost of one listing and one HEAD (around midnight two)."""
+def _last_sha256(objects: CachedObjects, layout: Layout, now: datetime) -> str | None:
+    """Hash of the newest snapshot before `now`, at the cost of one listing (around midnight two) and at most a HEAD."""
     start = now - DUPLICATE_LOOK_BACK
-    newest: str | None = None
+    newest: ObjectInfo | None = None
     for dt in sorted({local_date(start), local_date(now)}):
         after = layout.raw_key(start) if dt == local_date(start) else ""
-        for info in store.list(layout.raw_folder(dt), start_after=after):
+        for info in objects.store.list(layout.raw_folder(dt), start_after=after):
             parsed = layout.parse_raw_key(info.key)
             if parsed is not None and parsed.file_timestamp is not None and parsed.file_timestamp <= now:
-                newest = info.key
-    return _sha256_of(store, newest) if newest else None
+                newest = info
+    return objects.sha256(newest) if newest else None
 
 
 def _sha256_of(store: ObjectStore, key: str) -> str | None:

@@ -5,9 +5,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cached_objects import CachedObjects
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.parquet_parts import ParquetParts
@@ -61,13 +64,18 @@ class ProcessedPartition:
 
 def list_raw_objects(store: ObjectStore, layout: Layout, dt: date, letters: Iterable[DeadLetter]) -> list[RawObject]:
     """The raw objects of a day, with the corrections that an operator put into its dead letters."""
+    return raw_objects_of(RawDay.of(store, layout, dt), letters)
+
+
+def raw_objects_of(raw: RawDay, letters: Iterable[DeadLetter]) -> list[RawObject]:
+    """See `list_raw_objects`."""
     corrections: dict[str, dict[int, str]] = {}
     for letter in letters:
         if letter.corrections:
             corrections.setdefault(letter.source_key, {}).update(letter.corrections)
     objects = []
-    for info in store.list(layout.raw_folder(dt)):
-        parsed = layout.parse_raw_key(info.key)
+    for info in raw.objects():
+        parsed = raw.layout.parse_raw_key(info.key)
         if parsed is not None:
             at = parsed.file_timestamp or info.last_modified
             objects.append(RawObject(info.key, info.etag, info.size_bytes, at, corrections.get(info.key, {})))
@@ -82,6 +90,7 @@ def process_partition(
     parsed_at: datetime,
     full_rebuild: bool,
     reparse: Collection[str] = (),
+    cache: Cache = NO_CACHE,
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
@@ -92,9 +101,10 @@ def process_partition(
         NoRawDataError: the day has no raw object and no published partition.
         ExternalError: the store failed.
     """
-    queue = DeadLetterQueue(store, layout)
+    queue = DeadLetterQueue(store, layout, cache)
     known = queue.of_date(dt)
-    objects = list_raw_objects(store, layout, dt, known)
+    raw = RawDay.of(store, layout, dt)
+    objects = raw_objects_of(raw, known)
     previous = PublishedPartitions(store, layout).read("processed", dt)
     if not objects and previous is None:
         raise NoRawDataError(
@@ -110,7 +120,8 @@ def process_partition(
     if plan.nothing_to_do:
         return ProcessedPartition(None, plan.manifest, previous, ())
     started = time.monotonic()
-    build = build_processed(plan, store.get_many, parsed_at=parsed_at)
+    bodies = CachedObjects(store, cache).bodies
+    build = build_processed(plan, lambda keys: raw.read(keys, bodies), parsed_at=parsed_at)
     _log.info(
         "built processed partition",
         dt=str(dt),

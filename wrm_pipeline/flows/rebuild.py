@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import Layout, folder_date
@@ -45,6 +46,8 @@ def rebuild_partition(
     layers: Collection[Layer] = LAYERS,
     reparse: Collection[str] = (),
     full: bool = False,
+    run_id: str = "",
+    cache: Cache = NO_CACHE,
 ) -> RebuiltPartition:
     """Build a day and publish what differs from what is published.
 
@@ -57,15 +60,17 @@ def rebuild_partition(
         layers: What may be written; enhanced alone is made from the processed partition as it is to be.
         reparse: Raw objects that are parsed again though the published partition has them.
         full: Parse everything again.
+        run_id: Kept in the metadata of what is published.
+        cache: Where raw objects and dead letters may be had without a request.
 
     Raises:
         NoRawDataError: there is nothing to build it from.
         ExternalError: the store failed; run it again.
         PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
     """
-    partitions = PublishedPartitions(store, layout)
+    partitions = PublishedPartitions(store, layout, run_id)
     written: list[Layer] = []
-    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=full, reparse=reparse)
+    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=full, reparse=reparse, cache=cache)
     if processed.build is not None and "processed" in layers:
         partitions.publish(
             "processed",

@@ -10,9 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout
@@ -67,6 +68,8 @@ def replay(
     area: ServiceArea,
     now: datetime,
     max_retries: int = MAX_RETRIES,
+    run_id: str = "",
+    cache: Cache = NO_CACHE,
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -77,7 +80,7 @@ def replay(
         ExternalError: the store failed; run it again.
         PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
     """
-    queue = DeadLetterQueue(store, layout)
+    queue = DeadLetterQueue(store, layout, cache)
     by_date: dict[date, list[DeadLetter]] = defaultdict(list)
     for letter in select(queue, selection):
         by_date[letter.partition_date].append(letter)
@@ -89,7 +92,7 @@ def replay(
         released = [letter for letter in from_quarantine if _release(store, layout, letter)]
         if of_rows or released:
             sources = {letter.source_key for letter in of_rows}
-            rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources)
+            rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
             rebuilt.append(dt)
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
         still_bad = [letter for letter in from_quarantine if letter not in released]
@@ -106,7 +109,9 @@ def _release(store: ObjectStore, layout: Layout, letter: DeadLetter) -> bool:
         return False
     if reject_reason(body, letter.timestamp) is not None:
         return False
-    store.put_if_absent(layout.released_key(letter.source_key), body)
+    info = store.stat(letter.source_key)
+    metadata = {RUN_ID: info.metadata[RUN_ID]} if info and RUN_ID in info.metadata else None
+    store.put_if_absent(layout.released_key(letter.source_key), body, metadata=metadata)
     return True
 
 

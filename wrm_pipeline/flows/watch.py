@@ -14,6 +14,7 @@ from typing import Any
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableDeadLetterError
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.clients.raw_objects import UnreadableArchiveError
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
@@ -149,8 +150,8 @@ def look_for_unpublished(
     """Compare days with what their published partitions remember.
 
     Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind
-    or was made by other rules, and runs that failed. An object that cannot be read is the run's to report: it must
-    not hide the other days. The newest days are compared each time, the others in turn.
+    or was made by other rules, Parquet objects of other writers, and runs that failed. An object that cannot be read is
+    the run's to report: it must not hide the other days. The newest days are compared each time, the others in turn.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -161,14 +162,18 @@ def look_for_unpublished(
     others = days[: -ALWAYS_COMPARED_DAYS or None]
     following = [dt for dt in others if dt.isoformat() > state["after"]] or others
     in_turn = following[:COMPARED_IN_TURN]
+    partitions = PublishedPartitions(store, layout)
+    strayed = partitions.strayed("processed") | partitions.strayed("enhanced")
     runs: list[WantedRun] = []
     tries = dict(state["tries"])
     for dt in [*in_turn, *always]:
         day = dt.isoformat()
         try:
             difference = _difference(store, layout, dt, area)
-        except (UnreadableDeadLetterError, UnreadablePartitionError) as error:
+        except (UnreadableDeadLetterError, UnreadablePartitionError, UnreadableArchiveError) as error:
             difference = _digest(str(error))
+        if difference is None and dt in strayed:
+            difference = _digest("strays")
         if difference is None:
             tries.pop(day, None)
             continue

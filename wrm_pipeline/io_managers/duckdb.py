@@ -1,8 +1,8 @@
 """Asset values as tables and views of the analytics database.
 
 - `duckdb_io_manager`: a table in the local `analytics.duckdb`;
-- `duckdb_s3_io_manager`: the same, and then the whole database is published to the object store, from which
-  inputs are read;
+- `duckdb_s3_io_manager`: the same, if there is a table at all, and then the whole database is published to the
+  object store, from which inputs are read;
 - `duckdb_hybrid_io_manager`: views over the Parquet in the store, beside the local tables.
 """
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 
 from wrm_pipeline.clients.analytics_db import (
@@ -52,7 +51,11 @@ class DuckDBTableIOManager(dg.ConfigurableIOManager, extra="forbid"):
     def _load(self, context: dg.InputContext, database: AnalyticsDatabase) -> Any:
         with database.reading() as connection:
             table = query_arrow(connection, f'FROM {SCHEMA}."{context.asset_key.path[-1]}"')
-        return table if context.dagster_type.typing_type is pa.Table else table.to_pandas(types_mapper=pd.ArrowDtype)
+        if context.dagster_type.typing_type is pa.Table:
+            return table
+        import pandas as pd
+
+        return table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
 class DuckDBPublishingIOManager(DuckDBTableIOManager):
@@ -61,8 +64,9 @@ class DuckDBPublishingIOManager(DuckDBTableIOManager):
     lake: LakeResource
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Replace the table and publish the database."""
-        super().handle_output(context, obj)
+        """Replace the table (None: there is none) and publish the database."""
+        if obj is not None:
+            super().handle_output(context, obj)
         key = self.lake.layout.database_key
         with told_on_failure(context):
             info = self.lake.store.put(key, self.lake.database.path, content_type="application/vnd.duckdb")

@@ -10,6 +10,7 @@ from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED
 from wrm_pipeline.flows.replay import Selection, replay, select
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 
 
@@ -28,7 +29,11 @@ class ReplayConfig(dg.Config):
 
 @dg.op(description="Parse the raw objects of pending dead letters again and publish their partitions.")
 def replay_dead_letters(
-    context: dg.OpExecutionContext, config: ReplayConfig, lake: LakeResource, clock: ClockResource
+    context: dg.OpExecutionContext,
+    config: ReplayConfig,
+    lake: LakeResource,
+    clock: ClockResource,
+    cache: RedisCacheResource,
 ) -> dict[str, int]:
     """Counts of the selected entries by what became of them."""
     selection = Selection([date.fromisoformat(text) for text in config.dates], config.error_types, config.entry_ids)
@@ -38,7 +43,14 @@ def replay_dead_letters(
         rebuilt: tuple[date, ...] = ()
     else:
         result = replay(
-            lake.store, lake.layout, selection, area=lake.area, now=clock.now(), max_retries=config.max_retries
+            lake.store,
+            lake.layout,
+            selection,
+            area=lake.area,
+            now=clock.now(),
+            max_retries=config.max_retries,
+            run_id=context.run_id,
+            cache=cache.client,
         )
         letters, rebuilt = list(result.letters), result.rebuilt
     for dt in rebuilt:

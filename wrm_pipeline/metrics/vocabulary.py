@@ -14,7 +14,7 @@ ASSET_STATUSES = (*RUN_STATUSES, "skipped")
 ROW_OUTCOMES = ("out", "dead_lettered", "duplicate")
 TICK_STATUSES = ("success", "skipped", "failure")
 CACHE_RESULTS = ("hit", "miss", "error")
-TARGETS = ("feed", "s3", "vault", "redis", "webhook")
+TARGETS = ("feed", "s3", "vault", "redis", "webhook", "openlineage")
 REQUEST_OUTCOMES = ("ok", "retried", "failed", "rejected", "error", "circuit_open")
 
 # Requests that are shown from the start with zero: the rate of a series that appears with its first failure is 0.

@@ -5,7 +5,6 @@ Secrets are no configuration: they come from the settings or from Vault when a r
 
 import logging
 from datetime import UTC, datetime
-from typing import Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -17,6 +16,8 @@ from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectStore, s3_object_store
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.rate import SharedRate
+from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.layout import Layout
@@ -25,8 +26,6 @@ from wrm_pipeline.resources.vault import S3_PATH, secrets_of
 from wrm_pipeline.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
-
-REDIS_TIMEOUT_S = 0.3
 
 
 class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
@@ -129,6 +128,7 @@ def connect_store(settings: Settings, policy: RetryPolicy = STORAGE_POLICY) -> O
         policy=policy,
         # Connect 3 s and read 15 s, or what fits into the policy's attempt.
         read_timeout_s=min(15, policy.attempt_s - 3),
+        rate=SharedRate(settings.data_dir / "s3-rate", settings.s3_requests_per_s),
     )
 
 
@@ -165,20 +165,6 @@ def connect_breakers(settings: Settings) -> Breakers:
 
 def _breakers(settings: Settings, redis_url: str | None) -> Breakers:
     return Breakers(settings.breaker_dir, redis=connect_redis(redis_url) if redis_url else None)
-
-
-def connect_redis(url: str) -> Any:
-    """A client with short time-outs; makes no request. redis-py's defaults wait 5 s and try 10 times."""
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=REDIS_TIMEOUT_S,
-        socket_connect_timeout=REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
 
 
 def s3_access(settings: Settings) -> S3Access | None:

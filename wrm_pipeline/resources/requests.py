@@ -9,13 +9,15 @@ from typing import Any
 
 import dagster as dg
 
+from wrm_pipeline.clients.cache import LOOKUPS
 from wrm_pipeline.clients.retry import REQUESTS, RequestCounts
 
 
 def requests_made() -> dict[str, Any]:
-    """Metadata: requests since the last call, with retries; what this step cost."""
-    counts = REQUESTS.reset()
-    return {"external_requests": _described(counts), "retries": counts.retries}
+    """Metadata: requests since the last call, with retries, and look-ups in the cache; what this step cost."""
+    counts, lookups = REQUESTS.reset(), LOOKUPS.reset()
+    cache = {"cache_requests": lookups} if lookups else {}
+    return {"external_requests": _described(counts), "retries": counts.retries, **cache}
 
 
 def write_requests() -> dict[str, Any]:

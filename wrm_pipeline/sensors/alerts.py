@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -22,16 +21,13 @@ from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
 from wrm_pipeline.logs import redact
 from wrm_pipeline.resources.vault import secrets_of
+from wrm_pipeline.sensors.ended_runs import REMEMBERED_S, cause_of, ended_at, ended_runs, short_id
 from wrm_pipeline.settings import load_settings
 
 # At the first tick, so that whoever sets the webhook hears at once of what fails now; and after a long pause.
 FIRST_LOOK_BACK_S = 600.0
 LONGEST_LOOK_BACK_S = 24 * 3600.0
-# Runs are written by many processes: one may become visible after another that was updated later.
-OVERLAP_S = 60.0
-# A run that was seen may be updated once more (tags); until then it is remembered.
-REMEMBERED_S = 900.0
-
+_ENDINGS = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
 RUNS_PER_TICK = 200
 # Of at most 15 s each: a tick is cut off after 60 s.
 MESSAGES_PER_TICK = 3
@@ -111,13 +107,13 @@ class State:
 
 def look(instance: dg.DagsterInstance, state: State, read: ReadRun) -> int:
     """Take the runs that ended since into account; gives their number."""
-    records = _ended_runs(instance, state)
+    records = ended_runs(instance, state.until, state.seen, _ENDINGS, RUNS_PER_TICK)
     forget_before = state.until - REMEMBERED_S
     outcomes: list[Outcome] = []
     for record in records:
-        if _ended_at(record) >= forget_before:
+        if ended_at(record) >= forget_before:
             outcomes += read(instance, record)
-        state.seen[_short(record)] = _ended_at(record)
+        state.seen[short_id(record)] = ended_at(record)
         state.until = max(state.until, record.update_timestamp.timestamp())
     for outcome in sorted(outcomes, key=lambda outcome: outcome.at):
         state.incidents.observe(outcome)
@@ -141,39 +137,13 @@ def tell(state: State, post: Callable[[str], None], *, now: float, ui_url: str) 
     return delivered, trouble
 
 
-def _ended_runs(instance: dg.DagsterInstance, state: State) -> list[dg.RunRecord]:
-    limit = RUNS_PER_TICK
-    while True:
-        found = instance.get_run_records(
-            dg.RunsFilter(
-                statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE],
-                updated_after=datetime.fromtimestamp(state.until - OVERLAP_S, UTC),
-            ),
-            limit=limit,
-            order_by="update_timestamp",
-            ascending=True,
-        )
-        new = [record for record in found if _short(record) not in state.seen]
-        if new or len(found) < limit:
-            return new[:RUNS_PER_TICK]
-        limit *= 2  # that many ended at once, and all were seen
-
-
-def _short(record: dg.RunRecord) -> str:
-    return record.dagster_run.run_id[:8]
-
-
-def _ended_at(record: dg.RunRecord) -> float:
-    return record.end_time or record.update_timestamp.timestamp()
-
-
 # --- what an ended run says ------------------------------------------------------------------------------------
 
 
 def run_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Outcome]:
     """Whether a run succeeded. Nothing where it is tried again by itself, or failed for a check, which tells itself."""
     run = record.dagster_run
-    outcome = partial(Outcome, _job(run), _ended_at(record), run.run_id, run.tags.get("dagster/partition", ""))
+    outcome = partial(Outcome, _job(run), ended_at(record), run.run_id, run.tags.get("dagster/partition", ""))
     if run.status == dg.DagsterRunStatus.SUCCESS:
         return [outcome()]
     if run.tags.get("dagster/will_retry") == "true":
@@ -203,7 +173,7 @@ def check_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[O
             )
         partition = "" if found.check_name in _OF_NO_PARTITION else run.tags.get("dagster/partition", "")
         scope = f"Check {found.check_name} of {asset}"
-        outcomes.append(Outcome(scope, _ended_at(record), run.run_id, partition, failure))
+        outcomes.append(Outcome(scope, ended_at(record), run.run_id, partition, failure))
     return outcomes
 
 
@@ -237,9 +207,7 @@ def _failure(events: Sequence[dg.DagsterEvent]) -> Failure:
 
 
 def _step_failure(step: str, error: Any, message: str) -> Failure:
-    # What our code raised is the cause of Dagster's own exception.
-    while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
-        error = error.cause
+    error = cause_of(error)
     name = (error.cls_name if error else None) or "Error"
     line = redact(first_line(error.message if error else message))
     place = f"step {step}"

@@ -1,6 +1,6 @@
 """Runs that are asked for because raw data arrived or was missed, and because enhanced data is new."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
@@ -102,10 +102,15 @@ def _lake() -> tuple[ObjectStore, Layout]:
 
 
 def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatus]) -> frozenset[date]:
-    """Days that a run in one of these states works on."""
-    runs = context.instance.get_runs(dg.RunsFilter(statuses=statuses))
-    partitions = {run.tags.get("dagster/partition", "") for run in runs}
-    return frozenset(dt for name in partitions if (dt := folder_date(f"dt={name}")))
+    """Days that a run in one of these states works on, alone or as one of a range."""
+    days: set[date] = set()
+    for run in context.instance.get_runs(dg.RunsFilter(statuses=statuses)):
+        only = run.tags.get("dagster/partition", "")
+        first = folder_date(f"dt={run.tags.get('dagster/asset_partition_range_start', only)}")
+        last = folder_date(f"dt={run.tags.get('dagster/asset_partition_range_end', only)}")
+        if first is not None and last is not None:
+            days.update(first + timedelta(days=n) for n in range((last - first).days + 1))
+    return frozenset(days)
 
 
 def _result(context: dg.SensorEvaluationContext, tick: Tick) -> dg.SensorResult:

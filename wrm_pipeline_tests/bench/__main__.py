@@ -10,7 +10,8 @@ from pathlib import Path
 
 from wrm_pipeline_tests.bench import figures
 from wrm_pipeline_tests.bench.figures import Figure, Machine
-from wrm_pipeline_tests.bench.measures import GROUPS, SLOW_GROUPS, Bench
+from wrm_pipeline_tests.bench.groups import GROUPS, SLOW_GROUPS
+from wrm_pipeline_tests.bench.measures import Bench
 from wrm_pipeline_tests.bench.processes import REPOSITORY
 
 _DOCUMENT = REPOSITORY / "docs" / "performance.md"

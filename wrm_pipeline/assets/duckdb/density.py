@@ -1,6 +1,5 @@
 """Where the bikes are: density cells, and a map to look at."""
 
-import base64
 from datetime import date
 
 import dagster as dg
@@ -9,12 +8,14 @@ import pyarrow.compute as pc
 
 from wrm_pipeline.assets.duckdb.station_summary import DayConfig, chosen_day
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, preview
+from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, page, picture, preview
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.density import DensityGrid, bike_density
 from wrm_pipeline.domain.density_map import density_svg, render_density_map
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
+
+MAP_PAGE = "bike_density_map.html"
 
 _ROWS_SQL = f"""
 SELECT file_timestamp, lat, lon, bikes, record_type, outside_service_area
@@ -28,17 +29,11 @@ FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt = CAST(? AS DATE)
 QUALIFY file_timestamp = max(file_timestamp) OVER ()
 """
 
-_SOURCES = {
-    **{name: ["lat", "lon"] for name in ("cell_x", "cell_y", "south", "west", "north", "east")},
-    **{name: ["bikes", "file_timestamp"] for name in ("bikes_mean", "bikes_max", "density_per_km2")},
-    "stations": ["record_type", "lat", "lon"],
-}
-
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     io_manager_key="duckdb_io_manager",
-    metadata={"dagster/column_lineage": column_lineage("create_duckdb_enhanced_views", _SOURCES)},
+    metadata={"dagster/column_lineage": column_lineage("bike_density_spatial_analysis")},
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -54,9 +49,9 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
     """Group by cell."""
     day = chosen_day(config, lake)
     grid = _grid(lake, day)
-    picture = base64.b64encode(density_svg(grid, lake.area).encode()).decode()
+    table = grid.cells.append_column("dt", pa.repeat(pa.scalar(date.fromisoformat(day)), grid.cells.num_rows))
     return dg.Output(
-        grid.cells.append_column("dt", pa.repeat(pa.scalar(date.fromisoformat(day)), grid.cells.num_rows)),
+        table,
         metadata={
             "day": day,
             "cells": grid.cells.num_rows,
@@ -66,8 +61,9 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
             "bikes_outside_area_now": grid.bikes_outside_area,
             "adds_up": grid.adds_up,
             **requests_made(),
-            "picture": dg.MetadataValue.md(f"![density](data:image/svg+xml;base64,{picture})"),
-            "dagster/column_schema": arrow_table_schema(grid.cells.schema),
+            "picture": picture(density_svg(grid, lake.area), "Bikes per square kilometre"),
+            "map": page(lake, MAP_PAGE),
+            "dagster/column_schema": arrow_table_schema(table.schema),
             "preview": preview(grid.cells),
         },
     )
@@ -92,22 +88,20 @@ def bike_density_map(config: DayConfig, lake: LakeResource) -> dg.MaterializeRes
     with lake.database.reading() as connection:
         now = query_arrow(connection, _NOW_SQL, [day])
     as_of = pc.max(now["file_timestamp"]).as_py()
-    page = render_density_map(grid, now, as_of=as_of, area=lake.area)
-    key = lake.layout.report_key("bike_density_map.html")
-    info = lake.store.put(key, page.encode(), content_type="text/html; charset=utf-8")
-    picture = base64.b64encode(density_svg(grid, lake.area).encode()).decode()
-    place = lake.store.url(key)
+    html = render_density_map(grid, now, as_of=as_of, area=lake.area)
+    key = lake.layout.report_key(MAP_PAGE)
+    info = lake.store.put(key, html.encode(), content_type="text/html; charset=utf-8")
     inside = pc.sum(pc.invert(now["outside_service_area"])).as_py()
     return dg.MaterializeResult(
         metadata={
-            "map": dg.MetadataValue.url(f"file://{place}") if place.startswith("/") else place,
+            "map": page(lake, MAP_PAGE),
             "as_of": dg.MetadataValue.timestamp(as_of),
             "day": day,
             "size_bytes": info.size_bytes,
             "rows_drawn": inside,
             **requests_made(),
             "rows_outside_area": now.num_rows - inside,
-            "picture": dg.MetadataValue.md(f"![density](data:image/svg+xml;base64,{picture})"),
+            "picture": picture(density_svg(grid, lake.area), "Bikes per square kilometre"),
         }
     )
 

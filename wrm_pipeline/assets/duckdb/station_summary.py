@@ -1,15 +1,23 @@
 """How each station fared on the newest day."""
 
+from datetime import date
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
 import dagster as dg
 import pyarrow as pa
 
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
-from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow, stored_views
+from wrm_pipeline.clients.cache import ARROW, digest_of
+from wrm_pipeline.clients.cached_objects import DAY_S
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
 
-_ENHANCED_VIEW = "create_duckdb_enhanced_views"
+if TYPE_CHECKING:
+    import duckdb
 
 # One row per station; shares are of the day's snapshots in which the station was reported.
 _SQL = f"""
@@ -37,20 +45,18 @@ GROUP BY station_id
 ORDER BY station_id
 """
 
-_SOURCES = {
-    "station_id": ["station_id"],
-    "name": ["name"],
-    "lat": ["lat"],
-    "lon": ["lon"],
-    "total_docks": ["total_docks"],
-    **{name: ["bikes"] for name in ("bikes_latest", "bikes_mean", "bikes_min", "bikes_max", "share_empty")},
-    **{name: ["spaces"] for name in ("spaces_latest", "share_full")},
-    "snapshots": ["file_timestamp"],
-    "snapshots_stale": ["stale"],
-    "first_snapshot": ["file_timestamp"],
-    "last_snapshot": ["file_timestamp"],
-    "dt": ["date"],
-}
+
+def _identity(day: str, lake: LakeResource, connection: "duckdb.DuckDBPyConnection") -> str:
+    """What the answer depends on: the day's files, the views, the question, and who answers it."""
+    folder = lake.layout.partition_folder("enhanced", date.fromisoformat(day))
+    return digest_of(
+        [
+            *(f"{info.key} {info.etag} {info.size_bytes}" for info in lake.store.list(folder)),
+            *(f"{name} {sql}" for name, sql in sorted(stored_views(connection).items())),
+            _SQL,
+            version("duckdb"),
+        ]
+    )
 
 
 class NothingPublishedError(RuntimeError):
@@ -81,8 +87,8 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
-    io_manager_key="duckdb_s3_io_manager",
-    metadata={"dagster/column_lineage": column_lineage(_ENHANCED_VIEW, _SOURCES)},
+    io_manager_key="duckdb_io_manager",
+    metadata={"dagster/column_lineage": column_lineage("query_station_summary")},
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -90,15 +96,20 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
     pool="duckdb",
     description=(
         "One row per station for the newest day (or the day in the run config): bikes now, mean, least and most, and "
-        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`; the "
-        "whole database is then published to `duckdb/analytics.duckdb` in the object store."
+        "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`."
     ),
 )
-def query_station_summary(config: DayConfig, lake: LakeResource) -> dg.Output[pa.Table]:
+def query_station_summary(config: DayConfig, lake: LakeResource, cache: RedisCacheResource) -> dg.Output[pa.Table]:
     """One query, one table."""
     day = chosen_day(config, lake)
     with lake.database.reading() as connection:
-        rows = query_arrow(connection, _SQL, [day])
+        rows = cache.client.get_or_compute(
+            f"station_summary:{lake.store.name}:{day}:{_identity(day, lake, connection)}",
+            ARROW,
+            lambda: query_arrow(connection, _SQL, [day]),
+            ttl_s=DAY_S,
+            worth_keeping=lambda table: table.num_rows > 0,
+        )
     emptiest = rows.sort_by([("share_empty", "descending"), ("station_id", "ascending")]).slice(0, 10)
     columns = ["station_id", "name", "share_empty", "bikes_mean", "bikes_latest", "snapshots"]
     return dg.Output(

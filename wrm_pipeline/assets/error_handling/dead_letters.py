@@ -6,7 +6,9 @@ import dagster as dg
 
 from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.domain.dead_letters import STATUSES
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
@@ -25,11 +27,11 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     ),
 )
 def wrm_stations_dlq(
-    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource
+    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource, cache: RedisCacheResource
 ) -> dg.MaterializeResult[None]:
     """Count what waits."""
     with told_on_failure(context):
-        letters = lake.dead_letters.all()
+        letters = DeadLetterQueue(lake.store, lake.layout, cache.client).all()
     statuses = Counter(letter.status for letter in letters)
     groups = Counter((letter.partition_date, letter.error_type, letter.status) for letter in letters)
     records = Counter[tuple[object, ...]]()

@@ -7,29 +7,21 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline.assets.presentation import column_lineage, handled_rows, preview, table_schema
+from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, publish_days
 from wrm_pipeline.assets.stations.processed_all import NAME as PROCESSED_NAME
 from wrm_pipeline.assets.stations.processed_all import BuildConfig
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED
+from wrm_pipeline.domain.schemas import ENHANCED, FLAGS
 from wrm_pipeline.flows.process import enhance_partition
-from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
+from wrm_pipeline.io_managers.hive_partitioned import PartitionFile, read_published
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.workers import WorkersResource
 
 NAME = "wrm_stations_enhanced_data_all"
-
-_SOURCES = {name: [name] for name in PROCESSED.columns} | {
-    "record_type": ["station_id", "name"],
-    "date": ["file_timestamp"],
-    "processed_at": ["s3_source_key"],
-    "over_capacity": ["bikes", "spaces", "total_docks"],
-    "no_docks": ["station_id", "name", "total_docks"],
-    "outside_service_area": ["lat", "lon"],
-    "stale": ["timestamp", "file_timestamp"],
-}
 
 
 @dg.asset(
@@ -44,7 +36,7 @@ _SOURCES = {name: [name] for name in PROCESSED.columns} | {
     metadata={
         "layer": "enhanced",
         "dagster/column_schema": table_schema(ENHANCED),
-        "dagster/column_lineage": column_lineage(PROCESSED_NAME, _SOURCES),
+        "dagster/column_lineage": column_lineage(NAME),
     },
     group_name="stations",
     kinds={"python", "arrow", "parquet"},
@@ -60,17 +52,35 @@ _SOURCES = {name: [name] for name in PROCESSED.columns} | {
 def wrm_stations_enhanced_data_all(
     context: dg.AssetExecutionContext,
     config: BuildConfig,
-    processed: ParquetParts,
+    processed: ParquetParts | None,
     lake: LakeResource,
     clock: ClockResource,
+    workers: WorkersResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Classify and flag."""
-    dt = date.fromisoformat(context.partition_key)
+    order = BuildOrder(clock.now(), config.full_rebuild, config.allow_shrink)
+    if processed is None:
+        yield from publish_days(context, "enhanced", enhance_published_day, order, lake=lake, workers=workers)
+        return
     with told_on_failure(context):
-        result = enhance_partition(processed, lake.partitions, dt, area=lake.area, built_at=clock.now())
+        built = _enhance(lake, processed, date.fromisoformat(context.partition_key), order)
+    yield from publish_if_sound(dg.Output(built.file, metadata=built.metadata), built.check)
+
+
+def enhance_published_day(lake: LakeResource, dt: date, order: BuildOrder) -> BuiltDay:
+    """Build one day from its published processed rows, and check it; nothing is published yet.
+
+    Raises:
+        ObjectNotFoundError: there are none.
+    """
+    return _enhance(lake, read_published(lake, "processed", dt), dt, order)
+
+
+def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: BuildOrder) -> BuiltDay:
+    result = enhance_partition(processed, lake.partitions, dt, area=lake.area, built_at=order.built_at)
     build = result.build
     file = ParquetParts.open(build.data)
-    to_publish = PartitionFile(build.data, build.row_count, result.rows_before, config.allow_shrink)
+    to_publish = PartitionFile(build.data, build.row_count, result.rows_before, order.allow_shrink)
     metadata: dict[str, Any] = {
         "unchanged": not result.changed,
         "rows_in": processed.row_count,
@@ -83,7 +93,5 @@ def wrm_stations_enhanced_data_all(
     }
     if build.row_count:
         metadata["preview"] = preview(next(file.read_groups(0, 1)))
-    yield from publish_if_sound(
-        dg.Output(to_publish if result.changed else None, metadata=metadata),
-        check_enhanced(context.partition_key, processed.row_count, file),
-    )
+    check = check_enhanced(dt.isoformat(), processed.row_count, file)
+    return BuiltDay(to_publish if result.changed else None, metadata, check)

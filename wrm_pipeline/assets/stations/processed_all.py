@@ -6,18 +6,29 @@ from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import accounting, handled_rows, markdown_table, preview, table_schema
+from wrm_pipeline.assets.presentation import (
+    accounting,
+    column_lineage,
+    handled_rows,
+    markdown_table,
+    preview,
+    table_schema,
+)
+from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, publish_days
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_processed, processed_check
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.flows.process import PROCESSED_ASSET, ProcessedPartition, process_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.workers import WorkersResource
 
 NAME = PROCESSED_ASSET
 
@@ -41,7 +52,11 @@ class BuildConfig(dg.Config):
     freshness_policy=dg.FreshnessPolicy.time_window(
         fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5)
     ),
-    metadata={"layer": "processed", "dagster/column_schema": table_schema(PROCESSED)},
+    metadata={
+        "layer": "processed",
+        "dagster/column_schema": table_schema(PROCESSED),
+        "dagster/column_lineage": column_lineage(NAME),
+    },
     group_name="stations",
     kinds={"python", "arrow", "parquet"},
     owners=["team:wrm"],
@@ -56,25 +71,34 @@ class BuildConfig(dg.Config):
     ),
 )
 def wrm_stations_processed_data_all(
-    context: dg.AssetExecutionContext, config: BuildConfig, lake: LakeResource, clock: ClockResource
+    context: dg.AssetExecutionContext,
+    config: BuildConfig,
+    lake: LakeResource,
+    clock: ClockResource,
+    workers: WorkersResource,
+    cache: RedisCacheResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
+    order = BuildOrder(clock.now(), config.full_rebuild, config.allow_shrink)
+    if len(context.partition_keys) > 1:
+        yield from publish_days(context, "processed", process_day, order, lake=lake, workers=workers)
+        return
     with told_on_failure(context):
-        result = process_partition(
-            lake.store,
-            lake.layout,
-            date.fromisoformat(context.partition_key),
-            parsed_at=clock.now(),
-            full_rebuild=config.full_rebuild,
-        )
+        built = process_day(lake, date.fromisoformat(context.partition_key), order, cache.client)
+    yield from publish_if_sound(dg.Output(built.file, metadata=built.metadata), built.check)
+
+
+def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = NO_CACHE) -> BuiltDay:
+    """Build one day, and check it; nothing is published yet but dead letters."""
+    result = process_partition(
+        lake.store, lake.layout, dt, parsed_at=order.built_at, full_rebuild=order.full_rebuild, cache=cache
+    )
     file, to_publish = result.file, None
     if result.build is not None:
-        to_publish = PartitionFile(result.build.data, result.build.row_count, result.rows_before, config.allow_shrink)
+        to_publish = PartitionFile(result.build.data, result.build.row_count, result.rows_before, order.allow_shrink)
     rows = result.build.row_count if result.build else result.rows_before
-    yield from publish_if_sound(
-        dg.Output(to_publish, metadata={**_metadata(result, file), **requests_made()}),
-        check_processed(context.partition_key, rows, result.manifest, file),
-    )
+    metadata = {**_metadata(result, file), **requests_made()}
+    return BuiltDay(to_publish, metadata, check_processed(dt.isoformat(), rows, result.manifest, file))
 
 
 def _metadata(result: ProcessedPartition, file: ParquetParts) -> dict[str, Any]:

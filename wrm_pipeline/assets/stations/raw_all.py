@@ -5,9 +5,10 @@ from typing import Any
 
 import dagster as dg
 
-from wrm_pipeline.assets.presentation import accounting, handled_rows
+from wrm_pipeline.assets.presentation import accounting, handled_rows, raw_schema
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
+from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
@@ -17,6 +18,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     kinds={"python", "s3"},
     owners=["team:wrm"],
     tags={"layer": "raw"},
+    metadata={"dagster/column_schema": raw_schema()},
     pool="ingest",
     # A snapshot that is not taken is gone.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=5), warn_window=timedelta(minutes=3)),
@@ -29,12 +31,17 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     ),
 )
 def wrm_stations_raw_data(
-    context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource
+    context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource, cache: RedisCacheResource
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
     with told_on_failure(context):
         result = take_snapshot(
-            feed.client, lambda: lake.store, lake.layout, lake.spool, correlation_id=context.run.run_id
+            feed.client,
+            lambda: lake.store,
+            lake.layout,
+            lake.spool,
+            correlation_id=context.run.run_id,
+            cache=cache.client,
         )
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)

@@ -1,7 +1,12 @@
 "use strict";
-// Draws the JSON in #data. Names come from outside: they reach the DOM through textContent only.
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+// Draws bikes on a map: on the page that has its data in #data, and on the report's page, which calls drawBikeMap.
+// Names come from outside: they reach the DOM through textContent only.
+const darkScheme = matchMedia("(prefers-color-scheme: dark)");
+const drawBikeMap = (data, {
+  t = (text, values = {}) => text.split("|").at(values.n === 1 ? 0 : -1).replace(/{(\w+)}/g, (_, name) => values[name]),
+  locale = "en", isDark = () => darkScheme.matches, stationLink = null,
+  onTheme = (listener) => darkScheme.addEventListener("change", listener),
+} = {}) => {
   const $ = (selector) => document.querySelector(selector);
   const element = (tag, text = "", className = "") => {
     const node = document.createElement(tag);
@@ -9,8 +14,7 @@
     node.className = className;
     return node;
   };
-  const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
-  const darkMode = matchMedia("(prefers-color-scheme: dark)");
+  const number = (value, digits = 0) => value.toLocaleString(locale, { maximumFractionDigits: digits });
   const [south, west, north, east] = data.area;
   const [stepLat, stepLon] = data.cellDegrees;
   const area = L.latLngBounds([south, west], [north, east]);
@@ -37,12 +41,17 @@
   const layers = Object.fromEntries(
     ["density", "stations", "bikes", "labels", "grid"].map((name) => [name, L.layerGroup()]));
 
-  const card = (title, rows) => {
+  const card = (title, rows, href) => {
     const box = element("div");
     box.append(element("h3", title));
     const list = element("dl");
     for (const [term, value] of rows) list.append(element("dt", term), element("dd", value));
     box.append(list);
+    if (href) {
+      const link = element("a", t("The week of this station"));
+      link.href = href;
+      box.append(link);
+    }
     return box;
   };
 
@@ -85,7 +94,7 @@
   const drawDensity = () => {
     const size = squareSize(), side = size * data.cellSide, km2 = (side / 1000) ** 2;
     const squares = join(size);
-    const ramp = darkMode.matches ? data.ramps.dark : data.ramps.light;
+    const ramp = isDark() ? data.ramps.dark : data.ramps.light;
     const breaks = classBreaks(squares.reduce((most, square) => Math.max(most, square.mean / km2), 0), ramp.length);
     layers.density.clearLayers();
     for (const square of squares) {
@@ -96,10 +105,10 @@
         { renderer: renderers.density, stroke: false, fillOpacity: 0.82, cells: square.cells,
           fillColor: ramp[breaks.filter((limit) => limit <= density).length] });
       rectangle.bindPopup(() => card(`${number(side)} m × ${number(side)} m`, [
-        ["Bikes per km²", number(density, density < 10 ? 1 : 0)],
-        ["Bikes, mean", number(square.mean, 1)],
-        ...(square.max === null ? [] : [["Bikes, most at once", number(square.max)]]),
-        ["Stations", number(square.stations)],
+        [t("Bikes per km²"), number(density, density < 10 ? 1 : 0)],
+        [t("Bikes, mean"), number(square.mean, 1)],
+        ...(square.max === null ? [] : [[t("Bikes, most at once"), number(square.max)]]),
+        [t("Stations"), number(square.stations)],
       ]));
       layers.density.addLayer(rectangle);
     }
@@ -128,22 +137,24 @@
       className: `station ${fillClass(bikes, docks)}`,
     });
     mark.bindPopup(() => card(name, [
-      ["Bikes", number(bikes)],
-      ...(pedelecs === null ? [] : [["of them e-bikes", number(pedelecs)]]),
-      ["Free docks", number(spaces)],
-      ["Docks", docks ? number(docks) : "unknown"],
-      [kind === "station" ? "Station" : "Unclassified record", id],
-    ])).bindTooltip(hint(name), { direction: "top", pane: "popupPane" });
+      [t("Bikes"), number(bikes)],
+      ...(pedelecs === null ? [] : [[t("of them e-bikes"), number(pedelecs)]]),
+      [t("Free docks"), number(spaces)],
+      [t("Docks"), docks ? number(docks) : t("unknown")],
+      [kind === "station" ? t("Station") : t("Unclassified record"), id],
+    ], stationLink?.(id))).bindTooltip(hint(name), { direction: "top", pane: "popupPane" });
     layers.stations.addLayer(mark);
     return { id, name, bikes, mark, position: L.latLng(lat, lon) };
   });
-  const dots = data.bikes.map(([id, name, lat, lon, bikes, pedelecs]) => {
+  const dots = data.bikes.map(([id, name, lat, lon, bikes, pedelecs, battery, idleHours]) => {
     const mark = L.circleMarker([lat, lon], {
       renderer: renderers.bikes, weight: 1, fillOpacity: 1, className: "bike" });
     mark.bindPopup(() => card(name, [
-      ["Bikes", number(bikes)],
-      ...(pedelecs === null ? [] : [["of them e-bikes", number(pedelecs)]]),
-      ["Free-standing", id],
+      [t("Bikes"), number(bikes)],
+      ...(pedelecs === null ? [] : [[t("of them e-bikes"), number(pedelecs)]]),
+      ...(battery == null ? [] : [[t("Battery"), `${number(battery)} %`]]),
+      ...(idleHours == null ? [] : [[t("Standing here, hours"), number(idleHours, 1)]]),
+      [t("Free-standing"), id],
     ])).bindTooltip(hint(name), { direction: "top", pane: "popupPane" });
     layers.bikes.addLayer(mark);
     return mark;
@@ -213,12 +224,12 @@
   tiles.on("tileerror", () => {
     tiles.remove();
     tilesBox.checked = false;
-    tilesSay("The street map cannot be reached.");
+    tilesSay(t("The street map cannot be reached."));
   });
   const followConnection = () => {
     tilesBox.disabled = !navigator.onLine;
     if (!navigator.onLine) { tiles.remove(); tilesBox.checked = false; }
-    tilesSay(navigator.onLine ? "" : "No connection, so no street map.");
+    tilesSay(navigator.onLine ? "" : t("No connection, so no street map."));
   };
   addEventListener("online", followConnection);
   addEventListener("offline", followConnection);
@@ -236,7 +247,7 @@
     found.openPopup();
     found.getElement()?.classList.add("found");
     $("#results").replaceChildren();
-    $("#search-status").textContent = `Shown: ${station.name}`;
+    $("#search-status").textContent = t("Shown: {name}", { name: station.name });
     publish();
   };
   const matches = () => {
@@ -254,7 +265,8 @@
       return item;
     }));
     $("#search-status").textContent = !$("#search").value.trim() ? ""
-      : hits.length === 1 ? "1 station" : `${hits.length} stations${hits.length > 8 ? ", the first 8:" : ""}`;
+      : hits.length > 8 ? t("{n} stations, the first 8:", { n: hits.length })
+        : t("{n} station|{n} stations", { n: hits.length });
   });
   $("#search").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && matches().length) open(matches()[0]);
@@ -285,7 +297,7 @@
   const moved = () => { drawGrid(); if (map.hasLayer(layers.labels)) drawNames(); publish(); };
   map.on("zoomend", redraw);
   map.on("moveend", moved);
-  darkMode.addEventListener("change", drawDensity);
+  onTheme(drawDensity);
   $("#square").addEventListener("change", () => { drawDensity(); publish(); });
   $("#home").addEventListener("click", () => { map.closePopup(); home(); });
   $("#layers").addEventListener("change", ({ target }) => {
@@ -296,4 +308,7 @@
   followConnection();
   redraw();
   moved();
-})();
+  return { open: (id) => { const station = stations.find((one) => one.id === id); if (station) open(station); } };
+};
+const embeddedData = document.getElementById("data");
+if (embeddedData) drawBikeMap(JSON.parse(embeddedData.textContent));

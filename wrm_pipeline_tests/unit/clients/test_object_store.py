@@ -518,6 +518,42 @@ def test_connections_are_reused():
         assert server.connections <= 4
 
 
+def in_bulk(server: FaultServer, **options) -> S3ObjectStore:
+    """A store as the pipeline has it, with its fast way."""
+    keys = {"access_key_id": "k", "secret_access_key": "s"}
+    return s3_object_store(bucket="lake", endpoint_url=server.url, **keys, **options)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [Answer(503), EMPTY_200, HTML_200, RESET, found(b"y", "0" * 64), Answer(404)],
+    ids=["503", "empty", "html", "reset", "damaged", "not found"],
+)
+def test_what_does_not_arrive_in_bulk_is_asked_for_the_ordinary_way(odd):
+    body = b"x" * 1000
+    with FaultServer() as server:
+        server.play([odd], then=found(body, sha(body)))
+        counter = RequestCounter()
+        store = in_bulk(server, threads=1, on_event=counter)
+        assert list(store.get_many(map(str, range(20)))) == [(str(n), body) for n in range(20)]
+        assert len(server.requests) == 21
+        assert counter.snapshot().requests == {("s3", "get", "ok"): 20, ("s3", "get", "retried"): 1}
+        agents = [request.headers["user-agent"].partition("/")[0] for request in server.requests]
+        assert agents.count("object_store") == 20
+        assert agents.count("Boto3") == 1
+
+
+def test_a_few_objects_open_no_second_client():
+    with FaultServer(then=found(b"x")) as server:
+        assert len(list(in_bulk(server).get_many("abc"))) == 3
+        assert {request.headers["user-agent"].partition("/")[0] for request in server.requests} == {"Boto3"}
+
+
+def test_the_fast_way_shows_no_secret():
+    store = s3_object_store(bucket="b", endpoint_url=None, access_key_id="AK-CANARY", secret_access_key="SK-CANARY")
+    assert "CANARY" not in repr(store._bulk) + repr(store._bulk._connected())
+
+
 def test_get_many_holds_a_bounded_number_of_bodies():
     asked: list[str] = []
 
@@ -662,9 +698,9 @@ def test_a_store_that_is_down_is_not_mistaken_for_one_that_ignores_the_header(se
     server.play(answers, then=bucket)
     store = s3(server)
     assert store.put_if_absent("a", b"1") is True
-    assert store._honours_if_none_match is None
+    assert store.honours_if_none_match is None
     assert store.put_if_absent("b", b"1") is True
-    assert store._honours_if_none_match is True
+    assert store.honours_if_none_match is True
 
 
 def test_the_first_writes_of_many_threads_on_an_honest_store(server, tmp_path):

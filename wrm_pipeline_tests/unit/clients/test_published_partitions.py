@@ -69,14 +69,33 @@ def test_the_new_object_is_there_before_a_stray_is_removed(lake):
     assert lake.keys() == [stray]
 
 
-def test_a_crash_before_the_strays_are_gone_is_made_good_by_the_next_publish(lake):
+def test_a_crash_before_the_strays_are_gone_is_seen_and_made_good(lake):
     stray = KEY.replace("_000000", "_130502")
     lake.store.put(stray, parquet(3))
     failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == "delete")
     with pytest.raises(ExternalError):
         publish(PublishedPartitions(failing, lake.layout), 3)
-    publish(PublishedPartitions(lake.store, lake.layout), 3, before=3)
+    partitions = PublishedPartitions(lake.store, lake.layout)
+    assert (partitions.strayed("processed"), partitions.strayed("enhanced")) == ({DAY}, set())
+    partitions.remove_strays("processed", DAY)
     assert lake.keys() == [KEY]
+    assert partitions.strayed("processed") == set()
+
+
+def test_strays_are_all_that_there_is_of_a_day_until_it_is_published(partitions, lake):
+    stray = KEY.replace("_000000", "_130502")
+    lake.store.put(stray, parquet(3))
+    partitions.remove_strays("processed", DAY)
+    assert lake.keys() == [stray]
+
+
+def test_a_later_publish_asks_for_no_listing(lake):
+    watched = WatchedStore(lake.store)
+    partitions = PublishedPartitions(watched, lake.layout)
+    publish(partitions, 3)
+    assert watched.counts == {"put": 1, "list": 1}
+    publish(partitions, 4, before=3)
+    assert watched.counts == {"put": 2, "list": 1}
 
 
 @pytest.mark.parametrize(("now", "fits"), [(95, True), (94, False), (0, False), (100, True), (500, True)])

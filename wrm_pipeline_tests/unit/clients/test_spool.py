@@ -82,6 +82,13 @@ def test_it_says_so_before_it_is_full(spool):
     assert spool.filling
 
 
+@pytest.mark.parametrize("run_id", ["", "11111111-2222-3333-4444-555555555555", "run 1/../x"])
+def test_a_body_is_found_again_with_its_run_whatever_that_is_called(spool, run_id):
+    spool.add("raw", AT, b"x", run_id=run_id)
+    (body,) = spool.waiting()
+    assert (body.read(), body.run_id) == (b"x", run_id if "-" in run_id else "")
+
+
 def test_files_of_others_are_left_alone(spool):
     spool.add("raw", AT, b"ours")
     (spool.folder / "README").write_text("what is this folder?")

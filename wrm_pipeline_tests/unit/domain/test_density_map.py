@@ -188,7 +188,7 @@ def test_sizes(count):
 
 def test_joined_cells_lose_nothing():
     grid = many_cells(200_000)
-    squares = join_cells(grid, MAX_PAGE_SQUARES)
+    squares = join_cells(grid.cells, MAX_PAGE_SQUARES)
     assert squares.factor > 1
     assert len(squares.x) <= MAX_PAGE_SQUARES
     assert squares.cells.sum() == squares.bikes_mean.sum() == 200_000

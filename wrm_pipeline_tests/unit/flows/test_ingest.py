@@ -102,6 +102,16 @@ def test_a_snapshot_is_stored_byte_for_byte_with_its_hash(flow):
     assert flow.waiting == []
 
 
+def test_each_object_names_the_run_that_fetched_it_however_late_it_was_stored(flow):
+    runs = [f"{n}1111111-2222-3333-4444-555555555555" for n in range(3)]
+    flow.down()
+    for n in (0, 1):
+        assert flow.take(NOON + timedelta(minutes=n), snapshot(NOON, bikes=n), correlation_id=runs[n]).spooled
+    flow.up()
+    flow.take(NOON + timedelta(minutes=2), snapshot(NOON, bikes=2), correlation_id=runs[2])
+    assert [flow.lake.store.stat(key).metadata["run-id"] for key in flow.lake.keys("raw/")] == runs
+
+
 def test_the_folder_is_the_date_in_warsaw_and_the_name_is_in_utc(flow):
     flow.take(datetime(2025, 8, 21, 21, 59, 59, 999_999, tzinfo=UTC))
     flow.take(datetime(2025, 8, 21, 22, 0, 0, tzinfo=UTC))

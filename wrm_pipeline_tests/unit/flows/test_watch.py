@@ -18,7 +18,7 @@ from wrm_pipeline.flows.watch import (
     look_for_arrivals,
     look_for_unpublished,
 )
-from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, snapshot
+from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, build_day, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line
 
 TODAY = DAY
@@ -326,6 +326,19 @@ def test_raw_objects_that_the_cursor_passed_by(comparison, lake, change):
             lake.store.delete(lake.partition_key("processed"))
     assert days(comparison.look()) == [DAY]
     comparison.run(allow_shrink=True)
+    assert comparison.look().runs == ()
+
+
+@pytest.mark.parametrize("layer", ["processed", "enhanced"])
+def test_a_parquet_object_of_another_writer_is_seen_until_a_run_removes_it(comparison, lake, layer):
+    lake.put_day(2)
+    comparison.run()
+    stray = lake.partition_key(layer).replace("_000000", "_130502")
+    lake.store.put(stray, lake.store.get(lake.partition_key(layer)))
+    assert days(comparison.look()) == [DAY]
+    assert build_day().success
+    assert stray not in lake.etags()
+    comparison.now += MINUTE
     assert comparison.look().runs == ()
 
 

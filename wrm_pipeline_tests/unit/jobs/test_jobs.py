@@ -13,9 +13,14 @@ ASSETS = {
     "wrm_stations_processing_job": {PROCESSED, ENHANCED, "create_duckdb_enhanced_views"},
     "wrm_analytics_job": {
         "create_duckdb_enhanced_views",
+        "create_materialized_views",
         "query_station_summary",
         "bike_density_spatial_analysis",
         "bike_density_map",
+        "data_quality",
+        "data_catalog",
+        "city_report",
+        "published_database",
     },
 }
 

@@ -170,6 +170,15 @@ def test_a_run_under_way_holds_its_day_back_and_what_comes_meanwhile_is_one_run(
     assert keys(tick(ARRIVALS, instance, released.cursor)) == []
 
 
+def test_a_run_of_a_range_holds_each_of_its_days_back(lake, instance):
+    put(lake, DAY)
+    put(lake, "2025-08-23")
+    put(lake, "2025-08-24")
+    bounds = {"start": "2025-08-20", "end": "2025-08-23"}
+    add_run(instance, "STARTED", **{f"dagster/asset_partition_range_{end}": day for end, day in bounds.items()})
+    assert keys(tick(ARRIVALS, instance)) == ["2025-08-24"]
+
+
 def test_runs_that_are_over_or_of_another_kind_hold_nothing_back(lake, instance):
     put(lake, DAY)
     for status in ("SUCCESS", "FAILURE", "CANCELED"):

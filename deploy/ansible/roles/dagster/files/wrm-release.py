@@ -231,6 +231,7 @@ def start_slot(slot: str, version: str) -> None:
     """Start the release's code server in the free slot."""
     begin = time.time()
     told = False
+    stop_slot(slot)  # it may run, if the machine was restarted in the middle of a switch
     while run("systemctl", "show", "-P", "ActiveState", code_unit(slot)) in {"active", "deactivating", "activating"}:
         if not told:
             say(f"the code server before the last one still waits for its runs; so does this ({code_unit(slot)})")
@@ -381,16 +382,33 @@ def activate(version: str, *, gated: bool = True, ignore_doctor: bool = False) -
     except ReleaseError as error:
         reason = str(error)
         note(version, "refused" if not switched else "rolled back", reason)
-        if not switched or not (before and old_slot):
-            raise ReleaseError(f"{version} was not switched to: {reason}" if before else reason) from None
+        if not (before and old_slot):
+            abandon_first(slot)
+            raise ReleaseError(reason) from None
+        if not switched:
+            stop_slot(slot)
+            raise ReleaseError(f"{version} was not switched to, {before} goes on. The reason: {reason}") from None
         say(f"back to {before}: {reason}")
-        lead_to(old_slot, before)
+        try:
+            lead_to(old_slot, before)
+        except ReleaseError as trouble:
+            raise ReleaseError(
+                f"{version} does not work ({reason}), and going back to {before} failed: {trouble}"
+            ) from None
         stop_slot(slot)
         raise ReleaseError(f"{version} was rolled back, {before} runs again. The reason: {reason}") from None
     note(version, "active")
     if old_slot:
         stop_slot(old_slot)
     say(f"{version} is active")
+
+
+def abandon_first(slot: str) -> None:
+    """Stop what was the first release on this host, so that the next attempt begins anew."""
+    run("systemctl", "stop", "dagster-daemon", "dagster-webserver", "wrm-exporter", check=False)
+    stop_slot(slot)
+    CURRENT.unlink(missing_ok=True)
+    ACTIVE.unlink(missing_ok=True)
 
 
 def rollback(version: str | None) -> None:

@@ -1,0 +1,96 @@
+"""Rules, profile, anomalies and accounting by day, as tables; and the expectations as a file that others can read."""
+
+import json
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from wrm_pipeline.assets.duckdb.pictures import quality_picture
+from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, tables_schema
+from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.domain.data_contract import data_contract
+from wrm_pipeline.domain.quality_tables import QUALITY_TABLES
+from wrm_pipeline.flows.assess import assess
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.requests import requests_made
+
+DATA_CONTRACT_FILE = "data_contract.odcs.json"
+
+_RULES_SQL = f"""
+SELECT rule, severity, hits, rows_checked FROM {SCHEMA}.quality_rule_hits JOIN {SCHEMA}.quality_rules USING (rule)
+WHERE dt = ? ORDER BY hits DESC, rule
+"""
+_DRIFT_SQL = f"""
+SELECT column_name, drift, compared_days, nulls, minimum, maximum, mean FROM {SCHEMA}.quality_profile
+WHERE dt = ? AND drift IS NOT NULL ORDER BY drift DESC, column_name LIMIT 5
+"""
+_ANOMALIES_SQL = f"""
+SELECT hour_start, station_id, name, score, reason FROM {SCHEMA}.quality_anomalies
+WHERE dt = ? ORDER BY score DESC, station_id, hour_start LIMIT 20
+"""
+_ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
+
+
+@dg.asset(
+    deps=[create_duckdb_enhanced_views],
+    metadata={
+        "dagster/column_schema": tables_schema(QUALITY_TABLES),
+        "dagster/column_lineage": column_lineage("data_quality"),
+    },
+    group_name="quality",
+    kinds={"duckdb", "table", "scikitlearn"},
+    owners=["team:wrm"],
+    tags={"layer": "analytics"},
+    pool="duckdb",
+    description=(
+        "Can the data be trusted? Tables in `wrm_analytics`, a day at a time; only days that are new or changed are "
+        "computed, in one refresh of the database:\n\n"
+        + "\n".join(f"- `{table.name}`: {table.description}" for table in QUALITY_TABLES)
+        + f"\n\nThe expectations are published as `reports/{DATA_CONTRACT_FILE}` (Open Data Contract Standard). "
+        "docs/quality.md explains all."
+    ),
+)
+def data_quality(lake: LakeResource, clock: ClockResource) -> dg.MaterializeResult[None]:
+    """Compute what changed, then show the newest day."""
+    done = assess(lake.partitions, lake.database, area=lake.area, now=clock.now())
+    metadata: dict[str, Any] = {
+        "days_computed": len(done.computed),
+        "days_removed": len(done.removed),
+        "days_waiting": len(done.waiting),
+        "days": ", ".join(map(str, done.computed)) or "none changed",
+    }
+    if done.computed or done.removed:
+        contract = json.dumps(data_contract(lake.area), ensure_ascii=False, indent=1)
+        key = lake.layout.report_key(DATA_CONTRACT_FILE)
+        lake.store.put(key, contract.encode(), content_type="application/json; charset=utf-8")
+        metadata["data_contract"] = lake.store.url(key)
+    if done.computed:
+        metadata |= _shown(lake, done.computed)
+    return dg.MaterializeResult(metadata={**metadata, **requests_made()})
+
+
+def _shown(lake: LakeResource, computed: Sequence[date]) -> dict[str, Any]:
+    """The newest computed day as tables."""
+    day = computed[-1]
+    with lake.database.reading() as connection:
+        rules, drift, found, accounting = (
+            query_arrow(connection, sql, [day]) for sql in (_RULES_SQL, _DRIFT_SQL, _ANOMALIES_SQL, _ACCOUNTING_SQL)
+        )
+        four_weeks = quality_picture(connection, day)
+    return {
+        "day": str(day),
+        "picture": four_weeks,
+        "page": page(lake, "site/quality.html"),
+        "rules": _table(rules),
+        "largest_drifts": _table(drift),
+        "anomalies": _table(found),
+        "accounting": _table(accounting),
+    }
+
+
+def _table(rows: pa.Table) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(markdown_table(rows.to_pylist()))

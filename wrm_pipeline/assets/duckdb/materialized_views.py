@@ -1,0 +1,60 @@
+"""The tables mv_*: answers that are there before they are asked for."""
+
+import dagster as dg
+
+from wrm_pipeline.assets.duckdb.pictures import day_picture
+from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, preview, tables_schema
+from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.domain.materialized_views import MATERIALIZED_VIEWS, MV_DAILY_AGGREGATES
+from wrm_pipeline.flows.materialize import refresh_materialized_views
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.requests import requests_made, told_on_failure
+
+
+@dg.asset(
+    deps=[create_duckdb_enhanced_views],
+    metadata={
+        "dagster/column_schema": tables_schema(MATERIALIZED_VIEWS),
+        "dagster/column_lineage": column_lineage("create_materialized_views"),
+    },
+    group_name="analytics",
+    kinds={"duckdb", "table"},
+    owners=["team:wrm"],
+    tags={"layer": "analytics"},
+    pool="duckdb",
+    description=(
+        "Tables in `wrm_analytics` that answer at once what would otherwise read the Parquet. Only days that are new "
+        "or changed since the last refresh are read; all tables change in one transaction, and `mv_refreshes` says "
+        "what they hold, since when.\n\n"
+        + "\n".join(f"- `{view.name}`: {view.description}" for view in MATERIALIZED_VIEWS)
+    ),
+)
+def create_materialized_views(
+    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource
+) -> dg.MaterializeResult[None]:
+    """Refresh what is out of date."""
+    with told_on_failure(context):
+        done = refresh_materialized_views(lake.database, lake.partitions, refreshed_at=clock.now())
+    with lake.database.reading() as connection:
+        newest = query_arrow(connection, f"FROM {SCHEMA}.{MV_DAILY_AGGREGATES.name} ORDER BY dt DESC LIMIT 5")
+        day = {"day": day_picture(connection, done.newest)} if done.newest else {}
+    refreshed = ", ".join(map(str, done.days_refreshed[-20:]))
+    return dg.MaterializeResult(
+        metadata={
+            "newest_partition": str(done.newest),
+            "partitions_refreshed": len(done.days_refreshed),
+            "refreshed": refreshed if len(done.days_refreshed) <= 20 else f"…, {refreshed}",
+            "partitions_dropped": len(done.days_dropped),
+            "seconds": round(done.seconds, 3),
+            "dagster/row_count": sum(done.rows.values()),
+            "rows": dg.MetadataValue.md(
+                markdown_table([{"table": f"{SCHEMA}.{name}", "rows": rows} for name, rows in done.rows.items()])
+            ),
+            "rows_by_table": dict(done.rows),
+            **day,
+            "page": page(lake, "site/day.html"),
+            **requests_made(),
+            "preview": preview(newest),
+        }
+    )

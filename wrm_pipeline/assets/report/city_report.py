@@ -1,0 +1,60 @@
+"""The report: pages for people, made from the tables."""
+
+from contextlib import ExitStack
+from functools import partial
+
+import dagster as dg
+
+from wrm_pipeline.assets.report.data_catalog import data_catalog
+from wrm_pipeline.clients.analytics_db import query_arrow
+from wrm_pipeline.clients.database_catalog import existing_tables
+from wrm_pipeline.clients.site_files import publish_site
+from wrm_pipeline.domain.report.datasets import Answers
+from wrm_pipeline.domain.report.site import PAGES, build_site
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.requests import requests_made, told_on_failure
+
+# Below the folder of all reports, here and in the store.
+SITE = "site/"
+
+
+@dg.asset(
+    deps=[data_catalog],
+    group_name="reports",
+    kinds={"html"},
+    owners=["team:wrm"],
+    tags={"layer": "report"},
+    description=(
+        "The report for people: the city now, a day, stations, data quality, catalog and lineage, in Polish and "
+        "English. A static site that opens from disk and needs no network; written to `$WRM_DATA_DIR/reports/site/` "
+        "and to `reports/site/` in the object store, only what changed. A table that is not there yet is named on the "
+        "page that needs it."
+    ),
+)
+def city_report(
+    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource
+) -> dg.MaterializeResult[None]:
+    """Ask the tables, build the files, write what changed."""
+    with ExitStack() as stack:
+        answers = Answers()
+        if lake.database.path.exists():
+            connection = stack.enter_context(lake.database.reading())
+            answers = Answers(existing_tables(connection), partial(query_arrow, connection))
+        site = build_site(answers, lake.area, clock.now())
+    folder = lake.settings.reports_dir / SITE
+    prefix = lake.layout.report_key(SITE)
+    with told_on_failure(context):
+        written = publish_site(site, folder, lake.store, prefix)
+    return dg.MaterializeResult(
+        metadata={
+            "report": dg.MetadataValue.url((folder / PAGES["city"].file).as_uri()),
+            **{f"page_{name}": dg.MetadataValue.url((folder / page.file).as_uri()) for name, page in PAGES.items()},
+            "published": lake.store.url(f"{prefix}{PAGES['city'].file}"),
+            "files": written.files,
+            "bytes": written.bytes,
+            "files_written": written.written_to_store,
+            "bytes_written": written.bytes_to_store,
+            "missing_tables": sorted(answers.missing),
+            **requests_made(),
+        }
+    )

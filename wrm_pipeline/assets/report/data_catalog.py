@@ -1,0 +1,82 @@
+"""The catalog of every table, view, column and asset."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from wrm_pipeline.assets.duckdb.data_quality import data_quality
+from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
+from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
+from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
+from wrm_pipeline.assets.presentation import arrow_table_schema, markdown_table
+from wrm_pipeline.clients.database_catalog import describe_database, write_catalog
+from wrm_pipeline.domain.catalog import COLUMNS_SCHEMA, MEANINGS, AssetFacts, build_catalog
+from wrm_pipeline.domain.lineage import object_folder
+from wrm_pipeline.resources.asset_graph import AssetGraph
+from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.requests import requests_made
+
+_PARQUET_LAYERS = ("processed", "enhanced")
+
+
+@dg.asset(
+    deps=[
+        create_materialized_views,
+        query_station_summary,
+        bike_density_spatial_analysis,
+        bike_density_map,
+        data_quality,
+        wrm_stations_dlq,
+    ],
+    group_name="reports",
+    kinds={"duckdb", "table"},
+    owners=["team:wrm"],
+    tags={"layer": "report"},
+    pool="duckdb",
+    description=(
+        "What every asset, table, view and column is: description, type, unit, owner, source, freshness, row count and "
+        "some values. Tables `wrm_analytics.catalog_tables` and `wrm_analytics.catalog_columns`; the descriptions are "
+        "also comments in the database (`duckdb_columns()`, `duckdb_tables()`). Made from the definitions and from "
+        "what the database holds."
+    ),
+)
+def data_catalog(
+    context: dg.AssetExecutionContext, lake: LakeResource, asset_graph: dg.ResourceParam[AssetGraph]
+) -> dg.MaterializeResult[None]:
+    """Look, describe, write."""
+    assets = [_as_of_now(context, lake, asset) for asset in asset_graph.assets]
+    with lake.database.refresh() as connection:
+        catalog = build_catalog(describe_database(connection, lake.partitions.newest("enhanced")), assets, MEANINGS)
+        write_catalog(connection, catalog)
+    kinds = catalog.tables["kind"].to_pylist()
+    return dg.MaterializeResult(
+        metadata={
+            "tables": kinds.count("table"),
+            "views": kinds.count("view"),
+            "assets": kinds.count("asset"),
+            "columns": catalog.columns.num_rows,
+            "undescribed": list(catalog.undescribed),
+            **requests_made(),
+            "dagster/row_count": catalog.columns.num_rows,
+            "dagster/column_schema": arrow_table_schema(COLUMNS_SCHEMA),
+            "catalog": dg.MetadataValue.md(
+                markdown_table(
+                    catalog.tables.select(["kind", "name", "row_count", "refreshed_at", "description"]).to_pylist()
+                )
+            ),
+        }
+    )
+
+
+def _as_of_now(context: dg.AssetExecutionContext, lake: LakeResource, asset: AssetFacts) -> AssetFacts:
+    """With what changes: when it was last made, and what is there."""
+    event = context.instance.get_latest_materialization_event(dg.AssetKey(asset.name))
+    folder = object_folder(asset.name, lake.layout)
+    return replace(
+        asset,
+        refreshed_at=datetime.fromtimestamp(event.timestamp, UTC) if event else None,
+        newest_dt=lake.partitions.newest(asset.layer) if asset.layer in _PARQUET_LAYERS else None,
+        place=lake.store.url(folder) if folder else "",
+    )

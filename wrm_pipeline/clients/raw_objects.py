@@ -1,0 +1,117 @@
+"""A day's raw objects, whether they lie loose in the day's folder or are packed in its archive."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from wrm_pipeline.clients.errors import UnexpectedAnswerError
+from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.raw_archive import ArchiveIndex, ArchiveReader, DamagedArchiveError
+
+ReadBodies = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
+
+
+class UnreadableArchiveError(UnexpectedAnswerError):
+    """A day's archive or its index is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawDay:
+    """The raw objects of a day.
+
+    Attributes:
+        store: Where they are.
+        layout: Their keys.
+        dt: The day.
+        loose: Those that are objects of their own, by key.
+        index: What is packed; None where nothing is.
+    """
+
+    store: ObjectStore
+    layout: Layout
+    dt: date
+    loose: Mapping[str, ObjectInfo]
+    index: ArchiveIndex | None
+
+    @classmethod
+    def of(cls, store: ObjectStore, layout: Layout, dt: date) -> "RawDay":
+        """Look what is there: a listing, and for a packed day the index.
+
+        Raises:
+            UnreadableArchiveError: the index is damaged.
+        """
+        loose, packed = {}, False
+        for info in store.list(layout.raw_folder(dt)):
+            if layout.parse_raw_key(info.key) is not None:
+                loose[info.key] = info
+            packed |= info.key == layout.archive_index_key(dt)
+        index = None
+        if packed:
+            key = layout.archive_index_key(dt)
+            try:
+                index = ArchiveIndex.from_json(store.get(key))
+            except DamagedArchiveError as error:
+                raise _unreadable(store, key, error) from error
+        return cls(store, layout, dt, loose, index)
+
+    def objects(self) -> list[ObjectInfo]:
+        """Each raw object once, ascending by key; a loose one stands for the packed one of the same key."""
+        found = dict(self.loose)
+        folder = self.layout.raw_folder(self.dt)
+        for member in self.index.members if self.index else ():
+            key = folder + member.name
+            found.setdefault(
+                key,
+                ObjectInfo(key, member.size_bytes, member.etag, member.last_modified, {"sha256": member.sha256}),
+            )
+        return [found[key] for key in sorted(found)]
+
+    def read(self, keys: Iterable[str], bodies: ReadBodies | None = None) -> Iterator[tuple[str, bytes]]:
+        """Contents in the order asked, checked; loose ones are fetched ahead, the archive once.
+
+        `bodies` reads the loose ones in place of the store: from a cache, say.
+
+        Raises:
+            ObjectNotFoundError: there is no such raw object.
+            UnreadableArchiveError: what was packed is damaged.
+        """
+        wanted = list(keys)
+        folder = self.layout.raw_folder(self.dt)
+        packed = self.index.by_name if self.index else {}
+        loose = [self.loose[key] for key in wanted if key in self.loose]
+        fetched = bodies(loose) if bodies else self.store.get_many(info.key for info in loose)
+        reader: ArchiveReader | None = None
+        for key in wanted:
+            name = key.removeprefix(folder)
+            if key in self.loose:
+                yield next(fetched)
+                continue
+            if name not in packed:
+                yield key, self.store.get(key)  # the store says that it is not there
+                continue
+            reader = reader or self.open_archive()
+            try:
+                body = reader.read(name)
+            except DamagedArchiveError as error:
+                raise _unreadable(self.store, self.archive_key, error) from error
+            yield key, body
+
+    @property
+    def archive_key(self) -> str:
+        """Key of the archive."""
+        return self.layout.archive_folder(self.dt) + (self.index.name if self.index else "")
+
+    def open_archive(self) -> ArchiveReader:
+        """The archive, fetched whole and checked."""
+        if self.index is None:
+            raise AssertionError(f"nothing of {self.dt} is packed")
+        try:
+            return ArchiveReader(self.index, self.store.get(self.archive_key))
+        except DamagedArchiveError as error:
+            raise _unreadable(self.store, self.archive_key, error) from error
+
+
+def _unreadable(store: ObjectStore, key: str, error: DamagedArchiveError) -> UnreadableArchiveError:
+    remedy = "Restore the object from a backup or an older version; the raw objects of this day are in it alone"
+    return UnreadableArchiveError(str(error), store.name, "get", key, remedy)

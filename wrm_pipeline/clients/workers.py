@@ -1,0 +1,253 @@
+"""Heavy work, fanned out behind `concurrent.futures.Executor`: here, in processes of this machine, or on Dask.
+
+A worker process may die in the middle (out of memory, a machine that goes away). Its task is then given to another
+one, so a task must be a function of its argument that may be carried out twice.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from traceback import format_exception
+from typing import Any, Generic, Literal, TypeVar
+
+from wrm_pipeline.clients.errors import PermanentError
+from wrm_pipeline.logs import get_logger
+
+_log = get_logger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Kind = Literal["sequential", "threads", "processes", "dask"]
+
+# A task that was under way each time when a worker died is given up; the last tries run alone, so it is its own doing.
+MAX_LOSSES = 3
+
+DASK_TIMEOUT_S = 10
+
+
+class TaskFailedError(RuntimeError):
+    """A task raised; the message names the error, the traceback is the worker's.
+
+    Text travels between processes whatever the error was made of.
+    """
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message, traceback)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class WorkerLostError(RuntimeError):
+    """A task took its worker down each time it was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T, R]):
+    """What became of one task: a result, or a `TaskFailedError` or `WorkerLostError`."""
+
+    task: T
+    result: R | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where tasks run, and how many at a time.
+
+    Attributes:
+        kind: `sequential` is this process, one after the other.
+        count: Tasks at a time; Dask says itself how many it has room for.
+        dask_address: The scheduler, for `dask`.
+        preload: Modules that each worker process finds loaded.
+    """
+
+    kind: Kind = "sequential"
+    count: int = 1
+    dask_address: str | None = None
+    preload: tuple[str, ...] = ()
+
+    def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Outcome[T, R]]:
+        """Carry out `function` for each task; outcomes come as they are ready, in any order.
+
+        A task that raises is an outcome, too, and stops no other. Function, tasks and results travel between
+        processes.
+
+        Raises:
+            PermanentError: there is no Dask cluster at the address.
+        """
+        if self.kind == "sequential":
+            for task in tasks:
+                yield _carried_out(function, task)
+            return
+        queue = _Queue(deque(tasks))
+        while queue.waiting or queue.suspects:
+            with self._open() as (executor, room):
+                yield from queue.work_off(executor, function, room)
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Executor, int]]:
+        if self.kind == "dask":
+            with _dask(self.dask_address or "") as opened:
+                yield opened
+            return
+        executor: Executor
+        if self.kind == "threads":
+            executor = ThreadPoolExecutor(self.count, thread_name_prefix="worker")
+        else:
+            # Not forked from this process: it has threads (Arrow's, gRPC's), and a fork may inherit a lock that one
+            # holds. The server that is forked from instead has loaded the code once, which takes seconds.
+            server = multiprocessing.get_context("forkserver")
+            server.set_forkserver_preload(list(self.preload))
+            executor = ProcessPoolExecutor(self.count, mp_context=server, initializer=_become_worker)
+        try:
+            yield executor, self.count
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(slots=True)
+class _Queue(Generic[T]):
+    """Tasks that are still to be done; `suspects` were under way when a worker died, and run one at a time."""
+
+    waiting: deque[T]
+    suspects: deque[T] = field(default_factory=deque)
+    losses: Counter[T] = field(default_factory=Counter)
+
+    def work_off(self, executor: Executor, function: Callable[[T], R], room: int) -> Iterator[Outcome[T, R]]:
+        """Until all is done, or the executor is of no more use."""
+        under_way: dict[Future[R], T] = {}
+        while self.waiting or self.suspects or under_way:
+            try:
+                self._submit(executor, function, under_way, room)
+            except BrokenExecutor:
+                yield from self._lost(list(under_way.values()))
+                return
+            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            broken = False
+            for future in done:
+                task = under_way.pop(future)
+                outcome = _outcome_of(task, future)
+                if outcome is not None:
+                    yield outcome
+                    continue
+                broken |= isinstance(_error_of(future), BrokenExecutor | CancelledError)
+                yield from self._lost([task])
+            if broken:
+                yield from self._lost(list(under_way.values()))
+                return
+
+    def _submit(self, executor: Executor, function: Callable[[T], R], under_way: dict[Future[R], T], room: int) -> None:
+        def submit_first(tasks: deque[T]) -> None:
+            under_way[executor.submit(_carry_out, function, tasks[0])] = tasks[0]
+            tasks.popleft()  # it stays where it is if the executor turns out to be broken
+
+        if self.suspects:
+            if not under_way:
+                submit_first(self.suspects)
+            return
+        while self.waiting and len(under_way) < room:
+            submit_first(self.waiting)
+
+    def _lost(self, tasks: Sequence[T]) -> Iterator[Outcome[T, R]]:
+        for task in tasks:
+            self.losses[task] += 1
+            if self.losses[task] < MAX_LOSSES:
+                _log.warning("a worker died; its task is tried again", task=str(task), losses=self.losses[task])
+                self.suspects.append(task)
+                continue
+            yield Outcome(
+                task,
+                error=WorkerLostError(
+                    f"Its worker died {MAX_LOSSES} times, at last with nothing else to do. Look for a memory limit "
+                    "(`dmesg | grep -i oom`, the Dask worker's log); fewer workers (WRM_WORKERS) leave more to each."
+                ),
+            )
+
+
+def _outcome_of(task: T, future: Future[R]) -> Outcome[T, R] | None:
+    """None if not the task failed but its worker."""
+    error = _error_of(future)
+    if error is None:
+        return Outcome(task, future.result())
+    if isinstance(error, BrokenExecutor | CancelledError) or type(error).__name__ == "KilledWorker":
+        return None
+    if isinstance(error, Exception):
+        return Outcome(task, error=error)
+    raise error
+
+
+def _error_of(future: Future[R]) -> BaseException | None:
+    try:
+        return future.exception()
+    except CancelledError as error:
+        return error
+
+
+def _carry_out(function: Callable[[T], R], task: T) -> R:
+    try:
+        return function(task)
+    except Exception as error:  # noqa: BLE001 - the caller judges
+        raise TaskFailedError(f"{type(error).__name__}: {error}", "".join(format_exception(error))) from None
+
+
+def _carried_out(function: Callable[[T], R], task: T) -> Outcome[T, R]:
+    try:
+        return Outcome(task, _carry_out(function, task))
+    except TaskFailedError as error:
+        return Outcome(task, error=error)
+
+
+def _become_worker() -> None:
+    """Arrow's own threads would only take turns with the other workers."""
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[tuple[Executor, int]]:
+    import distributed
+
+    connect: Any = distributed.Client  # has no types
+
+    try:
+        client: Any = connect(address, timeout=DASK_TIMEOUT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise PermanentError(
+            f"no Dask scheduler answers ({error})",
+            "dask",
+            "connect",
+            address,
+            "Start it, or correct DASK_SCHEDULER_ADDRESS; unset, the work is done on this machine",
+        ) from error
+    with client:
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise PermanentError(
+                "the scheduler has no workers", "dask", "connect", address, "Start them: `dask worker ADDRESS`"
+            )
+        # One task more for each, so that none waits for its next one.
+        yield client.get_executor(pure=False), 2 * threads

@@ -1,0 +1,144 @@
+"""A day's raw objects packed into one: an ordinary ZIP file, and an index that says what each member was.
+
+`unzip` restores it without this program, and `sha256sum -c SHA256SUMS` checks what came out. The index keeps what a
+listing would say of each raw object (ETag, size, last-modified time), so a packed object is the same object to
+whoever compares a day with what is published. Packing the same objects gives the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from functools import cached_property
+from typing import Any
+
+_VERSION = 1
+_CHECKSUMS = "SHA256SUMS"
+
+# 1,440 snapshots of 40 kB: level 6 took 1.5 times as long as 4 for 4 % less.
+_COMPRESSION_LEVEL = 4
+
+
+class DamagedArchiveError(RuntimeError):
+    """An archive or its index is not what was written; the message says what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A raw object as it was listed; `name` is its key without the day's folder, `sha256` that of its content."""
+
+    name: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ArchiveIndex:
+    """What a day's archive holds; `name` is the archive's, in the day's archive folder."""
+
+    dt: date
+    name: str
+    sha256: str
+    size_bytes: int
+    members: tuple[Member, ...]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Member]:
+        """The members by name."""
+        return {member.name: member for member in self.members}
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON; about 200 bytes a member."""
+        data = asdict(self) | {"version": _VERSION, "dt": self.dt.isoformat()}
+        data["members"] = [[m.name, m.size_bytes, m.etag, m.last_modified.isoformat(), m.sha256] for m in self.members]
+        return json.dumps(data, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> "ArchiveIndex":
+        """Read back.
+
+        Raises:
+            DamagedArchiveError: it is no index, or one of a later version of this program.
+        """
+        try:
+            data: dict[str, Any] = json.loads(body)
+            if data["version"] != _VERSION:
+                raise DamagedArchiveError(f"the index has version {data['version']}, this program reads {_VERSION}")
+            members = tuple(
+                Member(name, size, etag, datetime.fromisoformat(at), sha256)
+                for name, size, etag, at, sha256 in data["members"]
+            )
+            dt = date.fromisoformat(data["dt"])
+            return cls(dt, data["name"], data["sha256"], data["size_bytes"], members)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedArchiveError(f"the index cannot be read: {error!r}") from error
+
+
+def pack(dt: date, members: Iterable[tuple[Member, bytes]]) -> tuple[ArchiveIndex, bytes]:
+    """An archive and its index. Bodies are taken one at a time; the archive is held in memory, a fifth of their size.
+
+    Raises:
+        DamagedArchiveError: a body is not what its member says.
+    """
+    buffer, packed = io.BytesIO(), []
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION_LEVEL) as archive:
+        for member, body in members:
+            _check(member, body)
+            archive.writestr(_entry(member.name, member.last_modified), body)
+            packed.append(member)
+        sums = "".join(f"{member.sha256}  {member.name}\n" for member in packed)
+        newest = max((member.last_modified for member in packed), default=datetime(1980, 1, 1))  # noqa: DTZ001
+        archive.writestr(_entry(_CHECKSUMS, newest), sums)
+    data = buffer.getvalue()
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"wrm_stations_{dt:%Y-%m-%d}_{sha256[:12]}.zip"
+    return ArchiveIndex(dt, name, sha256, len(data), tuple(packed)), data
+
+
+def _entry(name: str, at: datetime) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, at.timetuple()[:6])
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+class ArchiveReader:
+    """Members of an archive, each checked against the index when it is read.
+
+    Raises:
+        DamagedArchiveError: the archive is not the one of the index.
+    """
+
+    def __init__(self, index: ArchiveIndex, data: bytes) -> None:
+        found = hashlib.sha256(data).hexdigest()
+        if found != index.sha256:
+            raise DamagedArchiveError(f"{index.name} has SHA-256 {found}, the index says {index.sha256}")
+        self._index = index
+        self._archive = zipfile.ZipFile(io.BytesIO(data))
+
+    def read(self, name: str) -> bytes:
+        """One member's content, byte for byte what the raw object held."""
+        try:
+            body = self._archive.read(name)
+        except (KeyError, zipfile.BadZipFile, OSError, ValueError) as error:
+            raise DamagedArchiveError(f"{name} cannot be read from {self._index.name}: {error}") from error
+        _check(self._index.by_name[name], body)
+        return body
+
+    def verify(self) -> None:
+        """Read every member, and check that there are no others."""
+        for member in self._index.members:
+            self.read(member.name)
+        others = set(self._archive.namelist()) - self._index.by_name.keys() - {_CHECKSUMS}
+        if others:
+            raise DamagedArchiveError(f"{self._index.name} holds {sorted(others)[:3]}, which the index does not know")
+
+
+def _check(member: Member, body: bytes) -> None:
+    if len(body) != member.size_bytes or hashlib.sha256(body).hexdigest() != member.sha256:
+        raise DamagedArchiveError(f"the content of {member.name} does not match its size and SHA-256")

@@ -1,0 +1,1 @@
+"""The report: a static site made of rows. Rows in, files out."""

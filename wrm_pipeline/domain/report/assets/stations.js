@@ -1,0 +1,115 @@
+"use strict";
+// Stations: a table of all, and a page for each, named by the address' hash.
+(() => {
+  const { t, $, el, records, number, percent, time, clock, dayLong, weekdayShort, hour, href, hash, notice, source, locale } = site;
+  const { stations, week, coming } = WRM.stations;
+  const byId = (dataset) => new Map(records(dataset).map((row) => [row.station_id, row]));
+  const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows);
+  const rows = records(stations).map((row) => ({
+    ...row, share_empty: weeks.get(row.station_id)?.share_empty ?? null, share_full: weeks.get(row.station_id)?.share_full ?? null,
+    bikes_mean: weeks.get(row.station_id)?.bikes_mean ?? null,
+    empty_at: next.get(row.station_id)?.empty_at ?? null, full_at: next.get(row.station_id)?.full_at ?? null,
+  }));
+  const known = new Map(rows.map((row) => [row.station_id, row]));
+  const flags = (row) => [
+    row.over_capacity && t("more bikes than docks"), row.no_docks && t("no docks"), row.stale && t("old report"),
+    row.outside_service_area && t("outside the area")].filter(Boolean);
+  const fillClass = (bikes, docks) => {
+    if (bikes == null) return "fill-none";
+    if (bikes < 0.5) return "fill-0";
+    if (!docks) return "fill-none";
+    const share = bikes / docks;
+    return share > 1 ? "fill-4" : share >= 2 / 3 ? "fill-3" : share >= 1 / 3 ? "fill-2" : "fill-1";
+  };
+
+  const host = $("#table");
+  if (!rows.length) host.append(notice(stations));
+  else {
+    dataTable(host, {
+      label: t("Stations"), rows, filter: true, save: "stations", sort: { key: "name", descending: false },
+      fields: [...stations.columns, "bikes_mean", "share_empty", "share_full", "empty_at", "full_at"],
+      choices: [
+        { label: t("all stations") }, { label: t("empty now"), test: (row) => row.bikes === 0 },
+        { label: t("full now"), test: (row) => row.spaces === 0 && row.total_docks > 0 },
+        { label: t("more bikes than docks"), test: (row) => row.over_capacity }, { label: t("no docks"), test: (row) => row.no_docks },
+        { label: t("old report"), test: (row) => row.stale }, { label: t("outside the area"), test: (row) => row.outside_service_area },
+        { label: t("soon empty"), test: (row) => row.empty_at && row.bikes > 0 }, { label: t("soon full"), test: (row) => row.full_at && row.spaces > 0 }],
+      columns: [
+        { key: "name", label: t("Station"), cell: (row) => el("a", { href: `#${encodeURIComponent(row.station_id)}` }, row.name) },
+        { key: "station_id", label: t("Number") },
+        { key: "bikes", label: t("Bikes"), kind: "number", cell: (row) => [
+          el("span", { class: `dot ${fillClass(row.bikes, row.total_docks)}`, "aria-hidden": "true" }), number(row.bikes)] },
+        { key: "spaces", label: t("Free docks"), kind: "number" }, { key: "total_docks", label: t("Docks"), kind: "number" },
+        { key: "fill", label: t("Fill"), kind: "percent" },
+        { key: "bikes_mean", label: t("Mean, 7 days"), kind: "number", digits: 1 },
+        { key: "share_empty", label: t("Empty, 7 days"), kind: "percent" }, { key: "share_full", label: t("Full, 7 days"), kind: "percent" },
+        { key: "empty_at", label: t("Empty at"), kind: "time", cell: (row) => (row.empty_at ? clock(row.empty_at) : "–") },
+        { key: "full_at", label: t("Full at"), kind: "time", cell: (row) => (row.full_at ? clock(row.full_at) : "–") },
+        { key: "flags", label: t("Flags"), value: (row) => flags(row).join(", ") }],
+    });
+  }
+  host.append(source(stations, week, coming));
+
+  // The week of a station: days by hours, or hours by days where there is no room.
+  const narrow = matchMedia("(max-width: 760px)");
+  const heat = (station) => {
+    const mine = records(WRM.weeks.hours).filter((row) => row.station_id === station.station_id);
+    if (!mine.length) return notice({ ...WRM.weeks.hours, missing: WRM.weeks.hours.missing });
+    const most = Math.max(...mine.flatMap((row) => row.bikes)), scale = station.total_docks || most;
+    const cell = (row, local) => {
+      const i = row.local_hours.indexOf(local), value = i < 0 ? null : row.bikes[i];
+      const said = value == null ? t("no data") : t("{day}, {hour}: {bikes} bikes on average, empty {empty}, full {full} of the hour", {
+        day: weekdayShort(row.dt), hour: hour(local), bikes: number(value, 1), empty: percent(row.empty_percent[i] / 100), full: percent(row.full_percent[i] / 100) });
+      return el("td", { class: `heat-cell ${fillClass(value, scale)}`, title: said }, value == null ? "" : number(Math.round(value)));
+    };
+    const hours = [...Array(24).keys()];
+    const head = (text) => el("th", { scope: "col" }, text), side = (text) => el("th", { scope: "row" }, text);
+    const lines = narrow.matches
+      ? { head: mine.map((row) => head(weekdayShort(row.dt))), body: hours.map((local) => [side(String(local)), mine.map((row) => cell(row, local))]) }
+      : { head: hours.map((local) => head(String(local))), body: mine.map((row) => [side(weekdayShort(row.dt)), hours.map((local) => cell(row, local))]) };
+    return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("Week as a heat map") },
+      el("table", { class: "heat" }, el("caption", { class: "hidden-label" }, t("Mean bikes by day and hour")),
+        el("thead", {}, el("tr", {}, el("td"), lines.head)), el("tbody", {}, lines.body.map((cells) => el("tr", {}, cells)))));
+  };
+  const legend = () => el("ul", { class: "fills" }, [["fill-0", t("none")], ["fill-1", t("below ⅓")], ["fill-2", t("⅓ to ⅔")],
+    ["fill-3", t("⅔ to full")], ["fill-4", t("above docks")], ["fill-none", t("docks unknown")]].map(([name, label]) =>
+    el("li", {}, el("span", { class: `dot ${name}`, "aria-hidden": "true" }), label)));
+  const fact = (term, value) => el("div", {}, el("dt", {}, term), el("dd", {}, value));
+  const anomalies = (station) => {
+    const dataset = WRM.quality.anomalies, mine = records(dataset).filter((row) => row.station_id === station.station_id);
+    if (dataset.missing.length) return [];
+    return [el("h2", {}, t("Anomalies of the last seven days")), mine.length
+      ? el("ul", {}, mine.map((row) => el("li", {}, `${time(row.hour_start)}: `, el("span", { lang: "en" }, row.reason))))
+      : el("p", {}, t("None.")), source(dataset)];
+  };
+  const page = (station) => {
+    const flow = flows.get(station.station_id);
+    return [
+      el("p", {}, el("a", { href: "#", class: "back" }, t("← All stations"))),
+      el("h1", { id: "one-h", tabindex: -1 }, station.name),
+      el("p", { class: "lead" }, `${t("Station")} ${station.station_id} · ${t("as of {time}", { time: time(station.file_timestamp) })} · `,
+        el("a", { href: href("index.html", station.station_id) }, t("on the map"))),
+      el("dl", { class: "tiles" }, fact(t("Bikes"), number(station.bikes)), fact(t("Free docks"), number(station.spaces)),
+        fact(t("Docks"), station.total_docks ? number(station.total_docks) : t("unknown")), fact(t("Empty, 7 days"), percent(station.share_empty)),
+        fact(t("Full, 7 days"), percent(station.share_full)),
+        fact(t("Departures a day"), number(flow?.departures_per_day, 1)), fact(t("Arrivals a day"), number(flow?.arrivals_per_day, 1))),
+      flags(station).length ? el("p", { class: "notice" }, `${t("Flags")}: ${flags(station).join(", ")}`) : null,
+      station.empty_at && station.bikes > 0 ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
+      station.full_at && station.spaces > 0 ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
+      el("h2", {}, t("Its week, mean bikes by hour")), legend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
+  };
+  const pageTitle = document.title;
+  const follow = (event) => {
+    const id = hash(), station = known.get(id);
+    $("#all").hidden = Boolean(id);
+    $("#one").hidden = !id;
+    $("#one").replaceChildren(...(!id ? [] : station ? page(station).filter(Boolean) : [
+      el("p", {}, el("a", { href: "#" }, t("← All stations"))), el("h1", { id: "one-h", tabindex: -1 }, id),
+      el("p", { class: "notice" }, t("There is no station {id} in the newest snapshot.", { id }))]));
+    document.title = station ? `${station.name} · ${pageTitle}` : pageTitle;
+    if (event?.type === "hashchange") { scrollTo(0, 0); if (id) $("#one-h").focus(); else $("#main").focus(); }
+  };
+  addEventListener("hashchange", follow);
+  narrow.addEventListener("change", follow);
+  follow();
+})();

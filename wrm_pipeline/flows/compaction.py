@@ -1,0 +1,177 @@
+"""Old days packed: the thousands of raw objects of a day become one archive and its index.
+
+Never before the day is published whole, and never is an original removed before the archive was read back and every
+member compared. In this order, so that a day can be read, whole, after a crash at any point:
+
+1. the archive is written, under a name that its content gives it;
+2. it is read back, and each member is compared with its SHA-256;
+3. the index is written: from here on the archive counts, and the loose objects stand beside it;
+4. the loose objects that the index holds (same key, same ETag) are removed, one by one;
+5. the archive that an older index named is removed.
+
+Done again after a crash, it goes on where it was. Late objects lie loose beside the archive and are read as ever; the
+next time they are packed with the others.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.raw_objects import RawDay
+from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.partition_build import plan_build
+from wrm_pipeline.domain.quality import column_differences, unbalanced_sources
+from wrm_pipeline.domain.raw_archive import ArchiveIndex, Member, pack
+from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
+from wrm_pipeline.flows.process import is_current, published_manifest, raw_objects_of
+from wrm_pipeline.logs import get_logger
+
+_log = get_logger(__name__)
+
+# Yesterday's last snapshots may still wait in a spool.
+MIN_AGE_DAYS = 2
+
+# Days of one run; with 1,440 objects each on S3 that is about five minutes.
+DAYS_PER_RUN = 20
+
+_DELETE_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What was, or in a dry run would be, done with a day.
+
+    Attributes:
+        dt: The day.
+        packed: Loose objects that go into the archive.
+        bytes_before: Their bytes.
+        bytes_after: Bytes of the archive; 0 in a dry run.
+        refused: Why nothing is done; empty otherwise.
+    """
+
+    dt: date
+    packed: int
+    bytes_before: int
+    bytes_after: int = 0
+    refused: str = ""
+
+
+def days_to_pack(store: ObjectStore, layout: Layout, *, today: date, older_than_days: int) -> Iterator[date]:
+    """Days that are old enough and have loose raw objects, the oldest first; a listing for each 1,000 objects."""
+    last = today - timedelta(days=max(older_than_days, MIN_AGE_DAYS))
+    for folder in store.list_folders(layout.raw_prefix):
+        dt = folder_date(folder)
+        if dt is not None and dt <= last and _has_loose(store, layout, dt):
+            yield dt
+
+
+def _has_loose(store: ObjectStore, layout: Layout, dt: date) -> bool:
+    after = f"{layout.archive_folder(dt)}~"
+    return any(layout.parse_raw_key(info.key) for info in store.list(layout.raw_folder(dt), start_after=after))
+
+
+def compact_day(
+    store: ObjectStore, layout: Layout, dt: date, *, area: ServiceArea, today: date, dry_run: bool
+) -> Compaction:
+    """Pack the loose raw objects of a day, if it is published whole.
+
+    Raises:
+        ExternalError: the store failed; the day can be read, and doing it again goes on.
+        DamagedArchiveError: an object changed while it was packed; nothing was removed.
+    """
+    raw = RawDay.of(store, layout, dt)
+    size = sum(info.size_bytes for info in raw.loose.values())
+    refused = _reason_against(store, raw, area=area, today=today)
+    if refused or dry_run or not raw.loose:
+        return Compaction(dt, len(raw.loose), size, refused=refused)
+    index = raw.index
+    if index is None or any(not _holds(index, raw, key) for key in raw.loose):
+        index = _write_archive(raw)
+    # Also if it was written by an earlier run, which died before it had removed the originals.
+    RawDay(store, layout, dt, {}, index).open_archive().verify()
+    if index is not raw.index:
+        key = layout.archive_index_key(dt)
+        store.put(key, index.to_json(), content_type="application/json")
+        if ArchiveIndex.from_json(store.get(key)) != index:
+            raise AssertionError(f"{key} was written by another compaction at the same time")
+    doomed = [key for key, info in RawDay.of(store, layout, dt).loose.items() if raw.loose.get(key) == info]
+    with ThreadPoolExecutor(_DELETE_THREADS, thread_name_prefix="compaction") as pool:
+        list(pool.map(store.delete, doomed))
+    if raw.index is not None and raw.index.name != index.name:
+        store.delete(raw.archive_key)
+    _log.info("packed a day's raw objects", dt=str(dt), objects=len(doomed), bytes=size, archive_bytes=index.size_bytes)
+    return Compaction(dt, len(doomed), size, index.size_bytes)
+
+
+def restore_day(store: ObjectStore, layout: Layout, dt: date) -> int:
+    """Put the packed raw objects of a day back where they were; gives their number.
+
+    They get new ETags, so the reconciliation has the day parsed once more, to the same rows.
+
+    Raises:
+        UnreadableArchiveError: the archive is damaged; it was left as it is.
+    """
+    raw = RawDay.of(store, layout, dt)
+    if raw.index is None:
+        return 0
+    raw.open_archive().verify()
+    keys = [layout.raw_folder(dt) + member.name for member in raw.index.members]
+    for key, body in raw.read(key for key in keys if key not in raw.loose):
+        store.put_if_absent(key, body)
+    missing = set(keys) - RawDay.of(store, layout, dt).loose.keys()
+    if missing:
+        raise AssertionError(f"{len(missing)} objects were put back and are not there: {sorted(missing)[:3]}")
+    store.delete(layout.archive_index_key(dt))
+    store.delete(raw.archive_key)
+    return len(keys)
+
+
+def _reason_against(store: ObjectStore, raw: RawDay, *, area: ServiceArea, today: date) -> str:
+    """Why a day must not be packed now; empty if it may."""
+    layout, dt = raw.layout, raw.dt
+    if dt > today - timedelta(days=MIN_AGE_DAYS):
+        return f"it is younger than {MIN_AGE_DAYS} days, late snapshots may come"
+    partitions = PublishedPartitions(store, layout)
+    processed, enhanced = partitions.read("processed", dt), partitions.read("enhanced", dt)
+    if processed is None or enhanced is None:
+        return "it is not published"
+    plan = plan_build(raw_objects_of(raw, DeadLetterQueue(store, layout).of_date(dt)), processed)
+    if not plan.nothing_to_do:
+        return f"{len(plan.parse) + len(plan.drop)} raw objects are not as the published day has them; process it first"
+    if not is_current(enhanced, processed, area):
+        return "its enhanced rows are not made from its processed ones; process it first"
+    manifest = published_manifest(processed)
+    sound = (
+        manifest is not None
+        and manifest.counts.rows_out == processed.row_count == enhanced.row_count
+        and not unbalanced_sources(manifest).count
+        and not column_differences(processed, PROCESSED).count
+        and not column_differences(enhanced, ENHANCED).count
+    )
+    return "" if sound else "its published rows do not add up; rebuild it (full_rebuild)"
+
+
+def _holds(index: ArchiveIndex, raw: RawDay, key: str) -> bool:
+    info, member = raw.loose[key], index.by_name.get(key.removeprefix(raw.layout.raw_folder(raw.dt)))
+    return member is not None and (member.etag, member.size_bytes) == (info.etag, info.size_bytes)
+
+
+def _write_archive(raw: RawDay) -> ArchiveIndex:
+    infos = {info.key: info for info in raw.objects()}
+    folder = raw.layout.raw_folder(raw.dt)
+
+    def members() -> Iterator[tuple[Member, bytes]]:
+        for key, body in raw.read(infos):
+            info = infos[key]
+            sha256 = hashlib.sha256(body).hexdigest()
+            yield Member(key.removeprefix(folder), info.size_bytes, info.etag, info.last_modified, sha256), body
+
+    index, data = pack(raw.dt, members())
+    raw.store.put(f"{raw.layout.archive_folder(raw.dt)}{index.name}", data, content_type="application/zip")
+    return index

@@ -1,0 +1,36 @@
+"""What Dagster knows of all assets, for those assets that describe the others."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from wrm_pipeline.domain.catalog import AssetFacts
+
+
+@dataclass(frozen=True, slots=True)
+class AssetGraph:
+    """The assets of the code location, in its order."""
+
+    assets: tuple[AssetFacts, ...]
+
+    @classmethod
+    def of(cls, definitions: Iterable[dg.AssetsDefinition]) -> "AssetGraph":
+        """Read their specs."""
+        return cls(tuple(_facts(spec) for definition in definitions for spec in definition.specs))
+
+
+def _facts(spec: dg.AssetSpec) -> AssetFacts:
+    lineage = spec.metadata.get("dagster/column_lineage")
+    deps = getattr(lineage, "value", lineage)
+    return AssetFacts(
+        name=spec.key.path[-1],
+        description=spec.description or "",
+        layer=spec.tags.get("layer", spec.group_name or ""),
+        owner=", ".join(owner.removeprefix("team:") for owner in spec.owners),
+        sources=tuple(dep.asset_key.path[-1] for dep in spec.deps),
+        column_sources={
+            column: tuple(f"{dep.asset_key.path[-1]}.{dep.column_name}" for dep in sources)
+            for column, sources in (deps.deps_by_column.items() if deps else ())
+        },
+    )

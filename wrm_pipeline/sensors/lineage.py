@@ -1,0 +1,374 @@
+"""Writes what each run read and made as OpenLineage events, and posts them where OPENLINEAGE_URL says.
+
+One place for all runs, after they ended: a run pays nothing for it (importing openlineage-python beside Dagster takes
+0.4 s of CPU, and runs start every minute), and a run whose process was killed is recorded as well. What a run did is
+read from Dagster's event log; schemas and column lineage are those that the assets show.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterEventType as EventType
+
+from wrm_pipeline.clients.analytics_db import SCHEMA
+from wrm_pipeline.clients.breaker import Breakers
+from wrm_pipeline.clients.errors import ExternalError, ObjectNotFoundError, PermanentError
+from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.openlineage import Receiver
+from wrm_pipeline.clients.retry import SENSOR_POLICY
+from wrm_pipeline.domain.layout import folder_date, local_date
+from wrm_pipeline.domain.lineage import RAW, object_folder, table_name
+from wrm_pipeline.domain.lineage_events import Column, DatasetName, Ending, Output, Step, run_events, to_json
+from wrm_pipeline.logs import redact
+from wrm_pipeline.resources.lake import connect_store
+from wrm_pipeline.sensors.ended_runs import REMEMBERED_S, cause_of, ended_at, ended_runs, short_id
+from wrm_pipeline.settings import Settings, load_settings
+
+# At the first tick, and after a pause: runs that ended longer ago than this are not recorded any more.
+LOOK_BACK_S = 24 * 3600.0
+RUNS_PER_TICK = 100
+# A tick is cut off after 60 s. Nothing new is begun after these; one request takes 25 s (store) or 9 s (receiver).
+RECORD_S = 20.0
+SEND_S = 10.0
+REMOVE_S = 10.0
+# Runs whose events wait for the receiver: four hours of two runs a minute. The store has what is dropped.
+MOST_UNSENT = 500
+LONGEST_ERROR = 2_000
+
+_ENDINGS = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_READ = {
+    EventType.ASSET_MATERIALIZATION_PLANNED,
+    EventType.ASSET_MATERIALIZATION,
+    EventType.STEP_START,
+    EventType.STEP_SUCCESS,
+    EventType.STEP_FAILURE,
+    EventType.RUN_FAILURE,
+}
+_ROWS = ("dagster/partition_row_count", "dagster/row_count", "rows_out")
+_SIZES = ("size_bytes", "published_bytes")
+
+
+@dataclass(slots=True)
+class State:
+    """What the sensor knows between two ticks; its cursor.
+
+    Attributes:
+        until: Runs were read up to this time of their last update.
+        seen: When runs ended that were read lately, by the first part of their ids.
+        unsent: Keys of events that the receiver has not taken yet, the oldest first.
+        dropped: Runs that will never be sent by the sensor, since too many waited or the receiver refused them.
+        removed_on: The day on which old events were last removed.
+    """
+
+    until: float
+    seen: dict[str, float] = field(default_factory=dict)
+    unsent: list[str] = field(default_factory=list)
+    dropped: int = 0
+    removed_on: str = ""
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None, now: float) -> "State":
+        """Read back; a cursor of another version starts anew."""
+        try:
+            content = json.loads(cursor or "")
+            state = cls(**content)
+            state.until = max(state.until, now - LOOK_BACK_S)
+        except (ValueError, TypeError):
+            return cls(now - LOOK_BACK_S)
+        return state
+
+    def to_cursor(self) -> str:
+        """At most 50 kB, with a receiver that is down for hours."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+# --- what a run did --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Assets and their datasets, as this installation has them.
+
+    An asset that writes several tables names its columns `table.column`.
+    """
+
+    graph: Any
+    settings: Settings
+    store: ObjectStore
+
+    def datasets(self, asset: str) -> list[DatasetName]:
+        """Where an asset's data lies."""
+        folder = object_folder(asset, self.settings.layout)
+        if folder is not None:
+            return [DatasetName.of_object(self.store.url(folder))]
+        node = self._node(asset)
+        schema = _plain(node.metadata.get("dagster/column_schema")) if node else None
+        tables = {column.name.partition(".")[0] for column in (schema.columns if schema else ()) if "." in column.name}
+        return [self._table(table) for table in sorted(tables) or [table_name(asset)]]
+
+    def column(self, asset: str, name: str) -> tuple[DatasetName, str]:
+        """A column of an asset, and the dataset that has it."""
+        if object_folder(asset, self.settings.layout) is None and "." in name:
+            table, _, column = name.partition(".")
+            return self._table(table), column
+        return self.datasets(asset)[0], name
+
+    def _table(self, name: str) -> DatasetName:
+        return DatasetName.of_table(str(self.settings.database_path), SCHEMA, name)
+
+    def inputs(self, asset: str) -> list[DatasetName]:
+        """What an asset is made from."""
+        if asset == RAW:
+            return [DatasetName.of_feed(self.settings.feed_url)]
+        node = self._node(asset)
+        return [one for key in sorted(node.parent_keys) for one in self.datasets(_name(key))] if node else []
+
+    def description(self, asset: str) -> str:
+        """The first paragraph of what the UI shows."""
+        node = self._node(asset)
+        return (node.description or "").partition("\n\n")[0] if node else ""
+
+    def outputs(self, asset: str, metadata: Mapping[str, Any]) -> list[Output]:
+        """What a materialization wrote: columns as it shows them, or else as the asset does."""
+        found = {dataset: list[Column]() for dataset in self.datasets(asset)}
+        # What was left as it was keeps the schema that an earlier event told: 11 kB less a minute.
+        for column in () if _left_alone(metadata) else self._columns(asset, metadata):
+            dataset, name = self.column(asset, column.name)
+            found.setdefault(dataset, []).append(replace(column, name=name))
+        if len(found) > 1:
+            rows = getattr(metadata.get("rows_by_table"), "value", None) or {}
+            return [Output(one, columns, rows.get(one.name.rpartition(".")[2])) for one, columns in found.items()]
+        ((dataset, columns),) = found.items()
+        return [Output(dataset, columns, _written(metadata, _ROWS), _written(metadata, _SIZES))]
+
+    def _columns(self, asset: str, metadata: Mapping[str, Any]) -> list[Column]:
+        node = self._node(asset)
+        shown = {**(node.metadata if node else {}), **{name: value.value for name, value in metadata.items()}}
+        schema, lineage = (_plain(shown.get(f"dagster/column_{kind}")) for kind in ("schema", "lineage"))
+        made_from = lineage.deps_by_column if lineage else {}
+        return [
+            Column(
+                column.name,
+                column.type,
+                column.description or "",
+                tuple(self.column(_name(dep.asset_key), dep.column_name) for dep in made_from.get(column.name, ())),
+            )
+            for column in (schema.columns if schema else ())
+        ]
+
+    def _node(self, asset: str) -> Any:
+        key = dg.AssetKey(asset.split("/"))
+        return self.graph.get(key) if self.graph.has(key) else None
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, dg.MetadataValue) else value
+
+
+def _name(key: dg.AssetKey) -> str:
+    return "/".join(key.path)
+
+
+def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, names: Names) -> list[Step]:
+    """What an ended run materialized, and what it failed to; nothing for assets that were never begun."""
+    run = record.dagster_run
+    finished = datetime.fromtimestamp(ended_at(record), UTC)
+    began: dict[str, datetime] = {}
+    planned: dict[str, str] = {}
+    errors: dict[str, str] = {}
+    ended: dict[str, datetime] = {}
+    made: list[tuple[str, str, datetime, dg.AssetMaterialization]] = []
+    run_error = ""
+    for entry in instance.all_logs(run.run_id, of_type=_READ):
+        event, at = entry.dagster_event, datetime.fromtimestamp(entry.timestamp, UTC)
+        if event is None:
+            continue
+        step = event.step_key or ""
+        if event.event_type is EventType.ASSET_MATERIALIZATION_PLANNED:
+            planned[_name(event.asset_materialization_planned_data.asset_key)] = step
+        elif event.event_type is EventType.STEP_START:
+            began.setdefault(step, at)
+            ended.pop(step, None)
+        elif event.event_type is EventType.ASSET_MATERIALIZATION:
+            materialization = event.step_materialization_data.materialization
+            made.append((_name(materialization.asset_key), step, at, materialization))
+        elif event.event_type is EventType.RUN_FAILURE:
+            run_error = _shown(event.message or "")
+        else:
+            ended[step] = at
+            if event.event_type is EventType.STEP_FAILURE:
+                error = cause_of(event.step_failure_data.error)
+                errors[step] = _shown(error.message if error else event.message or "")
+
+    def step_of(
+        asset: str,
+        step: str,
+        ending: Ending,
+        at: datetime,
+        made: dg.AssetMaterialization | None = None,
+        error: str = "",
+    ) -> Step:
+        partition = (made.partition if made else None) or run.tags.get("dagster/partition", "")
+        return Step(
+            asset=asset,
+            description=names.description(asset),
+            job="materialize" if run.job_name.startswith("__") else run.job_name,
+            run_id=run.run_id,
+            partition=folder_date(f"dt={partition}"),
+            ending=ending,
+            began_at=min(began.get(step, at), at),
+            ended_at=at,
+            inputs=names.inputs(asset),
+            outputs=names.outputs(asset, made.metadata) if made else [Output(one) for one in names.datasets(asset)],
+            error=error,
+        )
+
+    steps = [step_of(asset, step, "COMPLETE", at, materialization) for asset, step, at, materialization in made]
+    told = {asset for asset, *_ in made}
+    for asset, step in planned.items():
+        if asset in told or (step not in began and step not in errors):
+            continue
+        if step in errors:
+            steps.append(step_of(asset, step, "FAIL", ended.get(step, finished), error=errors[step]))
+        elif run.status is dg.DagsterRunStatus.CANCELED:
+            steps.append(step_of(asset, step, "ABORT", finished))
+        elif step not in ended:
+            error = run_error or "The run ended in the middle of this step, and left no error."
+            steps.append(step_of(asset, step, "FAIL", finished, error=error))
+    return steps
+
+
+def _shown(message: str) -> str:
+    return redact(message.strip())[:LONGEST_ERROR]
+
+
+def _written(metadata: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """A count of what this run wrote: 0 where it left everything as it was."""
+    values = (getattr(metadata.get(name), "value", None) for name in names)
+    found = next((value for value in values if type(value) is int), None)
+    return 0 if found is not None and _left_alone(metadata) else found
+
+
+def _left_alone(metadata: Mapping[str, Any]) -> bool:
+    """Whether a run found nothing to write."""
+    return any(getattr(metadata.get(name), "value", False) is True for name in ("unchanged", "duplicate"))
+
+
+# --- a tick ----------------------------------------------------------------------------------------------------
+
+
+def record_runs(instance: dg.DagsterInstance, state: State, names: Names) -> int:
+    """Write the events of runs that ended since; gives how many runs have some.
+
+    Raises:
+        ExternalError: the store failed; a later tick goes on where this one stopped.
+    """
+    started, recorded = time.monotonic(), 0
+    for record in ended_runs(instance, state.until, state.seen, _ENDINGS, RUNS_PER_TICK):
+        if time.monotonic() - started > RECORD_S:
+            break
+        steps = steps_of(instance, record, names)
+        if steps:
+            events = [event for step in steps for event in run_events(step, names.settings.openlineage_namespace)]
+            dt = local_date(datetime.fromtimestamp(ended_at(record), UTC))
+            key = names.settings.layout.lineage_key(dt, record.dagster_run.run_id)
+            names.store.put(key, to_json(events), content_type="application/json")
+            state.unsent.append(key)
+            recorded += 1
+        state.seen[short_id(record)] = ended_at(record)
+        state.until = max(state.until, record.update_timestamp.timestamp())
+    state.seen = {run: at for run, at in state.seen.items() if at >= state.until - REMEMBERED_S}
+    return recorded
+
+
+def send(state: State, store: ObjectStore, post: Callable[[bytes], None]) -> tuple[int, str]:
+    """Post what waits, the oldest first; gives for how many runs, and why the others still wait."""
+    state.dropped += max(len(state.unsent) - MOST_UNSENT, 0)
+    state.unsent = state.unsent[-MOST_UNSENT:]
+    started, sent, trouble = time.monotonic(), 0, ""
+    while state.unsent and time.monotonic() - started < SEND_S:
+        try:
+            for event in json.loads(store.get(state.unsent[0])):
+                post(to_json(event))
+            sent += 1
+        except ExternalError as error:
+            trouble = str(error)
+            refused = isinstance(error, PermanentError) and error.status in {400, 413, 422}
+            if not refused and not isinstance(error, ObjectNotFoundError):
+                break  # not about this run: it waits for a better time or configuration
+            state.dropped += 1
+        state.unsent.pop(0)
+    return sent, trouble
+
+
+def remove_old(state: State, store: ObjectStore, settings: Settings, today: date) -> int:
+    """Once a day, remove what is older than WRM_LINEAGE_DAYS; gives how many objects.
+
+    Raises:
+        ExternalError: the store failed.
+    """
+    if state.removed_on == today.isoformat():
+        return 0
+    started, removed = time.monotonic(), 0
+    first_kept = today - timedelta(days=settings.lineage_days)
+    for folder in store.list_folders(settings.layout.lineage_prefix):
+        dt = folder_date(folder)
+        if dt is None or dt >= first_kept:
+            continue
+        for info in store.list(folder):
+            if time.monotonic() - started > REMOVE_S:
+                return removed  # the next tick goes on
+            store.delete(info.key)
+            removed += 1
+    state.removed_on = today.isoformat()
+    return removed
+
+
+@dg.sensor(
+    name="wrm_lineage_sensor",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Writes what each ended run read and made as OpenLineage events to `lineage/` in the object store, and posts "
+        "them to OPENLINEAGE_URL if that is set (docs/lineage.md)."
+    ),
+)
+def wrm_lineage_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Record, send, tidy up."""
+    settings = load_settings()
+    now = datetime.now(UTC)
+    state = State.from_cursor(context.cursor, now.timestamp())
+    told: list[str] = []
+    try:
+        store = connect_store(settings, SENSOR_POLICY)
+        if context.repository_def is None:
+            raise dg.DagsterInvariantViolationError("this sensor needs the code location that it is in")
+        names = Names(context.repository_def.asset_graph, settings, store)
+        told.append(f"{record_runs(context.instance, state, names)} runs recorded")
+        if settings.openlineage_url is None:
+            state.unsent = []
+        else:
+            sent, trouble = send(state, store, _receiver(settings).post)
+            told.append(f"{sent} sent, {len(state.unsent)} wait, {state.dropped} were dropped so far")
+            if trouble:
+                context.log.warning("Lineage events wait for the receiver, and are sent later: %s", trouble)
+        if removed := remove_old(state, store, settings, local_date(now)):
+            told.append(f"{removed} objects older than {settings.lineage_days} days removed")
+    except ExternalError as error:
+        context.log.warning("Lineage waits for the object store; runs are recorded later: %s", error)
+        told.append("the object store failed")
+    return dg.SensorResult(skip_reason=f"{'; '.join(told)}.", cursor=state.to_cursor())
+
+
+def _receiver(settings: Settings) -> Receiver:
+    key = settings.openlineage_api_key
+    return Receiver(
+        settings.openlineage_url or "",
+        key.get_secret_value() if key else None,
+        Breakers(settings.breaker_dir).of("openlineage"),
+    )

@@ -1,0 +1,151 @@
+"""The host's release tool (deploy/ansible/roles/dagster/files/wrm-release.py), as far as it can be had without a host.
+
+What it does with systemd is tried by `make deploy-test`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "deploy/ansible/roles/dagster/files/wrm-release.py"
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The tool, with folders of its own in place of the host's."""
+    spec = importlib.util.spec_from_file_location("wrm_release", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    root = tmp_path / "opt"
+    for name in ("releases", "slots/blue", "slots/green", "incoming"):
+        (root / name).mkdir(parents=True)
+    config = tmp_path / "release.json"
+    config.write_text(json.dumps({"keep": 3}))
+    paths = {
+        "ROOT": root,
+        "RELEASES": root / "releases",
+        "SLOTS": root / "slots",
+        "CURRENT": root / "current",
+        "ACTIVE": root / "active",
+        "HISTORY": tmp_path / "history/history.jsonl",
+        "CONFIG": config,
+    }
+    for name, path in paths.items():
+        monkeypatch.setattr(module, name, path)
+    monkeypatch.setattr(module, "_runs", lambda _link: False)
+    return module
+
+
+def installed(tool: ModuleType, version: str, *, outcome: str = "active", lock: str = "l") -> Path:
+    folder: Path = tool.RELEASES / version
+    (folder / "venv/bin").mkdir(parents=True)
+    (folder / "release.json").write_text(json.dumps({"lock": lock, "wheel": version}))
+    if outcome:
+        tool.note(version, outcome)
+    return folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_newest_good_releases_are_kept_and_refused_ones_are_not(tool: ModuleType) -> None:
+    for version in ("1", "2", "3", "4"):
+        installed(tool, version)
+    installed(tool, "5", outcome="refused")
+    installed(tool, "6", outcome="rolled back")
+    tool.point(tool.CURRENT, str(tool.RELEASES / "4"))
+    tool.prune()
+    assert names(tool.RELEASES) == {"2", "3", "4"}
+
+
+def test_what_runs_is_kept_however_old_it_is(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("1", "2", "3", "4", "5"):
+        installed(tool, version)
+    tool.point(tool.CURRENT, str(tool.RELEASES / "1"))
+    tool.point(tool.SLOTS / "blue/release", str(tool.RELEASES / "2"))
+    monkeypatch.setattr(tool, "_runs", lambda link: link.parent.name == "blue")
+    tool.prune()
+    assert names(tool.RELEASES) == {"1", "2", "3", "4", "5"}
+
+
+@pytest.mark.parametrize(
+    ("order", "current", "wanted"),
+    [(["1", "2", "3"], "3", "2"), (["1", "2", "2", "2"], "2", "1"), (["1", "2", "1"], "1", "2")],
+)
+def test_rollback_takes_the_good_release_before(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, order: list[str], current: str, wanted: str
+) -> None:
+    for version in set(order):
+        installed(tool, version, outcome="")
+    for version in order:
+        tool.note(version, "active")
+    tool.note("9", "rolled back", "it does not ingest")
+    tool.point(tool.CURRENT, str(tool.RELEASES / current))
+    chosen: list[str] = []
+    monkeypatch.setattr(tool, "activate", lambda version, *, gated: chosen.append(version) or gated)
+    tool.rollback(None)
+    assert chosen == [wanted]
+
+
+def test_without_an_earlier_release_rollback_says_so(tool: ModuleType) -> None:
+    installed(tool, "1")
+    tool.point(tool.CURRENT, str(tool.RELEASES / "1"))
+    with pytest.raises(tool.ReleaseError, match="no earlier release"):
+        tool.rollback(None)
+
+
+def test_libraries_are_shared_and_programs_are_the_releases_own(tool: ModuleType) -> None:
+    donor = tool.RELEASES / "1/venv"
+    (donor / "bin").mkdir(parents=True)
+    (donor / "lib").mkdir()
+    (donor / "lib/big.so").write_bytes(b"\0" * 100)
+    (donor / "bin/python").symlink_to(sys.executable)
+    script = donor / "bin/hello"
+    script.write_text(f"#!{donor}/bin/python\nimport sys\nprint(sys.argv[0])\n")
+    script.chmod(0o755)
+    venv = tool.RELEASES / "2/venv"
+    venv.parent.mkdir()
+    (donor / "pyvenv.cfg").write_text(f"home = /usr/bin\ncommand = python3 -m venv {donor}\n")
+    tool._copy_environment(donor, venv)
+    assert (donor / "lib/big.so").samefile(venv / "lib/big.so")
+    assert (venv / "bin/hello").read_text().startswith(f"#!{venv}/bin/python\n")
+    assert script.read_text().startswith(f"#!{donor}/bin/python\n")
+    assert str(venv) in (venv / "pyvenv.cfg").read_text()
+    assert subprocess.run([venv / "bin/hello"], capture_output=True, text=True, check=True).stdout
+
+
+def test_an_installed_version_is_not_replaced_by_another_build(tool: ModuleType, tmp_path: Path) -> None:
+    artifact = tmp_path / "1"
+    artifact.mkdir()
+    (artifact / "runtime.lock").write_text("x==1")
+    (artifact / "a.whl").write_bytes(b"wheel")
+    installed(tool, "1")
+    with pytest.raises(tool.ReleaseError, match="give this one another version"):
+        tool.install(artifact)
+
+
+def test_verification_says_what_is_wrong_when_time_is_up(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool.CONFIG.write_text(json.dumps({"verify_seconds": 0}))
+
+    def fails(_since: float) -> str:
+        return "no snapshot was taken"
+
+    def cannot(_since: float) -> str:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    checks: tuple[tuple[Callable[[float], str], str], ...] = ((fails, "no snapshot was taken"), (cannot, "refused"))
+    for check, word in checks:
+        monkeypatch.setattr(tool, "CHECKS", (check,))
+        with pytest.raises(tool.ReleaseError, match=word):
+            tool.verify(0.0)
