@@ -45,6 +45,10 @@ LOCATION = "wrm_pipeline"
 QUIET_SECONDS = range(12, 36)
 
 
+# A run that was launched before the switch has begun by then.
+HANDOVER_S = 15
+
+
 class ReleaseError(Exception):
     """The release cannot be used; the message is the reason."""
 
@@ -324,14 +328,17 @@ def heartbeats_are_fresh(since: float) -> str:
 
 
 def snapshot_is_new(since: float) -> str:
-    query = """query ($since: Float!) { runsOrError(limit: 5, filter: {
-        pipelineName: "wrm_stations_ingest_job", createdAfter: $since}) {
-        ... on Runs { results { status runId } } ... on PythonError { message } } }"""
-    results = graphql(query, since=since)["runsOrError"].get("results", [])
-    if any(result["status"] == "SUCCESS" for result in results):
+    """An ingest run that the new code server began has ended well.
+
+    What the old daemon was just handing to the old code server begins within seconds of the switch; it does not count.
+    """
+    query = """{ runsOrError(limit: 10, filter: {pipelineName: "wrm_stations_ingest_job"}) {
+        ... on Runs { results { runId status startTime creationTime } } ... on PythonError { message } } }"""
+    results = graphql(query)["runsOrError"].get("results", [])
+    if any(r["status"] == "SUCCESS" and (r["startTime"] or 0) > since + HANDOVER_S for r in results):
         return ""
-    seen = ", ".join(f"{result['runId'][:8]} {result['status']}" for result in results) or "none was started"
-    return f"no snapshot was taken: of the ingest runs since the switch, {seen}"
+    seen = ", ".join(f"{r['runId'][:8]} {r['status']}" for r in results if r["creationTime"] > since)
+    return f"no snapshot was taken: of the ingest runs since the switch, {seen or 'none was started'}"
 
 
 def exporter_answers(_since: float) -> str:
