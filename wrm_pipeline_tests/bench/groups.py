@@ -8,4 +8,4 @@ _ALL: tuple[Group, ...] = (small_day, large_day, density, sensor_tick, rebuild, 
 GROUPS: dict[str, Group] = {group.__name__: group for group in _ALL}
 
 # Left out of a quick run, as they run no code that the others or the tests do not.
-SLOW_GROUPS = {large_day.__name__, queryable.__name__}
+SLOW_GROUPS = {large_day.__name__, bulk_reads.__name__, queryable.__name__}
