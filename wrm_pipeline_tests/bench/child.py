@@ -127,7 +127,7 @@ def rebuild(lake: BenchLake, *, days: int, one_core: bool = False) -> Answer:
     pipeline_way(_small(lake))
     lake.unpublish()
     settings = load_settings()
-    workers, resource = WorkersResource.of(settings).client(process_day.__module__), LakeResource.of(settings)
+    workers, resource = WorkersResource.of(settings).client(enhance_published_day.__module__), LakeResource.of(settings)
     order = BuildOrder(datetime(2025, 10, 1, tzinfo=UTC), full_rebuild=True)
 
     def build() -> None:

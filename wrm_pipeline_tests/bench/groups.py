@@ -18,4 +18,4 @@ _ALL: tuple[Group, ...] = (
 GROUPS: dict[str, Group] = {group.__name__: group for group in _ALL}
 
 # Left out of a quick run, as they run no code that the others or the tests do not.
-SLOW_GROUPS = {large_day.__name__, queryable.__name__, year_of_history.__name__}
+SLOW_GROUPS = {large_day.__name__, bulk_reads.__name__, queryable.__name__, year_of_history.__name__}
