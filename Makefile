@@ -14,10 +14,10 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults check bench lock deploy-setup deploy-check deploy-test clean
+.PHONY: help setup demo dev test faults check check-workflows bench lock deploy-setup deploy-check deploy-test clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with everything at locked versions
 
@@ -54,6 +54,17 @@ check: setup ## what guards main besides the tests
 bench: setup ## measure; the figures are ratios within the run
 	$(BIN)/python -m wrm_pipeline_tests.bench --write
 
+WORKFLOWS_VENV := .venv-workflows
+
+check-workflows: $(WORKFLOWS_VENV)/.ready ## lint .github: actionlint (with shellcheck where it is installed) and zizmor
+	$(WORKFLOWS_VENV)/bin/actionlint .github/workflows/*.yml
+	$(WORKFLOWS_VENV)/bin/zizmor --offline --quiet --min-severity low .github
+
+$(WORKFLOWS_VENV)/.ready: .github/requirements.lock
+	$(PYTHON) -m venv $(WORKFLOWS_VENV)
+	$(WORKFLOWS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .github/requirements.lock
+	@touch $@
+
 DEPLOY_VENV := .venv-deploy
 DEPLOY_BIN := $(abspath $(DEPLOY_VENV))/bin
 
@@ -67,7 +78,7 @@ $(DEPLOY_VENV)/.ready: deploy/requirements.lock
 deploy-check: deploy-setup ## lint playbooks and roles, and verify the units where systemd is
 	$(DEPLOY_BIN)/yamllint --strict .
 	cd deploy/ansible && PATH=$(DEPLOY_BIN):$$PATH ansible-lint --offline --profile production --strict -q
-	cd deploy/ansible && PATH=$(DEPLOY_BIN):$$PATH ansible-playbook -i inventory/example.yml --syntax-check site.yml rollback.yml
+	cd deploy/ansible && PATH=$(DEPLOY_BIN):$$PATH ansible-playbook -i inventory/example.yml --syntax-check site.yml rollback.yml restore.yml
 	PATH=$(DEPLOY_BIN):$$PATH deploy/test/units
 
 deploy-test: setup deploy-setup ## the deployment tried for real, in a container (needs root and systemd-nspawn)
@@ -80,6 +91,8 @@ lock: ## renew the locks (needs uv)
 	  --no-emit-index-url --no-strip-extras --allow-unsafe --quiet -o deploy/runtime.lock
 	uv pip compile deploy/requirements.in --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --quiet -o deploy/requirements.lock
+	uv pip compile .github/requirements.in --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --quiet -o .github/requirements.lock
 
 clean: ## remove the virtual environment and caches; data stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(WORKFLOWS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

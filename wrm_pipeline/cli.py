@@ -72,12 +72,6 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("path", type=Path, nargs="?", default=Path(), help="folder or file, default here")
     scan.add_argument("--json", action="store_true", help="one JSON array")
 
-    trace = commands.add_parser("trace", help="from a published row back to the feed's line, and the runs in between")
-    trace.set_defaults(command=_trace)
-    trace.add_argument("station_id", help="as published: 15001, or fb591106 for a free-standing bike")
-    trace.add_argument("time", help="ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts")
-    trace.add_argument("--json", action="store_true", help="one JSON object")
-
     compact = commands.add_parser("compact", help="pack the raw objects of old days into one archive a day")
     compact.set_defaults(command=_compact)
     compact.add_argument("--older-than-days", type=int, help="default WRM_COMPACT_AFTER_DAYS")

@@ -119,7 +119,9 @@ class Settings(BaseSettings):
     s3_requests_per_s: int = Field(
         600, alias="WRM_S3_REQUESTS_PER_S", ge=1, description="Of all processes of this machine; Hetzner allows 750"
     )
-    postgres_host: str | None = Field(None, alias="POSTGRES_HOST", description="Dagster's own storage in production")
+    postgres_host: str | None = Field(
+        None, alias="POSTGRES_HOST", description="Dagster's own storage in production: a host, or a socket's folder"
+    )
     postgres_port: int = Field(5432, alias="POSTGRES_PORT")
     postgres_db: str | None = Field(None, alias="POSTGRES_DB")
     postgres_user: str | None = Field(None, alias="POSTGRES_USER")
@@ -136,7 +138,7 @@ class Settings(BaseSettings):
         description="Configuration to back up, paths with : between; DAGSTER_HOME's if empty",
     )
     history_days: int = Field(
-        14, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
+        7, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
     )
 
     @classmethod

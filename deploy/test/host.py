@@ -216,7 +216,7 @@ class Outage(threading.Thread):
 
     def run(self) -> None:
         last = time.monotonic()
-        while not self._ended.wait(0.25):
+        while not self._ended.wait(0.5):
             with suppress(OSError, ValueError):
                 if self._works():
                     last = time.monotonic()

@@ -11,6 +11,7 @@ from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.business_rules import FLAG
 from wrm_pipeline.domain.profile import DAYS_COMPARED, DRIFT_HIGH, MIN_DAYS_COMPARED
 from wrm_pipeline.domain.quality import MAX_SAMPLES
+from wrm_pipeline.domain.quality_tables import REFRESHES
 from wrm_pipeline.resources.lake import LakeResource
 
 QUALITY_ASSET = "data_quality"
@@ -65,12 +66,12 @@ def quality_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
             rows: list[dict[str, Any]] = query_arrow(connection, sql, parameters).to_pylist()
             return rows
 
-        days = [
-            row["dt"]
-            for row in ask(
-                f"SELECT DISTINCT dt FROM {SCHEMA}.quality_refreshes WHERE rows > 0 ORDER BY dt DESC LIMIT 2"
-            )
-        ]
+        # A check may be asked for by hand before its asset ever was.
+        there = ask(
+            "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?", SCHEMA, REFRESHES.name
+        )
+        computed = f"SELECT DISTINCT dt FROM {SCHEMA}.{REFRESHES.name} WHERE rows > 0 ORDER BY dt DESC LIMIT 2"
+        days = [row["dt"] for row in ask(computed)] if there else []
         if not days:
             for name in _NAMES:
                 yield result(name, True, "No day is computed yet.", severity=WARN)

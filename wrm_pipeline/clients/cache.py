@@ -49,7 +49,7 @@ MAX_SLOW_S = 1.0
 """So much waiting in all before the cache is given up. A call counts if it takes longer than SLOW_CALL_S."""
 
 SLOW_CALL_S = 0.05
-"""What the object store itself would take; a batch from a Redis nearby takes 1-5 ms."""
+"""For each 16 values, which is what the object store itself would take; a Redis nearby takes 1-2 ms."""
 
 WAIT_S = 2.0
 """How long to wait for another process that is computing the value wanted; then both compute it."""
@@ -337,7 +337,7 @@ class Cache:
             if sealed:
                 backend.put_many(sealed)
 
-        _, error = self._ask(put)
+        _, error = self._ask(put, len(values))
         self._counter.add(error=error)
 
     def get_or_compute(
@@ -399,10 +399,10 @@ class Cache:
                     logger.warning("The cache's value of %s is not used: %s", name, problem)
             return unsealed
 
-        unsealed, error = self._ask(look)
+        unsealed, error = self._ask(look, len(keys))
         return found, (unsealed or 0) + error
 
-    def _ask(self, question: Callable[[Backend, bytes], T]) -> tuple[T | None, int]:
+    def _ask(self, question: Callable[[Backend, bytes], T], values: int = 1) -> tuple[T | None, int]:
         """The answer, and 1 if this very question made us give up the cache."""
         if self._off:
             return None, 0
@@ -420,7 +420,7 @@ class Cache:
             self._give_up(f"{type(error).__name__}: {error}")
             return None, 1
         took = time.monotonic() - began
-        if took > SLOW_CALL_S:
+        if took > SLOW_CALL_S * (1 + values / 16):
             self._slow_s += took
             if self._slow_s > MAX_SLOW_S:
                 self._give_up(f"it has cost {self._slow_s:.1f} s")

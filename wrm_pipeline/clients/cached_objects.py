@@ -72,16 +72,16 @@ class CachedObjects:
         known = self.cache.get_many(list(names.values()), BYTES)
         fetched = self.store.get_many([v.key for v in versions if names.get(v.key) not in known])
         new: dict[str, bytes] = {}
-        for version in versions:
+        for position, version in enumerate(versions, start=1):
             name = names.get(version.key, "")
-            if name in known:
-                yield version.key, known.pop(name)
-                continue
-            key, body = next(fetched)
-            if name and _md5(body) == version.etag:
-                new[name] = body
-            yield key, body
-        self.cache.put_many(new, BYTES, ttl_s=BODY_TTL_S)
+            body = known.pop(name, None)
+            if body is None:
+                _, body = next(fetched)
+                if name and _md5(body) == version.etag:
+                    new[name] = body
+            if position == len(versions):  # whoever reads may not come back after the last
+                self.cache.put_many(new, BYTES, ttl_s=BODY_TTL_S)
+            yield version.key, body
 
     def stored(self, key: str, body: bytes, sha256: str = "") -> None:
         """Keep a body (and its hash) that was just stored, so that whoever wants it next need not ask the store."""

@@ -54,9 +54,9 @@ class PublishedPartitions:
     ) -> ObjectInfo:
         """Replace a partition by one atomic write; after the first one, remove strays of older writers.
 
-        Later writes do not look for them: that is a listing each minute for what is gone for good. Whatever crash or
-        older writer leaves one all the same, the reconciliation sees it (`strayed`), and the run that it asks for
-        removes it.
+        Later writes do not look for them: that is a listing each minute for what is gone for good. Runs that a person
+        asks for do (`remove_strays`), and whatever crash or older writer leaves one all the same, the reconciliation
+        sees it (`strayed`), and the run that it asks for removes it.
 
         Raises:
             PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import date
 
 from wrm_pipeline.clients.errors import UnexpectedAnswerError
-from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.raw_archive import ArchiveIndex, ArchiveReader, DamagedArchiveError
+from wrm_pipeline.domain.raw_archive import ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
 
 ReadBodies = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
 
@@ -63,7 +63,7 @@ class RawDay:
             key = folder + member.name
             found.setdefault(
                 key,
-                ObjectInfo(key, member.size_bytes, member.etag, member.last_modified, {"sha256": member.sha256}),
+                ObjectInfo(key, member.size_bytes, member.etag, member.last_modified, _metadata(member)),
             )
         return [found[key] for key in sorted(found)]
 
@@ -110,6 +110,10 @@ class RawDay:
             return ArchiveReader(self.index, self.store.get(self.archive_key))
         except DamagedArchiveError as error:
             raise _unreadable(self.store, self.archive_key, error) from error
+
+
+def _metadata(member: Member) -> dict[str, str]:
+    return {"sha256": member.sha256} | ({RUN_ID: member.run_id} if member.run_id else {})
 
 
 def _unreadable(store: ObjectStore, key: str, error: DamagedArchiveError) -> UnreadableArchiveError:

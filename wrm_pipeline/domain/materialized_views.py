@@ -30,7 +30,7 @@ MIN_DAYS_OF_KIND = 3
 # Hours ahead that the profile is asked for.
 COMING_HOURS = 6
 # Days that the tables by hour and by journey keep; those by day and of the city keep all. Every refresh copies the
-# database, and a year of them is 30 MB; what is older is in the Parquet, behind the views.
+# database, and a year of them is 50 MB; what is older is in the Parquet, behind the views.
 DETAIL_DAYS = 400
 
 # The columns that a day's tables are made from.
@@ -494,14 +494,17 @@ WITH newest AS (
     SELECT usual.station_id, ahead, hour_start, usual.bikes
     FROM (SELECT ahead, hour_start, {_LOCAL_HOUR_SQL} AS local_hour FROM hours) JOIN usual USING (local_hour)
 ), coming AS (
-    SELECT station_id, ahead, hour_start, stations.bikes + later.bikes - this.bikes AS bikes, total_docks
+    SELECT
+        station_id, ahead, hour_start, round(stations.bikes + later.bikes - this.bikes, 2) AS bikes, total_docks
     FROM wrm_analytics.mv_station_latest AS stations CROSS JOIN hours
     LEFT JOIN levels AS later USING (station_id, ahead, hour_start)
     LEFT JOIN (SELECT station_id, bikes FROM levels WHERE ahead = 0) AS this USING (station_id)
     WHERE ahead > 0
 ), expected AS (
     SELECT
-        station_id, list(round(greatest(bikes, 0), 2) ORDER BY ahead) AS expected_bikes, count(bikes) AS known,
+        -- greatest() passes a null over.
+        station_id, list(CASE WHEN bikes < 0 THEN 0 ELSE bikes END ORDER BY ahead) AS expected_bikes,
+        count(bikes) AS known,
         min(hour_start) FILTER (bikes < 0.5) AS empty_at,
         min(hour_start) FILTER (total_docks > 0 AND bikes > total_docks - 0.5) AS full_at
     FROM coming GROUP BY station_id

@@ -28,13 +28,17 @@ class DamagedArchiveError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A raw object as it was listed; `name` is its key without the day's folder, `sha256` that of its content."""
+    """A raw object as it was listed; `name` is its key without the day's folder, `sha256` that of its content.
+
+    `run_id` is the run that fetched it; empty where that is not known.
+    """
 
     name: str
     size_bytes: int
     etag: str
     last_modified: datetime
     sha256: str
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,11 @@ class ArchiveIndex:
         return {member.name: member for member in self.members}
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON; about 200 bytes a member."""
+        """UTF-8 JSON; about 240 bytes a member."""
         data = asdict(self) | {"version": _VERSION, "dt": self.dt.isoformat()}
-        data["members"] = [[m.name, m.size_bytes, m.etag, m.last_modified.isoformat(), m.sha256] for m in self.members]
+        data["members"] = [
+            [m.name, m.size_bytes, m.etag, m.last_modified.isoformat(), m.sha256, m.run_id] for m in self.members
+        ]
         return json.dumps(data, ensure_ascii=False).encode()
 
     @classmethod
@@ -70,8 +76,8 @@ class ArchiveIndex:
             if data["version"] != _VERSION:
                 raise DamagedArchiveError(f"the index has version {data['version']}, this program reads {_VERSION}")
             members = tuple(
-                Member(name, size, etag, datetime.fromisoformat(at), sha256)
-                for name, size, etag, at, sha256 in data["members"]
+                Member(name, size, etag, datetime.fromisoformat(at), sha256, *run_id)
+                for name, size, etag, at, sha256, *run_id in data["members"]
             )
             dt = date.fromisoformat(data["dt"])
             return cls(dt, data["name"], data["sha256"], data["size_bytes"], members)

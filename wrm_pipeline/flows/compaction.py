@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.layout import Layout, folder_date
@@ -122,8 +122,9 @@ def restore_day(store: ObjectStore, layout: Layout, dt: date) -> int:
         return 0
     raw.open_archive().verify()
     keys = [layout.raw_folder(dt) + member.name for member in raw.index.members]
+    metadata = {info.key: info.metadata for info in raw.objects()}
     for key, body in raw.read(key for key in keys if key not in raw.loose):
-        store.put_if_absent(key, body)
+        store.put_if_absent(key, body, metadata=metadata[key])
     missing = set(keys) - RawDay.of(store, layout, dt).loose.keys()
     if missing:
         raise AssertionError(f"{len(missing)} objects were put back and are not there: {sorted(missing)[:3]}")
@@ -165,12 +166,17 @@ def _holds(index: ArchiveIndex, raw: RawDay, key: str) -> bool:
 def _write_archive(raw: RawDay) -> ArchiveIndex:
     infos = {info.key: info for info in raw.objects()}
     folder = raw.layout.raw_folder(raw.dt)
+    # A listing does not say who fetched them.
+    with ThreadPoolExecutor(_DELETE_THREADS, thread_name_prefix="compaction") as pool:
+        described = [info for info in pool.map(raw.store.stat, raw.loose) if info is not None]
+    runs = {info.key: info.metadata.get(RUN_ID, "") for info in (*infos.values(), *described)}
 
     def members() -> Iterator[tuple[Member, bytes]]:
         for key, body in raw.read(infos):
             info = infos[key]
             sha256 = hashlib.sha256(body).hexdigest()
-            yield Member(key.removeprefix(folder), info.size_bytes, info.etag, info.last_modified, sha256), body
+            name = key.removeprefix(folder)
+            yield Member(name, info.size_bytes, info.etag, info.last_modified, sha256, runs[key]), body
 
     index, data = pack(raw.dt, members())
     raw.store.put(f"{raw.layout.archive_folder(raw.dt)}{index.name}", data, content_type="application/zip")

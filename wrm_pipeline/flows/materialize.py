@@ -164,15 +164,13 @@ def _apply(
         loaded = dt
         for view in BY_DAY:
             if (view.name, dt) in plan.write:
-                _write(connection, view, dt, plan.write[view.name, dt], refreshed_at)
+                _write(connection, (view.name, dt), view.sql, plan.write[view.name, dt], refreshed_at)
     outdated = [view for view in OF_NOW if (view.name, None) in plan.write]
     if outdated and plan.newest is not None and loaded != plan.newest:
         _load(connection, partitions, plan.newest)
     for view in outdated:
-        if plan.newest is None:
-            connection.execute(f"DELETE FROM {SCHEMA}.{view.name}")
-        else:
-            _write(connection, view, None, plan.write[view.name, None], refreshed_at)
+        sql = view.sql if plan.newest is not None else None
+        _write(connection, (view.name, None), sql, plan.write[view.name, None], refreshed_at)
 
 
 def _load(connection: "duckdb.DuckDBPyConnection", partitions: PublishedPartitions, dt: date) -> None:
@@ -192,17 +190,16 @@ def _load(connection: "duckdb.DuckDBPyConnection", partitions: PublishedPartitio
 
 
 def _write(
-    connection: "duckdb.DuckDBPyConnection",
-    view: MaterializedView,
-    dt: date | None,
-    source: str,
-    refreshed_at: datetime,
+    connection: "duckdb.DuckDBPyConnection", part: Part, sql: str | None, source: str, refreshed_at: datetime
 ) -> None:
-    """Replace a part by what the view's SQL gives now."""
-    _delete(connection, view.name, dt)
-    ((rows,),) = connection.execute(f"INSERT INTO {SCHEMA}.{view.name} {view.sql}").fetchall()
+    """Replace a part by what the SQL gives now; by nothing where there is none."""
+    name, dt = part
+    _delete(connection, name, dt)
+    rows = 0
+    if sql is not None:
+        ((rows,),) = connection.execute(f"INSERT INTO {SCHEMA}.{name} {sql}").fetchall()
     connection.execute(
-        f"INSERT INTO {SCHEMA}.{MV_REFRESHES.name} VALUES (?, ?, ?, ?, ?)", [view.name, dt, refreshed_at, rows, source]
+        f"INSERT INTO {SCHEMA}.{MV_REFRESHES.name} VALUES (?, ?, ?, ?, ?)", [name, dt, refreshed_at, rows, source]
     )
 
 

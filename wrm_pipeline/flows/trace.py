@@ -15,6 +15,7 @@ from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableDe
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.dead_letters import DeadLetter
 from wrm_pipeline.domain.layout import LOCAL_ZONE, Layout, local_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
@@ -40,13 +41,14 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class RawBody:
-    """The raw object. `sha256` is that of the bytes read, which the store has compared with what it noted."""
+    """The raw object. `sha256` is that of the bytes read; `archive` is where it is packed, empty where it is loose."""
 
     key: str
     size_bytes: int
     sha256: str
     stored_at: datetime
     fetched_by: str
+    archive: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def trace(store: ObjectStore, layout: Layout, station_id: str, at: datetime) -> 
     dt, enhanced = _find_enhanced(partitions, station_id, at)
     remarks: list[str] = []
     processed, source = _find_processed(partitions, dt, enhanced, remarks)
-    raw, lines = _find_lines(store, enhanced, source, remarks)
+    raw, lines = _find_lines(store, layout, dt, enhanced, source, remarks)
     runs = {enhanced.built_by, processed.built_by if processed else "", raw.fetched_by if raw else ""}
     days = {dt, *(local_date(o.stored_at) for o in (enhanced, processed, raw) if o is not None)}
     keys = [layout.lineage_key(day, run_id) for run_id in sorted(runs - {""}) for day in sorted(days)]
@@ -127,7 +129,7 @@ def trace(store: ObjectStore, layout: Layout, station_id: str, at: datetime) -> 
 
 
 def _find_lines(
-    store: ObjectStore, row: PublishedRow, source: Source | None, remarks: list[str]
+    store: ObjectStore, layout: Layout, dt: date, row: PublishedRow, source: Source | None, remarks: list[str]
 ) -> tuple[RawBody | None, list[SourceLine]]:
     """The raw object, and its good lines about the row's station: the one that made the row is the last.
 
@@ -135,14 +137,17 @@ def _find_lines(
     """
     key, station_id, at = (row.values[name] for name in ("s3_source_key", "station_id", "file_timestamp"))
     try:
-        body = store.get(key)
+        raw_day = RawDay.of(store, layout, dt)
+        ((_, body),) = raw_day.read([key])
     except ObjectNotFoundError:
         remarks.append(f"The raw object is gone: {key} is not in {store.name}. The next build drops its rows.")
         return None, []
-    info = store.stat(key)
+    packed = next((info for info in raw_day.objects() if info.key == key and key not in raw_day.loose), None)
+    info = packed or store.stat(key)
     sha256 = hashlib.sha256(body).hexdigest()
     stored_at = info.last_modified if info else at
-    raw = RawBody(key, len(body), sha256, stored_at, info.metadata.get(RUN_ID, "") if info else "")
+    fetched_by = info.metadata.get(RUN_ID, "") if info else ""
+    raw = RawBody(key, len(body), sha256, stored_at, fetched_by, raw_day.archive_key if packed else "")
     corrections = dict(json.loads(source.corrections_id)) if source and source.corrections_id else {}
     file = RawSnapshot(key, at, body, corrections)
     made = [made for made in parse_snapshots([file]).rows.to_pylist() if made["station_id"] == station_id]
@@ -287,6 +292,8 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
     if raw is not None:
         yield f"\nraw        {raw.key}"
         yield f"{'':<10} {raw.size_bytes} bytes, SHA-256 {raw.sha256}"
+        if raw.archive:
+            yield f"{'':<10} packed in {raw.archive}"
         yield f"{'':<10} stored {_utc(raw.stored_at)}; fetched by {_run(raw.fetched_by, ui_url)}"
     if line is not None:
         place = f"{line.encoding}, {line.length} bytes from byte {line.offset} on"

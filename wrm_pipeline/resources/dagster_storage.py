@@ -16,7 +16,7 @@ from typing import Any
 from dagster._config.config_schema import UserConfigSchema
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
-from dagster_postgres.utils import get_conn_string
+from sqlalchemy import URL
 
 from wrm_pipeline.resources.vault import secrets_of
 from wrm_pipeline.settings import SettingsError, load_settings
@@ -41,12 +41,19 @@ class PostgresStorage(DagsterPostgresStorage):
         access = secrets_of(load_settings()).postgres()
         if access is None or not access.db or not access.user:
             raise SettingsError(
-                "dagster.yaml wants PostgreSQL, but not which. Set POSTGRES_HOST, POSTGRES_DB, POSTGRES_USER and "
-                "POSTGRES_PASSWORD_FILE, or write host, db, user and password to Vault's wrm/postgres."
+                "dagster.yaml wants PostgreSQL, but not which. Set POSTGRES_HOST (a host, or the folder of a socket), "
+                "POSTGRES_DB, POSTGRES_USER and POSTGRES_PASSWORD_FILE, or write host, db, user and password to "
+                "Vault's wrm/postgres."
             )
         # Without naming it, SQLAlchemy 2.1 looks for psycopg 3, and Dagster brings psycopg2.
-        scheme = "postgresql+psycopg2"
-        url = get_conn_string(
-            access.user, access.password or "", access.host, access.db, str(access.port), scheme=scheme
+        by_socket = access.host.startswith("/")
+        url = URL.create(
+            "postgresql+psycopg2",
+            access.user,
+            access.password or None,
+            host=None if by_socket else access.host,
+            port=None if by_socket else access.port,
+            database=access.db,
+            query={"host": access.host, "port": str(access.port)} if by_socket else {},
         )
-        return cls(postgres_url=url, inst_data=inst_data)
+        return cls(postgres_url=url.render_as_string(hide_password=False), inst_data=inst_data)

@@ -167,6 +167,12 @@ class Secrets:
         """
         settings = self.settings
         given = settings.postgres_password.get_secret_value() if settings.postgres_password else None
+        if settings.postgres_host and settings.postgres_host.startswith("/"):
+            # The system says who asks (pg_hba.conf: peer), and each run starts without Vault.
+            password = given if settings.variables_are_enough else None
+            return PostgresAccess(
+                settings.postgres_host, settings.postgres_port, settings.postgres_db, settings.postgres_user, password
+            )
         try:
             held = self._held(self.paths.postgres, given=given is not None)
         except VaultPathMissingError:

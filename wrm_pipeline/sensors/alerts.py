@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.checks import published
+from wrm_pipeline.checks import published, quality
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
@@ -68,9 +68,14 @@ CHECK_REMEDIES = {
     "dead_letter_share_is_low": "`wrm dlq list` shows what was refused and why; the feed's format may have changed",
     "flag_shares_are_usual": "Look at the samples, and at the feed itself; the rows are published and flagged",
     "record_types_are_known": "Look at the samples: the feed may have a new kind of id or name",
+    "no_rule_fires_more_than_usual": "`quality_rule_hits` has 20 of the rows, and `quality_rules` says what they mean",
+    "distributions_are_usual": (
+        "Compare `distribution` in `quality_profile` with the days before; the feed or the city may have changed"
+    ),
+    "anomalies_are_few": "`quality_anomalies` says what was seen at which station; many at once are the feed's fault",
 }
 # These are about now or the newest day, whichever day the run is about.
-_OF_NO_PARTITION = frozenset(key.name for check in published.CHECKS for key in check.check_keys)
+_OF_NO_PARTITION = frozenset(key.name for check in (*published.CHECKS, *quality.CHECKS) for key in check.check_keys)
 
 ReadRun = Callable[[dg.DagsterInstance, dg.RunRecord], Sequence[Outcome]]
 

@@ -127,7 +127,7 @@ def rebuild(lake: BenchLake, *, days: int, one_core: bool = False) -> Answer:
     pipeline_way(_small(lake))
     lake.unpublish()
     settings = load_settings()
-    workers, resource = WorkersResource.of(settings).client(process_day.__module__), LakeResource.of(settings)
+    workers, resource = WorkersResource.of(settings).client(enhance_published_day.__module__), LakeResource.of(settings)
     order = BuildOrder(datetime(2025, 10, 1, tzinfo=UTC), full_rebuild=True)
 
     def build() -> None:
@@ -161,6 +161,18 @@ def import_definitions(_: BenchLake) -> Answer:
     return {"seconds": seconds}
 
 
+def fill_year(lake: BenchLake) -> Answer:
+    from wrm_pipeline_tests.bench import year
+
+    return year.fill(lake)
+
+
+def measure_year(lake: BenchLake) -> Answer:
+    from wrm_pipeline_tests.bench import year
+
+    return year.measure(lake)
+
+
 def _small(lake: BenchLake) -> BenchLake:
     """A lake to warm up on, of this process alone and of another city, so that no cache knows the real one."""
     small = replace(lake, data_dir=lake.data_dir / f"warm-up-{os.getpid()}", snapshots=3, stations=5, bikes=3)
@@ -188,6 +200,8 @@ _TASKS: dict[str, Callable[..., Answer]] = {
         repeat,
         rebuild,
         import_definitions,
+        fill_year,
+        measure_year,
     )
 }
 

@@ -65,6 +65,27 @@ def density(bench: Bench) -> Iterator[Figure]:
     yield Figure("density_two_snapshots", "density grid over two snapshots", seconds * 1000, "ms", Wanted(high=100))
 
 
+def year_of_history(bench: Bench) -> Iterator[Figure]:
+    """One changed day with a year before it, and with a month; what the tables and the views answer."""
+    lake = BenchLake(bench.folder / "history", 1440, 260, 152)
+    bench.say("a year of history: generating 365 days")
+    rows = in_child("fill_year", lake)["rows"]
+    bench.say(f"a year of history: measuring on {rows:,} rows")
+    found = in_child("measure_year", lake)
+    size = f"365 days, {rows:,} rows"
+    for name, days in (("month", 30), ("year", 365)):
+        what = f"tables after a day of 590,000 rows has changed, {days} days of history"
+        yield Figure(f"{name}_refresh", what, median(found["refresh"][name]), "s")
+    yield Figure("year_over_month", "the same: 365 days ÷ 30 days", found["ratio"], "×", Wanted(high=1.3))
+    yield Figure("year_memory", f"{size}: peak memory of the refreshes", found["peak_mb"], "MB", Wanted(high=1000))
+    yield Figure("year_database", f"{size}: size of the database", found["size_mb"]["year"], "MB")
+    for name, table in (("latest", "mv_station_latest"), ("daily", "mv_daily_aggregates"), ("summary", "the summary")):
+        yield Figure(f"year_{name}", f"{size}: {table} answers", found["ms"][name], "ms", Wanted(high=50))
+    yield Figure("year_answer_cpu", f"{size}: processor time of the slowest of these", found["cpu_ms"], "ms")
+    yield Figure("year_one_day", f"{size}: the view asked of one day answers", found["one_day_ms"], "ms")
+    yield Figure("year_files", f"{size}: files that it reads", found["files"], "files", Wanted(high=1))
+
+
 _Round = dict[str, dict[str, Any]]
 
 

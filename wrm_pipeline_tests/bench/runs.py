@@ -31,9 +31,9 @@ def start_up(bench: Bench) -> Iterator[Figure]:
     yield Figure("import_definitions", "import of wrm_pipeline.definitions", median(times), "s")
     yield Figure("code_server_start", "start of a code server, until it answers", median(servers), "s")
     in_child("build_pipeline", lake)
-    small = bench.lake("ten", snapshots=10, stations=260, bikes=152)
-    large = bench.lake("twice", snapshots=2880, stations=260, bikes=152)
-    sizes = () if bench.quick else (small, large)
+    sizes: tuple[BenchLake, ...] = ()
+    if not bench.quick:
+        sizes = tuple(bench.lake(f"day of {count}", count, stations=260, bikes=152) for count in (10, 2880))
     for other in sizes:
         in_child("build_pipeline", other)
         materialize(_TRIVIAL, "nothing", other)  # creates Dagster's own tables

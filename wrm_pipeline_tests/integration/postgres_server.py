@@ -23,10 +23,17 @@ USER = "wrm"
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """A server that lets nobody in without the password; its superuser is USER."""
+    """A server that lets nobody in without the password; its superuser is USER.
+
+    Attributes:
+        port: On 127.0.0.1, where the password is asked for.
+        password: What lets in there.
+        socket_folder: Where everybody gets in, as `peer` would let USER in.
+    """
 
     port: int
     password: str
+    socket_folder: Path
 
     def connect(self, database: str = "postgres") -> Any:
         return psycopg2.connect(host="127.0.0.1", port=self.port, user=USER, password=self.password, dbname=database)
@@ -62,7 +69,7 @@ def running_postgres(password: str) -> Iterator[PostgresServer]:
             shutil.chown(path, "postgres", "postgres")
         options |= {"user": "postgres", "group": "postgres", "extra_groups": []}
     data = ["-D", str(folder / "data")]
-    login = ["-U", USER, "-A", "scram-sha-256", "--pwfile", str(given)]
+    login = ["-U", USER, "--auth-host=scram-sha-256", "--auth-local=trust", "--pwfile", str(given)]
     subprocess.run([str(BIN / "initdb"), *data, *login, "--no-sync"], check=True, capture_output=True, **options)
     (port,) = free_ports(1)
     where = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-F"]
@@ -73,7 +80,7 @@ def running_postgres(password: str) -> Iterator[PostgresServer]:
         wait_until(
             lambda: subprocess.run(ready, check=False).returncode == 0, timeout_s=60, what="PostgreSQL must be ready"
         )
-        yield PostgresServer(port, password)
+        yield PostgresServer(port, password, folder)
     finally:
         server.terminate()
         server.wait()

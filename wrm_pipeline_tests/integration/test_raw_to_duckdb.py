@@ -164,6 +164,7 @@ def test_from_the_feed_to_sql_and_again_from_nothing_but_raw(place: Lake, feed, 
     last = list(csv.DictReader(io.StringIO(lake.store.get(last_raw).decode())))
     now = {row["#id"]: int(row["bikes"]) for row in last if row["lat"] and not row["#id"].startswith(("fb", "src"))}
     assert dict(query(lake, "SELECT station_id, bikes FROM wrm_analytics.wrm_stations_latest")) == now
+    assert dict(query(lake, "SELECT station_id, bikes FROM wrm_analytics.mv_station_latest")) == now
     assert dict(query(lake, "SELECT station_id, bikes_latest FROM wrm_analytics.query_station_summary")) == now
     assert metadata_of(result, "bike_density_spatial_analysis")["adds_up"] is True
     assert "<html" in lake.store.get(lake.layout.report_key("bike_density_map.html")).decode().lower()
@@ -176,6 +177,8 @@ def test_from_the_feed_to_sql_and_again_from_nothing_but_raw(place: Lake, feed, 
         fresh.execute(f"ATTACH '{lake.store.url(lake.layout.database_key)}' AS published (READ_ONLY)")
         summary = fresh.execute("SELECT station_id, bikes_latest FROM published.wrm_analytics.query_station_summary")
         assert dict(summary.fetchall()) == now
+        latest = fresh.execute("SELECT station_id, bikes FROM published.wrm_analytics.mv_station_latest")
+        assert dict(latest.fetchall()) == now
         fresh.execute("USE published.wrm_analytics")
         assert fresh.execute("SELECT count(*) FROM wrm_stations_enhanced_data").fetchone() == (len(expected),)
 

@@ -32,6 +32,7 @@ from wrm_pipeline.definitions import defs
 from wrm_pipeline.domain.dead_letters import DeadLetter
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.exporter import AlreadyRunningError, Server, SourcesCollector, Watcher, main, only_one, vocabulary
+from wrm_pipeline.metrics.backups import BackupSource
 from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
 from wrm_pipeline.metrics.families import Source, single
 from wrm_pipeline.metrics.lake import DeadLetterSource, SnapshotSource
@@ -44,7 +45,7 @@ from wrm_pipeline.resources.lake import connect_breakers
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
-from wrm_pipeline_tests.fixtures.lake import WatchedStore, run_job, snapshot
+from wrm_pipeline_tests.fixtures.lake import Lake, WatchedStore, run_job, snapshot
 
 RAW = "wrm_stations_raw_data"
 PROCESSED = "wrm_stations_processed_data_all"
@@ -805,3 +806,34 @@ def test_the_vocabulary_is_that_of_the_code_location() -> None:
     assert {RAW, PROCESSED, "wrm_stations_dlq", "bike_density_map"} <= set(words.assets)
     assert {"wrm_stations_ingest_job", "reprocess_dlq", "__ASSET_JOB"} <= set(words.jobs)
     assert {"wrm_stations_raw_data_sensor", "wrm_stations_ingest_schedule"} <= set(words.instigators)
+
+
+# --- backups --------------------------------------------------------------------------------------------------------
+
+
+def backup_samples(source: BackupSource) -> dict[str, float]:
+    source.collect()
+    return {family.name: family.samples[0].value for family in source.families(NOW)}
+
+
+def test_the_newest_backup_is_told_and_looked_for_every_five_minutes(lake: Lake) -> None:
+    store, clock = WatchedStore(lake.store), [0.0]
+    source = BackupSource(lambda: store, lake.layout, expected=True, clock=lambda: clock[0])
+    assert backup_samples(source)["wrm_last_backup_timestamp_seconds"] == 0
+    for days in (3, 1, 2):
+        lake.store.put(lake.layout.backup_key(datetime.fromtimestamp(NOW, UTC) - timedelta(days=days)), b"x" * days)
+    lake.store.put(f"{lake.layout.backup_prefix}zzz.txt", b"a stranger")
+    clock[0] = 200.0
+    assert backup_samples(source)["wrm_backups"] == 0
+    clock[0] = 301.0
+    newest = {"wrm_last_backup_timestamp_seconds": NOW - 86400, "wrm_last_backup_bytes": 1.0, "wrm_backups": 3.0}
+    assert backup_samples(source) == newest
+    assert store.counts["list"] == 2
+
+
+def test_where_nobody_expects_backups_their_absence_is_no_alarm(lake: Lake) -> None:
+    assert backup_samples(BackupSource(lambda: lake.store, lake.layout, expected=False)) == {}
+    lake.store.put(lake.layout.backup_key(datetime.fromtimestamp(NOW, UTC)), b"x")
+    assert "wrm_last_backup_timestamp_seconds" in backup_samples(
+        BackupSource(lambda: lake.store, lake.layout, expected=False)
+    )

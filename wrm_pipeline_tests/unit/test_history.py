@@ -14,9 +14,11 @@ import pytest
 
 from wrm_pipeline import history as module
 from wrm_pipeline.cli import main
+from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.flows.watch import LAST_RETRY_AFTER
 from wrm_pipeline.history import MINIMUM_DAYS, UnknownStorageError, prune
 from wrm_pipeline.sensors.alerts import LONGEST_LOOK_BACK_S
+from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import run_job
 from wrm_pipeline_tests.history_contract import History, HistoryContract, ago, run_both
 
@@ -105,3 +107,9 @@ def test_another_storage_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(type(instance), "event_log_storage", None)
         with pytest.raises(UnknownStorageError, match="cannot prune"):
             prune(instance, before=datetime.now(UTC), apply=True)
+
+
+def test_the_clock_prunes_in_local_mode_and_systemd_does_on_a_server() -> None:
+    for env, there in (("local", True), ("production", False)):
+        schedules = build_defs(load_settings({"env": env})).schedules or ()
+        assert ("wrm_prune_history_schedule" in {schedule.name for schedule in schedules}) is there

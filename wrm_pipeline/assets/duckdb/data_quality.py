@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import date
+from enum import Enum
 from typing import Any
 
 import dagster as dg
@@ -12,13 +13,29 @@ from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, tables_schema
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.domain.anomalies import DEFAULT_METHOD, ISOLATION_FOREST, ROBUST_Z
 from wrm_pipeline.domain.data_contract import data_contract
 from wrm_pipeline.domain.quality_tables import QUALITY_TABLES
 from wrm_pipeline.flows.assess import assess
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made
+from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 DATA_CONTRACT_FILE = "data_contract.odcs.json"
+
+
+class Method(Enum):
+    """How anomalies are found."""
+
+    robust_z = ROBUST_Z
+    isolation_forest = ISOLATION_FOREST
+
+
+class QualityConfig(dg.Config):
+    """How to judge."""
+
+    method: Method = Method(DEFAULT_METHOD)
+    """Another method than the last run's has the days computed anew, 30 a run."""
+
 
 _RULES_SQL = f"""
 SELECT rule, severity, hits, rows_checked FROM {SCHEMA}.quality_rule_hits JOIN {SCHEMA}.quality_rules USING (rule)
@@ -42,7 +59,7 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
         "dagster/column_lineage": column_lineage("data_quality"),
     },
     group_name="quality",
-    kinds={"duckdb", "table", "scikitlearn"},
+    kinds={"duckdb", "table"},
     owners=["team:wrm"],
     tags={"layer": "analytics"},
     pool="duckdb",
@@ -54,9 +71,12 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
         "docs/quality.md explains all."
     ),
 )
-def data_quality(lake: LakeResource, clock: ClockResource) -> dg.MaterializeResult[None]:
+def data_quality(
+    context: dg.AssetExecutionContext, config: QualityConfig, lake: LakeResource, clock: ClockResource
+) -> dg.MaterializeResult[None]:
     """Compute what changed, then show the newest day."""
-    done = assess(lake.partitions, lake.database, area=lake.area, now=clock.now())
+    with told_on_failure(context):
+        done = assess(lake.partitions, lake.database, area=lake.area, now=clock.now(), method=config.method.value)
     metadata: dict[str, Any] = {
         "days_computed": len(done.computed),
         "days_removed": len(done.removed),

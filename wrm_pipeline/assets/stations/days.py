@@ -32,6 +32,10 @@ from wrm_pipeline.settings import load_settings
 _NAMED = 5
 
 
+# What a worker process needs for either layer; the server that forks them loads it once for the whole run.
+_PRELOADED = ("wrm_pipeline.assets.stations.processed_all", "wrm_pipeline.assets.stations.enhanced_all")
+
+
 class WorkerDiffersError(RuntimeError):
     """A worker would not build what was asked for."""
 
@@ -147,7 +151,7 @@ def publish_days(
     context.log.info("Building %d days; workers: %s", len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}
-    for outcome in workers.client(build.__module__).run(publish_day, tasks):
+    for outcome in workers.client(*_PRELOADED).run(publish_day, tasks):
         dt = outcome.task.dt
         if outcome.error is not None:
             failed[dt] = outcome.error

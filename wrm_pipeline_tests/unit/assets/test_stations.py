@@ -184,6 +184,16 @@ def test_strays_of_an_older_writer_are_removed(lake):
     assert [key for key in lake.keys("") if key.endswith(".parquet")] == [ENHANCED_KEY, PROCESSED_KEY]
 
 
+def test_strays_that_came_later_are_removed_by_a_run_that_a_person_asks_for(lake):
+    lake.put_day(1)
+    build_day()
+    for key in (PROCESSED_KEY, ENHANCED_KEY):
+        lake.store.put(key.replace("_000000", "_130502"), lake.store.get(key))
+    lake.put_day(1, first=1)
+    build_day()
+    assert [key for key in lake.keys("") if key.endswith(".parquet")] == [ENHANCED_KEY, PROCESSED_KEY]
+
+
 def test_a_run_without_anything_new_writes_nothing(lake):
     lake.put_day(3)
     lake.put_raw(NOON + 9 * MINUTE, snapshot(NOON, 2, line(id="7", bikes="many")))

@@ -76,7 +76,7 @@ def test_every_number_is_compared_or_is_meant_not_to_be():
     numbers = {
         name
         for name, column in ENHANCED.columns.items()
-        if pa.types.is_integer(column.dtype.type.pyarrow_dtype) or pa.types.is_floating(column.dtype.type.pyarrow_dtype)
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     }
     assert numbers | {"report_age_s"} == set(BIN_EDGES) | NOT_COMPARED
 

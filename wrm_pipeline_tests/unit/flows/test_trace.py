@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from wrm_pipeline.cli import main
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.domain.layout import partition_bounds
+from wrm_pipeline.flows.compaction import compact_day, restore_day
 from wrm_pipeline.flows.trace import NothingToTraceError, Trace, parse_time, trace
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, build_day, snapshot
@@ -145,6 +147,29 @@ def test_links_that_are_gone_are_said_and_hide_nothing_else(lake: Lake) -> None:
     assert found.raw is None
     assert found.processed is None
     assert [text.partition(":")[0][:20] for text in found.remarks] == ["The processed partit", "The raw object is go"]
+
+
+def test_a_packed_day_is_traced_like_a_loose_one_and_so_is_one_that_was_unpacked(lake: Lake) -> None:
+    keys = [lake.layout.raw_key(NOON + timedelta(minutes=minute)) for minute in range(2)]
+    for minute, key in enumerate(keys):
+        lake.store.put(key, snapshot(NOON + timedelta(minutes=minute)), metadata={"run-id": RUN})
+    build_day()
+    loose = find(lake, "15002", NOON)
+    today = DAY + timedelta(days=9)
+    done = compact_day(lake.store, lake.layout, DAY, area=lake.settings.area, today=today, dry_run=False)
+    assert done.packed == 2
+    packed = find(lake, "15002", NOON)
+    assert lake.store.stat(keys[0]) is None
+    assert (packed.line, packed.remarks) == (loose.line, ())
+    assert packed.raw is not None
+    assert loose.raw is not None
+    assert packed.raw.archive.endswith(".zip")
+    assert replace(packed.raw, archive="") == loose.raw
+    assert packed.raw.fetched_by == RUN
+    restore_day(lake.store, lake.layout, DAY)
+    again = find(lake, "15002", NOON)
+    assert again.raw is not None
+    assert (again.raw.fetched_by, again.raw.archive, again.line) == (RUN, "", loose.line)
 
 
 def test_a_damaged_dead_letter_does_not_hide_the_chain(lake: Lake) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from wrm_pipeline.checks.published import CHECKS
+from wrm_pipeline.checks import published, quality
 from wrm_pipeline.clients.errors import (
     CircuitOpenError,
     PermanentError,
@@ -451,7 +451,9 @@ def test_a_check_about_now_does_not_mind_which_day_was_built(instance, checks):
 
 
 def test_every_remedy_is_for_something_that_exists():
-    assert set(CHECK_REMEDIES) <= {spec.name for check in CHECKS for spec in check.check_specs}
+    assert set(CHECK_REMEDIES) <= {
+        spec.name for check in (*published.CHECKS, *quality.CHECKS) for spec in check.check_specs
+    }
     assert all(name.endswith("Error") or name == "Failure" for name in REMEDIES)
 
 

@@ -45,6 +45,10 @@ LOCATION = "wrm_pipeline"
 QUIET_SECONDS = range(12, 36)
 
 
+# A run that was launched before the switch has begun by then.
+HANDOVER_S = 15
+
+
 class ReleaseError(Exception):
     """The release cannot be used; the message is the reason."""
 
@@ -231,6 +235,7 @@ def start_slot(slot: str, version: str) -> None:
     """Start the release's code server in the free slot."""
     begin = time.time()
     told = False
+    stop_slot(slot)  # it may run, if the machine was restarted in the middle of a switch
     while run("systemctl", "show", "-P", "ActiveState", code_unit(slot)) in {"active", "deactivating", "activating"}:
         if not told:
             say(f"the code server before the last one still waits for its runs; so does this ({code_unit(slot)})")
@@ -323,14 +328,17 @@ def heartbeats_are_fresh(since: float) -> str:
 
 
 def snapshot_is_new(since: float) -> str:
-    query = """query ($since: Float!) { runsOrError(limit: 5, filter: {
-        pipelineName: "wrm_stations_ingest_job", createdAfter: $since}) {
-        ... on Runs { results { status runId } } ... on PythonError { message } } }"""
-    results = graphql(query, since=since)["runsOrError"].get("results", [])
-    if any(result["status"] == "SUCCESS" for result in results):
+    """An ingest run that the new code server began has ended well.
+
+    What the old daemon was just handing to the old code server begins within seconds of the switch; it does not count.
+    """
+    query = """{ runsOrError(limit: 10, filter: {pipelineName: "wrm_stations_ingest_job"}) {
+        ... on Runs { results { runId status startTime creationTime } } ... on PythonError { message } } }"""
+    results = graphql(query)["runsOrError"].get("results", [])
+    if any(r["status"] == "SUCCESS" and (r["startTime"] or 0) > since + HANDOVER_S for r in results):
         return ""
-    seen = ", ".join(f"{result['runId'][:8]} {result['status']}" for result in results) or "none was started"
-    return f"no snapshot was taken: of the ingest runs since the switch, {seen}"
+    seen = ", ".join(f"{r['runId'][:8]} {r['status']}" for r in results if r["creationTime"] > since)
+    return f"no snapshot was taken: of the ingest runs since the switch, {seen or 'none was started'}"
 
 
 def exporter_answers(_since: float) -> str:
@@ -381,16 +389,33 @@ def activate(version: str, *, gated: bool = True, ignore_doctor: bool = False) -
     except ReleaseError as error:
         reason = str(error)
         note(version, "refused" if not switched else "rolled back", reason)
-        if not switched or not (before and old_slot):
-            raise ReleaseError(f"{version} was not switched to: {reason}" if before else reason) from None
+        if not (before and old_slot):
+            abandon_first(slot)
+            raise ReleaseError(reason) from None
+        if not switched:
+            stop_slot(slot)
+            raise ReleaseError(f"{version} was not switched to, {before} goes on. The reason: {reason}") from None
         say(f"back to {before}: {reason}")
-        lead_to(old_slot, before)
+        try:
+            lead_to(old_slot, before)
+        except ReleaseError as trouble:
+            raise ReleaseError(
+                f"{version} does not work ({reason}), and going back to {before} failed: {trouble}"
+            ) from None
         stop_slot(slot)
         raise ReleaseError(f"{version} was rolled back, {before} runs again. The reason: {reason}") from None
     note(version, "active")
     if old_slot:
         stop_slot(old_slot)
     say(f"{version} is active")
+
+
+def abandon_first(slot: str) -> None:
+    """Stop what was the first release on this host, so that the next attempt begins anew."""
+    run("systemctl", "stop", "dagster-daemon", "dagster-webserver", "wrm-exporter", check=False)
+    stop_slot(slot)
+    CURRENT.unlink(missing_ok=True)
+    ACTIVE.unlink(missing_ok=True)
 
 
 def rollback(version: str | None) -> None:

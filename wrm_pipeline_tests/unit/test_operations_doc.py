@@ -1,0 +1,65 @@
+"""The runbook and what links to it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import yaml
+
+from wrm_pipeline import cli
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "operations.md").read_text()
+ALERTS = [
+    rule
+    for group in yaml.safe_load((ROOT / "deploy" / "monitoring" / "rules" / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+
+
+def test_each_alert_links_to_a_section_that_names_it() -> None:
+    sections = re.split(r'<a id="([a-z-]+)"></a>\n', TEXT)
+    by_anchor = dict(zip(sections[1::2], sections[2::2], strict=True))
+    assert len(by_anchor) == len(sections) // 2, "each anchor is there once"
+    for rule in ALERTS:
+        path, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert path == "docs/operations.md"
+        assert f"`{rule['alert']}" in by_anchor.get(anchor, ""), f"{rule['alert']} is not in section {anchor!r}"
+
+
+def test_the_runbook_tells_of_no_alert_that_does_not_exist() -> None:
+    told = set(re.findall(r"^\*`(\w+)", TEXT, re.MULTILINE))
+    assert told <= {rule["alert"] for rule in ALERTS}
+
+
+def test_links_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in TEXT.splitlines()
+        if line.startswith("#")
+    }
+    anchors = headings | set(re.findall(r'<a id="([a-z-]+)">', TEXT))
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT):
+        path, _, anchor = target.partition("#")
+        assert (ROOT / "docs" / path).exists(), target
+        if not path:
+            assert anchor in anchors, target
+
+
+def test_commands_of_the_runbook_exist_with_their_options() -> None:
+    parser = cli._parser()
+    for command in {*re.findall(r"(?<![\w/-])wrm ([a-z]+(?: [a-z]+)?(?: --[a-z-]+)*)", TEXT)}:
+        words = command.split()
+        current: argparse.ArgumentParser | None = parser
+        for word in (word for word in words if not word.startswith("--")):
+            assert current is not None
+            below = [action for action in current._actions if isinstance(action, argparse._SubParsersAction)]
+            if not below:
+                break  # a value
+            assert word in below[0].choices, f"wrm {command}"
+            current = below[0].choices[word]
+        for option in (word for word in words if word.startswith("--")):
+            assert current is not None
+            assert option in current._option_string_actions, f"wrm {command}"
