@@ -115,6 +115,9 @@
   if (!rows.length) $("#graph").append(notice(assets));
   else {
     $("#graph").append(drawGraph());
+    // Where the graph is wider than the page, it begins at the chosen asset, else at the raw data.
+    const { x } = places.get(known.has(hash()) ? hash() : levels[0][0].key), frame = $(".graph");
+    frame.scrollLeft = x + (WIDTH - frame.clientWidth) / 2;
     dataTable($("#list"), {
       label: t("Lineage"), rows: rows.map((row) => ({ ...row, depth: depths.get(row.name), fromText: row.from.join(", "), feedsText: feeds(row).join(", "), tablesText: row.tables.join(", ") })),
       sort: { key: "depth", descending: false },
