@@ -142,8 +142,8 @@ def usual_of(earlier: "pd.DataFrame") -> Usual:
         {
             "usual_bikes": medians["bikes_mean"],
             "usual_step": medians["largest_step"],
-            "bikes_sigma": np.maximum(_MAD_TO_SIGMA * spread["bikes_mean"], LEVEL_FLOOR_BIKES),
-            "step_sigma": np.maximum(_MAD_TO_SIGMA * spread["largest_step"], STEP_FLOOR_BIKES),
+            "bikes_sigma": _sigma(spread["bikes_mean"], LEVEL_FLOOR_BIKES),
+            "step_sigma": _sigma(spread["largest_step"], STEP_FLOOR_BIKES),
             # Scarce moves would be 0 by a median, and a frozen station would never be missed.
             "usual_moves": groups["moves"].mean(),
         }
@@ -159,6 +159,15 @@ def usual_of(earlier: "pd.DataFrame") -> Usual:
         }
     )
     return Usual(by_station_hour, by_hour, float(earlier["snapshots"].median()), int(earlier["dt"].nunique()))
+
+
+def _sigma(deviations: "pd.Series[float]", floor: float) -> "pd.Series[float]":
+    """Median deviations by station and hour as standard deviations, none below the station's median or the floor.
+
+    Of 7 days, those of some hours are close together by chance.
+    """
+    of_station = deviations.groupby("station_id").transform("median")
+    return (_MAD_TO_SIGMA * deviations.clip(lower=of_station)).clip(lower=floor)
 
 
 def features(hours: "pd.DataFrame", usual: Usual) -> "pd.DataFrame":

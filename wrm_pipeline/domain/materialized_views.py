@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
+from wrm_pipeline.domain.tables import Column
 
 # Longer ago than this, a change in a station's bikes cannot be told to be of the hour in which it is seen.
 MAX_STEP_MINUTES = 15
@@ -52,16 +53,6 @@ SOURCE_COLUMNS = (
     "outside_service_area",
     "stale",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column; `type` is DuckDB's, `unit` empty where it has none."""
-
-    name: str
-    type: str
-    unit: str
-    description: str
 
 
 @dataclass(frozen=True, slots=True)

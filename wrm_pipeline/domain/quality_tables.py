@@ -2,15 +2,7 @@
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column: `type` is DuckDB's, `unit` empty where it has none."""
-
-    name: str
-    type: str
-    unit: str
-    description: str
+from wrm_pipeline.domain.tables import Column
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,8 +13,11 @@ from wrm_pipeline.domain.anomalies import (
     ISOLATION_FOREST,
     MIN_DAYS_COMPARED,
     ROBUST_Z,
+    features,
     find_anomalies,
+    isolation_forest,
     last_counts,
+    usual_of,
 )
 from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.simulator.city import City
@@ -77,9 +81,9 @@ def usual_days(count: int = 10) -> pd.DataFrame:
     return pd.DataFrame([hour(day, n, 8 + (day.day + n) % 3) for day in days for n in range(24)])
 
 
-def find(*hours: dict, earlier: pd.DataFrame | None = None, method: str = ROBUST_Z) -> list[dict]:
+def find(*hours: dict, earlier: pd.DataFrame | None = None) -> list[dict]:
     today = pd.DataFrame(hours).drop(columns="dt")
-    return find_anomalies(today, usual_days() if earlier is None else earlier, DT, method=method).to_dict("records")
+    return find_anomalies(today, usual_days() if earlier is None else earlier, DT).to_dict("records")
 
 
 def test_a_usual_day_has_no_anomaly():
@@ -140,10 +144,12 @@ def test_the_forest_finds_the_same_way_each_time():
             for n in range(24)
         ]
     )
-    odd = hour(DT, 9, 90, moves=80, step=80)
-    first, second = (find(odd, earlier=earlier, method=ISOLATION_FOREST) for _ in range(2))
-    assert first == second
-    assert [(row["method"], row["local_hour"]) for row in first] == [(ISOLATION_FOREST, 9)]
+    usual = usual_of(earlier)
+    known = features(earlier, usual)
+    odd = features(pd.DataFrame([hour(DT, 9, 90, moves=80, step=80)]), usual)
+    first, second = (isolation_forest(odd, known) for _ in range(2))
+    assert first.tolist() == second.tolist()
+    assert first[0] > np.quantile(isolation_forest(known, known), 0.99)
 
 
 def test_the_last_counts_are_those_of_the_last_hour():
