@@ -57,11 +57,11 @@ class Asked:
 
 
 class Place:
-    """A new bucket with the same day of raw snapshots, some of them with rows that cannot be typed."""
+    """A bucket with nothing but the same day of raw snapshots, some of them with rows that cannot be typed."""
 
-    def __init__(self, server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    def __init__(self, server: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
         for name, value in {
-            "BUCKET_NAME": server.create_bucket(),
+            "BUCKET_NAME": bucket,
             "S3_ENDPOINT_URL": server.endpoint_url,
             "S3_ACCESS_KEY_ID": server.access_key_id,
             "S3_SECRET_ACCESS_KEY": server.secret_access_key,
@@ -69,6 +69,8 @@ class Place:
         }.items():
             monkeypatch.setenv(name, value)
         self.lake = Lake(load_settings())
+        for key in self.lake.keys():  # noqa: SIM118 - a lake is no dict
+            self.lake.store.delete(key)
         for n in range(SNAPSHOTS):
             at = NOON + timedelta(minutes=n)
             spoiled = [line(lat="north")] if n < SPOILED else []
@@ -118,16 +120,21 @@ def feed(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedFeed]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def bucket(seaweedfs: SeaweedFS) -> str:
+    return seaweedfs.create_bucket()
+
+
 @pytest.fixture
 def new_place(
-    seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Place]:
     def new(**environment: str) -> Place:
         for name in ("REDIS_URL", "WRM_CACHE_MAX_BYTES"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        return Place(seaweedfs, monkeypatch, tmp_path_factory.mktemp("data"))
+        return Place(seaweedfs, bucket, monkeypatch, tmp_path_factory.mktemp("data"))
 
     return new
 
@@ -217,6 +224,7 @@ def poison(url: str, executed: Path) -> None:
                 client.pexpire(key, ends)
 
 
+@pytest.mark.timeout(900)  # three dozen runs, one after the other
 def test_the_same_result_whatever_state_redis_is_in(new_place, feed, tmp_path):
     expected = run_all(new_place(WRM_CACHE_MAX_BYTES="0"))
     assert len(expected["processed"]) == SNAPSHOTS * 6
