@@ -1,7 +1,7 @@
 """A bound on requests per second that all processes of a machine keep together.
 
 Services count by address (Hetzner: 750 requests/s), and runs are processes: a bound in each would be none. What they
-share is one number in a locked file, the moment at which the next request is due; reading and writing it takes 20 µs,
+share is one number in a locked file, the moment at which the next request is due; reading and writing it takes 10 µs,
 a request thousands.
 """
 

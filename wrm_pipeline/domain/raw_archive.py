@@ -18,7 +18,7 @@ from typing import Any
 _VERSION = 1
 _CHECKSUMS = "SHA256SUMS"
 
-# 1,440 snapshots of 40 kB: level 6 took 1.5 times as long as 4 for 4 % less.
+# Level 6 made snapshots 7 % smaller than level 4 and took 1.8 times as long.
 _COMPRESSION_LEVEL = 4
 
 

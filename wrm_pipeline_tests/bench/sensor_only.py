@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from wrm_pipeline.definitions import defs as everything
+from wrm_pipeline import definitions
 
 defs = dg.Definitions(
-    assets=everything.assets,
-    asset_checks=everything.asset_checks,
-    jobs=everything.jobs,
-    sensors=[sensor for sensor in everything.sensors or () if sensor.name == "wrm_stations_raw_data_sensor"],
-    resources=everything.resources,
+    assets=definitions.defs.assets,
+    asset_checks=definitions.defs.asset_checks,
+    jobs=definitions.defs.jobs,
+    sensors=[sensor for sensor in definitions.defs.sensors or () if sensor.name == "wrm_stations_raw_data_sensor"],
+    resources=definitions.defs.resources,
     executor=dg.in_process_executor,
 )
