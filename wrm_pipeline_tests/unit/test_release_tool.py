@@ -105,6 +105,15 @@ def test_without_an_earlier_release_rollback_says_so(tool: ModuleType) -> None:
         tool.rollback(None)
 
 
+def test_the_list_shows_what_runs_and_why_a_release_was_refused(tool: ModuleType) -> None:
+    installed(tool, "1")
+    tool.point(tool.CURRENT, str(tool.RELEASES / "1"))
+    tool.note("2", "refused", "wrm-gate refused it:\n    Traceback\n    ImportError: no module x")
+    listing = tool.listing()
+    assert "* 1\n" in listing
+    assert "2 refused\n      ImportError: no module x" in listing
+
+
 def test_libraries_are_shared_and_programs_are_the_releases_own(tool: ModuleType) -> None:
     donor = tool.RELEASES / "1/venv"
     (donor / "bin").mkdir(parents=True)

@@ -219,7 +219,8 @@ def _oneshot(unit: str) -> None:
 
 def _journal(unit: str, since: float, lines: int = 25) -> str:
     time.sleep(1)  # the last lines of a process that has ended may be on their way
-    text = run("journalctl", "-u", unit, f"--since=@{int(since)}", "-o", "cat", "--no-pager", check=False)
+    # What its processes said; what systemd says about it is no reason.
+    text = run("journalctl", f"_SYSTEMD_UNIT={unit}", f"--since=@{int(since)}", "-o", "cat", "--no-pager", check=False)
     kept = [line for line in text.splitlines() if line.strip()]
     return "\n".join(f"    {line[:300]}" for line in kept[-lines:])
 
@@ -467,10 +468,10 @@ def _runs(link: Path) -> bool:
 
 def listing() -> str:
     lines = [f"{'*' if name == current_version() else ' '} {name}" for name in complete_releases()]
-    done = [
-        f"  {e['at']} {e['version']} {e['outcome']} {e.get('reason', '').splitlines()[:1] or ''}"
-        for e in history()[-10:]
-    ]
+    done = []
+    for entry in history()[-10:]:
+        done.append(f"  {entry['at']} {entry['version']} {entry['outcome']}")
+        done += [f"      {line.strip()}" for line in entry.get("reason", "").splitlines()[-1:]]
     return "\n".join([*lines, "", "Last switches:", *done])
 
 
