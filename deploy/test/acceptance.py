@@ -360,7 +360,7 @@ class Acceptance:
         host = self.host
         begin = time.time()
         release = self.spoil("9.0.0-next")
-        days = self.seed(6, 240)
+        days = self.seed(6, 120)
         backfill = host.backfill(days)
         wait_until(
             lambda: any(r["status"] == "STARTED" and "processing" in r["jobName"] for r in host.runs(begin)), 120
@@ -517,7 +517,7 @@ class Acceptance:
         """SIGKILL to the main process of each unit, one after another, while it works."""
         host = self.host
         begin = time.time()
-        backfill = host.backfill(self.seed(6, 120))
+        backfill = host.backfill(self.seed(4, 60))
         wait_until(lambda: any(r["status"] == "STARTED" for r in host.runs(begin)), 120)
         code = host.active_code_unit()
         works: dict[str, Callable[[], bool]] = {
