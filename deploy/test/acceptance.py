@@ -360,7 +360,7 @@ class Acceptance:
         host = self.host
         begin = time.time()
         release = self.spoil("9.0.0-next")
-        days = self.seed(6, 240)
+        days = self.seed(6, 120)
         backfill = host.backfill(days)
         wait_until(
             lambda: any(r["status"] == "STARTED" and "processing" in r["jobName"] for r in host.runs(begin)), 120
@@ -502,11 +502,22 @@ class Acceptance:
         )
         self.check_minutes(begin)
 
+    def backups(self) -> None:
+        """What the timers start, started now."""
+        host = self.host
+        for unit in ("wrm-backup.service", "wrm-prune.service"):
+            host.run("systemctl", "start", unit, check=False)
+            result = host.property(unit, "Result")
+            said = host.run("journalctl", "-u", unit, "-o", "cat", "-n", "5", "--no-pager").strip().splitlines()
+            self.check(f"{unit} does its work", result == "success", f"{result}: {' | '.join(said)[-300:]}")
+            timer = unit.replace(".service", ".timer")
+            self.check(f"{timer} waits", host.property(timer, "ActiveState") == "active", "active")
+
     def kills(self) -> None:
         """SIGKILL to the main process of each unit, one after another, while it works."""
         host = self.host
         begin = time.time()
-        backfill = host.backfill(self.seed(6, 120))
+        backfill = host.backfill(self.seed(4, 60))
         wait_until(lambda: any(r["status"] == "STARTED" for r in host.runs(begin)), 120)
         code = host.active_code_unit()
         works: dict[str, Callable[[], bool]] = {
@@ -586,6 +597,7 @@ STAGES = (
     "good_release",
     "bad_releases",
     "by_hand",
+    "backups",
     "kills",
     "reboot",
     "secrets",

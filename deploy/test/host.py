@@ -95,6 +95,7 @@ class Host:
             "postgresql_password": secret["postgres"],
             "redis_password": secret["redis"],
             "web_users": {"admin": secret["web"]},
+            "backup_key": secret["backup_key"],
             "dagster_credentials": {"vault_secret_id": secret["vault_secret_id"]},
         }
         variables_folder = self.inventory / "group_vars/wrm"

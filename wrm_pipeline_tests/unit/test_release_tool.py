@@ -9,6 +9,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +106,15 @@ def test_without_an_earlier_release_rollback_says_so(tool: ModuleType) -> None:
         tool.rollback(None)
 
 
+def test_the_list_shows_what_runs_and_why_a_release_was_refused(tool: ModuleType) -> None:
+    installed(tool, "1")
+    tool.point(tool.CURRENT, str(tool.RELEASES / "1"))
+    tool.note("2", "refused", "wrm-gate refused it:\n    Traceback\n    ImportError: no module x")
+    listing = tool.listing()
+    assert "* 1\n" in listing
+    assert "2 refused\n      ImportError: no module x" in listing
+
+
 def test_libraries_are_shared_and_programs_are_the_releases_own(tool: ModuleType) -> None:
     donor = tool.RELEASES / "1/venv"
     (donor / "bin").mkdir(parents=True)
@@ -149,3 +159,46 @@ def test_verification_says_what_is_wrong_when_time_is_up(tool: ModuleType, monke
         monkeypatch.setattr(tool, "CHECKS", (check,))
         with pytest.raises(tool.ReleaseError, match=word):
             tool.verify(0.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "seconds_ago", "word"),
+    [
+        ([], 130, "none was started"),
+        ([{"status": "FAILURE", "runId": "12345678-9"}], 130, "12345678 FAILURE"),
+        ([{"status": "STARTED", "runId": "12345678-9"}], 250, "12345678 STARTED"),
+        ([{"status": "STARTED", "runId": "12345678-9"}, {"status": "SUCCESS", "runId": "2"}], 130, ""),
+    ],
+)
+def test_a_snapshot_must_have_been_asked_for_and_taken_by_the_new_release(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, runs: list[dict[str, str]], seconds_ago: float, word: str
+) -> None:
+    tool.CONFIG.write_text(json.dumps({"verify_seconds": 120}))
+    monkeypatch.setattr(tool, "CHECKS", (tool.snapshot_is_new,))
+    since = time.time() - seconds_ago
+    asked: list[float] = []
+
+    def graphql(_query: str, *, since: float) -> dict[str, object]:
+        asked.append(since)
+        return {"runsOrError": {"results": runs}}
+
+    monkeypatch.setattr(tool, "graphql", graphql)
+    if word:
+        with pytest.raises(tool.ReleaseError, match=word):
+            tool.verify(since)
+    else:
+        tool.verify(since)
+    assert asked == [since]
+
+
+def test_a_run_that_is_under_way_gets_as_much_time_again(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool.CONFIG.write_text(json.dumps({"verify_seconds": 120}))
+    answers = iter(["STARTED", "SUCCESS"])
+    monkeypatch.setattr(tool, "CHECKS", (tool.snapshot_is_new,))
+    monkeypatch.setattr(
+        tool,
+        "graphql",
+        lambda _query, **_: {"runsOrError": {"results": [{"status": next(answers), "runId": "12345678-9"}]}},
+    )
+    tool.verify(time.time() - 130)
+    assert next(answers, None) is None
