@@ -66,7 +66,8 @@ def newest_raw_keys(store: ObjectStore, layout: Layout, count: int) -> list[str]
 
 def _become_local(folder: Path) -> None:
     """The environment of a pipeline that knows no bucket, no Vault, no Redis; what shapes rows stays."""
-    outside = ("bucket_name", "vault_addr", "redis_url", "alert_webhook_url", "postgres_host", "dask_scheduler_address")
+    vault = ("vault_addr", "vault_role_id", "vault_secret_id", "vault_token")
+    outside = (*vault, "bucket_name", "redis_url", "alert_webhook_url", "postgres_host", "dask_scheduler_address")
     for name in (variable for field in outside for variable in variables_of(field)):
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)

@@ -15,12 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -360,12 +361,11 @@ class Acceptance:
         host = self.host
         begin = time.time()
         release = self.spoil("9.0.0-next")
-        days = self.seed(6, 120)
-        backfill = host.backfill(days)
+        self.backfill(6, 120)
         wait_until(
             lambda: any(r["status"] == "STARTED" and "processing" in r["jobName"] for r in host.runs(begin)), 120
         )
-        with Outage(lambda: host.get("/server_info")[0] == 200) as ui:
+        with Outage(lambda: host.get("/server_info")[0] == 200) as ui, self.busy():
             play = self.deploy(release)
         self.check(
             "A release while runs go on",
@@ -376,7 +376,7 @@ class Acceptance:
             print(play.output[-3000:])
         switched = float(host.run("stat", "-c", "%Y", "/opt/wrm/active").strip())
         self.check("Time without a UI <= 30 s", ui.longest_s <= 30, f"{ui.longest_s:.1f} s")
-        self.runs_end_well(begin, backfill, switched)
+        self.runs_end_well(begin, switched)
         took = wait_until(lambda: self.code_servers() == 1, 300)
         self.check(
             "The old code server ends when its runs have", took is not None, f"{self.code_servers()} code server"
@@ -387,11 +387,33 @@ class Acceptance:
         states = [self.host.property(f"dagster-code@{slot}.service", "ActiveState") for slot in ("blue", "green")]
         return sum(state not in {"inactive", "failed"} for state in states)
 
-    def runs_end_well(self, begin: float, backfill: str, switched: float | None = None) -> None:
+    def backfill(self, days: int, each: int) -> None:
+        """New raw snapshots of some past days, and runs for them."""
+        self.host.backfill(self.seed(days, each))
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Meanwhile, processing runs follow one another."""
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.wait(10):
+                with suppress(OSError, RuntimeError):  # the UI is away for some seconds
+                    self.backfill(2, 60)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def runs_end_well(self, begin: float, switched: float | None = None) -> None:
         host = self.host
 
         def of_backfill() -> list[dict[str, Any]]:
-            return [r for r in host.runs(begin) if {"key": "dagster/backfill", "value": backfill} in r["tags"]]
+            return [r for r in host.runs(begin) if "dagster/backfill" in {tag["key"] for tag in r["tags"]}]
 
         wait_until(
             lambda: (
@@ -517,7 +539,7 @@ class Acceptance:
         """SIGKILL to the main process of each unit, one after another, while it works."""
         host = self.host
         begin = time.time()
-        backfill = host.backfill(self.seed(4, 60))
+        self.backfill(4, 60)
         wait_until(lambda: any(r["status"] == "STARTED" for r in host.runs(begin)), 120)
         code = host.active_code_unit()
         works: dict[str, Callable[[], bool]] = {
@@ -543,7 +565,7 @@ class Acceptance:
                 f"{took or -1:.1f} s (load {load:.0f})",
             )
             time.sleep(5)
-        self.runs_end_well(begin, backfill)
+        self.runs_end_well(begin)
 
         def stuck() -> list[str]:
             since = time.time() - 120

@@ -214,7 +214,9 @@ def _oneshot(unit: str) -> None:
     begin = time.time()
     done = subprocess.run(("systemctl", "start", unit), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ReleaseError(f"{unit.partition('@')[0]} refused it:\n{_journal(unit, begin)}")
+        reason = _journal(unit, begin)
+        run("systemctl", "reset-failed", unit, check=False)  # it is told here; the host itself is well
+        raise ReleaseError(f"{unit.partition('@')[0]} refused it:\n{reason}")
 
 
 def _journal(unit: str, since: float, lines: int = 25) -> str:
