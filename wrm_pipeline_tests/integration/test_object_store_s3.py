@@ -52,7 +52,7 @@ class TestS3KeepsTheContractOnSeaweedFS(ObjectStoreContract):
             ("s3", "put_if_absent", "ok"): 1,
             ("s3", "probe", "ok"): 1,
         }
-        assert store._honours_if_none_match is True
+        assert store.honours_if_none_match is True
         store.put_if_absent("second", b"1")
         assert counter.reset().requests == {("s3", "put_if_absent", "ok"): 1}
 
