@@ -101,7 +101,7 @@ def test_the_report_is_on_disk_and_in_the_store_and_written_again_only_where_it_
     assert "Stacja 3" in (folder / "data" / "stations.js").read_text()
 
     again = metadata_of(materialize(REPORT), REPORT)
-    assert again["files_written"] == 1, "the time at which it was built"
+    assert again["files_written"] <= 1, "the second at which it was built, if it is another"
 
 
 def test_without_a_database_the_report_says_what_is_missing(lake):
