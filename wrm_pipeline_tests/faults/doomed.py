@@ -140,8 +140,9 @@ def label_of(path: Path) -> str:
     """What a file is, without date, time or id."""
     parts = [part for part in path.parts if part not in {"lake", "bike-data", "gen_info", "all"} and "dt=" not in part]
     folder = "metadata of " if ".metadata" in parts else ""
-    kinds = ("raw", "quarantine", "processed", "enhanced", "dlq", "duckdb", "reports", "spool", "breakers")
-    kind = next((part for part in parts if part in kinds), path.name.partition(".new-")[0])
+    kinds = ("raw", "quarantine", "processed", "enhanced", "dlq", "duckdb", "site", "spool", "breakers", "cache")
+    kind = "reports" if "reports" in parts and "site" not in parts else ""
+    kind = kind or next((part for part in parts if part in kinds), path.name.partition(".new-")[0])
     stray = "stray " if kind in {"processed", "enhanced"} and "000000" not in path.name else ""
     return f"{folder}{stray}{kind}"
 
@@ -187,8 +188,9 @@ def run(world: World, task: str, log: Path, kill: Kill | None = None) -> list[st
 
 
 def kills(changes: list[str]) -> list[Kill]:
-    """A death before each change, and one after the last."""
-    return [*(Kill(n) for n in range(len(changes))), Kill(len(changes), after=True)]
+    """A death before each change, and one after the last; within a row of like files, at its begin and its end."""
+    alike = [n for n in range(2, len(changes) - 1) if changes[n - 2 : n] == changes[n : n + 2]]
+    return [*(Kill(n) for n in range(len(changes)) if n not in alike), Kill(len(changes), after=True)]
 
 
 def place_of(kill: Kill, changes: list[str]) -> str:

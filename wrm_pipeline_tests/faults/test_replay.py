@@ -26,7 +26,7 @@ from wrm_pipeline_tests.faults.world import (
 )
 
 DAY = local_day(NOON)
-LETTER = ["rename metadata of dlq", "rename dlq"]
+LETTER = ["rename metadata of dlq", "rename dlq", "rename cache"]
 LAYERS = [f"rename {what}{layer}" for layer in ("processed", "enhanced") for what in ("metadata of ", "")]
 # A letter that is found again, the partition, and the verdict on each of two letters.
 CHANGES = [*LETTER, *LAYERS, *LETTER * 2]
