@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from wrm_pipeline.simulator.server import SimulatedFeed, serve
 from wrm_pipeline_tests.cache_contract import PICKLE
 from wrm_pipeline_tests.fixtures.lake import DAY, ENHANCED, NOON, PROCESSED, Lake, materialize, run_job, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line
-from wrm_pipeline_tests.integration.conftest import SeaweedFS, free_ports
+from wrm_pipeline_tests.integration.conftest import SeaweedFS, free_ports, wait_until
 from wrm_pipeline_tests.integration.redis_server import Silent, redis_server
 
 pytestmark = pytest.mark.integration
@@ -174,6 +175,8 @@ def test_what_a_second_run_on_the_same_input_asks_of_s3(new_place, feed):
 def test_a_stored_snapshot_costs_two_requests_and_is_not_fetched_to_be_processed(new_place, feed):
     place = new_place()
     place.fetch()
+    second = int(time.time())
+    wait_until(lambda: int(time.time()) > second, timeout_s=10, what="two fetches of one second want one name")
     at = datetime.now(UTC)
     feed.clock = lambda: at
     asked, duplicate = place.fetch()
