@@ -3,7 +3,6 @@
 import base64
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,18 +11,11 @@ import pytest
 from wrm_pipeline.domain.density import bike_density
 from wrm_pipeline.domain.density_map import render_density_map
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline_tests.integration.chromium import ARGUMENTS, CHROMIUM, NEEDS_CHROMIUM
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed (apt install chromium)"),
-]
+pytestmark = [pytest.mark.integration, NEEDS_CHROMIUM]
 AREA = ServiceArea()
 AS_OF = datetime(2025, 8, 21, 13, 6, 2, tzinfo=UTC)
 HOSTILE = ['<img src=x onerror=alert(1)>"', "</script><script>alert(1)</script>"]

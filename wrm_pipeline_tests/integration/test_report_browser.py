@@ -18,19 +18,12 @@ from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline_tests.fixtures.lake import Lake, build_day, run_job
+from wrm_pipeline_tests.integration.chromium import ARGUMENTS, CHROMIUM, NEEDS_CHROMIUM
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed (apt install chromium)"),
-]
+pytestmark = [pytest.mark.integration, NEEDS_CHROMIUM]
 LAST_DAY = date(2025, 8, 21)
 # Eight days, so that the last one has an earlier day of its kind to be compared with.
 DAYS = [LAST_DAY - timedelta(days=n) for n in range(7, -1, -1)]
