@@ -22,6 +22,7 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from traceback import format_exception
 from typing import Any, Generic, Literal, TypeVar
 
@@ -97,6 +98,8 @@ class Workers:
             for task in tasks:
                 yield _carried_out(function, task)
             return
+        if self.kind != "threads":
+            function = partial(_in_worker, function)
         queue = _Queue(deque(tasks))
         while queue.waiting or queue.suspects:
             with self._open() as (executor, room):
@@ -116,7 +119,7 @@ class Workers:
             # holds. The server that is forked from instead has loaded the code once, which takes seconds.
             server = multiprocessing.get_context("forkserver")
             server.set_forkserver_preload(list(self.preload))
-            executor = ProcessPoolExecutor(self.count, mp_context=server, initializer=_become_worker)
+            executor = ProcessPoolExecutor(self.count, mp_context=server)
         try:
             yield executor, self.count
         finally:
@@ -220,11 +223,12 @@ def _carried_out(function: Callable[[T], R], task: T) -> Outcome[T, R]:
         return Outcome(task, error=error)
 
 
-def _become_worker() -> None:
-    """Arrow's own threads would only take turns with the other workers."""
+def _in_worker(function: Callable[[T], R], task: T) -> R:
+    """In a worker process of this machine or of Dask: Arrow's own threads would only take turns with other workers."""
     import pyarrow as pa
 
     pa.set_cpu_count(1)
+    return function(task)
 
 
 @contextmanager

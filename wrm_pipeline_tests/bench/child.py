@@ -114,7 +114,7 @@ def rebuild(lake: BenchLake, *, days: int, one_core: bool = False) -> Answer:
     import hashlib
     from datetime import UTC, datetime, timedelta
 
-    from wrm_pipeline.assets.stations.days import BuildOrder, DayTask, publish_day
+    from wrm_pipeline.assets.stations.days import PRELOADED, BuildOrder, DayTask, publish_day
     from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
     from wrm_pipeline.assets.stations.processed_all import process_day
     from wrm_pipeline.resources.lake import LakeResource
@@ -127,7 +127,7 @@ def rebuild(lake: BenchLake, *, days: int, one_core: bool = False) -> Answer:
     pipeline_way(_small(lake))
     lake.unpublish()
     settings = load_settings()
-    workers, resource = WorkersResource.of(settings).client(enhance_published_day.__module__), LakeResource.of(settings)
+    workers, resource = WorkersResource.of(settings).client(*PRELOADED), LakeResource.of(settings)
     order = BuildOrder(datetime(2025, 10, 1, tzinfo=UTC), full_rebuild=True)
 
     def build() -> None:

@@ -11,9 +11,18 @@ from pathlib import Path
 
 from distributed import Client
 
+from wrm_pipeline.assets.stations.days import PRELOADED
 from wrm_pipeline_tests.integration.conftest import free_ports, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
+
+# As docs/scaling.md advises. Dask's own values suit long graphs of small tasks: free memory goes back at once, and each
+# worker's stack is looked at 100 times a second. A day is one task of a second and 400 MB.
+_TUNED = {
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
 
 
 @contextmanager
@@ -22,6 +31,7 @@ def dask_cluster(folder: Path, environment: Mapping[str, str], workers: int = 2)
     (port,) = free_ports(1)
     address = f"tcp://127.0.0.1:{port}"
     dask = [sys.executable, "-m", "dask"]
+    preload = [argument for module in PRELOADED for argument in ("--preload", module)]
     scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-jupyter"]
     worker = [*dask, "worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
     worker += ["--local-directory", str(folder / "dask")]
@@ -39,9 +49,9 @@ def dask_cluster(folder: Path, environment: Mapping[str, str], workers: int = 2)
             stack.callback(process.wait)
             stack.callback(process.terminate)  # the nanny takes its worker with it
 
-        start(scheduler)
+        start([*scheduler, *preload])
         for _ in range(workers):
-            start(worker, **environment)
+            start([*worker, *preload], **_TUNED, **environment)
         with Client(address, timeout=120, set_as_default=False) as client:
             wait_until(lambda: len(client.nthreads()) == workers, timeout_s=120, what="the Dask workers must come")
         yield address

@@ -32,8 +32,9 @@ from wrm_pipeline.settings import load_settings
 _NAMED = 5
 
 
-# What a worker process needs for either layer; the server that forks them loads it once for the whole run.
-_PRELOADED = ("wrm_pipeline.assets.stations.processed_all", "wrm_pipeline.assets.stations.enhanced_all")
+# What a worker process needs for either layer; the server that forks them loads it once for the whole run. Arrow
+# imports pandas with the first array that it makes, which was half a second in each worker of each layer.
+PRELOADED = ("wrm_pipeline.assets.stations.processed_all", "wrm_pipeline.assets.stations.enhanced_all", "pandas")
 
 
 class WorkerDiffersError(RuntimeError):
@@ -151,7 +152,7 @@ def publish_days(
     context.log.info("Building %d days; workers: %s", len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}
-    for outcome in workers.client(*_PRELOADED).run(publish_day, tasks):
+    for outcome in workers.client(*PRELOADED).run(publish_day, tasks):
         dt = outcome.task.dt
         if outcome.error is not None:
             failed[dt] = outcome.error
