@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # An end from outside, too, removes the folder and stops what is being measured.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # In a shell's background SIGINT is ignored, its children inherit that, and a code server then ignores SIGTERM, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     machine = Machine.this_one()
     start = time.monotonic()
     found: list[Figure] = []
