@@ -90,11 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     reports.set_defaults(command=_reports)
     reports.add_argument("folder", type=Path)
 
-    reap = commands.add_parser("reap", help="mark runs as failed whose code server is gone; for a new one's start")
-    reap.set_defaults(command=_reap)
-    reap.add_argument("--socket", type=Path, required=True, help="where the new code server listens")
-    reap.add_argument("--since", type=float, required=True, help="when it was started, in Unix seconds")
-
     dlq = commands.add_parser("dlq", help="look at and settle dead letters")
     verbs = dlq.add_subparsers(required=True, metavar="VERB")
 
@@ -306,18 +301,6 @@ def _reports(options: argparse.Namespace, settings: Settings) -> int:
 
     done = mirror(connect_store(settings), settings.layout.report_key(""), options.folder)
     print(f"{options.folder}: {done.written} written, {done.removed} removed, {done.unchanged} unchanged.")
-    return 0
-
-
-def _reap(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - as all commands
-    import dagster as dg
-
-    from wrm_pipeline.dead_runs import end_dead_runs
-
-    with dg.DagsterInstance.get() as instance:
-        ended = end_dead_runs(instance, options.socket, options.since)
-    for run in ended:
-        print(f"{run.job_name} {run.run_id}: its process is gone; marked as failed.")
     return 0
 
 

@@ -45,6 +45,7 @@ from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.history import wrm_prune_history_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
+from wrm_pipeline.sensors.dead_runs import wrm_dead_runs_sensor
 from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.sensors.raw_data import (
     wrm_analytics_sensor,
@@ -102,6 +103,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_run_alerts_sensor,
             wrm_check_alerts_sensor,
             wrm_lineage_sensor,
+            wrm_dead_runs_sensor,
         ],
         executor=dg.in_process_executor,
         resources={

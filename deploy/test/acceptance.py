@@ -8,6 +8,8 @@ While a call with --folder and --keep waits for Enter, others with --attach run 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import os
 import re
@@ -28,6 +30,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import duckdb
+import pyarrow.parquet as pq
 from tabulate import tabulate
 
 from deploy.test.host import ANSIBLE, IN_PROGRESS, REPOSITORY, TOOLS, Host, Outage, wait_until
@@ -134,9 +138,7 @@ class Acceptance:
         host = self.host
         key = host.folder / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "deploy-test", "-f", key], check=True)
-        host.container("create", str(host.world["ports"]["ssh"]), f"{key}.pub")
-        host.container("start")
-        host.write_inventory()
+        host.boot()
         releases = host.folder / "releases"
         built = subprocess.run(
             [REPOSITORY / "deploy/build-release", releases], check=True, capture_output=True, text=True
@@ -316,8 +318,8 @@ class Acceptance:
         """No secret where it can be read by who should not."""
         host = self.host
         words = "\n".join(host.world["secrets"].values())
-        (host.root / "root/canaries").write_text(words)
-        (host.root / "root/canaries").chmod(0o600)
+        (host.root / "var/lib/canaries").write_text(words)
+        (host.root / "var/lib/canaries").chmod(0o600)
 
         def leaks(text: str) -> list[str]:
             return [name for name, value in host.world["secrets"].items() if value in text]
@@ -331,19 +333,19 @@ class Acceptance:
         shown = host.run("systemctl", "show", "*")
         self.check("No secret in systemctl show", not leaks(shown), leaks(shown) or f"{len(shown.splitlines())} lines")
         found = host.run(
-            "sh", "-c", "journalctl --no-pager -o export | grep -a -c -F -f /root/canaries", check=False
+            "sh", "-c", "journalctl --no-pager -o export | grep -a -c -F -f /var/lib/canaries", check=False
         ).strip()
         self.check("No secret in the journal", found == "0", f"{found} lines")
         search = (
             "find / -xdev \\( -path /proc -o -path /sys -o -path /opt/wrm/releases \\) -prune -o "
-            "-type f -perm -o=r -print0 | xargs -0 grep -l -a -F -f /root/canaries 2>/dev/null"
+            "-type f -perm -o=r -print0 | xargs -0 grep -l -a -F -f /var/lib/canaries 2>/dev/null"
         )
         found = host.run("sh", "-c", search, check=False).strip()
         self.check("No secret in a file that all may read", not found, found or "none")
         found = host.run(
             "sh",
             "-c",
-            "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -v canaries | grep -c -F -f /root/canaries",
+            "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -v canaries | grep -c -F -f /var/lib/canaries",
             check=False,
         ).strip()
         self.check("No secret in a command line", found == "0", f"{found}")
@@ -354,7 +356,7 @@ class Acceptance:
             )
         )
         self.check("No secret in the UI's resources", not leaks(snapshot), leaks(snapshot) or "none")
-        host.run("rm", "/root/canaries")
+        host.run("rm", "/var/lib/canaries")
 
     def good_release(self) -> None:
         """A release in the middle of runs and ingest."""
@@ -609,6 +611,108 @@ class Acceptance:
             "Snapshots arrive after it", up is not None, f"{time.monotonic() - begin:.0f} s after the order to reboot"
         )
 
+    def second_host(self) -> None:
+        """The machine is lost, and of the bucket everything that is made from something else."""
+        first = self.host
+        first.run("systemctl", "stop", "wrm.target")
+        wait_until(lambda: self.code_servers() == 0, 600)
+        first.run("systemctl", "start", "wrm-backup.service")
+        snapshots, run_ids = self.snapshot_times(), self.run_ids
+        rows, tables = self.partition_rows(), self.table_rows()
+        first.container("remove")  # the second host listens on the same ports
+        self.remove_from_bucket(lambda name: not name.startswith(("raw/", "dlq/", "backups/")))
+
+        second = self.host = Host(first.folder, first.world, "vps2")
+        second.boot()
+        release = (first.folder / "release").read_text()
+        play = second.play("site.yml", "-e", f"wrm_release={release}")
+        self.check("A second bare host is set up", play.status == 0, f"{play.seconds:.0f} s")
+        play = second.play("restore.yml", "-e", "restore_onto=vps")
+        self.check("restore.yml", play.status == 0, f"{play.seconds:.0f} s")
+        if play.status:
+            print(play.output[-3000:])
+        wait_until(lambda: run_ids <= {run["runId"] for run in second.runs(0)}, 60)
+        known = {run["runId"] for run in second.runs(0)}
+        self.check("It knows the first one's runs", run_ids <= known, f"{len(run_ids & known)} of {len(run_ids)}")
+
+        second.run("systemctl", "stop", "wrm.target")
+        wait_until(lambda: self.code_servers() == 0, 600)
+        # What the second host fetched itself is not to be compared.
+        newest = f"wrm_stations_{snapshots[-1]:%Y-%m-%d_%H-%M-%S}.txt"
+        kept = ("raw/", "dlq/", "backups/")
+        self.remove_from_bucket(
+            lambda name: not name.startswith(kept) or (name.startswith("raw/") and name.rpartition("/")[2] > newest)
+        )
+        second.run("sh", "-c", "rm -f /var/lib/wrm/data/*.duckdb*")
+        begin = time.monotonic()
+        second.run("/usr/local/sbin/wrm", "rebuild")
+        took = time.monotonic() - begin
+        rebuilt = self.partition_rows()
+        wrong = sorted(key for key in rows.keys() | rebuilt.keys() if rows.get(key) != rebuilt.get(key))
+        count = sum(number for number, _ in rows.values())
+        self.check(
+            "wrm rebuild from raw/ and dlq/: identical rows in every partition",
+            not wrong and len(rows) > 4,
+            f"{len(rows)} partitions, {count:,} rows, {took:.0f} s {wrong or ''}",
+        )
+        again = self.table_rows()
+        wrong = sorted(name for name in tables.keys() | again.keys() if tables.get(name) != again.get(name))
+        count = sum(number for number, _ in tables.values())
+        self.check(
+            "… and identical tables",
+            not wrong and len(tables) > 4,
+            f"{len(tables)} tables, {count:,} rows {wrong or ''}",
+        )
+
+    @property
+    def run_ids(self) -> set[str]:
+        """The newest runs of the ingest, as PostgreSQL has them; the UI need not be up."""
+        query = "SELECT run_id FROM runs WHERE status = 'SUCCESS' ORDER BY id DESC LIMIT 200"
+        command = ["runuser", "-u", "postgres", "--", "psql", "-p", str(self.host.world["ports"]["postgres"])]
+        return set(self.host.run(*command, "-At", "-c", query, "wrm").split())
+
+    def remove_from_bucket(self, condition: Callable[[str], bool]) -> None:
+        """Objects whose key, without the prefix, fulfils it."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=PREFIX)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        for key in keys:
+            if condition(key.removeprefix(PREFIX)):
+                self.s3.delete_object(Bucket=BUCKET, Key=key)
+
+    def partition_rows(self) -> dict[str, tuple[int, str]]:
+        """Rows of each partition, and a digest of them without the time of the build."""
+        found = {}
+        for layer in ("processed", "enhanced"):
+            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{PREFIX}{layer}/")
+            for item in (item for page in pages for item in page.get("Contents", [])):
+                body = self.s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
+                table = pq.read_table(io.BytesIO(body))
+                kept = [name for name in table.column_names if name != "processed_at"]
+                digest = hashlib.sha256()
+                for name in kept:
+                    digest.update(json.dumps([name, [str(v) for v in table[name].to_pylist()]]).encode())
+                found[item["Key"].removeprefix(PREFIX)] = (table.num_rows, digest.hexdigest())
+        return found
+
+    def table_rows(self) -> dict[str, tuple[int, str]]:
+        """Rows of each table of the host's database, and a digest of them without the time of the refresh."""
+        path = next((self.host.root / "var/lib/wrm/data").glob("*.duckdb"))
+        copy = self.host.folder / "compared.duckdb"
+        shutil.copy(path, copy)
+        found = {}
+        with duckdb.connect(str(copy), read_only=True, config={"TimeZone": "UTC"}) as db:
+            columns: dict[str, list[str]] = {}
+            for table, column in db.execute(
+                "SELECT c.table_name, column_name FROM duckdb_columns() c JOIN duckdb_tables() t USING (table_oid) "
+                "WHERE NOT c.internal ORDER BY ALL"
+            ).fetchall():
+                columns.setdefault(table, []).extend([] if column == "refreshed_at" else [column])
+            for table, names in columns.items():
+                listed = ", ".join(f'"{name}"' for name in names)
+                rows = db.execute(f'SELECT {listed} FROM "{table}" ORDER BY ALL').fetchall()
+                found[table] = (len(rows), hashlib.sha256(repr(rows).encode()).hexdigest())
+        return found
+
 
 STAGES = (
     "install",
@@ -623,6 +727,7 @@ STAGES = (
     "kills",
     "reboot",
     "secrets",
+    "second_host",
 )
 
 
@@ -691,7 +796,7 @@ def main() -> int:
                 input("Enter removes the container. ")
         finally:
             if not options.attach:
-                host.container("remove")
+                acceptance.host.container("remove")
             print(
                 tabulate(
                     acceptance.rows,

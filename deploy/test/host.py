@@ -25,10 +25,10 @@ IN_PROGRESS = ("STARTING", "STARTED", "CANCELING")
 class Host:
     """One container and the world that it talks to; everything of it is below `folder`."""
 
-    def __init__(self, folder: Path, world: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, world: dict[str, Any], name: str = "vps") -> None:
         self.folder, self.world = folder, world
-        self.root = folder / "vps"
-        self.inventory = folder / "inventory"
+        self.root = folder / name
+        self.inventory = folder / f"{name}-inventory"
         login = f"admin:{world['secrets']['web']}".encode()
         self._login = f"Basic {base64.b64encode(login).decode()}"
         self._tls = ssl.create_default_context()
@@ -40,6 +40,12 @@ class Host:
     def container(self, *arguments: str) -> str:
         command = [str(REPOSITORY / "deploy/test/container"), arguments[0], str(self.root), *arguments[1:]]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def boot(self) -> None:
+        """A bare Debian that takes the folder's key, and the inventory that leads to it."""
+        self.container("create", str(self.world["ports"]["ssh"]), f"{self.folder / 'key'}.pub")
+        self.container("start")
+        self.write_inventory()
 
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
@@ -64,7 +70,7 @@ class Host:
     def write_inventory(self) -> None:
         """The hosts file with what is no secret, and the secrets encrypted by ansible-vault."""
         world, ports, secret = self.world, self.world["ports"], self.world["secrets"]
-        ssh = f"-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.folder}/known_hosts"
+        ssh = f"-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.root}.known_hosts"
         host = {
             "ansible_host": "127.0.0.1",
             "ansible_port": ports["ssh"],

@@ -1,0 +1,128 @@
+"""Runs whose process is gone are ended, all others are left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import dagster as dg
+import psutil
+import pytest
+from dagster._core.events import DagsterEvent, DagsterEventType, EngineEventData
+from dagster._core.test_utils import create_run_for_test
+
+from wrm_pipeline.sensors.dead_runs import end_dead_runs, wrm_dead_runs_sensor
+
+STARTING, STARTED = DagsterEventType.PIPELINE_STARTING, DagsterEventType.PIPELINE_START
+SOCKET = {"host": "localhost", "socket": "/run/wrm-code-blue/grpc.sock"}
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def gone() -> int:
+    """The number of a process that was killed."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process.kill()
+    process.wait()
+    return process.pid
+
+
+def run_of(
+    instance: dg.DagsterInstance,
+    pid: int | None,
+    *events: DagsterEventType,
+    address: dict[str, str] | None = SOCKET,
+) -> str:
+    tags = {".dagster/grpc_info": json.dumps(address)} if address else {}
+    run = create_run_for_test(instance, job_name="wrm_stations_ingest_job", run_id=str(uuid.uuid4()), tags=tags)
+    for kind in events or (STARTING, STARTED):
+        instance.report_dagster_event(DagsterEvent(kind.value, "wrm_stations_ingest_job"), run_id=run.run_id)
+    if pid is not None:
+        instance.report_engine_event(f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid))
+    return run.run_id
+
+
+def status(instance: dg.DagsterInstance, run_id: str) -> str:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status.value
+
+
+def test_a_run_without_its_process_is_failed_and_its_place_in_the_pool_free(
+    instance: dg.DagsterInstance, gone: int
+) -> None:
+    run_id = run_of(instance, gone)
+    instance.event_log_storage.set_concurrency_slots("ingest", 1)
+    assert instance.event_log_storage.claim_concurrency_slot("ingest", run_id, "fetch").is_claimed
+    (ended,) = end_dead_runs(instance)
+    assert ended.run_id == run_id
+    assert status(instance, run_id) == "FAILURE"
+    assert instance.event_log_storage.claim_concurrency_slot("ingest", "another", "fetch").is_claimed
+    assert end_dead_runs(instance) == []
+
+
+def test_a_run_whose_process_lives_goes_on(instance: dg.DagsterInstance) -> None:
+    run_id = run_of(instance, os.getpid())
+    assert end_dead_runs(instance) == []
+    assert status(instance, run_id) == "STARTED"
+
+
+def test_a_number_that_was_given_again_is_another_process(instance: dg.DagsterInstance) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        run_id = run_of(instance, process.pid)
+        born = psutil.Process(process.pid).create_time()
+        with pytest.MonkeyPatch.context() as patch:
+            # As after a restart of the machine: the process of that number is younger than the event.
+            patch.setattr(psutil.Process, "create_time", lambda _: born + 60)
+            (ended,) = end_dead_runs(instance)
+        assert ended.run_id == run_id
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_zombie_does_no_work(instance: dg.DagsterInstance) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it ended, and nobody has asked how
+    run_id = run_of(instance, process.pid)
+    assert [run.run_id for run in end_dead_runs(instance)] == [run_id]
+    process.wait()
+
+
+def test_runs_of_other_launchers_and_machines_are_left_alone(instance: dg.DagsterInstance, gone: int) -> None:
+    celery = run_of(instance, gone, address=None)
+    elsewhere = run_of(instance, gone, address={"host": "10.0.0.5", "port": "4000"})
+    assert end_dead_runs(instance) == []
+    assert (status(instance, celery), status(instance, elsewhere)) == ("STARTED", "STARTED")
+
+
+def test_a_run_that_is_just_being_handed_over_is_the_daemons_business(instance: dg.DagsterInstance) -> None:
+    run_id = run_of(instance, None, STARTING)
+    assert end_dead_runs(instance) == []
+    assert status(instance, run_id) == "STARTING"
+
+
+def test_a_run_that_was_being_canceled_is_canceled(instance: dg.DagsterInstance, gone: int) -> None:
+    run_id = run_of(instance, gone, STARTING, STARTED, DagsterEventType.PIPELINE_CANCELING)
+    end_dead_runs(instance)
+    assert status(instance, run_id) == "CANCELED"
+
+
+def test_the_sensor_names_what_it_ended(instance: dg.DagsterInstance, gone: int) -> None:
+    run_id = run_of(instance, gone)
+    told = wrm_dead_runs_sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(told, dg.SkipReason)
+    assert f"wrm_stations_ingest_job {run_id[:8]}" in (told.skip_message or "")
+    told = wrm_dead_runs_sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(told, dg.SkipReason)
+    assert told.skip_message == "Each run in progress has its process."
