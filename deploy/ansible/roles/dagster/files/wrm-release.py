@@ -517,13 +517,14 @@ def main() -> int:
 def change(options: argparse.Namespace) -> None:
     if options.verb == "install":
         print(install(options.folder))
-    elif options.verb == "activate":
+    elif options.verb in {"activate", "rollback"}:
         try:
-            activate(options.version, ignore_doctor=options.ignore_doctor)
+            if options.verb == "activate":
+                activate(options.version, ignore_doctor=options.ignore_doctor)
+            else:
+                rollback(options.version)
         finally:
             prune()
-    elif options.verb == "rollback":
-        rollback(options.version)
     else:
         version = current_version()
         if version is None:
