@@ -700,13 +700,12 @@ class Acceptance:
         with duckdb.connect(str(copy), read_only=True) as db:
             columns: dict[str, list[str]] = {}
             for table, column in db.execute(
-                "SELECT c.table_name, column_name FROM duckdb_columns() c JOIN duckdb_tables() t USING (table_oid) "
-                "WHERE NOT c.internal ORDER BY ALL"
+                "SELECT c.schema_name || '.' || c.table_name, column_name "
+                "FROM duckdb_columns() c JOIN duckdb_tables() t USING (table_oid) WHERE NOT c.internal ORDER BY ALL"
             ).fetchall():
-                columns.setdefault(table, []).extend([] if column == "refreshed_at" else [column])
+                columns.setdefault(table, []).extend([] if column == "refreshed_at" else [f'"{column}"'])
             for table, names in columns.items():
-                listed = ", ".join(f'"{name}"' for name in names)
-                rows = db.execute(f'SELECT {listed} FROM "{table}" ORDER BY ALL').fetchall()
+                rows = db.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY ALL").fetchall()
                 found[table] = (len(rows), hashlib.sha256(repr(rows).encode()).hexdigest())
         return found
 
@@ -787,7 +786,7 @@ def main() -> int:
                 acceptance.stage = stage
                 try:
                     getattr(acceptance, stage)()
-                except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
+                except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, ValueError, duckdb.Error) as error:
                     acceptance.check(f"{stage} came to its end", holds=False, measured=repr(error)[:500])
             if options.keep:
                 input("Enter removes the container. ")
