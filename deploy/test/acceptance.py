@@ -396,7 +396,7 @@ class Acceptance:
         ended = threading.Event()
 
         def work() -> None:
-            while not ended.wait(3):
+            while not ended.wait(6):
                 with suppress(OSError, RuntimeError):  # the UI is away for some seconds
                     self.backfill(2, 60)
 
