@@ -610,9 +610,12 @@ class Acceptance:
 
     def second_host(self) -> None:
         """The machine is lost, and of the bucket everything that is made from something else."""
-        first = self.host
+        first, begin = self.host, time.time()
+        self.backfill(3, 60)
+        self.runs_end_well(begin)
         first.run("systemctl", "stop", "wrm.target")
         wait_until(lambda: self.code_servers() == 0, 600)
+        first.run("/usr/local/sbin/wrm", "rebuild")  # what sensors would have done in the next minutes
         first.run("systemctl", "start", "wrm-backup.service")
         snapshots, run_ids = self.snapshot_times(), self.run_ids
         rows, tables = self.partition_rows(), self.table_rows()
