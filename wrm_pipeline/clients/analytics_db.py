@@ -220,7 +220,8 @@ def enhanced_views(files: str, newest: date | None) -> ViewSet:
             # A literal date: DuckDB reads every file for max(dt) or current_date, and one file for this.
             "wrm_stations_latest": (
                 f"SELECT * FROM {name} WHERE dt = {literal} AND record_type = 'station' "
-                "QUALIFY row_number() OVER (PARTITION BY station_id ORDER BY file_timestamp DESC) = 1"
+                "QUALIFY row_number() OVER (PARTITION BY station_id ORDER BY file_timestamp DESC) = 1 "
+                "ORDER BY station_id"  # else in no order, and the catalog's samples are others each time
             ),
         },
         newest,

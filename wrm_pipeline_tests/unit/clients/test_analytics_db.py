@@ -131,6 +131,9 @@ def test_latest_is_each_stations_newest_row(lake, database):
     refresh_views(lake, database)
     sql = "SELECT count(*), count(DISTINCT station_id), min(file_timestamp) FROM wrm_analytics.wrm_stations_latest"
     assert query(database, sql) == [(10, 10, datetime(2025, 8, 21, 12, 2, tzinfo=UTC))]
+    # In a fixed order: the catalog shows the first values of each column.
+    ids = query(database, "SELECT station_id FROM wrm_analytics.wrm_stations_latest")
+    assert ids == sorted(ids)
 
 
 def test_a_stray_of_an_older_writer_is_not_counted(lake, database):
