@@ -60,9 +60,13 @@ class Acceptance:
 
     # Data
 
+    def names(self, folder: str = "") -> list[str]:
+        """Keys of the objects in the lake or a folder of it, without the lake's own prefix."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{PREFIX}{folder}")
+        return [item["Key"].removeprefix(PREFIX) for page in pages for item in page.get("Contents", [])]
+
     def snapshot_times(self) -> list[datetime]:
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{PREFIX}raw/")
-        names = [item["Key"].rpartition("wrm_stations_")[2] for page in pages for item in page.get("Contents", [])]
+        names = [name.rpartition("wrm_stations_")[2] for name in self.names("raw/")]
         return sorted(datetime.strptime(name, "%Y-%m-%d_%H-%M-%S.txt").replace(tzinfo=UTC) for name in names)
 
     def check_minutes(self, begin: float) -> None:
@@ -649,22 +653,20 @@ class Acceptance:
         begin = time.monotonic()
         second.run("/usr/local/sbin/wrm", "rebuild")
         took = time.monotonic() - begin
-        rebuilt = self.partition_rows()
-        wrong = sorted(key for key in rows.keys() | rebuilt.keys() if rows.get(key) != rebuilt.get(key))
-        count = sum(number for number, _ in rows.values())
-        self.check(
-            "wrm rebuild from raw/ and dlq/: identical rows in every partition",
-            not wrong and len(rows) > 4,
-            f"{len(rows)} partitions, {count:,} rows, {took:.0f} s {wrong or ''}",
+        self.check_identical(
+            f"wrm rebuild from raw/ and dlq/ ({took:.0f} s): identical rows in every partition",
+            rows,
+            self.partition_rows(),
         )
-        again = self.table_rows()
-        wrong = sorted(name for name in tables.keys() | again.keys() if tables.get(name) != again.get(name))
-        count = sum(number for number, _ in tables.values())
-        self.check(
-            "… and identical tables",
-            not wrong and len(tables) > 4,
-            f"{len(tables)} tables, {count:,} rows {wrong or ''}",
-        )
+        self.check_identical("… and identical tables", tables, self.table_rows())
+
+    def check_identical(
+        self, point: str, before: dict[str, tuple[int, str]], after: dict[str, tuple[int, str]]
+    ) -> None:
+        """The same names, each with the same number of rows and the same digest."""
+        wrong = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        count = sum(number for number, _ in before.values())
+        self.check(point, not wrong and len(before) > 4, f"{len(before)} of them, {count:,} rows {wrong or ''}")
 
     @property
     def run_ids(self) -> set[str]:
@@ -675,25 +677,21 @@ class Acceptance:
 
     def remove_from_bucket(self, condition: Callable[[str], bool]) -> None:
         """Objects whose key, without the prefix, fulfils it."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=PREFIX)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        for key in keys:
-            if condition(key.removeprefix(PREFIX)):
-                self.s3.delete_object(Bucket=BUCKET, Key=key)
+        for name in self.names():
+            if condition(name):
+                self.s3.delete_object(Bucket=BUCKET, Key=f"{PREFIX}{name}")
 
     def partition_rows(self) -> dict[str, tuple[int, str]]:
         """Rows of each partition, and a digest of them without the time of the build."""
         found = {}
-        for layer in ("processed", "enhanced"):
-            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{PREFIX}{layer}/")
-            for item in (item for page in pages for item in page.get("Contents", [])):
-                body = self.s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
-                table = pq.read_table(io.BytesIO(body))
-                kept = [name for name in table.column_names if name not in OF_THE_BUILD]
-                digest = hashlib.sha256()
-                for name in kept:
+        for key in [*self.names("processed/"), *self.names("enhanced/")]:
+            body = self.s3.get_object(Bucket=BUCKET, Key=f"{PREFIX}{key}")["Body"].read()
+            table = pq.read_table(io.BytesIO(body))
+            digest = hashlib.sha256()
+            for name in table.column_names:
+                if name not in OF_THE_BUILD:
                     digest.update(json.dumps([name, [str(v) for v in table[name].to_pylist()]]).encode())
-                found[item["Key"].removeprefix(PREFIX)] = (table.num_rows, digest.hexdigest())
+            found[key] = (table.num_rows, digest.hexdigest())
         return found
 
     def table_rows(self) -> dict[str, tuple[int, str]]:
