@@ -155,7 +155,7 @@ class Site:
 
     @contextlib.contextmanager
     def service(self, *command: str) -> Iterator[None]:
-        """A process that is there until the block ends, with all that it starts."""
+        """A process that is there until the block ends, with all that it starts; a failure quotes what it said."""
         with (
             tempfile.TemporaryFile("w+") as output,
             subprocess.Popen(
@@ -169,6 +169,11 @@ class Site:
         ):
             try:
                 yield
+            except BaseException as failure:
+                output.seek(0)
+                said = output.read()
+                failure.add_note(f"{' '.join(command)} said:\n{said[:3000]}\n[...]\n{said[-3000:]}")
+                raise
             finally:
                 process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -524,7 +529,7 @@ def test_no_secret_ends_up_anywhere(site, feed, postgres, tmp_path, monkeypatch)
             site.service("dagster", "dev", *workspace, "--port", str(ui_port)),
             site.service("python", "-m", "wrm_pipeline.exporter", "--port", str(metrics_port)),
         ):
-            wait_until(dagster.is_up, timeout_s=180, what="the UI must answer")
+            wait_until(dagster.is_up, timeout_s=120, what="the UI must answer")
             dagster.stop_automation()
             assert dagster.run("wrm_stations_ingest_job") == "SUCCESS"
             assert dagster.run("wrm_stations_processing_job", day) == "SUCCESS"
