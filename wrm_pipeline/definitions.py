@@ -1,5 +1,6 @@
 """The Dagster code location. Loading it opens no socket and writes no file."""
 
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,3 +127,6 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
 _settings = load_settings()
 logs.configure(_settings.data_dir / "logs", as_json=_settings.env == "production")
 defs = build_defs(_settings)
+# What is loaded by now stays as long as the process does, and a full collection would look at all of it again: that
+# took 0.15 s of each run (240,000 objects).
+gc.freeze()

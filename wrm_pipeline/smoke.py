@@ -59,7 +59,7 @@ def newest_raw_keys(store: ObjectStore, layout: Layout, count: int) -> list[str]
     """Keys of the newest snapshots of the newest day that has some, oldest first."""
     days = sorted(filter(None, map(folder_date, store.list_folders(layout.raw_prefix))), reverse=True)
     for dt in days:
-        if keys := sorted(info.key for info in store.list(layout.raw_folder(dt)) if layout.parse_raw_key(info.key)):
+        if keys := sorted(info.key for info in store.list(layout.raw_folder(dt)) if layout.is_raw_key(info.key)):
             return keys[-count:]
     return []
 

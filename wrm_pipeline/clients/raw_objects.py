@@ -41,18 +41,18 @@ class RawDay:
         Raises:
             UnreadableArchiveError: the index is damaged.
         """
+        index_key = layout.archive_index_key(dt)
         loose, packed = {}, False
         for info in store.list(layout.raw_folder(dt)):
-            if layout.parse_raw_key(info.key) is not None:
+            if layout.is_raw_key(info.key):
                 loose[info.key] = info
-            packed |= info.key == layout.archive_index_key(dt)
+            packed |= info.key == index_key
         index = None
         if packed:
-            key = layout.archive_index_key(dt)
             try:
-                index = ArchiveIndex.from_json(store.get(key))
+                index = ArchiveIndex.from_json(store.get(index_key))
             except DamagedArchiveError as error:
-                raise _unreadable(store, key, error) from error
+                raise _unreadable(store, index_key, error) from error
         return cls(store, layout, dt, loose, index)
 
     def objects(self) -> list[ObjectInfo]:

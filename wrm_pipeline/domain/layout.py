@@ -6,6 +6,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 LOCAL_ZONE_NAME = "Europe/Warsaw"
@@ -99,13 +100,22 @@ class Layout:
         legacy = self.raw_name_zone_until is None or dt < self.raw_name_zone_until
         return self.raw_name_zone if legacy else UTC
 
+    def is_raw_key(self, key: str) -> bool:
+        """Whether a key is that of a snapshot of a valid date (not `dt=garbage`, `.tmp`, …)."""
+        return self._raw_folder_and_name(key) is not None
+
     def parse_raw_key(self, key: str) -> RawKey | None:
-        """Take a raw key apart; None for keys that are no snapshot of a valid date (`dt=garbage`, `.tmp`, …)."""
-        folder, _, name = key.removeprefix(self.raw_prefix).partition("/")
-        dt = folder_date(folder)
-        if not key.startswith(self.raw_prefix) or dt is None or not name.endswith(".txt"):
+        """Take a raw key apart; None for keys that are none (`is_raw_key`)."""
+        parts = self._raw_folder_and_name(key)
+        return RawKey(key, parts[0], _name_time(parts[1], self._name_zone(parts[0]))) if parts else None
+
+    def _raw_folder_and_name(self, key: str) -> tuple[date, str] | None:
+        prefix = self.raw_prefix
+        if not key.startswith(prefix) or not key.endswith(".txt"):
             return None
-        return RawKey(key, dt, _name_time(name, self._name_zone(dt)))
+        folder, slash, name = key[len(prefix) :].partition("/")
+        dt = folder_date(folder) if slash else None
+        return (dt, name) if dt else None
 
     def partition_folder(self, layer: str, dt: date) -> str:
         """Folder of one partition of a Parquet layer (`processed` or `enhanced`)."""
@@ -185,6 +195,7 @@ def _name_time(name: str, zone: tzinfo) -> datetime | None:
         return None
 
 
+@lru_cache(maxsize=4096)
 def folder_date(folder: str) -> date | None:
     """The date of a folder named `dt=YYYY-MM-DD` (a full prefix will do), or None."""
     match = _DT_FOLDER.fullmatch(folder.rstrip("/").rpartition("/")[2])

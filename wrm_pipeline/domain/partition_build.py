@@ -104,7 +104,7 @@ class Manifest:
     @property
     def counts(self) -> LineCounts:
         """The sum over all raw objects."""
-        return sum((source.counts for source in self.sources.values()), LineCounts())
+        return LineCounts.total(source.counts for source in self.sources.values())
 
     def to_notes(self) -> dict[str, Any]:
         """As JSON: about 30 bytes a raw object once compressed."""
@@ -143,12 +143,31 @@ class Manifest:
         """Read back; None for a file that has no such notes."""
         if "parser" not in notes:
             return None
-        parsed_at = [datetime.fromisoformat(text) for text in notes["parsed_at"]]
-        sources = {}
-        for name, etag, micros, corrections_id, run, *counts in notes["sources"]:
-            key = name[1:] if name.startswith("/") else notes["folder"] + name
-            sources[key] = Source(etag, _from_micros(micros), corrections_id, parsed_at[run], LineCounts(*counts))
+        parsed_at, folder = _runs(notes), notes["folder"]
+        sources = {
+            _key(folder, name): Source(etag, _from_micros(micros), corrections_id, parsed_at[run], LineCounts(*counts))
+            for name, etag, micros, corrections_id, run, *counts in notes["sources"]
+        }
         return cls(notes["parser"], sources)
+
+
+def parse_times(notes: Mapping[str, Any]) -> dict[str, datetime] | None:
+    """When each raw object was parsed, by key: of the manifest in `notes` no more than this, in a third of the time.
+
+    None for a file that has no such notes.
+    """
+    if "parser" not in notes:
+        return None
+    parsed_at, folder = _runs(notes), notes["folder"]
+    return {_key(folder, row[0]): parsed_at[row[4]] for row in notes["sources"]}
+
+
+def _runs(notes: Mapping[str, Any]) -> list[datetime]:
+    return [datetime.fromisoformat(text) for text in notes["parsed_at"]]
+
+
+def _key(folder: str, name: str) -> str:
+    return name[1:] if name.startswith("/") else folder + name
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -268,8 +287,9 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
         obj = objects[report.source_key]
         sources[obj.key] = Source(obj.etag, obj.file_timestamp, obj.corrections_id, parsed_at, report.counts)
     manifest = Manifest(PARSER_VERSION, sources)
-    if manifest.counts.rows_out != writer.row_count or not manifest.counts.balanced:
-        raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {manifest.counts}.")
+    counts = manifest.counts
+    if counts.rows_out != writer.row_count or not counts.balanced:
+        raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {counts}.")
     notes = manifest.to_notes() | {"built_at": parsed_at.isoformat()}
     return ProcessedBuild(writer.finish(notes), writer.row_count, manifest, tuple(reports))
 
@@ -345,15 +365,14 @@ def build_enhanced(
     was built from are taken over as they are.
     """
     rules = rules_id(area)
-    manifest = Manifest.from_notes(processed.notes)
-    if manifest is None:
+    parsed_at = parse_times(processed.notes)
+    if parsed_at is None:
         raise AccountingError("The processed partition has no notes on its raw objects; rebuild it (full_rebuild).")
     keep = previous is not None and previous.notes.get("rules") == rules and _starts_like(previous, processed)
     writer = PartsWriter(arrow_schema(ENHANCED), build_id, previous if keep else None)
     kept_groups = previous.sealed_count if previous is not None and keep else 0
     sealed_counts: Counter[str] = Counter(previous.notes["sealed_counts"] if previous is not None and keep else {})
     tail_counts: Counter[str] = Counter()
-    parsed_at = {key: source.parsed_at for key, source in manifest.sources.items()}
     for group, rows in enumerate(processed.read_groups(kept_groups), start=kept_groups):
         enhanced = enhance_rows(rows, area=area, dt=dt, processed_at=parsed_at)
         validate(enhanced, ENHANCED)

@@ -73,7 +73,7 @@ def days_to_pack(store: ObjectStore, layout: Layout, *, today: date, older_than_
 
 def _has_loose(store: ObjectStore, layout: Layout, dt: date) -> bool:
     after = f"{layout.archive_folder(dt)}~"
-    return any(layout.parse_raw_key(info.key) for info in store.list(layout.raw_folder(dt), start_after=after))
+    return any(layout.is_raw_key(info.key) for info in store.list(layout.raw_folder(dt), start_after=after))
 
 
 def compact_day(

@@ -4,6 +4,7 @@ Heavy libraries are imported at the top: a child process loads them before its c
 """
 
 import csv
+import gc
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,9 @@ from wrm_pipeline.domain.snapshot import COMBINED_COLUMN
 from wrm_pipeline.flows.process import enhance_partition, process_partition
 from wrm_pipeline_tests.bench.counting_store import CountingStore
 from wrm_pipeline_tests.bench.lake import DT, LAYOUT, BenchLake
+
+# As `wrm_pipeline.definitions` does: no way is charged for looking at these libraries' objects.
+gc.freeze()
 
 _PANDAS_TYPES = {
     "lat": "float64",

@@ -103,7 +103,7 @@ def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = 
 
 def _metadata(result: ProcessedPartition, file: ParquetParts) -> dict[str, Any]:
     counts = result.manifest.counts
-    parsed = sum((report.counts for report in result.build.reports), LineCounts()) if result.build else LineCounts()
+    parsed = LineCounts.total(report.counts for report in (result.build.reports if result.build else ()))
     times = sorted(source.file_timestamp for source in result.manifest.sources.values())
     metadata: dict[str, Any] = {
         **accounting(counts),

@@ -498,7 +498,8 @@ def test_rows_that_come_from_nowhere_are_an_error():
     day = ordinary_day(3)
     plan = day.plan()
     wrong = {
-        key: replace(source, counts=source.counts + LineCounts(1, 1)) for key, source in plan.manifest.sources.items()
+        key: replace(source, counts=LineCounts.total([source.counts, LineCounts(1, 1)]))
+        for key, source in plan.manifest.sources.items()
     }
     with pytest.raises(AccountingError, match="9 rows"):
         build_processed(replace(plan, manifest=Manifest("1", wrong)), day.read, parsed_at=day.now())
@@ -512,7 +513,9 @@ def test_lines_that_do_not_add_up_are_an_error(monkeypatch):
     def lose_a_line(files):
         batch = parse(files)
         (report,) = batch.reports
-        return replace(batch, reports=(replace(report, counts=report.counts + LineCounts(lines_in=1)),))
+        return replace(
+            batch, reports=(replace(report, counts=LineCounts.total([report.counts, LineCounts(lines_in=1)])),)
+        )
 
     monkeypatch.setattr(partition_build, "parse_snapshots", lose_a_line)
     with pytest.raises(AccountingError, match=key):

@@ -893,7 +893,8 @@ def test_a_correction_with_a_lone_surrogate_is_published_as_text():
 
 def test_counts_add_up_column_by_column():
     one, two = LineCounts(10, 4, 3, 2, 1), LineCounts(1, 1, 0, 0, 0)
-    assert one + two == LineCounts(11, 5, 3, 2, 1)
+    assert LineCounts.total([one, two]) == LineCounts(11, 5, 3, 2, 1)
+    assert LineCounts.total([]) == LineCounts()
     assert one.balanced
     assert not LineCounts(10, 4, 3, 2, 2).balanced
 

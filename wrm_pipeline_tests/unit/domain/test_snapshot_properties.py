@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import ftfy
 import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from wrm_pipeline_tests.fixtures.snapshots import (
     HEADER,
     assert_balanced,
     assert_sorted_and_unique,
+    body,
     line,
     parse,
     plain,
@@ -254,6 +256,16 @@ def test_any_correction_is_accounted_for(content, corrections):
     batch = parse_snapshots([raw(content, corrections={**corrections, **FORCE_EXACT})])
     assert_balanced(batch)
     assert_sorted_and_unique(batch.rows)
+
+
+@property_settings(200)
+@given(st.text(st.characters(codec="ascii", exclude_characters=',"\r\n'), max_size=40))
+@example("BIKE 57123")
+@example(" &amp; ")
+def test_an_ascii_name_becomes_what_ftfy_makes_of_it(name):
+    spelling = {"uncurl_quotes": False, "fix_latin_ligatures": False, "fix_character_width": False}
+    batch = parse(raw(body(line(id="1", name=name))))
+    assert batch.rows["name"].to_pylist() == [ftfy.fix_text(name, unescape_html=True, **spelling).strip()]
 
 
 def test_the_simulated_city_is_clean_on_both_paths():
