@@ -13,7 +13,8 @@ from pathlib import Path
 import dagster as dg
 
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectStore
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.settings import Settings, load_settings, variables_of

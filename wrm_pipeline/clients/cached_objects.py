@@ -8,7 +8,9 @@ from typing import Protocol
 
 from wrm_pipeline.clients.cache import BYTES, JSON, MAX_VALUE_BYTES, NO_CACHE, Cache
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectInfo, ObjectStore, S3ObjectStore
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.clients.s3_object_store import S3ObjectStore
 
 DAY_S = 24 * 3600
 

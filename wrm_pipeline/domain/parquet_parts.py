@@ -226,7 +226,7 @@ def _end_of_groups(metadata: pq.FileMetaData) -> int:
 
 def _pack(value: Any) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return base64.b64encode(zlib.compress(text.encode(), 6))
+    return base64.b64encode(zlib.compress(text.encode(), 4))
 
 
 def _unpack(packed: bytes) -> Any:

@@ -14,11 +14,13 @@ from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectStore, s3_object_store
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.clients.rate import SharedRate
 from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
+from wrm_pipeline.clients.s3_object_store import s3_object_store
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from wrm_pipeline.clients.object_store import LocalObjectStore
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.domain.layout import Layout, partition_bounds
 
 DT = date(2025, 8, 21)

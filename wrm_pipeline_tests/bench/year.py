@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from wrm_pipeline.assets.duckdb import station_summary
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, create_views, enhanced_views, query_arrow, write_table
-from wrm_pipeline.clients.object_store import LocalObjectStore
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.domain.materialized_views import BY_DAY

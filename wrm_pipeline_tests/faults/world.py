@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed, FetchedBody
-from wrm_pipeline.clients.object_store import ObjectStore, S3ObjectStore, s3_object_store
+from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.retry import RetryPolicy
+from wrm_pipeline.clients.s3_object_store import S3ObjectStore, s3_object_store
 from wrm_pipeline.clients.spool import Spool, SpoolFullError
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import Layout

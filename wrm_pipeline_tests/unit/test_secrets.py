@@ -19,7 +19,7 @@ from wrm_pipeline.cli import main
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, S3Access
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.object_store import S3ObjectStore
+from wrm_pipeline.clients.s3_object_store import S3ObjectStore
 from wrm_pipeline.clients.secret_scan import ALLOW, Leak, Scanner
 from wrm_pipeline.clients.vault import (
     VaultKeyMissingError,

@@ -6,7 +6,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from wrm_pipeline.clients.object_store import LocalObjectStore, S3ObjectStore
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.clients.s3_object_store import S3ObjectStore
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.resources.lake import LakeResource, connect_store, s3_access
 from wrm_pipeline.settings import SettingsError, load_settings

@@ -10,7 +10,8 @@ import pytest
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache, FileBackend
 from wrm_pipeline.clients.cached_objects import CachedObjects
-from wrm_pipeline.clients.object_store import LocalObjectStore, ObjectInfo
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.clients.object_store import ObjectInfo
 
 
 class Bucket:

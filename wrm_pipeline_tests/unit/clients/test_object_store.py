@@ -17,7 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from mypy_boto3_s3 import S3Client
 
-from wrm_pipeline.clients import object_store
+from wrm_pipeline.clients import local_object_store
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import (
     CircuitOpenError,
@@ -28,8 +28,9 @@ from wrm_pipeline.clients.errors import (
     TransientError,
     UnexpectedAnswerError,
 )
-from wrm_pipeline.clients.object_store import LocalObjectStore, S3ObjectStore, s3_object_store
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.clients.retry import RequestCounter, RetryPolicy
+from wrm_pipeline.clients.s3_object_store import S3ObjectStore, s3_object_store
 from wrm_pipeline_tests.fixtures.fault_server import (
     EMPTY_200,
     HANG,
@@ -166,7 +167,7 @@ def test_nothing_unfinished_is_left_behind(lake, tmp_path):
 
 CRASHING_WRITER = """
 import os, pathlib, sys
-from wrm_pipeline.clients.object_store import LocalObjectStore
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
 print(os.getpid(), flush=True)
 os.fsync = lambda _descriptor: os._exit(9)
 LocalObjectStore(pathlib.Path(sys.argv[1])).put("k", b"half")
@@ -180,7 +181,7 @@ def test_temporary_files_of_crashed_writers_are_swept_at_the_next_write(lake, tm
     assert crash.returncode == 9
     assert len(list(temporary.iterdir())) == 1
     assert lake.stat("k") is None
-    of_a_living_writer = temporary / f"{os.getppid()}.{object_store._HOST}.x"
+    of_a_living_writer = temporary / f"{os.getppid()}.{local_object_store._HOST}.x"
     of_another_machine = temporary / f"{crash.stdout.strip()}.0000.x"
     ancient = temporary / "1.0000.y"
     for path in (of_a_living_writer, of_another_machine, ancient):
@@ -258,9 +259,8 @@ def test_three_thousand_files_are_listed_fast(lake, tmp_path):
 
 
 def test_importing_the_module_does_not_load_boto3():
-    code = (
-        "import sys, wrm_pipeline.clients.object_store; assert not {'boto3', 'botocore', 'requests'} & set(sys.modules)"
-    )
+    loads = "import sys, wrm_pipeline.clients.s3_object_store"
+    code = f"{loads}; assert not {{'boto3', 'botocore', 'requests'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from wrm_pipeline.clients.errors import TransientError
-from wrm_pipeline.clients.object_store import LocalObjectStore
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.clients.site_files import MANIFEST, publish_site
 from wrm_pipeline_tests.fixtures.lake import WatchedStore
 

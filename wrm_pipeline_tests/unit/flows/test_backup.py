@@ -171,7 +171,7 @@ def test_another_key_and_no_key(
 def test_a_backup_that_cannot_be_read_back_does_not_stay_and_removes_no_other(
     machine: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from wrm_pipeline.clients.object_store import LocalObjectStore
+    from wrm_pipeline.clients.local_object_store import LocalObjectStore
 
     monkeypatch.setenv("WRM_BACKUP_KEEP", "1,0,0")
     assert wrm("backup") == 0
