@@ -44,8 +44,9 @@ def free_ports(count: int) -> list[int]:
     The system gives outgoing connections ports of its range for that (`ip_local_port_range`), and a port that one of
     them had cannot be listened on for a minute (TIME_WAIT): these lie below that range.
     """
-    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    candidates = random.sample(range(10_000, first_outgoing), 50 * count)
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first_outgoing = int(outgoing.read_text().split()[0]) if outgoing.exists() else 32_768
+    candidates = random.sample(range(10_000, max(first_outgoing, 12_000)), 50 * count)
     return list(itertools.islice(filter(_is_free, candidates), count))
 
 
