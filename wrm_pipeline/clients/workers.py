@@ -6,6 +6,7 @@ one, so a task must be a function of its argument that may be carried out twice.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections import Counter, deque
@@ -22,7 +23,7 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from traceback import format_exception
 from typing import Any, Generic, Literal, TypeVar
 
@@ -224,11 +225,17 @@ def _carried_out(function: Callable[[T], R], task: T) -> Outcome[T, R]:
 
 
 def _in_worker(function: Callable[[T], R], task: T) -> R:
-    """In a worker process of this machine or of Dask: Arrow's own threads would only take turns with other workers."""
+    """In a worker process of this machine or of Dask."""
+    _settle_in()
+    return function(task)
+
+
+@cache
+def _settle_in() -> None:
     import pyarrow as pa
 
-    pa.set_cpu_count(1)
-    return function(task)
+    pa.set_cpu_count(1)  # Arrow's own threads would only take turns with other workers
+    gc.freeze()  # as `wrm_pipeline.definitions` does
 
 
 @contextmanager
