@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -179,17 +179,23 @@ class Host:
             results { runId jobName status creationTime startTime endTime tags { key value } } } } }"""
         return list(self.graphql(query, since=since)["runsOrError"]["results"])
 
-    def backfill(self, days: Sequence[str]) -> str:
-        """Ask for processing runs of these days; returns the backfill's id."""
-        query = """mutation ($days: [String!], $location: String!) { launchPartitionBackfill(backfillParams: {
-            selector: {partitionSetName: "wrm_stations_processing_job_partition_set",
-                       repositorySelector: {repositoryLocationName: $location, repositoryName: "__repository__"}},
-            partitionNames: $days}) { __typename ... on LaunchBackfillSuccess { backfillId }
-            ... on PythonError { message } } }"""
-        answer = self.graphql(query, days=list(days), location="wrm_pipeline")["launchPartitionBackfill"]
-        if "backfillId" not in answer:
+    def launch_times(self, since: float) -> dict[str, float]:
+        """When the process of each run was started."""
+        query = """query ($since: Float!) { runsOrError(limit: 1000, filter: {createdAfter: $since}) { ... on Runs {
+            results { runId stats { ... on RunStatsSnapshot { launchTime } } } } } }"""
+        runs = self.graphql(query, since=since)["runsOrError"]["results"]
+        return {run["runId"]: run["stats"]["launchTime"] for run in runs if run["stats"].get("launchTime")}
+
+    def process(self, day: str) -> None:
+        """Ask for a processing run of this day."""
+        query = """mutation ($day: String!) { launchRun(executionParams: {
+            selector: {repositoryLocationName: "wrm_pipeline", repositoryName: "__repository__",
+                       jobName: "wrm_stations_processing_job"},
+            runConfigData: {}, executionMetadata: {tags: [{key: "dagster/partition", value: $day}]}})
+            { __typename ... on PythonError { message } } }"""
+        answer = self.graphql(query, day=day)["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
             raise RuntimeError(str(answer))
-        return str(answer["backfillId"])
 
 
 class Play:
