@@ -409,7 +409,7 @@ class Acceptance:
         def work() -> None:
             while not ended.wait(1):
                 with suppress(OSError, ValueError, RuntimeError):  # the UI is away for some seconds
-                    if sum(not has_ended(run) for run in self.processing_runs(begin)) < 2:
+                    if sum(not has_ended(run) for run in self.processing_runs(begin)) < 3:
                         self.process(2, 60)
 
         thread = threading.Thread(target=work, daemon=True)
