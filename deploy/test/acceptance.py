@@ -368,9 +368,7 @@ class Acceptance:
         begin = time.time()
         release = self.spoil("9.0.0-next")
         self.process(6, 120)
-        wait_until(
-            lambda: any(r["status"] == "STARTED" and "processing" in r["jobName"] for r in host.runs(begin)), 120
-        )
+        wait_until(lambda: any(r["status"] == "STARTED" for r in self.processing_runs(begin)), 120)
         with Outage(lambda: host.get("/server_info")[0] == 200) as ui, self.busy():
             play = self.deploy(release)
         self.check(

@@ -102,14 +102,17 @@ class Layout:
 
     def is_raw_key(self, key: str) -> bool:
         """Whether a key is that of a snapshot of a valid date (not `dt=garbage`, `.tmp`, …)."""
-        return self._raw_folder_and_name(key) is not None
+        return self._raw_date_and_name(key) is not None
 
     def parse_raw_key(self, key: str) -> RawKey | None:
         """Take a raw key apart; None for keys that are none (`is_raw_key`)."""
-        parts = self._raw_folder_and_name(key)
-        return RawKey(key, parts[0], _name_time(parts[1], self._name_zone(parts[0]))) if parts else None
+        parts = self._raw_date_and_name(key)
+        if parts is None:
+            return None
+        dt, name = parts
+        return RawKey(key, dt, _name_time(name, self._name_zone(dt)))
 
-    def _raw_folder_and_name(self, key: str) -> tuple[date, str] | None:
+    def _raw_date_and_name(self, key: str) -> tuple[date, str] | None:
         prefix = self.raw_prefix
         if not key.startswith(prefix) or not key.endswith(".txt"):
             return None

@@ -159,7 +159,7 @@ def parse_times(notes: Mapping[str, Any]) -> dict[str, datetime] | None:
     if "parser" not in notes:
         return None
     parsed_at, folder = _runs(notes), notes["folder"]
-    return {_key(folder, row[0]): parsed_at[row[4]] for row in notes["sources"]}
+    return {_key(folder, name): parsed_at[run] for name, _, _, _, run, *_ in notes["sources"]}
 
 
 def _runs(notes: Mapping[str, Any]) -> list[datetime]:
