@@ -22,12 +22,15 @@ _BACKUP_NAME = re.compile(r"wrm-backup_(\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})\.se
 class RawKey:
     """A key below `raw/`, taken apart.
 
-    `file_timestamp` is None where the name holds no time: the object's last-modified time counts then.
+    `file_timestamp` is None where the name holds no time: the reports inside say it then (`domain/snapshot_time.py`).
+    `second_reading` is the other instant that a name in a local zone may mean, in the hour that comes twice (and in
+    the one that never was).
     """
 
     key: str
     dt: date
     file_timestamp: datetime | None
+    second_reading: datetime | None = None
 
 
 def local_date(at: datetime) -> date:
@@ -110,7 +113,11 @@ class Layout:
         if parts is None:
             return None
         dt, name = parts
-        return RawKey(key, dt, _name_time(name, self._name_zone(dt)))
+        zone = self._name_zone(dt)
+        at = _name_time(name, zone)
+        # Only a zone with a history can mean two things, and this is asked of each key of each listing.
+        other = _name_time(name, zone, fold=1) if at is not None and zone is not UTC else None
+        return RawKey(key, dt, at, other if other != at else None)
 
     def _raw_date_and_name(self, key: str) -> tuple[date, str] | None:
         prefix = self.raw_prefix
@@ -187,13 +194,13 @@ class Layout:
             return None
 
 
-def _name_time(name: str, zone: tzinfo) -> datetime | None:
+def _name_time(name: str, zone: tzinfo, *, fold: int = 0) -> datetime | None:
     match = _RAW_TIME.search(name)
     if match is None:
         return None
     year, month, day, hour, minute, second = map(int, match.groups())
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone, fold=fold).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

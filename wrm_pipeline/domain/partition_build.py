@@ -22,6 +22,7 @@ from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED, RECORD_TYPES, arrow_schema, validate
 from wrm_pipeline.domain.snapshot import (
     PARSER_VERSION,
+    FileFault,
     FileReport,
     LineCounts,
     ParsedBatch,
@@ -68,7 +69,15 @@ def check_shrink(name: str, rows_now: int, rows_before: int, *, allow_shrink: bo
 class RawObject:
     """One raw object as the store lists it, with the time of its snapshot.
 
-    `corrections` are an operator's accepted replacements of lines, by line number.
+    Attributes:
+        key: Its name.
+        etag: What changes when its content does.
+        size_bytes: Length of its content.
+        file_timestamp: Aware. Where `readings` is not None it only stands in until the time is settled
+            (`domain/snapshot_time.py`).
+        corrections: An operator's accepted replacements of lines, by line number.
+        readings: None where the name says the time. Else the instants that the name may mean; none if it has no time.
+        fault: Why all of its rows are dead letters, whatever they are.
     """
 
     key: str
@@ -76,6 +85,8 @@ class RawObject:
     size_bytes: int
     file_timestamp: datetime
     corrections: Mapping[int, str] = field(default_factory=dict)
+    readings: tuple[datetime, ...] | None = None
+    fault: FileFault | None = None
 
     @property
     def corrections_id(self) -> str:
@@ -311,7 +322,7 @@ def _parsed_batches(
             if batch_bytes >= BATCH_BYTES or segment != bisect_left(cuts, obj.file_timestamp):
                 yield segment, parse_snapshots(batch)
                 batch, batch_bytes = [], 0
-        batch.append(RawSnapshot(key, obj.file_timestamp, body, obj.corrections))
+        batch.append(RawSnapshot(key, obj.file_timestamp, body, obj.corrections, obj.fault))
         batch_bytes += len(body)
     if batch:
         yield bisect_left(cuts, batch[-1].file_timestamp), parse_snapshots(batch)

@@ -73,13 +73,15 @@ _LATEST_AFTER_FETCH_S = int(LATEST_REPORT_AFTER_FETCH.total_seconds())
 class RawSnapshot:
     """One raw object: its key, the time of its snapshot (aware) and its bytes.
 
-    `corrections` are an operator's replacements of dead lines, by line number (the first line is 1).
+    `corrections` are an operator's replacements of dead lines, by line number (the first line is 1). With a `fault` the
+    file gives no row, whatever its lines are.
     """
 
     source_key: str
     file_timestamp: datetime
     body: bytes
     corrections: Mapping[int, str] = field(default_factory=dict)
+    fault: "FileFault | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,9 @@ class DeadRow:
 class FileFault:
     """Why a whole body gives no row.
 
-    `file_empty`, `file_not_text`, `file_no_header`, `file_no_valid_row`; `file_truncated` at the fetch; and
-    `file_unreadable` for what should not happen.
+    `file_empty`, `file_not_text`, `file_no_header`, `file_no_valid_row`; `file_truncated` at the fetch;
+    `file_time_outside_day` for a name or reports that cannot be of the folder's day; and `file_unreadable` for what
+    should not happen.
     """
 
     error_type: str
@@ -177,7 +180,7 @@ def parse_snapshots(files: Sequence[RawSnapshot]) -> ParsedBatch:
             parts.extend(_parse_run(run))
             run = []
         if prepared is None:
-            parts.append(_parse_exactly(file))
+            parts.append(_refused(file, file.fault) if file.fault is not None else _parse_exactly(file))
         else:
             run.append(prepared)
     if run:
@@ -308,7 +311,7 @@ class _Part:
 
 def _prepare(file: RawSnapshot) -> _Prepared | None:
     """Cut a file for the fast path, or None where only the exact path knows what to do."""
-    if file.corrections:
+    if file.corrections or file.fault is not None:
         return None
     body = file.body.removeprefix(_BOM)
     if b"\r" in body:
@@ -595,6 +598,15 @@ def _parse_exactly(file: RawSnapshot) -> _Part:
         dead_counts[fault.error_type] = len(good)
         return _Part(None, [_FileResult(0, remark_lines, tuple(dead_rows[:MAX_DEAD_ROWS_KEPT]), dead_counts, fault)])
     return _Part(rows, [_FileResult(len(good), remark_lines, tuple(dead_rows), dead_counts)])
+
+
+def _refused(file: RawSnapshot, fault: FileFault) -> _Part:
+    """All lines of a file as dead letters of one fault, or of the one that a body without rows has anyway."""
+    found = _parse_exactly(file).results[0]
+    if found.fault is not None and not found.dead_rows:
+        return _Part(None, [found])
+    dead = found.row_count + sum(found.dead_counts.values())
+    return _Part(None, [_FileResult(0, found.remark_lines, dead_counts={fault.error_type: dead}, fault=fault)])
 
 
 def _find_header(lines: list[bytes]) -> tuple[int, int, FileFault | None]:

@@ -29,7 +29,7 @@ from wrm_pipeline.domain.quality import column_differences, unbalanced_sources
 from wrm_pipeline.domain.raw_archive import ArchiveIndex, Member, pack
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
-from wrm_pipeline.flows.process import is_current, published_manifest, raw_objects_of
+from wrm_pipeline.flows.process import is_current, published_manifest, raw_objects_of, with_remembered_times
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
@@ -142,7 +142,8 @@ def _reason_against(store: ObjectStore, raw: RawDay, *, area: ServiceArea, today
     processed, enhanced = partitions.read("processed", dt), partitions.read("enhanced", dt)
     if processed is None or enhanced is None:
         return "it is not published"
-    plan = plan_build(raw_objects_of(raw, DeadLetterQueue(store, layout).of_date(dt)), processed)
+    objects = raw_objects_of(raw, DeadLetterQueue(store, layout).of_date(dt))
+    plan = plan_build(with_remembered_times(objects, dt, processed), processed)
     if not plan.nothing_to_do:
         return f"{len(plan.parse) + len(plan.drop)} raw objects are not as the published day has them; process it first"
     if not is_current(enhanced, processed, area):

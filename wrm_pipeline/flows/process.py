@@ -1,7 +1,7 @@
 """raw/ -> processed/ -> enhanced/ of one day."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -15,10 +15,12 @@ from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadL
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import (
+    BATCH_BYTES,
     EnhancedBuild,
     Manifest,
     ProcessedBuild,
     RawObject,
+    ReadBodies,
     build_enhanced,
     build_processed,
     is_derived_from,
@@ -26,12 +28,17 @@ from wrm_pipeline.domain.partition_build import (
     rules_id,
 )
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.snapshot import PARSER_VERSION
+from wrm_pipeline.domain.snapshot_time import named, remembered, reported_times, settled, span_of
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 
 # Who a dead letter of a row is from.
 PROCESSED_ASSET = "wrm_stations_processed_data_all"
+
+# Bodies that were read for their time and are held until their rows are wanted; a day of raw is 58 MB.
+HELD_BYTES = 64 * 2**20
 
 
 class NoRawDataError(RuntimeError):
@@ -73,13 +80,82 @@ def raw_objects_of(raw: RawDay, letters: Iterable[DeadLetter]) -> list[RawObject
     for letter in letters:
         if letter.corrections:
             corrections.setdefault(letter.source_key, {}).update(letter.corrections)
+    earliest, latest = span_of(raw.dt)
     objects = []
     for info in raw.objects():
-        parsed = raw.layout.parse_raw_key(info.key)
-        if parsed is not None:
-            at = parsed.file_timestamp or info.last_modified
-            objects.append(RawObject(info.key, info.etag, info.size_bytes, at, corrections.get(info.key, {})))
+        key = raw.layout.parse_raw_key(info.key)
+        if key is None:
+            continue
+        at = key.file_timestamp
+        obj = RawObject(info.key, info.etag, info.size_bytes, at or info.last_modified, corrections.get(info.key, {}))
+        if at is None or key.second_reading is not None or not earliest <= at < latest:
+            obj = named(obj, key)
+        objects.append(obj)
     return objects
+
+
+def with_remembered_times(
+    objects: Sequence[RawObject], dt: date, previous: ParquetParts | None, *, full_rebuild: bool = False
+) -> list[RawObject]:
+    """The objects, with the times that the published partition remembers of those whose names leave them open.
+
+    What it does not remember keeps its `readings`: it is new or changed, and its time is inside.
+    """
+    if full_rebuild or all(obj.readings is None for obj in objects):
+        return list(objects)
+    manifest = published_manifest(previous)
+    if manifest is None or manifest.parser_version != PARSER_VERSION:
+        return list(objects)
+
+    def known(obj: RawObject) -> RawObject:
+        source = manifest.sources.get(obj.key) if obj.readings is not None else None
+        if source is None or (source.etag, source.corrections_id) != (obj.etag, obj.corrections_id):
+            return obj
+        return remembered(obj, dt, source.file_timestamp) or obj
+
+    return [known(obj) for obj in objects]
+
+
+def _with_reported_times(
+    objects: Sequence[RawObject], dt: date, read: ReadBodies
+) -> tuple[list[RawObject], dict[str, bytes]]:
+    """The objects, each with its time, and the bodies that were read for it as far as they are worth holding."""
+    open_ones = {obj.key: obj for obj in objects if obj.readings is not None}
+    if not open_ones:
+        return list(objects), {}
+    times: dict[str, RawObject] = {}
+    held: dict[str, bytes] = {}
+    held_bytes = 0
+    batch: list[tuple[str, bytes, RawObject]] = []
+    batch_bytes = 0
+
+    def settle_batch() -> None:
+        for (key, _, obj), reported_at in zip(batch, reported_times(batch, dt), strict=True):
+            times[key] = settled(obj, dt, reported_at)
+
+    for key, body in read(open_ones):
+        if batch and batch_bytes + len(body) > BATCH_BYTES:
+            settle_batch()
+            batch, batch_bytes = [], 0
+        batch.append((key, body, open_ones[key]))
+        batch_bytes += len(body)
+        if held_bytes + len(body) <= HELD_BYTES:
+            held[key] = body
+            held_bytes += len(body)
+    settle_batch()
+    return [times.get(obj.key, obj) for obj in objects], held
+
+
+def _held_first(read: ReadBodies, held: dict[str, bytes]) -> ReadBodies:
+    """`read`, but for bodies that are at hand: an object is read once, though its time is needed before its rows."""
+
+    def bodies(keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        wanted = list(keys)
+        others = read([key for key in wanted if key not in held])
+        for key in wanted:
+            yield (key, held.pop(key)) if key in held else next(others)
+
+    return bodies if held else read
 
 
 def process_partition(
@@ -116,12 +192,18 @@ def process_partition(
     for letter in known:
         if is_settled(letter, manifest):
             queue.put(replace(letter, status=REPROCESSED))
+    started = time.monotonic()
+    bodies = CachedObjects(store, cache).bodies
+
+    def read(keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        return raw.read(keys, bodies)
+
+    objects = with_remembered_times(objects, dt, previous, full_rebuild=full_rebuild)
+    objects, held = _with_reported_times(objects, dt, read)
     plan = plan_build(objects, previous, full_rebuild=full_rebuild, reparse=reparse)
     if plan.nothing_to_do:
         return ProcessedPartition(None, plan.manifest, previous, ())
-    started = time.monotonic()
-    bodies = CachedObjects(store, cache).bodies
-    build = build_processed(plan, lambda keys: raw.read(keys, bodies), parsed_at=parsed_at)
+    build = build_processed(plan, _held_first(read, held), parsed_at=parsed_at)
     _log.info(
         "built processed partition",
         dt=str(dt),

@@ -18,7 +18,7 @@ from wrm_pipeline.clients.raw_objects import UnreadableArchiveError
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.flows.process import is_current, list_raw_objects
+from wrm_pipeline.flows.process import is_current, list_raw_objects, with_remembered_times
 
 # Keys looked at in one tick: 10 pages, about a second. What is beyond is the next tick's.
 MAX_KEYS_PER_TICK = 10_000
@@ -197,7 +197,7 @@ def _difference(store: ObjectStore, layout: Layout, dt: date, area: ServiceArea)
     processed = partitions.read("processed", dt)
     if not objects and processed is None:
         return None
-    plan = plan_build(objects, processed)
+    plan = plan_build(with_remembered_times(objects, dt, processed), processed)
     if not plan.nothing_to_do:
         return _digest("\n".join([*(f"{o.key} {o.etag} {o.corrections_id}" for o in plan.parse), *sorted(plan.drop)]))
     if processed is not None and not is_current(partitions.read("enhanced", dt), processed, area):

@@ -1,0 +1,113 @@
+"""When a raw object's snapshot was taken: by its name; failing that, by the reports inside.
+
+An object's last-modified time is that of a copy as soon as anyone copies it, so it counts only where both fail.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from wrm_pipeline.domain.layout import RawKey, partition_bounds
+from wrm_pipeline.domain.partition_build import RawObject
+from wrm_pipeline.domain.rules import STALE_AFTER
+from wrm_pipeline.domain.snapshot import FileFault, RawSnapshot, parse_snapshots
+
+OUTSIDE_DAY = "file_time_outside_day"
+
+# A snapshot belongs to its folder's day, give or take what a wrong idea of the zone explains: names in local time that
+# are read as UTC, or folders by another zone's date. No zone of the world is further from UTC than 14 hours.
+DAY_TOLERANCE = timedelta(hours=14)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def span_of(dt: date) -> tuple[datetime, datetime]:
+    """The earliest time that a snapshot in the folder of `dt` may have, and the first that is too late."""
+    start, end = partition_bounds(dt)
+    return start - DAY_TOLERANCE, end + DAY_TOLERANCE
+
+
+def named(obj: RawObject, key: RawKey) -> RawObject:
+    """`obj` with the time that its name says, or with the readings that the name leaves open.
+
+    `obj.file_timestamp` is what stands in where the name has no time: the object's last-modified time.
+    """
+    if key.file_timestamp is None:
+        return replace(obj, readings=())
+    if key.second_reading is not None:
+        return replace(obj, file_timestamp=key.file_timestamp, readings=(key.file_timestamp, key.second_reading))
+    return _placed(obj, key.dt, key.file_timestamp, "name")
+
+
+def remembered(obj: RawObject, dt: date, at: datetime) -> RawObject | None:
+    """`obj` with the time that was settled when this very content was parsed; None if it can no longer be that."""
+    return _placed(obj, dt, at, "content") if not obj.readings or at in obj.readings else None
+
+
+def settled(obj: RawObject, dt: date, reported_at: datetime | None) -> RawObject:
+    """`obj` with its time, by the reports inside; `reported_at` is None where there are none.
+
+    A name with two readings means the one nearer to the reports (the first without any). Without a time in the name,
+    the reports say it; where there are none or they cannot be of the day, the last-modified time does, if it can be of
+    the day.
+    """
+    if obj.readings:
+        at = obj.readings[0] if reported_at is None else min(obj.readings, key=lambda at: abs(at - reported_at))
+        return _placed(obj, dt, at, "name")
+    if reported_at is None or (not _is_of(dt, reported_at) and _is_of(dt, obj.file_timestamp)):
+        return replace(obj, readings=None)
+    return _placed(obj, dt, reported_at, "content")
+
+
+def _is_of(dt: date, at: datetime) -> bool:
+    earliest, latest = span_of(dt)
+    return earliest <= at < latest
+
+
+def _placed(obj: RawObject, dt: date, at: datetime, witness: str) -> RawObject:
+    fault = None if _is_of(dt, at) else outside_day(dt, at, witness)
+    return replace(obj, file_timestamp=at, readings=None, fault=fault)
+
+
+def outside_day(dt: date, at: datetime, witness: str) -> FileFault:
+    """Why a snapshot of `at` in the folder of `dt` is not published."""
+    return FileFault(
+        OUTSIDE_DAY,
+        f"By its {witness} the snapshot is of {at:%Y-%m-%d %H:%M:%S} UTC, which is not in dt={dt}, not even in another "
+        "time zone. Move the object into the folder of its day, or give it the name of its time.",
+    )
+
+
+def reported_times(files: Sequence[tuple[str, bytes, RawObject]], dt: date) -> list[datetime | None]:
+    """When the reports in each body (key, body, object) say that it was fetched; None for a body without a row.
+
+    The hour that holds most of a body's reports is taken, the latest of several such, and in it the median. Stations
+    that went silent days ago and those whose clock is wrong are outside of that hour, whichever they are more of; and
+    in a feed that reports all at once, as this one does, it is the time of the fetch to the second. The two offset
+    columns are not added: the reports' times are Unix seconds, so they are UTC already.
+    """
+    # The parser refuses reports of more than a day after the fetch, and no fetch of the day is after its end. Distinct
+    # times keep the files' rows apart.
+    _, latest = span_of(dt)
+    batch = parse_snapshots(
+        [
+            RawSnapshot(key, latest + timedelta(microseconds=index), body, obj.corrections)
+            for index, (key, body, obj) in enumerate(files)
+        ]
+    )
+    micros = batch.rows["timestamp"].cast(pa.int64()).to_numpy()
+    ends = np.cumsum([report.counts.rows_out for report in batch.reports])
+    return [_most_usual(part) for part in np.split(micros, ends[:-1])] if files else []
+
+
+def _most_usual(micros: np.ndarray) -> datetime | None:
+    if not len(micros):
+        return None
+    times = np.sort(micros)
+    hour = STALE_AFTER // timedelta(microseconds=1)
+    counts = np.searchsorted(times, times + hour, side="right") - np.arange(len(times))
+    first = len(times) - 1 - int(np.argmax(counts[::-1]))
+    return _EPOCH + timedelta(microseconds=int(times[first + (int(counts[first]) - 1) // 2]))
