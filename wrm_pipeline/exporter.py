@@ -100,8 +100,9 @@ class Watcher(threading.Thread):
 
     def is_up(self, now: float) -> bool:
         """Whether the source's values are of now."""
-        fresh = self.last_success is not None and now - self.last_success < STALE_INTERVALS * self.interval_s
-        return fresh and not self.error
+        within_s = STALE_INTERVALS * self.interval_s
+        # As far in the future it is as old: the clock has been set back since.
+        return self.last_success is not None and abs(now - self.last_success) < within_s and not self.error
 
 
 class SourcesCollector(Collector):

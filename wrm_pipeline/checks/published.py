@@ -163,7 +163,7 @@ def check_record_types(day: str, file: ParquetParts | None) -> dg.AssetCheckResu
 )
 def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckResult:
     """Count by day, in the footers alone."""
-    newest = lake.partitions.newest("enhanced")
+    newest = lake.partitions.newest("enhanced", local_date(clock.now()))
     if newest is None or not lake.database.path.exists():
         return result("row_count_is_usual", True, "Nothing is published yet.", severity=WARN)
     start, end = partition_bounds(newest)
@@ -213,20 +213,27 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
         "warn_after_s": FRESH_WARN.total_seconds(),
         "error_after_s": FRESH_ERROR.total_seconds(),
     }
-    newest = None
+    newest, ahead = None, ""
     if lake.database.path.exists():
-        newest = _ask(
+        # What is later than now is of a clock that was ahead, and says nothing about now.
+        found = _ask(
             lake,
-            f"SELECT max(file_timestamp) AS newest FROM {SCHEMA}.wrm_stations_enhanced_data "
-            "WHERE dt BETWEEN CAST(? AS DATE) AND CAST(? AS DATE)",
+            "SELECT max(file_timestamp) FILTER (file_timestamp <= CAST(? AS TIMESTAMPTZ)) AS newest, "
+            "max(file_timestamp) FILTER (file_timestamp > CAST(? AS TIMESTAMPTZ)) AS later "
+            f"FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt BETWEEN CAST(? AS DATE) AND CAST(? AS DATE)",
+            now,
+            now,
             today - timedelta(days=1),
             today,
-        )["newest"][0].as_py()
+        )
+        newest = found["newest"][0].as_py()
+        if (later := found["later"][0].as_py()) is not None:
+            ahead = f" One of {later:%Y-%m-%d %H:%M:%S} UTC is later than now and does not count."
     if newest is None:
         return result(
             "today_is_fresh",
             False,
-            f"Neither {today} nor the day before has a published snapshot.",
+            f"Neither {today} nor the day before has a published snapshot.{ahead}",
             day=str(today),
             **thresholds,
         )
@@ -234,7 +241,7 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
     return result(
         "today_is_fresh",
         age <= FRESH_WARN,
-        f"The newest published snapshot is {age.total_seconds() / 60:.1f} minutes old.",
+        f"The newest published snapshot is {age.total_seconds() / 60:.1f} minutes old.{ahead}",
         severity=ERROR if age > FRESH_ERROR else WARN,
         day=str(today),
         newest_snapshot=dg.MetadataValue.timestamp(newest),
@@ -243,9 +250,9 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
     )
 
 
-def _ask(lake: LakeResource, sql: str, *days: date) -> pa.Table:
+def _ask(lake: LakeResource, sql: str, *times: date) -> pa.Table:
     with lake.database.reading() as connection:
-        return query_arrow(connection, sql, [day.isoformat() for day in days])
+        return query_arrow(connection, sql, [time.isoformat() for time in times])
 
 
 # All of this module, for definitions.

@@ -3,11 +3,11 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError, UnexpectedAnswerError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
-from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
 
@@ -92,10 +92,14 @@ class PublishedPartitions:
         folders = self.store.list_folders(self.layout.layer_prefix(layer))
         return sorted(dt for folder in folders if (dt := folder_date(folder)))
 
-    def newest(self, layer: str) -> date | None:
-        """The newest date that has a published object."""
+    def newest(self, layer: str, today: date | None = None) -> date | None:
+        """The newest date up to `today` (by default that of now) that has a published object.
+
+        What a clock that was ahead has published is of later days, and not the newest of anything until these come.
+        """
+        latest = today or local_date(datetime.now(UTC))
         for dt in reversed(self.dates(layer)):
-            if self.store.stat(self.layout.partition_key(layer, dt)) is not None:
+            if dt <= latest and self.store.stat(self.layout.partition_key(layer, dt)) is not None:
                 return dt
         return None
 

@@ -17,6 +17,8 @@ from wrm_pipeline.domain.layout import LOCAL_ZONE
 QUIET = timedelta(minutes=5)
 # Over without a success: a run by hand that nobody repeats, or a day that is not built again.
 FORGOTTEN = timedelta(hours=24)
+# The last second that a date can be of.
+MAX_TIME = 253_402_300_799
 
 # What is remembered is bounded, whatever happens.
 MAX_INCIDENTS = 30
@@ -93,6 +95,17 @@ class Incident:
     good_since: float | None = None
     told: bool = False
 
+    def is_sound(self) -> bool:
+        """Whether each field is of its kind."""
+        texts = (self.scope, self.cause, self.error, self.place, self.remedy, self.run_id, self.partition)
+        times = (self.began_at, self.last_failed_at, self.failed, self.good_since or 0)
+        return (
+            all(isinstance(text, str) for text in (*texts, *self.partitions, *self.words))
+            and all(isinstance(at, int | float) and abs(at) < MAX_TIME for at in times)
+            and isinstance(self.partitions, list)
+            and len(self.words) == 2
+        )
+
     def fails_again(self, outcome: Outcome) -> None:
         """One run more."""
         self.failed += 1
@@ -132,6 +145,18 @@ class Incidents:
 
     def __init__(self, state: Iterable[dict[str, Any]] = ()) -> None:
         self._open = {_key(content["scope"], content["cause"]): Incident(**content) for content in state}
+
+    def are_sound(self) -> bool:
+        """Whether they are as they were kept, and not edited into something else."""
+        return all(incident.is_sound() for incident in self._open.values())
+
+    def not_later_than(self, now: float) -> None:
+        """Bring times from the future back to now: they are of a clock that was ahead, and would delay the end."""
+        for incident in self._open.values():
+            incident.began_at = min(incident.began_at, now)
+            incident.last_failed_at = min(incident.last_failed_at, now)
+            if incident.good_since is not None:
+                incident.good_since = min(incident.good_since, now)
 
     def to_json(self) -> list[dict[str, Any]]:
         """As JSON, for the next tick."""

@@ -36,6 +36,9 @@ LAST_RETRY_AFTER = timedelta(hours=6)
 
 UNKNOWN_KEYS_KEPT = 10
 
+# The longest key that S3 takes.
+MAX_KEY_BYTES = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class WantedRun:
@@ -65,9 +68,11 @@ class ArrivalCursor:
 
     @classmethod
     def parse(cls, text: str | None) -> "ArrivalCursor | None":
-        """Read a cursor back; None for none, or one of another version."""
+        """Read a cursor back; None for none, one of another version, or one that no look has written."""
         data = _parse_cursor(text, after=str, waiting=dict)
-        return cls(data["after"], data["waiting"]) if data else None
+        if data is None or not all(_is_day(day) and isinstance(key, str) for day, key in data["waiting"].items()):
+            return None
+        return cls(data["after"], data["waiting"])
 
 
 def look_for_arrivals(
@@ -76,17 +81,20 @@ def look_for_arrivals(
     """Find partitions with raw objects beyond the cursor.
 
     A day whose run has `started` (or is queued) waits for its end, so that at most one run works on a day and all that
-    arrives meanwhile is in the next one. Without a cursor every day that has a folder is asked for.
+    arrives meanwhile is in the next one. Without a cursor, or with one that cannot be ours, every day that has a folder
+    is asked for. A cursor beyond today, as a clock that was ahead leaves it, starts again with yesterday.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
     """
     known = ArrivalCursor.parse(cursor)
-    if known is None:
+    beyond = layout.raw_folder(today + timedelta(days=1))
+    if known is None or not _may_be_a_key(known.after, layout):
         waiting, after, unknown = _first_look(store, layout, today)
     else:
-        waiting, after, unknown = dict(known.waiting), known.after, []
-        beyond = layout.raw_folder(today + timedelta(days=1))
+        waiting = {day: key for day, key in known.waiting.items() if date.fromisoformat(day) <= today}
+        unknown = []
+        after = known.after if known.after < beyond else layout.raw_folder(today - timedelta(days=1))
         for count, info in enumerate(store.list(layout.raw_prefix, start_after=after), start=1):
             if info.key >= beyond:
                 unknown.append(info.key)
@@ -156,7 +164,9 @@ def look_for_unpublished(
     Raises:
         ExternalError: the store failed; keep the old cursor.
     """
-    state = _parse_cursor(cursor, after=str, tries=dict) or {"version": 1, "after": "", "tries": {}}
+    state = _parse_cursor(cursor, after=str, tries=dict)
+    if state is None or not all(_is_day(day) and _is_try(attempt) for day, attempt in state["tries"].items()):
+        state = {"version": 1, "after": "", "tries": {}}
     days, unknown = _raw_days(store, layout, today)
     always = days[-ALWAYS_COMPARED_DAYS:]
     others = days[: -ALWAYS_COMPARED_DAYS or None]
@@ -179,10 +189,10 @@ def look_for_unpublished(
             continue
         attempt = tries.get(day, {})
         count = attempt.get("count", 0) if attempt.get("digest") == difference else 0
-        due = count == 0 or now.isoformat() >= attempt["not_before"]
+        due = count == 0 or not now < datetime.fromisoformat(attempt["not_before"]) <= now + LAST_RETRY_AFTER
         if dt in started or not due or len(runs) >= MAX_REQUESTS_PER_TICK:
             continue
-        wait = min(FIRST_RETRY_AFTER * 2**count, LAST_RETRY_AFTER)
+        wait = min(FIRST_RETRY_AFTER * 2 ** min(count, 10), LAST_RETRY_AFTER)
         tries[day] = {"digest": difference, "count": count + 1, "not_before": (now + wait).isoformat()}
         runs.append(WantedRun(dt, f"{day}:compared:{difference}:{count}"))
     after = in_turn[-1].isoformat() if in_turn and in_turn[-1] != others[-1] else ""
@@ -213,8 +223,31 @@ def _parse_cursor(text: str | None, **types: type) -> dict[str, Any] | None:
     """A cursor with values of these types; None for none, one of another version, or a damaged one."""
     try:
         data = json.loads(text or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or data.get("version") != 1:
         return None
     return data if all(isinstance(data.get(name), kind) for name, kind in types.items()) else None
+
+
+def _is_day(text: str) -> bool:
+    return folder_date(f"dt={text}") is not None
+
+
+def _is_try(attempt: Any) -> bool:
+    """Whether this is what the thorough look remembers of a day that it asked for."""
+    if not isinstance(attempt, dict) or type(attempt.get("count")) is not int or attempt["count"] < 0:
+        return False
+    try:
+        return datetime.fromisoformat(attempt.get("not_before", "")).tzinfo is not None
+    except (ValueError, TypeError):
+        return False
+
+
+def _may_be_a_key(after: str, layout: Layout) -> bool:
+    """Whether a listing may go on after this: a raw key, or the prefix of all; stores refuse what is no UTF-8."""
+    return (
+        after.startswith(layout.raw_prefix)
+        and len(after.encode("utf-8", "replace")) <= MAX_KEY_BYTES
+        and (after.isprintable())
+    )

@@ -13,6 +13,9 @@ from wrm_pipeline.metrics.families import single
 # Backups come once a day; a listing each 15 s would tell nothing new.
 LOOK_EVERY_S = 300.0
 
+# A name that says a later time is of a clock that was ahead, and must not hide that no backup is taken any more.
+MAX_AHEAD_S = 300.0
+
 
 class BackupSource:
     """When the newest backup was taken. It is in the store only if it could be read back.
@@ -29,7 +32,9 @@ class BackupSource:
         *,
         expected: bool,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        self._time = wall_clock
         self._connection = Connection(connect)
         self._layout = layout
         self._expected = expected
@@ -47,6 +52,7 @@ class BackupSource:
                 (at.timestamp(), info.size_bytes)
                 for info in store.list(self._layout.backup_prefix)
                 if (at := self._layout.backup_time(info.key)) is not None
+                and at.timestamp() <= self._time() + MAX_AHEAD_S
             ]
         newest, size = max(taken, default=(0.0, 0))
         self._found, self._looked_at = (newest, size, len(taken)), now

@@ -17,6 +17,9 @@ from wrm_pipeline.metrics.vocabulary import TICK_STATUSES, Vocabulary, one_of
 
 Status = dg.DagsterRunStatus
 
+# Clocks of processes on one machine do not differ; a look is rounded here and there.
+MAX_AHEAD_S = 60.0
+
 _STATES = {
     "queued": [Status.QUEUED],
     "starting": [Status.NOT_STARTED, Status.STARTING],
@@ -56,7 +59,7 @@ class HealthSource:
         if health is None:
             return []
         ages = {state: max(now - at, 0.0) if at else 0.0 for state, at in health.oldest.items()}
-        beats = {daemon: math.inf if at is None else max(now - at, 0.0) for daemon, at in health.heartbeats.items()}
+        beats = {daemon: math.inf if at is None else _age(at, now) for daemon, at in health.heartbeats.items()}
         return [
             gauge("dagster_runs_in_state", "Runs now", "state", health.runs),
             gauge("dagster_run_oldest_age_seconds", "Age of the oldest such run; 0 if there is none", "state", ages),
@@ -67,6 +70,11 @@ class HealthSource:
                 beats,
             ),
         ]
+
+
+def _age(at: float, now: float) -> float:
+    """Seconds since a sign of life. One from the future says nothing about now: the clock was ahead then."""
+    return math.inf if at > now + MAX_AHEAD_S else max(now - at, 0.0)
 
 
 def _look(instance: dg.DagsterInstance) -> _Health:

@@ -17,6 +17,7 @@ from wrm_pipeline.domain.partition_build import enhance_rows
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots
+from wrm_pipeline.domain.snapshot_time import span_of
 from wrm_pipeline.metrics.connection import Connection
 from wrm_pipeline.metrics.families import gauge, single
 from wrm_pipeline.metrics.state_file import StateFile
@@ -70,7 +71,11 @@ class SnapshotSource:
     def collect(self) -> None:
         """One listing of folders, one of the newest day's end, and the newest snapshot if it is another one."""
         now = datetime.fromtimestamp(self._clock(), UTC)
-        self._advance(max((body.fetched_at for body in self._spool.waiting() if body.kind == "raw"), default=None))
+        believable = now + MAX_AHEAD
+        if self._newest is not None and self._newest > believable.timestamp():
+            self._newest = None  # the clock was ahead then
+        waiting = (body.fetched_at for body in self._spool.waiting() if body.kind == "raw")
+        self._advance(max((at for at in waiting if at <= believable), default=None))
         with self._connection.use() as store:
             self._stored = self._newest_stored(store, now)
             if self._stored is not None:
@@ -89,13 +94,16 @@ class SnapshotSource:
         days = {dt for folder in store.list_folders(self._layout.raw_prefix) if (dt := folder_date(folder))}
         for dt in sorted((dt for dt in days if dt <= latest), reverse=True):
             known = self._stored if self._stored and self._stored.dt == dt else None
+            if known and known.file_timestamp and known.file_timestamp > now + MAX_AHEAD:
+                known = None
             after = known.key if known else ""
+            earliest, _ = span_of(dt)
             found = [known] if known else []
             for info in store.list(self._layout.raw_folder(dt), start_after=after):
                 parsed = self._layout.parse_raw_key(info.key)
                 if parsed is not None:
                     at = parsed.file_timestamp or info.last_modified
-                    if at <= now + MAX_AHEAD:
+                    if earliest <= at <= now + MAX_AHEAD:
                         found.append(RawKey(parsed.key, parsed.dt, at))
             if found:
                 return max(found, key=lambda raw: raw.file_timestamp or now)

@@ -137,7 +137,8 @@ class RunSource:
                         place,
                         instance.fetch_run_status_changes(event_type, limit=settled, cursor=after, ascending=True),
                     )
-            draft.counted = {run_id: at for run_id, at in draft.counted.items() if at >= now - REMEMBERED_S}
+            # A clock that was ahead must not keep the cursor back until its time has come.
+            draft.counted = {run_id: min(at, now) for run_id, at in draft.counted.items() if at >= now - REMEMBERED_S}
             if draft != self._ledger:
                 self._keep(draft)
             after = page.cursor

@@ -8,7 +8,7 @@ not be sent is sent by a later tick, and nothing else waits for it.
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,16 @@ from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
 from wrm_pipeline.logs import redact
 from wrm_pipeline.resources.vault import secrets_of
-from wrm_pipeline.sensors.ended_runs import REMEMBERED_S, cause_of, ended_at, ended_runs, short_id
+from wrm_pipeline.sensors.ended_runs import (
+    REMEMBERED_S,
+    cause_of,
+    ended_at,
+    ended_runs,
+    is_time,
+    remembered_at,
+    seen_until,
+    short_id,
+)
 from wrm_pipeline.settings import load_settings
 
 # At the first tick, so that whoever sets the webhook hears at once of what fails now; and after a long pause.
@@ -96,13 +105,19 @@ class State:
 
     @classmethod
     def from_cursor(cls, cursor: str | None, now: float) -> "State":
-        """Read back; a cursor of another version starts anew."""
+        """Read back; a cursor of another version, or one that is not ours, counts as a first look.
+
+        One from the future, where a clock that was ahead has left it, goes on from now.
+        """
         try:
             content = json.loads(cursor or "")
-            incidents = Incidents(content["incidents"])
-            return cls(max(content["until"], now - LONGEST_LOOK_BACK_S), content["seen"], incidents)
-        except (ValueError, KeyError, TypeError):
-            return cls(now - FIRST_LOOK_BACK_S)
+            until, seen, incidents = content["until"], content["seen"], Incidents(content["incidents"])
+            if is_time(until) and all(map(is_time, seen.values())) and incidents.are_sound():
+                incidents.not_later_than(now)
+                return cls(min(max(until, now - LONGEST_LOOK_BACK_S), now), seen, incidents)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass
+        return cls(now - FIRST_LOOK_BACK_S)
 
     def to_cursor(self) -> str:
         """A few kB with some incidents open; bounded."""
@@ -110,18 +125,19 @@ class State:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
-def look(instance: dg.DagsterInstance, state: State, read: ReadRun) -> int:
-    """Take the runs that ended since into account; gives their number."""
+def look(instance: dg.DagsterInstance, state: State, read: ReadRun, *, now: float | None = None) -> int:
+    """Take the runs that ended since into account; gives their number. What ended later than `now` ended now."""
+    now = time.time() if now is None else now
     records = ended_runs(instance, state.until, state.seen, _ENDINGS, RUNS_PER_TICK)
     forget_before = state.until - REMEMBERED_S
     outcomes: list[Outcome] = []
     for record in records:
         if ended_at(record) >= forget_before:
             outcomes += read(instance, record)
-        state.seen[short_id(record)] = ended_at(record)
-        state.until = max(state.until, record.update_timestamp.timestamp())
+        state.seen[short_id(record)] = remembered_at(record)
+        state.until = max(state.until, seen_until(record, now))
     for outcome in sorted(outcomes, key=lambda outcome: outcome.at):
-        state.incidents.observe(outcome)
+        state.incidents.observe(replace(outcome, at=min(outcome.at, now)))
     state.seen = {run: at for run, at in state.seen.items() if at >= state.until - REMEMBERED_S}
     return len(records)
 
@@ -242,7 +258,7 @@ def _tick(context: dg.SensorEvaluationContext, read: ReadRun) -> dg.SensorResult
         return dg.SkipReason("There is no webhook to tell: WRM_ALERT_WEBHOOK_URL is not set.")
     now = time.time()
     state = State.from_cursor(context.cursor, now)
-    runs = look(context.instance, state, read)
+    runs = look(context.instance, state, read, now=now)
 
     def post(text: str) -> None:
         url = secrets_of(settings).webhook_url()

@@ -1,5 +1,6 @@
 """Runs that ended since a sensor looked last, each once, whatever order they became visible in."""
 
+import math
 from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +38,21 @@ def ended_runs(
 def short_id(record: dg.RunRecord) -> str:
     """Enough of a run's id to tell it from the others of these minutes."""
     return record.dagster_run.run_id[:8]
+
+
+def seen_until(record: dg.RunRecord, now: float) -> float:
+    """Up to when runs were read once this one is: never later than now, whatever a clock that was ahead wrote."""
+    return min(record.update_timestamp.timestamp(), now)
+
+
+def remembered_at(record: dg.RunRecord) -> float:
+    """The time by which a run that was seen is remembered; one from the future until that has passed."""
+    return max(ended_at(record), record.update_timestamp.timestamp())
+
+
+def is_time(value: object) -> bool:
+    """Whether a value of a cursor is a time in Unix seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def ended_at(record: dg.RunRecord) -> float:

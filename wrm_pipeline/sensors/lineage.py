@@ -26,7 +26,16 @@ from wrm_pipeline.domain.lineage import RAW, object_folder, table_name
 from wrm_pipeline.domain.lineage_events import Column, DatasetName, Ending, Output, Step, run_events, to_json
 from wrm_pipeline.logs import redact
 from wrm_pipeline.resources.lake import connect_store
-from wrm_pipeline.sensors.ended_runs import REMEMBERED_S, cause_of, ended_at, ended_runs, short_id
+from wrm_pipeline.sensors.ended_runs import (
+    REMEMBERED_S,
+    cause_of,
+    ended_at,
+    ended_runs,
+    is_time,
+    remembered_at,
+    seen_until,
+    short_id,
+)
 from wrm_pipeline.settings import Settings, load_settings
 
 # At the first tick, and after a pause: runs that ended longer ago than this are not recorded any more.
@@ -73,14 +82,29 @@ class State:
 
     @classmethod
     def from_cursor(cls, cursor: str | None, now: float) -> "State":
-        """Read back; a cursor of another version starts anew."""
+        """Read back; a cursor of another version, or one that is not ours, counts as a first look.
+
+        One from the future, where a clock that was ahead has left it, goes on from now.
+        """
         try:
-            content = json.loads(cursor or "")
-            state = cls(**content)
-            state.until = max(state.until, now - LOOK_BACK_S)
-        except (ValueError, TypeError):
-            return cls(now - LOOK_BACK_S)
-        return state
+            state = cls(**json.loads(cursor or ""))
+            if state._is_sound():
+                state.until = min(max(state.until, now - LOOK_BACK_S), now)
+                return state
+        except (ValueError, TypeError, RecursionError):
+            pass
+        return cls(now - LOOK_BACK_S)
+
+    def _is_sound(self) -> bool:
+        return (
+            is_time(self.until)
+            and isinstance(self.seen, dict)
+            and all(map(is_time, self.seen.values()))
+            and isinstance(self.unsent, list)
+            and all(isinstance(key, str) for key in self.unsent)
+            and type(self.dropped) is int
+            and isinstance(self.removed_on, str)
+        )
 
     def to_cursor(self) -> str:
         """At most 50 kB, with a receiver that is down for hours."""
@@ -268,20 +292,20 @@ def record_runs(instance: dg.DagsterInstance, state: State, names: Names) -> int
     Raises:
         ExternalError: the store failed; a later tick goes on where this one stopped.
     """
-    started, recorded = time.monotonic(), 0
+    started, recorded, now = time.monotonic(), 0, time.time()
     for record in ended_runs(instance, state.until, state.seen, _ENDINGS, RUNS_PER_TICK):
         if time.monotonic() - started > RECORD_S:
             break
         steps = steps_of(instance, record, names)
         if steps:
             events = [event for step in steps for event in run_events(step, names.settings.openlineage_namespace)]
-            dt = local_date(datetime.fromtimestamp(ended_at(record), UTC))
+            dt = local_date(datetime.fromtimestamp(min(ended_at(record), now), UTC))
             key = names.settings.layout.lineage_key(dt, record.dagster_run.run_id)
             names.store.put(key, to_json(events), content_type="application/json")
             state.unsent.append(key)
             recorded += 1
-        state.seen[short_id(record)] = ended_at(record)
-        state.until = max(state.until, record.update_timestamp.timestamp())
+        state.seen[short_id(record)] = remembered_at(record)
+        state.until = max(state.until, seen_until(record, now))
     state.seen = {run: at for run, at in state.seen.items() if at >= state.until - REMEMBERED_S}
     return recorded
 

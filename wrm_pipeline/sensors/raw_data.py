@@ -91,7 +91,8 @@ def wrm_analytics_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
     ):
         return dg.SkipReason("A run is under way.")
     tables = context.instance.get_latest_materialization_event(query_station_summary.key)
-    if tables is not None and datetime.now(UTC).timestamp() - tables.timestamp < ANALYTICS_INTERVAL_S:
+    # A negative age is that of a clock that was ahead.
+    if tables is not None and 0 <= datetime.now(UTC).timestamp() - tables.timestamp < ANALYTICS_INTERVAL_S:
         return dg.SkipReason(f"The tables are younger than {ANALYTICS_INTERVAL_S} s.")
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"analytics:{newest}")], cursor=newest)
 

@@ -25,7 +25,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from wrm_pipeline import exporter as exporter_module
-from wrm_pipeline.clients.errors import TransientError
+from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.retry import REQUESTS
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.definitions import defs
@@ -33,6 +33,7 @@ from wrm_pipeline.domain.dead_letters import DeadLetter
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.exporter import AlreadyRunningError, Server, SourcesCollector, Watcher, main, only_one, vocabulary
 from wrm_pipeline.metrics.backups import BackupSource
+from wrm_pipeline.metrics.connection import Connection
 from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
 from wrm_pipeline.metrics.families import Source, single
 from wrm_pipeline.metrics.lake import DeadLetterSource, SnapshotSource
@@ -502,6 +503,8 @@ def test_queue_oldest_runs_and_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["dagster_run_oldest_age_seconds", "running"] == pytest.approx(100, abs=30)
     assert found["dagster_daemon_heartbeat_age_seconds", "SENSOR"] == pytest.approx(100)
     assert found["dagster_daemon_heartbeat_age_seconds", "SCHEDULER"] == float("inf")
+    ahead = scrape(source, now=began - 3600)
+    assert ahead["dagster_daemon_heartbeat_age_seconds", "SENSOR"] == float("inf"), "a clock was ahead then"
 
 
 class FakeTicks:
@@ -588,6 +591,32 @@ def test_the_newest_snapshot_and_the_city_in_it(lake: Any, tmp_path: Path) -> No
 
     source.collect()
     assert store.counts["get"] == 1  # the same snapshot is not fetched again
+
+
+def test_a_clock_that_was_ahead_hides_nothing(lake: Any, tmp_path: Path) -> None:
+    clock = [NOON]
+    source = snapshots(lake, tmp_path, NOON)
+
+    def now() -> float:
+        return clock[0].timestamp()
+
+    source._clock = now
+    for at in (NOON, NOON + timedelta(hours=3), NOON + timedelta(days=93)):
+        clock[0] = at
+        lake.put_raw(at)
+        source.collect()
+        assert source._newest == at.timestamp()
+    clock[0] = NOON + timedelta(minutes=5)
+    source.collect()
+    assert source._newest == NOON.timestamp()
+    clock[0] = NOON + timedelta(days=93)
+    source.collect()
+    clock[0] = NOON + timedelta(minutes=40)
+    away = WatchedStore(lake.store, lambda _operation, _key: True)
+    source._connection = Connection(lambda: away)
+    with pytest.raises(ExternalError):
+        source.collect()
+    assert (source._newest or 0) <= clock[0].timestamp()
 
 
 def test_a_snapshot_in_the_spool_counts_while_the_store_is_away(lake: Any, tmp_path: Path) -> None:

@@ -60,6 +60,22 @@ def test_the_age_of_the_newest_snapshot(lake, age_s, expected):
     assert (number(found, "warn_after_s"), number(found, "error_after_s")) == (300, 900)
 
 
+@pytest.mark.parametrize("ahead", [timedelta(seconds=1), timedelta(minutes=2), timedelta(hours=9)])
+def test_a_snapshot_from_the_future_makes_nothing_fresh(lake, ahead):
+    lake.store.put(lake.partition_key("enhanced"), file_of(2, file_timestamp=[NOON, NOON + timedelta(hours=1)]).data)
+    materialize(VIEWS)
+    found = ask(today_is_fresh, lake, NOON + timedelta(hours=1) - ahead)
+    assert number(found, "age_s") == 3600 - ahead.total_seconds() if ahead < timedelta(hours=1) else True
+    assert verdict(found) == "ERROR"
+    assert "is later than now and does not count" in str(found.description)
+
+
+def test_a_day_that_a_clock_ahead_has_published_is_not_the_newest(lake):
+    published(lake, {DAY - timedelta(days=n): 1440 for n in range(1, 5)} | {DAY: 720, DAY + timedelta(days=40): 3})
+    found = ask(row_count_is_usual, lake, NOON)
+    assert (verdict(found), str(DAY) in str(found.description)) == ("good", True)
+
+
 def test_just_after_midnight_yesterdays_last_snapshot_is_fresh(lake):
     _, midnight = partition_bounds(DAY)
     lake.put_raw(midnight - timedelta(seconds=30))

@@ -1,7 +1,7 @@
 """Published partitions: one object each, replaced whole, never shrunk by accident."""
 
 import io
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,6 +111,13 @@ def test_more_than_five_percent_are_not_lost_by_accident(partitions, lake, now, 
     assert lake.etags() == before
     publish(partitions, now, before=100, allow_shrink=True)
     assert partitions.read("processed", DAY).row_count == now
+
+
+def test_what_a_clock_ahead_has_published_is_not_the_newest(partitions):
+    for dt in (date(2025, 8, 1), date(2025, 8, 3), datetime.now(UTC).date() + timedelta(days=2)):
+        publish(partitions, 1, dt=dt)
+    assert partitions.newest("processed") == date(2025, 8, 3)
+    assert partitions.newest("processed", date(2025, 8, 2)) == date(2025, 8, 1)
 
 
 def test_dates_are_those_of_folders_and_newest_of_objects(partitions, lake):

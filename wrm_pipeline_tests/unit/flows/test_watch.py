@@ -7,8 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
 from wrm_pipeline.flows.process import enhance_partition, process_partition
 from wrm_pipeline.flows.watch import (
@@ -19,7 +23,7 @@ from wrm_pipeline.flows.watch import (
     look_for_unpublished,
 )
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, build_day, snapshot
-from wrm_pipeline_tests.fixtures.snapshots import line
+from wrm_pipeline_tests.fixtures.snapshots import line, property_settings
 
 TODAY = DAY
 MINUTE = timedelta(minutes=1)
@@ -484,3 +488,92 @@ def test_more_days_than_a_tick_asks_for_wait_for_their_turn(comparison, lake):
     assert len(first.runs) == 13
     assert len(second.runs) == 2
     assert len({*days(first), *days(second)}) == 15
+
+
+# --- clocks that were ahead, and cursors that are not ours ---
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(days=93), timedelta(days=365 * 70)])
+def test_a_clock_that_was_ahead_for_a_minute_blinds_nobody(arrivals, lake, ahead):
+    lake.put_raw(NOON)
+    assert days(arrivals.look()) == [TODAY]
+    lake.put_raw(NOON + ahead)
+    assert days(arrivals.look(today=TODAY + ahead)) == [TODAY + ahead]
+    lake.put_raw(NOON + MINUTE)
+    assert days(arrivals.look()) == [TODAY]
+    assert days(arrivals.look()) == []
+    lake.put_raw(NOON + 2 * MINUTE)
+    assert days(arrivals.look()) == [TODAY]
+    assert arrivals.store.listed <= 2, "from where it was, up to the first key beyond today"
+
+
+def test_a_day_that_waited_while_the_clock_was_ahead_waits_no_more(arrivals, lake):
+    tomorrow = TODAY + timedelta(days=1)
+    lake.put_raw(NOON + timedelta(days=1))
+    assert arrivals.look(today=tomorrow, started=frozenset({tomorrow})).waiting == (tomorrow,)
+    assert arrivals.look().waiting == ()
+
+
+@pytest.mark.parametrize(
+    "not_before", ["2030-01-01T00:00:00+00:00", "2025-08-21T19:00:00+00:00"], ids=["years ahead", "7 hours ahead"]
+)
+def test_a_day_that_a_clock_ahead_has_put_off_is_asked_for_now(lake, not_before):
+    lake.put_raw(NOON)
+    first = look_for_unpublished(
+        lake.store, lake.layout, None, area=DEFAULT_SERVICE_AREA, now=NOON, today=TODAY, started=NO_DAYS
+    )
+    state = json.loads(first.cursor)
+    state["tries"][str(TODAY)]["not_before"] = not_before
+    again = look_for_unpublished(
+        lake.store, lake.layout, json.dumps(state), area=DEFAULT_SERVICE_AREA, now=NOON, today=TODAY, started=NO_DAYS
+    )
+    assert days(again) == [TODAY]
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(str(TODAY)) | st.just("2025-02-30"),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text() | st.just(str(TODAY)), children),
+    max_leaves=8,
+)
+_CURSORS = st.one_of(
+    st.text(),
+    _JSON.map(json.dumps),
+    st.fixed_dictionaries({"version": st.sampled_from([1, 1.0, True, 2, "1"]), "after": _JSON, "waiting": _JSON,
+                           "tries": _JSON}).map(json.dumps),
+    st.sampled_from([
+        "[" * 200_000,
+        '{"version":1,"after":"' + "9" * 100_000 + '","waiting":{}}',
+        '{"version":1,"after":"\\ud800","waiting":{}}',
+        '{"version":1,"after":"bike-data/gen_info/raw/\\ud800","waiting":{}}',
+        '{"version":1,"after":"bike-data/gen_info/raw/\\u0000","waiting":{}}',
+        '{"version":1,"after":"bike-data/gen_info/raw/","waiting":{"2025-02-30":"a"}}',
+        '{"version":1,"after":"bike-data/gen_info/raw/","waiting":{"2025-W34-4":"a"}}',
+        '{"version":1,"after":"bike-data/gen_info/raw/","waiting":{"2025-08-21":7}}',
+        '{"version":1,"after":"other/raw/","waiting":{}}',
+        '{"version":1,"after":"","tries":{"2025-08-21":{"digest":"x","count":1e400,"not_before":"soon"}}}',
+        '{"version":1,"after":"","tries":{"2025-08-21":{"digest":"x","count":' + "9" * 4000 + ',"not_before":"soon"}}}',
+        '{"version":1,"after":"","tries":{"2025-08-21":{"digest":"x","count":1,"not_before":"2025-08-21T12:00:00"}}}',
+        '{"version":1,"after":"","tries":{"2025-08-21":[]}}',
+    ]),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_day(tmp_path_factory) -> LocalObjectStore:
+    store, layout = LocalObjectStore(tmp_path_factory.mktemp("lake")), Layout()
+    store.put(layout.raw_key(NOON), snapshot(NOON))
+    return store
+
+
+@property_settings(150)
+@given(_CURSORS)
+def test_a_cursor_that_is_not_ours_counts_as_a_first_look(one_day, cursor):
+    """Nothing raises, and the day is asked for: hypothesis cannot guess a cursor that says it was seen."""
+    layout = Layout()
+    tick = look_for_arrivals(one_day, layout, cursor, today=TODAY, started=NO_DAYS)
+    assert days(tick) == [TODAY]
+    assert look_for_arrivals(one_day, layout, tick.cursor, today=TODAY, started=NO_DAYS).runs == ()
+    options = {"area": DEFAULT_SERVICE_AREA, "now": NOON, "today": TODAY, "started": NO_DAYS}
+    tick = look_for_unpublished(one_day, layout, cursor, **options)
+    assert days(tick) == [TODAY]
+    assert look_for_unpublished(one_day, layout, tick.cursor, **options).runs == ()

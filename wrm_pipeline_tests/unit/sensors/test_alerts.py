@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wrm_pipeline.checks import published, quality
 from wrm_pipeline.clients.errors import (
@@ -37,6 +39,7 @@ from wrm_pipeline.sensors.alerts import (
 )
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer, html
+from wrm_pipeline_tests.fixtures.snapshots import property_settings
 
 UI = "http://ui:3000"
 QUIET_S = QUIET.total_seconds()
@@ -83,7 +86,7 @@ class Watch:
         """One tick, so many seconds from now; gives the messages that it sent."""
         now = time.time() + later_s
         state = State.from_cursor(self.cursor, now)
-        self.runs_read += look(self.instance, state, self.read)
+        self.runs_read += look(self.instance, state, self.read, now=now)
         before = len(self.receiver.texts)
         tell(state, self.receiver, now=now, ui_url=UI)
         self.cursor = state.to_cursor()
@@ -122,6 +125,66 @@ def run(
 
 def unavailable(target: str = "feed") -> TransientError:
     return TransientError("HTTP 503 Service Unavailable", target, "get", "https://host/x", "See its page", 503)
+
+
+# --- clocks that were ahead, and cursors that are not ours ---
+
+
+def test_runs_from_the_future_are_told_once_and_hide_no_others(instance, runs):
+    """The clock is a day ahead for the runs of this test, and right for the sensor's ticks."""
+    day = -86_400.0
+    run(instance, unavailable())
+    assert len(runs.tick(0)) == 1, "told while the clock was ahead"
+    for n in range(3):
+        assert runs.tick(day + 30 * n) == []
+    run(instance, ValueError("another cause"))
+    assert len(runs.tick(day + 120)) == 1
+    for n in range(40):
+        assert runs.tick(day + 150 + 30 * n) == [], "it is remembered until its time has passed"
+    assert json.loads(runs.cursor)["until"] <= time.time() + day + 150 + 30 * 39
+    run(instance)
+    runs.tick(day + 1400)
+    ends = [text for n in range(60) for text in runs.tick(day + 1430 + 30 * n)]
+    assert [text[0] for text in ends] == ["🟢", "🟢"], "and both are over soon, not a day later"
+
+
+@property_settings(200)
+@given(
+    st.one_of(
+        st.text(),
+        st.fixed_dictionaries(
+            {
+                "until": st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.booleans()),
+                "seen": st.one_of(
+                    st.none(), st.lists(st.integers()), st.dictionaries(st.text(), st.floats() | st.text())
+                ),
+                "incidents": st.one_of(
+                    st.none(),
+                    st.lists(st.dictionaries(st.text(), st.integers())),
+                    st.lists(
+                        st.fixed_dictionaries(
+                            {
+                                name: st.none() | st.text() | st.integers() | st.lists(st.integers(), max_size=1)
+                                for name in (
+                                    *("scope", "cause", "error", "place", "remedy", "severe", "words", "began_at"),
+                                    *("last_failed_at", "run_id", "partitions", "good_since"),
+                                )
+                            }
+                        ),
+                        max_size=1,
+                    ),
+                ),
+            }
+        ).map(json.dumps),
+        st.just("[" * 200_000),
+    )
+)
+def test_a_cursor_that_is_not_ours_counts_as_a_first_look(cursor):
+    now = 1_755_781_502.0
+    state = State.from_cursor(cursor, now)
+    assert now - 86_400 <= state.until <= now
+    tell(state, lambda _: None, now=now, ui_url=UI)
+    assert State.from_cursor(state.to_cursor(), now).until <= now
 
 
 # --- runs ---
