@@ -156,6 +156,10 @@ class Layout:
         """Key of one dead letter."""
         return f"{self.dead_letter_folder(dt)}{entry_id}.json"
 
+    def set_aside_key(self, dead_letter_key: str) -> str:
+        """Where an object goes that lay among the dead letters, could not be read, and was given up by a person."""
+        return f"{self.prefix}dlq_set_aside/{dead_letter_key.removeprefix(self.dead_letter_prefix)}"
+
     @property
     def lineage_prefix(self) -> str:
         """All OpenLineage events are below this prefix."""

@@ -142,7 +142,7 @@ def _reason_against(store: ObjectStore, raw: RawDay, *, area: ServiceArea, today
     processed, enhanced = partitions.read("processed", dt), partitions.read("enhanced", dt)
     if processed is None or enhanced is None:
         return "it is not published"
-    objects = raw_objects_of(raw, DeadLetterQueue(store, layout).of_date(dt))
+    objects = raw_objects_of(raw, DeadLetterQueue(store, layout).entries(dt), processed)
     plan = plan_build(with_remembered_times(objects, dt, processed), processed)
     if not plan.nothing_to_do:
         return f"{len(plan.parse) + len(plan.drop)} raw objects are not as the published day has them; process it first"

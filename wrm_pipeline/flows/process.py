@@ -1,5 +1,6 @@
 """raw/ -> processed/ -> enhanced/ of one day."""
 
+import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from datetime import date, datetime
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.cached_objects import CachedObjects
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, Entries
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.clients.raw_objects import RawDay
@@ -69,15 +70,14 @@ class ProcessedPartition:
         return self.previous
 
 
-def list_raw_objects(store: ObjectStore, layout: Layout, dt: date, letters: Iterable[DeadLetter]) -> list[RawObject]:
-    """The raw objects of a day, with the corrections that an operator put into its dead letters."""
-    return raw_objects_of(RawDay.of(store, layout, dt), letters)
+def raw_objects_of(raw: RawDay, entries: Entries, published: ParquetParts | None) -> list[RawObject]:
+    """The raw objects of a day, with the corrections that an operator put into its dead letters.
 
-
-def raw_objects_of(raw: RawDay, letters: Iterable[DeadLetter]) -> list[RawObject]:
-    """See `list_raw_objects`."""
-    corrections: dict[str, dict[int, str]] = {}
-    for letter in letters:
+    While a letter of the day cannot be read, the corrections that the `published` partition was built with stay for the
+    lines that no other letter knows: else the rows that they gave would leave with the next build.
+    """
+    corrections = _published_corrections(entries, published) if entries.unreadable else {}
+    for letter in entries.letters:
         if letter.corrections:
             corrections.setdefault(letter.source_key, {}).update(letter.corrections)
     earliest, latest = span_of(raw.dt)
@@ -92,6 +92,18 @@ def raw_objects_of(raw: RawDay, letters: Iterable[DeadLetter]) -> list[RawObject
             obj = named(obj, key)
         objects.append(obj)
     return objects
+
+
+def _published_corrections(entries: Entries, published: ParquetParts | None) -> dict[str, dict[int, str]]:
+    manifest = published_manifest(published)
+    known = {(letter.source_key, record.line_number) for letter in entries.letters for record in letter.records}
+    found: dict[str, dict[int, str]] = {}
+    for key, source in manifest.sources.items() if manifest else ():
+        lines = json.loads(source.corrections_id) if source.corrections_id else ()
+        kept = {line: text for line, text in lines if (key, line) not in known}
+        if kept:
+            found[key] = kept
+    return found
 
 
 def with_remembered_times(
@@ -178,10 +190,13 @@ def process_partition(
         ExternalError: the store failed.
     """
     queue = DeadLetterQueue(store, layout, cache)
-    known = queue.of_date(dt)
+    entries = queue.entries(dt)
+    known = entries.letters
+    for problem in entries.unreadable:
+        _log.warning("a dead letter cannot be read", key=problem.key, reason=problem.reason)
     raw = RawDay.of(store, layout, dt)
-    objects = raw_objects_of(raw, known)
     previous = PublishedPartitions(store, layout).read("processed", dt)
+    objects = raw_objects_of(raw, entries, previous)
     if not objects and previous is None:
         raise NoRawDataError(
             f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day "
@@ -212,7 +227,13 @@ def process_partition(
         snapshots_parsed=len(build.reports),
         seconds=round(time.monotonic() - started, 3),
     )
-    letters = queue.record(build.reports, asset_name=PROCESSED_ASSET, partition_date=dt, seen_at=parsed_at)
+    letters = queue.record(
+        build.reports,
+        asset_name=PROCESSED_ASSET,
+        partition_date=dt,
+        seen_at=parsed_at,
+        unreadable=entries.unreadable,
+    )
     return ProcessedPartition(build, build.manifest, previous, tuple(letters))
 
 

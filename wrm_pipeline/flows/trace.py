@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableDeadLetterError
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
@@ -161,11 +161,9 @@ def _find_lines(
 
 
 def _letters(store: ObjectStore, layout: Layout, dt: date, raw_key: str, remarks: list[str]) -> tuple[DeadLetter, ...]:
-    try:
-        return tuple(letter for letter in DeadLetterQueue(store, layout).of_date(dt) if letter.source_key == raw_key)
-    except UnreadableDeadLetterError as error:
-        remarks.append(str(error))
-        return ()
+    entries = DeadLetterQueue(store, layout).entries(dt)
+    remarks += [f"{letter.key} cannot be read: {letter.reason}" for letter in entries.unreadable]
+    return tuple(letter for letter in entries.letters if letter.source_key == raw_key)
 
 
 def _find_enhanced(partitions: PublishedPartitions, station_id: str, at: datetime) -> tuple[date, PublishedRow]:

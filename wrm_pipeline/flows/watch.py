@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableDeadLetterError
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
-from wrm_pipeline.clients.raw_objects import UnreadableArchiveError
+from wrm_pipeline.clients.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.flows.process import is_current, list_raw_objects, with_remembered_times
+from wrm_pipeline.flows.process import is_current, raw_objects_of, with_remembered_times
 
 # Keys looked at in one tick: 10 pages, about a second. What is beyond is the next tick's.
 MAX_KEYS_PER_TICK = 10_000
@@ -180,7 +180,7 @@ def look_for_unpublished(
         day = dt.isoformat()
         try:
             difference = _difference(store, layout, dt, area)
-        except (UnreadableDeadLetterError, UnreadablePartitionError, UnreadableArchiveError) as error:
+        except (UnreadablePartitionError, UnreadableArchiveError) as error:
             difference = _digest(str(error))
         if difference is None and dt in strayed:
             difference = _digest("strays")
@@ -203,8 +203,10 @@ def look_for_unpublished(
 def _difference(store: ObjectStore, layout: Layout, dt: date, area: ServiceArea) -> str | None:
     """A digest of what a day's published partitions lack, or None if they are what they should be."""
     partitions = PublishedPartitions(store, layout)
-    objects = list_raw_objects(store, layout, dt, DeadLetterQueue(store, layout).of_date(dt))
+    entries = DeadLetterQueue(store, layout).entries(dt)
+    raw = RawDay.of(store, layout, dt)
     processed = partitions.read("processed", dt)
+    objects = raw_objects_of(raw, entries, processed)
     if not objects and processed is None:
         return None
     plan = plan_build(with_remembered_times(objects, dt, processed), processed)

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from prometheus_client.metrics_core import Metric
 
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.dead_letter_queue import UnreadableLetter, read_letter
+from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.clients.spool import Spool
-from wrm_pipeline.domain.dead_letters import PARKED, PENDING, STATUSES, DeadLetter
+from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, PARKED, PENDING, STATUSES
 from wrm_pipeline.domain.layout import Layout, RawKey, folder_date, local_date
 from wrm_pipeline.domain.partition_build import enhance_rows
 from wrm_pipeline.domain.rules import ServiceArea
@@ -187,11 +188,12 @@ class DeadLetterSource:
         known = self._entries or {}
         listed = {info.key: info for info in store.list(self._prefix) if info.key.endswith(".json")}
         kept = {key: entry for key, entry in known.items() if key in listed and listed[key].etag == entry.etag}
+        new = [info for key, info in listed.items() if key not in kept]
+        large = {info.key: _unreadable(info) for info in new if info.size_bytes > MAX_READ_BYTES}
         fresh = {
-            key: _entry(body, listed[key].etag, listed[key].last_modified)
-            for key, body in store.get_many(key for key in listed if key not in kept)
+            key: _entry(listed[key], body) for key, body in store.get_many(i.key for i in new if i.key not in large)
         }
-        return kept | fresh
+        return kept | large | fresh
 
     def families(self, now: float) -> Sequence[Metric]:
         """By status; `unreadable` are objects that are no dead letters."""
@@ -209,9 +211,12 @@ class DeadLetterSource:
         ]
 
 
-def _entry(body: bytes, etag: str, last_modified: datetime) -> _Entry:
-    try:
-        letter = DeadLetter.from_json(body)
-    except ValueError:
-        return _Entry(etag, UNREADABLE, last_modified.timestamp())
-    return _Entry(etag, letter.status, letter.timestamp.timestamp())
+def _entry(info: ObjectInfo, body: bytes) -> _Entry:
+    letter = read_letter(info, body)
+    if isinstance(letter, UnreadableLetter):
+        return _unreadable(info)
+    return _Entry(info.etag, letter.status, letter.timestamp.timestamp())
+
+
+def _unreadable(info: ObjectInfo) -> _Entry:
+    return _Entry(info.etag, UNREADABLE, info.last_modified.timestamp())
