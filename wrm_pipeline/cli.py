@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
-from wrm_pipeline import upkeep
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline import dead_letter_commands, upkeep
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.domain.dead_letters import DISCARDED, MAX_RETRIES, PENDING, STATUSES, DeadLetter
+from wrm_pipeline.dead_letter_commands import DeadLetterCommandError
 from wrm_pipeline.settings import Settings, SettingsError, load_settings
 
 
@@ -29,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace, Settings], int] = options.command
     try:
         return command(options, load_settings())
-    except (UsageError, SettingsError) as error:
+    except (UsageError, DeadLetterCommandError, SettingsError) as error:
         print(f"wrm: {error}", file=sys.stderr)
         return 2
     except ExternalError as error:
@@ -90,44 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     reports.set_defaults(command=_reports)
     reports.add_argument("folder", type=Path)
 
-    dlq = commands.add_parser("dlq", help="look at and settle dead letters")
-    verbs = dlq.add_subparsers(required=True, metavar="VERB")
-
-    listing = verbs.add_parser("list", help="entries of the queue, the newest first")
-    listing.set_defaults(command=_list)
-    _add_selection(listing)
-    listing.add_argument("--status", action="append", choices=STATUSES, default=[])
-    listing.add_argument("--json", action="store_true", help="one JSON array")
-
-    show = verbs.add_parser("show", help="one entry with its records")
-    show.set_defaults(command=_show)
-    show.add_argument("id", help="entry id, or enough of its beginning")
-    show.add_argument("--json", action="store_true", help="the stored JSON")
-
-    correct = verbs.add_parser("correct", help="give the right line for a dead one; the next build uses it")
-    correct.set_defaults(command=_correct)
-    correct.add_argument("id", help="entry id, or enough of its beginning")
-    correct.add_argument("--line", type=int, required=True, help="line number in the raw object, as `show` gives it")
-    correct.add_argument("--data", required=True, help="the whole line as it should have been")
-
-    discard = verbs.add_parser("discard", help="give an entry up; it stays in the queue with the reason")
-    discard.set_defaults(command=_discard)
-    discard.add_argument("id", help="entry id, or enough of its beginning")
-    discard.add_argument("--reason", required=True)
-
-    again = verbs.add_parser("replay", help="try pending entries again, now and here (as the job reprocess_dlq does)")
-    again.set_defaults(command=_replay)
-    _add_selection(again)
-    again.add_argument("--id", action="append", default=[], dest="ids", help="only this entry; may be repeated")
-    again.add_argument("--max-retries", type=int, default=MAX_RETRIES, help="failures after which an entry is parked")
-    again.add_argument("--dry-run", action="store_true", help="only say what would be tried")
-    again.add_argument("--json", action="store_true", help="one JSON array")
+    dead_letter_commands.add_commands(commands)
     return parser
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--date", action="append", type=date.fromisoformat, default=[], help="YYYY-MM-DD; repeatable")
-    parser.add_argument("--error-type", action="append", default=[], help="may be repeated")
 
 
 def _compact(options: argparse.Namespace, settings: Settings) -> int:
@@ -164,12 +126,6 @@ def _compact(options: argparse.Namespace, settings: Settings) -> int:
     if not options.write:
         print("Nothing was written. Add --write to do it.")
     return 1 if refused else 0
-
-
-def _queue(settings: Settings) -> DeadLetterQueue:
-    from wrm_pipeline.resources.lake import connect_store
-
-    return DeadLetterQueue(connect_store(settings), settings.layout)
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:
@@ -301,126 +257,6 @@ def _reports(options: argparse.Namespace, settings: Settings) -> int:
 
     done = mirror(connect_store(settings), settings.layout.report_key(""), options.folder)
     print(f"{options.folder}: {done.written} written, {done.removed} removed, {done.unchanged} unchanged.")
-    return 0
-
-
-def _list(options: argparse.Namespace, settings: Settings) -> int:
-    queue = _queue(settings)
-    letters = [
-        letter
-        for dt in sorted(options.date or queue.dates(), reverse=True)
-        for letter in queue.of_date(dt)
-        if (not options.error_type or letter.error_type in options.error_type)
-        and (not options.status or letter.status in options.status)
-    ]
-    letters.sort(key=lambda letter: letter.timestamp, reverse=True)
-    _print_letters(letters, queue, as_json=options.json)
-    return 0
-
-
-def _print_letters(letters: Sequence[DeadLetter], queue: DeadLetterQueue, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([json.loads(letter.to_json()) for letter in letters], ensure_ascii=False, indent=1))
-        return
-    if not letters:
-        print(f"No such entries in {queue.layout.dead_letter_prefix} of {queue.store.name}.")
-        return
-    rows: list[list[Any]] = [
-        [
-            letter.entry_id[:8],
-            letter.partition_date,
-            letter.error_type,
-            letter.status,
-            letter.retry_count,
-            letter.records_total,
-            Path(letter.source_key).name,
-            letter.error_message[:60],
-        ]
-        for letter in letters
-    ]
-    headers = ["id", "date", "error", "status", "retries", "records", "source", "message"]
-    print(tabulate(rows, headers=headers, disable_numparse=True))
-
-
-def _find(settings: Settings, entry_id: str) -> tuple[DeadLetterQueue, DeadLetter]:
-    queue = _queue(settings)
-    letter = queue.find(entry_id)
-    if letter is None:
-        raise UsageError(f"there is no one entry whose id starts with {entry_id!r}; `wrm dlq list` shows the ids")
-    return queue, letter
-
-
-def _show(options: argparse.Namespace, settings: Settings) -> int:
-    _, letter = _find(settings, options.id)
-    if options.json:
-        print(letter.to_json().decode())
-        return 0
-    for name in (
-        "entry_id",
-        "status",
-        "retry_count",
-        "error_type",
-        "error_message",
-        "partition_date",
-        "source_key",
-        "timestamp",
-        "last_seen",
-        "asset_name",
-        "note",
-    ):
-        print(f"{name:<15} {getattr(letter, name)}")
-    print(f"{'records':<15} {letter.records_total}, of which {len(letter.records)} are kept here")
-    for record in letter.records[:50]:
-        print(f"\nline {record.line_number}: {record.error_message}\n  {record.raw_data!r}")
-        if record.corrected_data is not None:
-            print(f"  corrected: {record.corrected_data!r}")
-    return 0
-
-
-def _correct(options: argparse.Namespace, settings: Settings) -> int:
-    queue, letter = _find(settings, options.id)
-    if options.line not in {record.line_number for record in letter.records}:
-        lines = ", ".join(str(record.line_number) for record in letter.records[:20])
-        raise UsageError(f"entry {letter.entry_id} has no record of line {options.line}; it has {lines or 'none'}")
-    if "\n" in options.data or "\r" in options.data:
-        raise UsageError("--data is one line")
-    records = tuple(
-        replace(record, corrected_data=options.data) if record.line_number == options.line else record
-        for record in letter.records
-    )
-    queue.put(replace(letter, records=records, status=PENDING, retry_count=0))
-    print(f"Line {options.line} is corrected. `wrm dlq replay --id {letter.entry_id}` publishes it.")
-    return 0
-
-
-def _discard(options: argparse.Namespace, settings: Settings) -> int:
-    queue, letter = _find(settings, options.id)
-    note = f"discarded {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {options.reason}"
-    queue.put(replace(letter, status=DISCARDED, note=note))
-    print(f"{letter.entry_id} is discarded. The raw object stays.")
-    return 0
-
-
-def _replay(options: argparse.Namespace, settings: Settings) -> int:
-    from wrm_pipeline.flows.replay import Selection, replay, select
-    from wrm_pipeline.resources.lake import connect_store
-
-    store = connect_store(settings)
-    queue = DeadLetterQueue(store, settings.layout)
-    ids = [_find(settings, entry_id)[1].entry_id for entry_id in options.ids]
-    selection = Selection(options.date, options.error_type, ids)
-    if options.dry_run:
-        letters: Sequence[DeadLetter] = select(queue, selection)
-    else:
-        letters = replay(
-            store,
-            settings.layout,
-            selection,
-            area=settings.area,
-            now=datetime.now(UTC),
-            max_retries=options.max_retries,
-        ).letters
-    _print_letters(letters, queue, as_json=options.json)
     return 0
 
 

@@ -72,7 +72,7 @@ class DeadLetterQueue:
         small = [info for info in infos if info.size_bytes <= MAX_READ_BYTES]
         unreadable += [_too_large(info) for info in infos if info.size_bytes > MAX_READ_BYTES]
         for info, body in self._bodies(small):
-            found = body if isinstance(body, UnreadableLetter) else read_letter(info, body)
+            found = body if isinstance(body, UnreadableLetter) else read_letter(self.layout, info, body)
             if isinstance(found, DeadLetter):
                 letters.append(found)
             else:
@@ -98,7 +98,9 @@ class DeadLetterQueue:
         if len(exact or found) != 1:
             return None
         (info,) = exact or found
-        return _too_large(info) if info.size_bytes > MAX_READ_BYTES else read_letter(info, self.store.get(info.key))
+        if info.size_bytes > MAX_READ_BYTES:
+            return _too_large(info)
+        return read_letter(self.layout, info, self.store.get(info.key))
 
     def dates(self) -> list[date]:
         """The partitions that have entries."""
@@ -195,13 +197,20 @@ class DeadLetterQueue:
                     yield info, UnreadableLetter(info.key, info.size_bytes, info.last_modified, str(problem))
 
 
-def read_letter(info: ObjectInfo, body: bytes) -> DeadLetter | UnreadableLetter:
+def read_letter(layout: Layout, info: ObjectInfo, body: bytes) -> DeadLetter | UnreadableLetter:
     """An object's entry, or why it is none; never raises."""
-    folder = folder_date(info.key.rpartition("/")[0])
+    folder = folder_date(info.key.removeprefix(layout.dead_letter_prefix).partition("/")[0])
     try:
-        return DeadLetter.from_json(body, key=info.key, folder=folder, modified=info.last_modified)
+        letter = DeadLetter.from_json(body, key=info.key, folder=folder, modified=info.last_modified)
     except ValueError as error:
         return UnreadableLetter(info.key, info.size_bytes, info.last_modified, str(error))
+    source = layout.parse_raw_key(layout.released_key(letter.source_key))
+    if source is not None and source.dt != letter.partition_date:
+        # No build of that day would see it, nor its corrections.
+        right = layout.dead_letter_folder(source.dt)
+        reason = f"its source_key is of dt={source.dt}, so it belongs into {right}: move it there"
+        return UnreadableLetter(info.key, info.size_bytes, info.last_modified, reason)
+    return letter
 
 
 def _is_outage(error: ExternalError) -> bool:

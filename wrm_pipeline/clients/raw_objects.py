@@ -7,7 +7,7 @@ from datetime import date
 from wrm_pipeline.clients.errors import UnexpectedAnswerError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.raw_archive import ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
+from wrm_pipeline.domain.raw_archive import MAX_INDEX_BYTES, ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
 
 ReadBodies = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
 
@@ -42,15 +42,17 @@ class RawDay:
             UnreadableArchiveError: the index is damaged.
         """
         index_key = layout.archive_index_key(dt)
-        loose, packed = {}, False
+        loose: dict[str, ObjectInfo] = {}
+        packed: ObjectInfo | None = None
         for info in store.list(layout.raw_folder(dt)):
             if layout.is_raw_key(info.key):
                 loose[info.key] = info
-            packed |= info.key == index_key
+            if info.key == index_key:
+                packed = info
         index = None
-        if packed:
+        if packed is not None:
             try:
-                index = ArchiveIndex.from_json(store.get(index_key))
+                index = _read_index(store, packed, dt)
             except DamagedArchiveError as error:
                 raise _unreadable(store, index_key, error) from error
         return cls(store, layout, dt, loose, index)
@@ -110,6 +112,15 @@ class RawDay:
             return ArchiveReader(self.index, self.store.get(self.archive_key))
         except DamagedArchiveError as error:
             raise _unreadable(self.store, self.archive_key, error) from error
+
+
+def _read_index(store: ObjectStore, info: ObjectInfo, dt: date) -> ArchiveIndex:
+    if info.size_bytes > MAX_INDEX_BYTES:
+        raise DamagedArchiveError(f"it has {info.size_bytes} bytes, more than any index")
+    index = ArchiveIndex.from_json(store.get(info.key))
+    if index.dt != dt:
+        raise DamagedArchiveError(f"it is the index of {index.dt}")
+    return index
 
 
 def _metadata(member: Member) -> dict[str, str]:

@@ -23,6 +23,8 @@ REPROCESSED = "reprocessed"
 PARKED = "parked"
 DISCARDED = "discarded"
 STATUSES = (PENDING, REPROCESSED, PARKED, DISCARDED)
+# Of objects in the queue that are not entries.
+UNREADABLE = "unreadable"
 
 # Each run of a day reads all letters of the day: 1,000 usual lines are 300 kB. What is larger is cut when it is written
 # (records_total counts what is left out), and a letter that others made larger than MAX_READ_BYTES is not even fetched.

@@ -92,7 +92,9 @@ class Layout:
         return f"{self.prefix}quarantine/"
 
     def released_key(self, quarantine_key: str) -> str:
-        """The raw key of a quarantined body that turns out to be a snapshot."""
+        """The raw key of a quarantined body that turns out to be a snapshot; a raw key is its own."""
+        if not quarantine_key.startswith(self.quarantine_prefix):
+            return quarantine_key
         return f"{self.raw_prefix}{quarantine_key.removeprefix(self.quarantine_prefix)}"
 
     def _snapshot_name(self, fetched_at: datetime) -> str:
@@ -207,6 +209,11 @@ def _name_time(name: str, zone: tzinfo, *, fold: int = 0) -> datetime | None:
         return datetime(year, month, day, hour, minute, second, tzinfo=zone, fold=fold).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def is_plain_key(key: str) -> bool:
+    """Whether a key that was read somewhere may be asked of a store: no part leads out of its folder or is hidden."""
+    return all(part and part[0] != "." and part.isprintable() for part in key.split("/"))
 
 
 @lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ whoever compares a day with what is published. Packing the same objects gives th
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,10 @@ from typing import Any
 
 _VERSION = 1
 _CHECKSUMS = "SHA256SUMS"
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]{0,200}")
+
+# About 240 bytes a member: a day of a snapshot a second has 21 MB.
+MAX_INDEX_BYTES = 32 * 2**20
 
 # Level 6 made snapshots 7 % smaller than level 4 and took 1.8 times as long.
 _COMPRESSION_LEVEL = 4
@@ -74,15 +79,29 @@ class ArchiveIndex:
         try:
             data: dict[str, Any] = json.loads(body)
             if data["version"] != _VERSION:
-                raise DamagedArchiveError(f"the index has version {data['version']}, this program reads {_VERSION}")
-            members = tuple(
-                Member(name, size, etag, datetime.fromisoformat(at), sha256, *run_id)
-                for name, size, etag, at, sha256, *run_id in data["members"]
-            )
+                version = repr(data["version"])[:80]
+                raise DamagedArchiveError(f"the index has version {version}, this program reads {_VERSION}")
+            members = tuple(_member(*values) for values in data["members"])
             dt = date.fromisoformat(data["dt"])
-            return cls(dt, data["name"], data["sha256"], data["size_bytes"], members)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedArchiveError(f"the index cannot be read: {error!r}") from error
+            return cls(dt, _plain_name(data["name"]), str(data["sha256"]), int(data["size_bytes"]), members)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise DamagedArchiveError(f"the index cannot be read: {repr(error)[:300]}") from error
+
+
+def _plain_name(name: str) -> str:
+    # It is part of keys that are read and removed.
+    if not _PLAIN_NAME.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is not the name of an archive")
+    return name
+
+
+def _member(name: str, size: int, etag: str, at: str, sha256: str, run_id: str = "") -> Member:
+    last_modified = datetime.fromisoformat(at)
+    texts = all(isinstance(text, str) for text in (name, etag, sha256, run_id))
+    hidden = not texts or any(not part or part[0] == "." for part in name.split("/"))
+    if hidden or type(size) is not int or size < 0 or last_modified.tzinfo is None:
+        raise ValueError(f"{repr((name, size, etag, at, sha256))[:200]} is not a member")
+    return Member(name, size, etag, last_modified, sha256, run_id)
 
 
 def pack(dt: date, members: Iterable[tuple[Member, bytes]]) -> tuple[ArchiveIndex, bytes]:
@@ -130,6 +149,11 @@ class ArchiveReader:
     def read(self, name: str) -> bytes:
         """One member's content, byte for byte what the raw object held."""
         try:
+            size_bytes = self._archive.getinfo(name).file_size
+            if size_bytes != self._index.by_name[name].size_bytes:
+                raise DamagedArchiveError(
+                    f"{name} has {size_bytes} bytes in {self._index.name}, not those of the index"
+                )
             body = self._archive.read(name)
         except (KeyError, zipfile.BadZipFile, OSError, ValueError) as error:
             raise DamagedArchiveError(f"{name} cannot be read from {self._index.name}: {error}") from error

@@ -21,8 +21,8 @@ from datetime import date, timedelta
 
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
-from wrm_pipeline.clients.raw_objects import RawDay
+from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.clients.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.quality import column_differences, unbalanced_sources
@@ -85,9 +85,13 @@ def compact_day(
         ExternalError: the store failed; the day can be read, and doing it again goes on.
         DamagedArchiveError: an object changed while it was packed; nothing was removed.
     """
-    raw = RawDay.of(store, layout, dt)
+    try:
+        raw = RawDay.of(store, layout, dt)
+        refused = _reason_against(store, raw, area=area, today=today)
+    except (UnreadableArchiveError, UnreadablePartitionError) as error:
+        # It costs its own day; the others are packed.
+        return Compaction(dt, 0, 0, refused=str(error))
     size = sum(info.size_bytes for info in raw.loose.values())
-    refused = _reason_against(store, raw, area=area, today=today)
     if refused or dry_run or not raw.loose:
         return Compaction(dt, len(raw.loose), size, refused=refused)
     index = raw.index

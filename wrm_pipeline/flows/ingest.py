@@ -13,7 +13,7 @@ from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError
-from wrm_pipeline.domain.layout import Layout, local_date
+from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.snapshot import (
     FileFault,
     FileReport,
@@ -164,7 +164,7 @@ def _store_without_spool(
     try:
         objects = CachedObjects(connect(), cache)
         result = replace(result, delivered=deliver_spool(objects.store, layout, spool, cache))
-        if kind == "raw" and _last_sha256(objects, layout, result.fetched_at) == result.sha256:
+        if kind == "raw" and last_sha256(objects, layout, result.fetched_at) == result.sha256:
             return replace(result, duplicate=True)
         return replace(result, key=_store(objects, layout, kind, result.fetched_at, body, result.sha256, result.run_id))
     except (ExternalError, OSError) as error:
@@ -183,19 +183,19 @@ def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool, cache: Cache
     objects = CachedObjects(store, cache)
     keys: list[str] = []
     duplicates: list[datetime] = []
-    last_sha256: str | None = None
+    previous: str | None = None
     waiting = list(spool.waiting())
     for body in waiting[:MAX_DELIVERIES_PER_RUN]:
         data = body.read()
         sha256 = hashlib.sha256(data).hexdigest()
         if body.kind == "raw":
-            last_sha256 = last_sha256 or _last_sha256(objects, layout, body.fetched_at)
-        if body.kind == "raw" and sha256 == last_sha256:
+            previous = previous or last_sha256(objects, layout, body.fetched_at)
+        if body.kind == "raw" and sha256 == previous:
             duplicates.append(body.fetched_at)
         else:
             keys.append(_store(objects, layout, body.kind, body.fetched_at, data, sha256, body.run_id))
         if body.kind == "raw":
-            last_sha256 = sha256
+            previous = sha256
         spool.remove(body)
     return Delivered(tuple(keys), tuple(duplicates), len(waiting) - len(keys) - len(duplicates))
 
@@ -234,12 +234,13 @@ def _record_quarantined(store: ObjectStore, layout: Layout, key: str, fetched_at
     DeadLetterQueue(store, layout).record(
         [report],
         asset_name="wrm_stations_raw_data",
-        partition_date=local_date(fetched_at),
+        # Not the date of the fetch: the next free second may be tomorrow's.
+        partition_date=folder_date(key.rpartition("/")[0]) or local_date(fetched_at),
         seen_at=fetched_at,
     )
 
 
-def _last_sha256(objects: CachedObjects, layout: Layout, now: datetime) -> str | None:
+def last_sha256(objects: CachedObjects, layout: Layout, now: datetime) -> str | None:
     """Hash of the newest snapshot before `now`, at the cost of one listing (around midnight two) and at most a HEAD."""
     start = now - DUPLICATE_LOOK_BACK
     newest: ObjectInfo | None = None

@@ -5,36 +5,53 @@ back: the published partition says when each raw object was parsed, and each par
 entry anew. So nothing is lost or doubled whatever is killed when: a replay that was cut short is simply done again.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cached_objects import CachedObjects
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.clients.raw_objects import UnreadableArchiveError
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
-from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.layout import Layout, is_plain_key
+from wrm_pipeline.domain.partition_build import AccountingError, PartitionWouldShrinkError
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import reject_reason
-from wrm_pipeline.flows.process import is_settled, published_manifest
+from wrm_pipeline.flows.ingest import last_sha256
+from wrm_pipeline.flows.process import NoRawDataError, is_settled, published_manifest
 from wrm_pipeline.flows.rebuild import rebuild_partition
+
+# What costs its own day and no other.
+_OF_ONE_DAY = (PartitionWouldShrinkError, AccountingError, UnreadablePartitionError, UnreadableArchiveError)
+
+
+class InvalidReplayError(ValueError):
+    """The replay cannot be done as it was asked for; the message names the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which pending entries to replay; an empty list means all."""
+    """Which pending entries to replay; an empty list means all.
+
+    `parked` takes those that are parked, too; an entry that is named by its id is taken either way.
+    """
 
     dates: Collection[date] = ()
     error_types: Collection[str] = ()
     entry_ids: Collection[str] = ()
+    parked: bool = False
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether an entry is meant."""
+        statuses = (PENDING, PARKED) if self.parked or self.entry_ids else (PENDING,)
         return (
-            letter.status == PENDING
+            letter.status in statuses
             and (not self.dates or letter.partition_date in self.dates)
             and (not self.error_types or letter.error_type in self.error_types)
             and (not self.entry_ids or letter.entry_id in self.entry_ids)
@@ -43,10 +60,14 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What a replay did: entries as they are now, and the partitions that were rebuilt."""
+    """What a replay did: entries as they are now, the partitions that were rebuilt, and those that could not be.
+
+    The entries of a day in `failed`, which has the reasons, are as they were.
+    """
 
     letters: tuple[DeadLetter, ...]
     rebuilt: tuple[date, ...]
+    failed: tuple[tuple[date, str], ...] = ()
 
     def count(self, status: str) -> int:
         """How many of the selected entries now have this status."""
@@ -55,8 +76,8 @@ class ReplayResult:
 
 def select(queue: DeadLetterQueue, selection: Selection) -> list[DeadLetter]:
     """The entries that a replay would try, oldest first; reads only."""
-    dates = selection.dates or queue.dates()
-    letters = [letter for dt in sorted(dates) for letter in queue.of_date(dt) if selection.matches(letter)]
+    found = (letter for dt in sorted(set(selection.dates)) for letter in queue.of_date(dt))
+    letters = [letter for letter in (found if selection.dates else queue.all()) if selection.matches(letter)]
     return sorted(letters, key=lambda letter: (letter.partition_date, letter.timestamp, letter.entry_id))
 
 
@@ -74,45 +95,73 @@ def replay(
     """Parse the raw objects of pending entries again and publish their partitions.
 
     An entry whose failure is gone becomes `reprocessed`; one that fails again is counted, and `parked` once
-    `max_retries` is reached. Bodies in quarantine that are snapshots after all go to `raw/`.
+    `max_retries` is reached. Bodies in quarantine that are snapshots after all go to `raw/`. A day that cannot be built
+    (it would shrink, or something in it cannot be read) costs only itself.
 
     Raises:
+        InvalidReplayError: `max_retries` is less than 1.
         ExternalError: the store failed; run it again.
-        PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
     """
+    if max_retries < 1:
+        raise InvalidReplayError(f"max_retries is {max_retries}; it must be at least 1. Nothing was changed.")
     queue = DeadLetterQueue(store, layout, cache)
     by_date: dict[date, list[DeadLetter]] = defaultdict(list)
     for letter in select(queue, selection):
         by_date[letter.partition_date].append(letter)
     done: list[DeadLetter] = []
     rebuilt: list[date] = []
+    failed: list[tuple[date, str]] = []
     for dt, letters in by_date.items():
         from_quarantine = [letter for letter in letters if letter.source_key.startswith(layout.quarantine_prefix)]
         of_rows = [letter for letter in letters if letter not in from_quarantine]
-        released = [letter for letter in from_quarantine if _release(store, layout, letter)]
-        if of_rows or released:
-            sources = {letter.source_key for letter in of_rows}
-            rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
-            rebuilt.append(dt)
+        released = [new for letter in from_quarantine if (new := _released(store, layout, letter, cache))]
+        try:
+            if of_rows or released:
+                sources = {letter.source_key for letter in of_rows}
+                rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
+                rebuilt.append(dt)
+        except NoRawDataError:
+            pass  # there is nothing that their rows could come from: they count as tried
+        except _OF_ONE_DAY as error:
+            failed.append((dt, str(error)))
+            continue
         done.extend(_mark(queue, released, settled=True, now=now, max_retries=max_retries))
-        still_bad = [letter for letter in from_quarantine if letter not in released]
+        settled = {letter.key for letter in released}
+        still_bad = [letter for letter in from_quarantine if letter.key not in settled]
         done.extend(_mark(queue, still_bad, settled=False, now=now, max_retries=max_retries))
         done.extend(_judge(queue, PublishedPartitions(store, layout), of_rows, now=now, max_retries=max_retries))
-    return ReplayResult(tuple(done), tuple(rebuilt))
+    return ReplayResult(tuple(done), tuple(rebuilt), tuple(failed))
 
 
-def _release(store: ObjectStore, layout: Layout, letter: DeadLetter) -> bool:
-    """Put a quarantined body under `raw/` if it is a snapshot after all."""
+def _released(store: ObjectStore, layout: Layout, letter: DeadLetter, cache: Cache) -> DeadLetter | None:
+    """Put a quarantined body under `raw/`, once, if it is a snapshot after all; gives the letter, or None if it is not.
+
+    What the fetch would not have stored is not stored here either: a body that equals the snapshot before it.
+    """
+    key = layout.released_key(letter.source_key)
+    parsed = layout.parse_raw_key(key)
+    if parsed is None or not is_plain_key(key):
+        return None
     try:
         body = store.get(letter.source_key)
     except ObjectNotFoundError:
-        return False
+        return None
     if reject_reason(body, letter.timestamp) is not None:
-        return False
+        return None
+    at, sha256 = parsed.file_timestamp, hashlib.sha256(body).hexdigest()
+    if at is not None and last_sha256(CachedObjects(store, cache), layout, at - timedelta(seconds=1)) == sha256:
+        return replace(letter, note=f"{letter.note} The body equals the snapshot before it.".strip())
     info = store.stat(letter.source_key)
-    metadata = {RUN_ID: info.metadata[RUN_ID]} if info and RUN_ID in info.metadata else None
-    store.put_if_absent(layout.released_key(letter.source_key), body, metadata=metadata)
-    return True
+    metadata = {"sha256": sha256}
+    if info and RUN_ID in info.metadata:
+        metadata[RUN_ID] = info.metadata[RUN_ID]
+    stem = key.removesuffix(".txt")
+    others = (layout.raw_key(at + timedelta(seconds=n)) if at else f"{stem}_{n}.txt" for n in range(1, 60))
+    for name in (key, *others):
+        # Another body may have the name by now; a replay that was cut short has put this one.
+        if store.put_if_absent(name, body, metadata=metadata) or store.get(name) == body:
+            return letter
+    return None
 
 
 def _judge(
@@ -128,8 +177,8 @@ def _judge(
         return []
     dt = letters[0].partition_date
     manifest = published_manifest(partitions.read("processed", dt))
-    current = {letter.entry_id: letter for letter in queue.of_date(dt)}
-    fresh = [current.get(letter.entry_id, letter) for letter in letters]
+    current = {letter.key: letter for letter in queue.of_date(dt)}
+    fresh = [current.get(letter.key, letter) for letter in letters]
     gone = [letter for letter in fresh if letter.status == REPROCESSED or is_settled(letter, manifest)]
     failed = [letter for letter in fresh if letter not in gone]
     return [

@@ -21,8 +21,10 @@ class ReplayConfig(dg.Config):
     """Partitions, YYYY-MM-DD."""
     error_types: list[str] = Field(default_factory=list)
     entry_ids: list[str] = Field(default_factory=list)
+    parked: bool = False
+    """Entries that are parked, too."""
     max_retries: int = MAX_RETRIES
-    """Failures after which an entry is parked."""
+    """Failures after which an entry is parked; at least 1."""
     dry_run: bool = False
     """Only say what would be tried."""
 
@@ -36,11 +38,14 @@ def replay_dead_letters(
     cache: RedisCacheResource,
 ) -> dict[str, int]:
     """Counts of the selected entries by what became of them."""
-    selection = Selection([date.fromisoformat(text) for text in config.dates], config.error_types, config.entry_ids)
+    selection = Selection(
+        [date.fromisoformat(text) for text in config.dates], config.error_types, config.entry_ids, parked=config.parked
+    )
     if config.dry_run:
         letters = select(lake.dead_letters, selection)
         context.log.info("Dry run; %d entries would be tried.", len(letters))
         rebuilt: tuple[date, ...] = ()
+        failed: tuple[tuple[date, str], ...] = ()
     else:
         result = replay(
             lake.store,
@@ -52,7 +57,7 @@ def replay_dead_letters(
             run_id=context.run_id,
             cache=cache.client,
         )
-        letters, rebuilt = list(result.letters), result.rebuilt
+        letters, rebuilt, failed = list(result.letters), result.rebuilt, result.failed
     for dt in rebuilt:
         for asset in (wrm_stations_processed_data_all, wrm_stations_enhanced_data_all):
             context.log_event(
@@ -68,6 +73,9 @@ def replay_dead_letters(
     context.add_output_metadata(
         {**counts, "selected": len(letters), "entries": dg.MetadataValue.md(markdown_table(table))}
     )
+    if failed:
+        days = "; ".join(f"{dt}: {problem}" for dt, problem in failed[:5])
+        raise dg.Failure(f"{len(failed)} days were left as they are, the others are done. {days}", allow_retries=False)
     return counts
 
 

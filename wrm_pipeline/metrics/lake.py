@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from wrm_pipeline.clients.dead_letter_queue import UnreadableLetter, read_letter
 from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.clients.spool import Spool
-from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, PARKED, PENDING, STATUSES
+from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, PARKED, PENDING, STATUSES, UNREADABLE
 from wrm_pipeline.domain.layout import Layout, RawKey, folder_date, local_date
 from wrm_pipeline.domain.partition_build import enhance_rows
 from wrm_pipeline.domain.rules import ServiceArea
@@ -25,8 +25,6 @@ from wrm_pipeline.metrics.state_file import StateFile
 
 # A name that says a later time than this is wrong; it must not hide that nothing arrives any more.
 MAX_AHEAD = timedelta(minutes=5)
-
-UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +174,7 @@ class DeadLetterSource:
 
     def __init__(self, connect: Callable[[], ObjectStore], layout: Layout) -> None:
         self._connection = Connection(connect)
-        self._prefix = layout.dead_letter_prefix
+        self._layout = layout
         self._entries: dict[str, _Entry] | None = None
 
     def collect(self) -> None:
@@ -186,12 +184,13 @@ class DeadLetterSource:
 
     def _read(self, store: ObjectStore) -> dict[str, _Entry]:
         known = self._entries or {}
-        listed = {info.key: info for info in store.list(self._prefix) if info.key.endswith(".json")}
+        listed = {info.key: info for info in store.list(self._layout.dead_letter_prefix) if info.key.endswith(".json")}
         kept = {key: entry for key, entry in known.items() if key in listed and listed[key].etag == entry.etag}
         new = [info for key, info in listed.items() if key not in kept]
         large = {info.key: _unreadable(info) for info in new if info.size_bytes > MAX_READ_BYTES}
         fresh = {
-            key: _entry(listed[key], body) for key, body in store.get_many(i.key for i in new if i.key not in large)
+            key: _entry(self._layout, listed[key], body)
+            for key, body in store.get_many(i.key for i in new if i.key not in large)
         }
         return kept | large | fresh
 
@@ -211,8 +210,8 @@ class DeadLetterSource:
         ]
 
 
-def _entry(info: ObjectInfo, body: bytes) -> _Entry:
-    letter = read_letter(info, body)
+def _entry(layout: Layout, info: ObjectInfo, body: bytes) -> _Entry:
+    letter = read_letter(layout, info, body)
     if isinstance(letter, UnreadableLetter):
         return _unreadable(info)
     return _Entry(info.etag, letter.status, letter.timestamp.timestamp())

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableDeadLetterError
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.dead_letters import DISCARDED, PARKED, PENDING, REPROCESSED
 from wrm_pipeline.domain.snapshot import FileReport, RawSnapshot, parse_snapshots
@@ -101,6 +101,7 @@ def test_a_clean_file_leaves_no_entry(queue, lake):
 def test_partitions_are_apart(queue):
     record(queue, BAD_COUNT)
     other = report(BAD_PLACE)
+    other = replace(other, source_key=SOURCE.replace("08-21", "08-22"))
     queue.record([other], asset_name="a", partition_date=date(2025, 8, 22), seen_at=SEEN)
     assert queue.dates() == [DAY, date(2025, 8, 22)]
     assert [len(queue.of_date(dt)) for dt in queue.dates()] == [1, 1]
@@ -109,25 +110,26 @@ def test_partitions_are_apart(queue):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"entry_id": "x"}', b"\xff\xfe"],
-    ids=["empty", "cut", "list", "fields missing", "bytes"],
+    [b"", b"{", b"[]", b'{"status": 5}', b"\xff\xfe"],
+    ids=["empty", "cut", "list", "wrong type", "bytes"],
 )
-def test_an_entry_that_is_none_names_its_object(queue, lake, content):
+def test_an_object_that_is_not_an_entry_is_named_and_in_nobodys_way(queue, lake, content):
+    record(queue, BAD_COUNT)
     key = f"{lake.layout.dead_letter_folder(DAY)}x.json"
     lake.store.put(key, content)
-    with pytest.raises(UnreadableDeadLetterError, match="Correct the object") as caught:
-        queue.of_date(DAY)
-    assert key in str(caught.value)
+    for entries in (queue.entries(DAY), queue.entries()):
+        assert [(problem.key, problem.size_bytes) for problem in entries.unreadable] == [(key, len(content))]
+        assert entries.unreadable[0].reason
+        assert len(entries.letters) == 1
+    assert len(queue.of_date(DAY)) == len(queue.all()) == 1
 
 
 def test_a_status_that_does_not_exist_is_told_with_those_that_do(queue, lake):
     (letter,) = record(queue, BAD_COUNT)
     key = lake.layout.dead_letter_key(DAY, letter.entry_id)
     lake.store.put(key, lake.store.get(key).replace(b"pending_reprocessing", b"done"))
-    with pytest.raises(
-        UnreadableDeadLetterError, match=r"'done'.*pending_reprocessing, reprocessed, parked, discarded"
-    ):
-        queue.of_date(DAY)
+    (problem,) = queue.entries(DAY).unreadable
+    assert problem.reason == "status is 'done'; it must be one of pending_reprocessing, reprocessed, parked, discarded"
 
 
 def test_other_files_beside_the_entries_are_left_alone(queue, lake):

@@ -451,18 +451,21 @@ def test_a_folder_without_a_snapshot_needs_no_run(comparison, lake):
     assert comparison.look().runs == ()
 
 
-@pytest.mark.parametrize("spoiled", ["dead letter", "processed", "enhanced"])
+@pytest.mark.parametrize("spoiled", ["dead letter", "archive index", "processed", "enhanced"])
 def test_an_object_that_cannot_be_read_does_not_hide_the_other_days(comparison, lake, spoiled):
     good = date(2025, 8, 20)
     for dt in (good, DAY):
         lake.put_day(1, dt=dt)
         comparison.run(dt)
     lake.put_day(1, dt=good, first=5)
-    key = f"{lake.layout.dead_letter_folder(DAY)}x.json" if spoiled == "dead letter" else lake.partition_key(spoiled)
-    lake.store.put(key, b"{")
+    keys = {
+        "dead letter": f"{lake.layout.dead_letter_folder(DAY)}x.json",
+        "archive index": lake.layout.archive_index_key(DAY),
+    }
+    lake.store.put(keys.get(spoiled) or lake.partition_key(spoiled), b"[" * 200_000)
 
-    # The spoiled day's run fails and says which object it is.
-    assert days(comparison.look()) == [good, DAY]
+    # The spoiled day's run fails and says which object it is; a dead letter fails none.
+    assert days(comparison.look()) == ([good] if spoiled == "dead letter" else [good, DAY])
     assert days(comparison.look()) == []
 
 
