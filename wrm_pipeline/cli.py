@@ -14,6 +14,7 @@ from tabulate import tabulate
 from wrm_pipeline import dead_letter_commands, upkeep
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.dead_letter_commands import DeadLetterCommandError
+from wrm_pipeline.logs import guard_process
 from wrm_pipeline.settings import Settings, SettingsError, load_settings
 
 
@@ -24,6 +25,7 @@ class UsageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; exit status 0 done, 1 something is wrong, 2 not understood."""
     options = _parser().parse_args(arguments)
+    guard_process()
     command: Callable[[argparse.Namespace, Settings], int] = options.command
     try:
         return command(options, load_settings())

@@ -14,7 +14,7 @@ from wrm_pipeline.clients.vault import (
     VaultSecret,
     VaultVersionDeletedError,
 )
-from wrm_pipeline.logs import redact
+from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.vault import KEPT_IN_VAULT, Secrets
 from wrm_pipeline.settings import Settings, find, is_secret, variables_of
 

@@ -39,6 +39,7 @@ from wrm_pipeline.partitions import backfill_policy
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
+from wrm_pipeline.resources.masked_dagster import guard_dagster
 from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
@@ -114,7 +115,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             "asset_graph": dg.ResourceDefinition.hardcoded_resource(AssetGraph.of(assets)),
             "vault": VaultSecretsResource(),
             "workers": WorkersResource.of(settings),
-            "feed": FeedResource(url=settings.feed_url),
+            "feed": FeedResource.of(settings),
             "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
             "duckdb_io_manager": DuckDBTableIOManager(lake=lake),
             "duckdb_s3_io_manager": DuckDBPublishingIOManager(lake=lake),
@@ -124,6 +125,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     )
 
 
+guard_dagster()
 _settings = load_settings()
 logs.configure(_settings.data_dir / "logs", as_json=_settings.env == "production")
 defs = build_defs(_settings)

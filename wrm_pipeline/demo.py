@@ -24,6 +24,7 @@ from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import local_date, partition_bounds
 from wrm_pipeline.flows.ingest import take_snapshot
+from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.sensors.raw_data import wrm_analytics_sensor, wrm_stations_raw_data_sensor
@@ -102,7 +103,7 @@ def _simulated_day(settings: Settings) -> Counter[str]:
 
 
 def _live_snapshot(settings: Settings) -> Counter[str]:
-    print(f"Fetching a snapshot from {settings.feed_url} ...", flush=True)
+    print(f"Fetching a snapshot from {redact(settings.feed_url)} ...", flush=True)
     try:
         return Counter([_fetch(Feed(settings.feed_url, settings.feed_max_bytes), LakeResource.of(settings))])
     except ExternalError as error:

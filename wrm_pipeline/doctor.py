@@ -18,6 +18,7 @@ from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.snapshot import inspect_fetched
+from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
 from wrm_pipeline.resources.lake import connect_store, s3_access
 from wrm_pipeline.resources.vault import KEPT_IN_VAULT, Secrets, open_vault, secrets_of
@@ -81,9 +82,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         except Exception as error:  # noqa: BLE001 - the point of the command is to say what fails, and go on
             todo = (error.remedy if isinstance(error, ExternalError) else "") or default_todo
             finding = Finding(name, "failed", f"try the {name}", f"{type(error).__name__}: {error}", todo)
-        yield Finding(
-            name, finding.status, finding.tried, finding.got, finding.todo, round(time.monotonic() - started, 2)
-        )
+        tried, got, todo = redact(finding.tried), redact(finding.got), redact(finding.todo)
+        yield Finding(name, finding.status, tried, got, todo, round(time.monotonic() - started, 2))
 
 
 def _feed(settings: Settings) -> Finding:

@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.clients.spool import Spool
-from wrm_pipeline.logs import redact
+from wrm_pipeline.logs import guard_process
 from wrm_pipeline.metrics.backups import BackupSource
 from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
 from wrm_pipeline.metrics.families import Source, gauge
@@ -262,13 +262,6 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-class _RedactedLines(logging.Formatter):
-    """Tracebacks quote what failed, which may be a URL with a password."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM; exit status 2 if it cannot begin."""
     parser = argparse.ArgumentParser(prog="python -m wrm_pipeline.exporter", description=__doc__.partition("\n")[0])
@@ -276,9 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--interval", type=float, default=DEFAULT_INTERVAL_S, help="seconds between two looks")
     options = parser.parse_args(arguments)
-    handler = logging.StreamHandler()
-    handler.setFormatter(_RedactedLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    guard_process()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Each look makes new breakers; without Redis each would say again that files are used.
     logging.getLogger("wrm_pipeline.clients.breaker").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)

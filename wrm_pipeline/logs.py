@@ -3,14 +3,14 @@
 Code logs through `get_logger`. Dagster is told (`python_logs` in dagster.yaml) to take these messages into its event
 log, and to hand all messages of a run, its own included, to RunLogHandler, which writes them to
 `$WRM_DATA_DIR/logs/`: JSON lines in production, readable lines in local mode. Each line carries run_id, asset and
-partition. Known secrets and credentials in URLs are masked last, whatever brought them there.
+partition. Secrets are masked last, whatever brought them there (`masking`).
 """
 
 import json
 import logging
-import re
-import threading
-from collections.abc import Mapping, MutableMapping
+import resource
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,20 +18,14 @@ from typing import Any
 
 import structlog
 
+from wrm_pipeline.masking import redact, remember_environment
+
 LOGGER_NAME = "wrm_pipeline"
 
 # A day's log of 1,440 ingest and as many processing runs is about 5 MB.
 KEPT_DAYS = 30
 
-_MASK = "***"
-_URL_CREDENTIALS = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
-# Masking "a" or "1" would make a log unreadable and hide nothing.
-_SHORTEST_SECRET = 6
-
 _destination: tuple[Path, bool] | None = None
-
-_secrets: set[str] = set()
-_secrets_lock = threading.Lock()
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -60,20 +54,66 @@ def configure(folder: Path, *, as_json: bool) -> None:
     logging.getLogger(LOGGER_NAME).setLevel(logging.INFO)
 
 
-def remember_secret(value: str) -> None:
-    """Mask `value` in every line from now on."""
-    if len(value) >= _SHORTEST_SECRET:
-        with _secrets_lock:
-            _secrets.add(value)
+def guard_process() -> None:
+    """Mask secrets in all that this process writes or logs, and leave no core dump; a second call adds nothing.
+
+    What Python writes to stdout and stderr (so tracebacks, and the compute logs that Dagster makes of both) and what
+    any library logs goes through `redact`, also by handlers that exist already.
+    """
+    remember_environment()
+    # A dump of the memory would hold every secret. Children inherit it.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for stream in (sys.stdout, sys.stderr):
+        _mask_stream(stream)
+    make = logging.getLogRecordFactory()
+    if not getattr(make, "masks", False):
+        logging.setLogRecordFactory(_masking(make))
 
 
-def redact(text: str) -> str:
-    """`text` without known secrets and without credentials in URLs."""
-    with _secrets_lock:
-        secrets = sorted(_secrets, key=len, reverse=True)
-    for secret in secrets:
-        text = text.replace(secret, _MASK)
-    return _URL_CREDENTIALS.sub(rf"\1{_MASK}@", text)
+def _mask_stream(stream: Any) -> None:
+    """On the object itself, as handlers that were made earlier hold it."""
+    write = getattr(stream, "write", None)
+    if write is None or getattr(write, "masks", False):
+        return
+
+    def masked(text: Any) -> int:
+        write(redact(text) if isinstance(text, str) else text)
+        return len(text)
+
+    masked.masks = True  # type: ignore[attr-defined]
+    with suppress(AttributeError, TypeError):
+        stream.write = masked
+
+
+def _masking(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    def masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        with suppress(Exception):  # a message that does not fit its arguments is the handlers' to complain about
+            _mask_record(record)
+        return record
+
+    masked.masks = True  # type: ignore[attr-defined]
+    return masked
+
+
+def _mask_record(record: logging.LogRecord) -> None:
+    if record.exc_info and record.exc_info[0] is not None:
+        # Formatters take a text that is there.
+        text = logging.Formatter().formatException(record.exc_info)
+        masked = redact(text)
+        if masked != text:
+            record.exc_text = masked
+    message = record.getMessage()
+    if redact(message) == message:
+        return
+    if isinstance(record.args, tuple):
+        # Some formatters (of access logs) want their arguments one by one.
+        record.args = tuple(redact(value) if isinstance(value, str) else value for value in record.args)
+        message = record.getMessage()
+        if redact(message) == message:
+            return
+    record.msg, record.args = redact(message), ()
 
 
 def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Any variable `NAME` may also be given as `NAME_FILE`, the path of a file that holds it, or as a file `name` or `NAME`
 in `$CREDENTIALS_DIRECTORY` (systemd). A wrong value stops the load with a message that names the variable, the value
-and the remedy. Secrets are `SecretStr`: they show in no repr and no message.
+and the remedy. Secrets are `SecretStr`: they show in no repr and no message. What is read here is known to `masking`
+before anything else is done with it.
 """
 
 import os
@@ -22,6 +23,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.values import stripped, unusable_character
+from wrm_pipeline.masking import publish, redact, remember_credentials, remember_secret
 
 UCL_FEED_URL = "https://gladys.geog.ucl.ac.uk/bikesapi/load.php?scheme=wroclaw"
 
@@ -377,6 +380,7 @@ class Settings(BaseSettings):
 _VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")
 _S3_KEYS = ("s3_access_key_id", "s3_secret_access_key")
 _IN_VAULT = (*_S3_KEYS, "redis_url", "alert_webhook_url", "postgres_password")
+_IN_HEADERS = frozenset({"vault_token", "openlineage_api_key", *_S3_KEYS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,27 +408,44 @@ def find(field_name: str, environment: Mapping[str, str] | None = None) -> Found
     `$CREDENTIALS_DIRECTORY`. An empty variable counts as unset.
 
     Raises:
-        SettingsError: a file cannot be read or is empty.
+        SettingsError: a file cannot be read or is empty, or a value holds a character that none has.
     """
     given = os.environ if environment is None else environment
     for name in variables_of(field_name):
-        if value := given.get(name):
-            return Found(value, name, f"environment variable {name}")
+        if (value := given.get(name)) and (value := stripped(value)):
+            return _found(field_name, value, name, f"environment variable {name}")
         if path := given.get(f"{name}_FILE"):
             remedy = f"Correct the path or its mode, or set {name} itself."
             text = _text_of(Path(path), f"{name}_FILE is {path!r}, which", remedy)
-            return Found(text, name, f"file {path} ({name}_FILE)")
+            return _found(field_name, text, name, f"file {path} ({name}_FILE)")
         if folder := given.get("CREDENTIALS_DIRECTORY"):
             for file in (Path(folder) / name.lower(), Path(folder) / name):
                 if file.exists():
                     text = _text_of(file, f"The credential {file}", "Correct LoadCredential in the systemd unit.")
-                    return Found(text, name, f"file {file} ($CREDENTIALS_DIRECTORY)")
+                    return _found(field_name, text, name, f"file {file} ($CREDENTIALS_DIRECTORY)")
     return None
+
+
+def _found(field_name: str, value: str, variable: str, origin: str) -> Found:
+    make_known(field_name, value)
+    if problem := unusable_character(value, secret=is_secret(field_name), in_header=field_name in _IN_HEADERS):
+        raise SettingsError(f"{variable} ({origin}) {problem}")
+    return Found(value, variable, origin)
+
+
+def make_known(field_name: str, value: str) -> None:
+    """Tell `masking` what of a field's value is to be masked, and what is shown anyway."""
+    if is_secret(field_name):
+        remember_secret(value)
+    elif "://" in value:
+        remember_credentials(value)
+    else:
+        publish(value)
 
 
 def _text_of(path: Path, subject: str, remedy: str) -> str:
     try:
-        value = path.read_text(encoding="utf-8").strip()
+        value = stripped(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError(f"{subject} cannot be read ({why}). {remedy}") from None
@@ -487,6 +508,9 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         SettingsError: a value is wrong or values do not fit together.
     """
+    for name, value in (overrides or {}).items():
+        if name in Settings.model_fields and value is not None:
+            make_known(name, value.get_secret_value() if isinstance(value, SecretStr) else str(value))
     try:
         return Settings(**(overrides or {}))
     except ValidationError as error:
@@ -502,5 +526,5 @@ def _explain(problem: Any) -> str:
     if field_name is None:
         return f"{name}: {message}"
     found = find(field_name)
-    value = "" if is_secret(field_name) or "not shown" in message else f"={problem['input']!r}"
+    value = "" if is_secret(field_name) or "not shown" in message else f"={redact(repr(problem['input']))}"
     return f"{found.variable if found else name}{value}: {message}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wrm_pipeline import masking
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import Lake
 
@@ -43,6 +44,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("WRM_DATA_DIR", str(folder / "data"))
+    monkeypatch.setattr(masking, "_register", masking.Register())
     return folder / "data"
 
 

@@ -14,6 +14,7 @@ from typing import IO
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
+from wrm_pipeline.masking import remember_secret
 
 # Connecting and waiting for the answer take this long each, within the policy's 5 s for an attempt.
 TIMEOUT_S = 2.4
@@ -27,6 +28,9 @@ class Webhook:
 
     url: str = field(repr=False)
     policy: retry.RetryPolicy = retry.WEBHOOK_POLICY
+
+    def __post_init__(self) -> None:
+        remember_secret(self.url)
 
     def post(self, text: str) -> None:
         """Send one message in Slack's markup; takes at most 15 s.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
+from wrm_pipeline.masking import publish, redact, remember_credentials, remember_secret, scrub
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,7 +31,7 @@ MEMORY_LIMIT = "1GB"
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """What DuckDB needs to read a bucket itself. Secrets stay in memory and show in no repr."""
+    """What DuckDB needs to read a bucket itself. Secrets stay in memory, in no repr, and are masked from here on."""
 
     bucket: str
     endpoint_url: str | None
@@ -38,8 +39,14 @@ class S3Access:
     secret_access_key: str
     region_name: str | None
 
+    def __post_init__(self) -> None:
+        publish(self.bucket)
+        remember_credentials(self.endpoint_url or "")
+        remember_secret(self.access_key_id)
+        remember_secret(self.secret_access_key)
+
     def __repr__(self) -> str:
-        return f"S3Access({self.bucket!r}, {self.endpoint_url!r})"
+        return redact(f"S3Access({self.bucket!r}, {self.endpoint_url!r})")
 
 
 class AnalyticsDatabaseError(RuntimeError):
@@ -62,7 +69,7 @@ class AnalyticsDatabase:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name(f"{self.path.name}.new-{os.getpid()}")
-        with _locked(self.path.parent), _without_keys(self.s3):
+        with _locked(self.path.parent), _without_secrets():
             self._sweep()
             yield from self._build(new)
 
@@ -104,7 +111,7 @@ class AnalyticsDatabase:
             )
         connection = self._connect(self.path, read_only=True)
         try:
-            with _without_keys(self.s3):
+            with _without_secrets():
                 yield connection
         finally:
             connection.close()
@@ -136,20 +143,15 @@ class AnalyticsDatabase:
 
 
 @contextmanager
-def _without_keys(s3: S3Access | None) -> Iterator[None]:
-    """Mask the keys in DuckDB's messages: it quotes the access key that a service says it does not know."""
+def _without_secrets() -> Iterator[None]:
+    """Mask DuckDB's messages: it quotes what a service answers, such as an access key that is not known there."""
     import duckdb
 
     try:
         yield
     except duckdb.Error as error:
-        text = str(error)
-        masked = text
-        for key in (s3.access_key_id, s3.secret_access_key) if s3 else ():
-            masked = masked.replace(key, "***")
-        if masked == text:
-            raise
-        raise type(error)(masked).with_traceback(error.__traceback__) from None
+        scrub(error)
+        raise
 
 
 def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> None:

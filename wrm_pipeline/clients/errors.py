@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from wrm_pipeline.masking import redact
+
 
 class ExternalError(Exception):
     """A call to an outside system failed.
 
     The message reads ``target operation name: problem. remedy``, for one tired person at night. All arguments
-    are kept in `args`, so that the error survives the way back from a worker process.
+    are kept in `args`, so that the error survives the way back from a worker process. Secrets are masked here, where
+    the error is made: what a service answers may quote what it was sent.
 
     Attributes:
         problem: What happened.
@@ -39,6 +42,7 @@ class ExternalError(Exception):
         remedy: str = "",
         status: int | None = None,
     ) -> None:
+        problem, name, remedy = redact(problem), redact(name), redact(remedy)
         super().__init__(problem, target, operation, name, remedy, status)
         self.problem = problem
         self.target = target

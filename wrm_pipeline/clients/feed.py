@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import PermanentError, TransientError
+from wrm_pipeline.masking import redact, remember_credentials
 
 if TYPE_CHECKING:
     from requests import Response
@@ -36,13 +37,19 @@ class FetchedBody:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The feed at `url`; `now` gives the time of a fetch (aware, UTC)."""
+    """The feed at `url`, whose credentials are masked; `now` gives the time of a fetch (aware, UTC)."""
 
     url: str
     max_bytes: int = DEFAULT_MAX_BYTES
     breaker: "Breaker | None" = None
     policy: retry.RetryPolicy = retry.FEED_POLICY
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def __post_init__(self) -> None:
+        remember_credentials(self.url)
+
+    def __repr__(self) -> str:
+        return f"Feed({redact(self.url)!r})"
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         """Get the state of now; `correlation_id` goes along as X-Correlation-ID.

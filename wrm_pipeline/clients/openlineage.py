@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import PermanentError
+from wrm_pipeline.masking import remember_secret
 
 if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker
@@ -29,6 +30,9 @@ class Receiver:
     api_key: str | None = field(default=None, repr=False)
     breaker: "Breaker | None" = None
     policy: retry.RetryPolicy = retry.LINEAGE_POLICY
+
+    def __post_init__(self) -> None:
+        remember_secret(self.api_key or "")
 
     def post(self, event: bytes) -> None:
         """Send one event (JSON); takes at most 9 s.

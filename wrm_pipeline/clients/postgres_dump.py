@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.masking import remember_secret
 
 # A history of 14 days is dumped in seconds; what takes longer waits for a lock or for a server that hangs.
 TIMEOUT_S = 1800.0
@@ -30,6 +31,9 @@ class PostgresDatabase:
     name: str
     user: str
     password: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        remember_secret(self.password)
 
     def dump(self, target: Path) -> None:
         """Write the whole database in pg_dump's own compressed format: one consistent state, nobody waits for it.
@@ -109,7 +113,7 @@ class PostgresDatabase:
             raise self._failed(program, done.stderr)
 
     def _failed(self, program: str, said: str) -> PostgresToolError:
-        lines = [line for line in said.replace(self.password or "\0", "***").strip().splitlines() if line.strip()]
+        lines = [line for line in said.strip().splitlines() if line.strip()]
         remedy = "`wrm doctor` tries the connection"
         if "version mismatch" in said:
             remedy = "Install the client programs of the server's version (Debian: postgresql-client-NN)"

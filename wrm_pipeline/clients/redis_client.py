@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from wrm_pipeline.masking import remember_secret, scrub
+
 T = TypeVar("T")
 
 # redis-py's own defaults wait 5 s and try 10 times: 3.7 s on a closed port, 7 s on a black hole.
@@ -38,13 +40,16 @@ class RedisGuard:
         Raises:
             Exception: whatever redis-py raised, now or a short while ago.
         """
-        from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - their names
+        from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004 - their names
 
         if self._error is not None and self._clock() < self._rests_until:
             raise self._error
         try:
             answer = question(self._client)
-        except (ConnectionError, TimeoutError, OSError) as error:
+        except (RedisError, OSError) as error:
+            scrub(error)  # Redis quotes commands that it does not understand
+            if not isinstance(error, ConnectionError | TimeoutError | OSError):
+                raise
             with self._lock:
                 self._error, self._rests_until = error, self._clock() + REST_S
             raise
@@ -59,6 +64,8 @@ class RedisGuard:
 def connect_redis(url: str) -> RedisGuard:
     """The client of this process for `url`; makes no request."""
     import redis
+
+    remember_secret(url)
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 

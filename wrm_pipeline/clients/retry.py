@@ -29,6 +29,7 @@ from wrm_pipeline.clients.errors import (
     TransientError,
     UnexpectedAnswerError,
 )
+from wrm_pipeline.masking import scrub
 
 if TYPE_CHECKING:
     from requests import Response
@@ -203,6 +204,7 @@ def call(
                 record(target, operation, "rejected")
             if error is exc:
                 raise
+            scrub(exc)  # it goes along as the cause
             raise error from exc
 
     def wait(state: tenacity.RetryCallState) -> float:

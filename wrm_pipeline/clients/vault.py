@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError, UnexpectedAnswerError
-from wrm_pipeline.logs import remember_secret
+from wrm_pipeline.domain.values import stripped, unusable_character
+from wrm_pipeline.masking import remember_secret, scrub
 
 if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker
@@ -146,16 +147,26 @@ class VaultSecret:
         return dict(self._values)
 
     def get(self, key: str) -> str | None:
-        """A value, or None where there is none."""
-        return self._values.get(key)
+        """A value without blanks around it, or None where there is none.
+
+        Raises:
+            VaultValueError: It holds a line break or another character that no credential has.
+        """
+        value = stripped(self._values.get(key, ""))
+        if problem := unusable_character(value, secret=True):
+            remember_secret(value)
+            raise VaultValueError(f"{key} {problem}", "vault", "read", self.name)
+        return value or None
 
     def require(self, key: str) -> str:
         """A value.
 
         Raises:
             VaultKeyMissingError: There is none, or it is empty.
+            VaultValueError: As of `get`.
         """
-        if key not in self._values:
+        value = self.get(key)
+        if value is None:
             raise VaultKeyMissingError(
                 f"has no key {key!r}; it has {', '.join(self.keys) or 'none'}",
                 "vault",
@@ -163,7 +174,7 @@ class VaultSecret:
                 self.name,
                 f"Add it: `vault kv patch` with `{key}=-`, which reads the value from the standard input",
             )
-        return self._values[key]
+        return value
 
 
 class Vault:
@@ -322,12 +333,14 @@ class Vault:
         if isinstance(how, AppRole):
             client.token = ""
             role_id, secret_id = how.role_id(), how.secret_id()
+            remember_secret(role_id)
             remember_secret(secret_id)
             answer = self._ask("login", path, lambda c: c.auth.approle.login(role_id, secret_id, use_token=False), ends)
             # A new login does all that a renewal does, and knows no maximum age.
             self._took({**answer["auth"], "renewable": False})
         else:
             client.token = how.token()
+            remember_secret(client.token)  # before it is used: the answer may quote it
             found = self._ask("lookup", path, lambda c: c.auth.token.lookup_self(), ends)["data"]
             self._took({"lease_duration": found["ttl"], "renewable": found.get("renewable")})
 
@@ -386,6 +399,7 @@ class Vault:
                 error = retry.classify(exc, target="vault", operation=operation, name=place)
                 if isinstance(error, TransientError) and not isinstance(error, UnexpectedAnswerError):
                     raise VaultUnreachableError(error.problem, "vault", operation, place, self._whether_up()) from None
+                scrub(exc)
                 raise (error or exc) from None
 
         return retry.call(

@@ -18,6 +18,7 @@ from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import URL
 
+from wrm_pipeline.resources.masked_dagster import guard_dagster
 from wrm_pipeline.resources.vault import secrets_of
 from wrm_pipeline.settings import SettingsError, load_settings
 
@@ -38,6 +39,7 @@ class PostgresStorage(DagsterPostgresStorage):
             SettingsError: no database is named.
             ExternalError: Vault gave no password.
         """
+        guard_dagster()
         access = secrets_of(load_settings()).postgres()
         if access is None or not access.db or not access.user:
             raise SettingsError(

@@ -24,6 +24,7 @@ from wrm_pipeline.clients.s3_object_store import s3_object_store
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.vault import S3_PATH, secrets_of
 from wrm_pipeline.settings import Settings, load_settings
 
@@ -92,13 +93,19 @@ class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
 class FeedResource(dg.ConfigurableResource[None], extra="forbid"):
     """The bike-share feed."""
 
-    url: str = Field(description="WRM_STATIONS_DATA_URL")
+    url: str = Field(description="WRM_STATIONS_DATA_URL; its credentials are not shown, and come from there")
+
+    @classmethod
+    def of(cls, settings: Settings) -> "FeedResource":
+        """The resource as the settings want it: Dagster's UI and database show what is in it."""
+        return cls(url=redact(settings.feed_url))
 
     @property
     def client(self) -> Feed:
         """The feed, with its circuit breaker."""
         settings = load_settings()
-        return Feed(self.url, settings.feed_max_bytes, connect_breakers(settings).of("feed"))
+        url = settings.feed_url if self.url == redact(settings.feed_url) else self.url
+        return Feed(url, settings.feed_max_bytes, connect_breakers(settings).of("feed"))
 
 
 class ClockResource(dg.ConfigurableResource[None], extra="forbid"):

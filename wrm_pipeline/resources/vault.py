@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 from pydantic import Field, SecretStr
@@ -22,14 +21,13 @@ from wrm_pipeline.clients.vault import (
     VaultSecret,
     VaultValueError,
 )
-from wrm_pipeline.logs import remember_secret
+from wrm_pipeline.masking import remember_secret
 from wrm_pipeline.settings import (
     HTTP_SCHEMES,
     REDIS_SCHEMES,
     Settings,
     SettingsError,
     find,
-    is_secret,
     is_url,
     load_settings,
     variables_of,
@@ -129,8 +127,6 @@ class Secrets:
                 "Correct one of them, or remove BUCKET_NAME",
             )
         endpoint = _url(held, "endpoint_url", HTTP_SCHEMES) or settings.s3_endpoint_url
-        for key in ("access_key_id", "secret_access_key"):
-            _mask_in_logs(held.require(key))
         return S3Access(
             settings.bucket_name or held.require("bucket_name"),
             endpoint,
@@ -186,7 +182,7 @@ class Secrets:
         if port and not port.isdecimal():
             raise VaultValueError("port is no number", "vault", "read", held.name if held else "", "Correct it")
         if held:
-            _mask_in_logs(held.require("password"))
+            remember_secret(held.require("password"))
         return PostgresAccess(
             host,
             int(port or settings.postgres_port),
@@ -203,7 +199,7 @@ class Secrets:
             return None
         if held is None:
             return given.get_secret_value() if given else None
-        _mask_in_logs(held.require(key))
+        remember_secret(held.require(key))
         return _url(held, key, schemes)
 
     def _held(self, path: str, *, given: bool) -> VaultSecret | None:
@@ -217,20 +213,6 @@ class Secrets:
                 logger.warning("The variables are used, since WRM_ENV is %s: %s", self.settings.env, error)
                 return None
             raise
-
-
-def _mask_in_logs(value: str) -> None:
-    remember_secret(value)
-    if "://" in value and (password := _password_in(value)):
-        remember_secret(password)
-        remember_secret(unquote(password))
-
-
-def _password_in(url: str) -> str | None:
-    try:
-        return urlsplit(url).password
-    except ValueError:
-        return None
 
 
 def _url(held: VaultSecret, key: str, schemes: Sequence[str]) -> str | None:
@@ -263,9 +245,6 @@ def secrets_of(settings: Settings) -> Secrets:
     """The credentials as the settings say, with one Vault login for the whole process; makes no request."""
     for remark in settings.remarks:
         logger.warning("%s", remark)
-    for field_name in type(settings).model_fields:
-        if is_secret(field_name) and (value := getattr(settings, field_name)) is not None:
-            _mask_in_logs(value.get_secret_value())
     # In files: shared state in Redis could need a password from Vault.
     breaker = Breakers(settings.breaker_dir).of("vault")
     return Secrets(settings, open_vault(settings, breaker=breaker))

@@ -24,7 +24,7 @@ from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain.layout import folder_date, local_date
 from wrm_pipeline.domain.lineage import RAW, object_folder, table_name
 from wrm_pipeline.domain.lineage_events import Column, DatasetName, Ending, Output, Step, run_events, to_json
-from wrm_pipeline.logs import redact
+from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.sensors.ended_runs import (
     REMEMBERED_S,

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline import logs
+from wrm_pipeline.masking import remember_secret
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, run_job
 
 
@@ -63,7 +64,7 @@ def test_a_failure_is_in_the_file_with_its_traceback(lake: Lake, folder: Path, i
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_known_secrets_and_credentials_in_urls_are_masked_wherever_they_stand(as_json: bool) -> None:
-    logs.remember_secret("canary-7f3a")
+    remember_secret("canary-7f3a")
     made = record(
         "get https://me:pw-9@host/x said canary-7f3a", wrm_values={"url": "redis://:pw-9@h/0", "k": "canary-7f3a"}
     )

@@ -1,0 +1,245 @@
+"""What is taken for a secret, in whatever spelling; what is not; and all ways out of a process."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wrm_pipeline import masking
+from wrm_pipeline.clients.errors import PermanentError
+from wrm_pipeline.masking import MASK, publish, redact, redact_bytes, remember_secret, scrub
+
+# With all that is written differently somewhere.
+SECRET = "aB3/x+9\"k&'Zq 7=wE\\rT-żó%41"
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "percent-encoded": lambda s: quote(s, safe=""),
+    "percent-encoded but for slashes": quote,
+    "as in a form": quote_plus,
+    "with lower-case hex": lambda s: "".join(f"%{byte:02x}" for byte in s.encode()),
+    "with every byte encoded": lambda s: "".join(f"%{byte:02X}" for byte in s.encode()),
+    "repr": repr,
+    "repr of bytes": lambda s: repr(s.encode()),
+    "JSON": json.dumps,
+    "JSON as it is in PHP": lambda s: json.dumps(s).replace("/", "\\/"),
+    "JSON with its own letters": lambda s: json.dumps(s, ensure_ascii=False),
+    "JSON in JSON": lambda s: json.dumps(json.dumps({"key": s})),
+    "HTML": html.escape,
+    "XML": lambda s: html.escape(s).replace("&#x27;", "&apos;"),
+    "HTML with numbers": lambda s: "".join(f"&#{ord(c)};" for c in s),
+    "HTML with hex numbers": lambda s: "".join(f"&#x{ord(c):x};" for c in s),
+    "percent-encoded twice": lambda s: quote(quote(s, safe=""), safe=""),
+    "percent-encoded in HTML in JSON": lambda s: json.dumps({"page": html.escape(f"<a href='?x={quote(s)}'>")}),
+    "in hex": lambda s: s.encode().hex(),
+    "in capital hex": lambda s: s.encode().hex().upper(),
+    "base64": lambda s: base64.b64encode(s.encode()).decode(),
+    "base64 of user:password": lambda s: base64.b64encode(f"user:{s}".encode()).decode(),
+    "base64 with one more before": lambda s: base64.b64encode(f"users:{s}".encode()).decode(),
+    "base64 with more behind": lambda s: base64.b64encode(f"abc{s}, and more".encode()).decode(),
+    "base64 for URLs": lambda s: base64.urlsafe_b64encode(f"k={s}".encode()).decode(),
+    "base64, percent-encoded": lambda s: quote(base64.b64encode(s.encode()).decode(), safe=""),
+    "over lines": lambda s: "\n    ".join([s[:9], s[9:]]),
+    "over lines in JSON": lambda s: json.dumps("\n".join([s[:7], s[7:12], s[12:]])),
+    "beginning": lambda s: s[:8],
+    "end": lambda s: s[-8:],
+    "middle": lambda s: s[5:14],
+    "beginning, percent-encoded": lambda s: quote(s[:10], safe=""),
+}
+
+
+def shows(text: str, secret: str) -> bool:
+    """Whether a person who decodes what is there reads 8 characters of it."""
+    views = [text]
+    for _ in range(4):
+        views.append(masking._ESCAPE.sub(masking._plain, views[-1]))
+    squeezed = ["".join(view.split()) for view in views]
+    forms = masking._forms(secret)
+    parts = {form[i : i + 8] for form in forms for i in range(max(len(form) - 7, 1))}
+    return any(part in view for view in squeezed for part in parts if any(c.isalpha() for c in part))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_secret_is_masked_however_it_is_spelled(spelling: str) -> None:
+    text = f"the answer was {SPELLINGS[spelling](SECRET)}, and that is all"
+    assert shows(text, SECRET), "the test's own eye"
+    remember_secret(SECRET)
+    masked = redact(text)
+    assert not shows(masked, SECRET), masked
+    assert MASK in masked
+    assert masked.startswith("the answer was ")
+    assert masked.endswith(" and that is all")
+
+
+@given(
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Z", "Cf"]), min_size=12, max_size=60),
+    st.sampled_from(sorted(SPELLINGS)),
+    st.text('ab {}"\\\n%&;=x7', max_size=30),
+)
+def test_any_secret_in_any_spelling(secret: str, spelling: str, around: str) -> None:
+    before = masking._register
+    masking._register = masking.Register()
+    try:
+        remember_secret(secret)
+        masked = redact(f"{around}|{SPELLINGS[spelling](secret)}|{around}")
+        telling = [p for p in masking._windows(secret) if masking._register._is_telling(p)]
+        squeezed = "".join(masked.split())
+        assert not any(part in squeezed for part in telling)
+    finally:
+        masking._register = before
+
+
+@given(st.text(max_size=300))
+def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
+    remember_secret("Zx81-correct-horse-4711")
+    if "://" not in text and "=" not in text and "uth" not in text and "-key" not in text.lower():
+        assert redact(text) == text
+        assert redact_bytes(text.encode()) == text.encode()
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ("abc12", "abc12 is too short to hide anything"),
+        ("postgres", "connect to postgresql at postgres:5432 as postgres"),
+        ("minioadmin", "minioadmin"),
+        ("2025-08-21-xY7!", "raw/dt=2025-08-21/wrm_stations_2025-08-21_13-05-02.txt"),
+        ("wrm_pipeline-9f3K", "File wrm_pipeline/flows/ingest.py in wrm_pipeline.flows"),
+        ("aaaaaaaaaaaaaaaaaaaaaab", "aaaaaaaaaaaaaaa"),
+        ("key-of-my-bucket-7Q", "s3://my-bucket/raw"),
+    ],
+)
+def test_what_anybody_knows_is_shown(secret: str, text: str) -> None:
+    publish("my-bucket")
+    remember_secret(secret)
+    assert redact(text) == text
+
+
+def test_a_secret_is_masked_as_a_whole_even_where_its_parts_are_public() -> None:
+    remember_secret("wrm_pipeline-9")
+    publish("wrm_pipeline-9-host")
+    remember_secret("20250821-13")
+    assert redact("wrm_pipeline-9 and 20250821-13, 20250821") == "*** and ***, 20250821"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("get https://me:pw@host/x", "get https://***@host/x"),
+        ("get https://me:p@w@host/x", "get https://***@host/x"),
+        ("redis://:x@h:6379/0", "redis://***@h:6379/0"),
+        ("GET http://h/x?scheme=wroclaw&token=abc&b=1", "GET http://h/x?scheme=wroclaw&token=***&b=1"),
+        ("http://h/?api_key=1#x", "http://h/?api_key=***#x"),
+        ("http://h/?X-Amz-Signature=00ff&X-Amz-Date=1", "http://h/?X-Amz-Signature=***&X-Amz-Date=1"),
+        ("{'Authorization': 'Bearer abc.def'}", "{'Authorization': 'Bearer ***'}"),
+        ("X-Vault-Token: hvs.x", "X-Vault-Token: ***"),
+        ("mail ops@example.org, see https://example.org", "mail ops@example.org, see https://example.org"),
+    ],
+)
+def test_credentials_are_masked_by_their_place_without_being_known(text: str, masked: str) -> None:
+    assert redact(text) == masked
+
+
+def test_a_webhooks_path_is_a_secret_and_its_host_is_not() -> None:
+    remember_secret("https://hooks.example.org/services/T0123/B0456/kQ7dZx3vLm9p")
+    text = redact("POST hooks.example.org/services/T0123/B0456/kQ7dZx3vLm9p, then kQ7dZx3vLm9p; services run")
+    assert text == "POST hooks.example.org***, then ***; services run"
+
+
+def test_bytes_that_are_no_text_keep_what_they_are_but_for_the_secret() -> None:
+    remember_secret("Zx81-correct-horse")
+    assert redact_bytes(b"\xff\x00 Zx81-correct-horse \xfe") == b"\xff\x00 *** \xfe"
+    assert redact_bytes(b"\xff\x00\xfe") == b"\xff\x00\xfe"
+
+
+def test_an_error_is_masked_where_it_is_made_and_so_is_what_led_to_it() -> None:
+    remember_secret("Zx81-correct-horse")
+    inner = OSError(5, "no Zx81-correct-horse", "/x/Zx81-correct-horse")
+    outer = ValueError("Zx81-correct", inner, b"Zx81-correct-horse", ("Zx81-correct-horse", 1))
+    outer.add_note("Zx81-correct-horse")
+    outer.__cause__ = RuntimeError("Zx81-correct-horse")
+    scrub(outer)
+    assert "correct" not in f"{outer!r} {outer.__notes__} {outer.__cause__!r} {inner} {inner.filename}"
+    error = PermanentError(
+        "HTTP 403 Zx81-correct-horse", "s3", "get", "http://a:b@h/Zx81-correct-horse", "see Zx81-corr"
+    )
+    assert str(error) == "s3 get http://***@h/***: HTTP 403 ***. see ***"
+    assert "correct" not in repr(error.args)
+
+
+# --- Ways out of a process ------------------------------------------------------------------------------------------
+
+GUARDED = """
+import logging, sys, threading, warnings
+early = logging.StreamHandler()  # as Dagster makes them, before any code of ours is there
+logging.getLogger("early").addHandler(early)
+from wrm_pipeline.logs import guard_process
+from wrm_pipeline.masking import remember_secret
+guard_process(); guard_process()
+S = sys.argv[1]
+remember_secret(S)
+def fail(): raise RuntimeError(f"thread {S}") from ValueError(repr(S))
+print("print", S, {"k": S})
+print("error", S, file=sys.stderr)
+sys.stdout.writelines([S, "\\n"])
+logging.getLogger("early").error("%s and %d", S, 1)
+logging.getLogger("late").error("exc %s", 1, exc_info=ValueError(S))
+logging.getLogger("late").error("not %d right", S)
+warnings.warn(f"warning {S}")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+import os
+assert os.environ["SOME_API_TOKEN"] == "tok-Q7dZx3vLm9p"
+print(os.environ["SOME_API_TOKEN"])
+print("END", file=sys.stderr)
+fail()
+"""
+
+
+def test_nothing_that_a_process_prints_logs_or_dies_of_shows_a_secret() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED, "Zx81-correct-horse-4711"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "SOME_API_TOKEN": "tok-Q7dZx3vLm9p",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "END" in said
+    assert said.count(MASK) >= 10
+    assert not shows(said, "Zx81-correct-horse-4711"), said
+    assert "Q7dZx3vLm9p" not in said
+
+
+def test_a_guarded_process_leaves_no_core_dump() -> None:
+    script = (
+        "from wrm_pipeline.logs import guard_process as g; g(); import resource as r; print(r.getrlimit(r.RLIMIT_CORE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(0, 0)"
+
+
+def test_a_log_record_keeps_its_arguments_for_formatters_that_want_them(caplog: pytest.LogCaptureFixture) -> None:
+    from wrm_pipeline.logs import guard_process
+
+    guard_process()
+    remember_secret("Zx81-correct-horse")
+    logging.getLogger("access").warning('%s - "%s %s" %d', "h:1", "GET", "/?x=Zx81-correct-horse", 200)
+    (record,) = caplog.records
+    assert record.args == ("h:1", "GET", "/?x=***", 200)
+    assert record.getMessage() == 'h:1 - "GET /?x=***" 200'
