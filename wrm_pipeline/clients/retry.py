@@ -196,6 +196,7 @@ def call(
         try:
             return fn()
         except Exception as exc:
+            scrub(exc)  # with what led to it: all of it goes along as the cause
             error = classify(exc, target=target, operation=operation, name=name)
             if error is None:
                 record(target, operation, "error")
@@ -204,7 +205,6 @@ def call(
                 record(target, operation, "rejected")
             if error is exc:
                 raise
-            scrub(exc)  # it goes along as the cause
             raise error from exc
 
     def wait(state: tenacity.RetryCallState) -> float:

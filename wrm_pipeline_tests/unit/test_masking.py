@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -19,55 +14,10 @@ from hypothesis import strategies as st
 from wrm_pipeline import masking
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.masking import MASK, publish, redact, redact_bytes, remember_secret, scrub
+from wrm_pipeline_tests.fixtures.canaries import SPELLINGS, shows
 
 # With all that is written differently somewhere.
 SECRET = "aB3/x+9\"k&'Zq 7=wE\\rT-żó%41"
-
-SPELLINGS: dict[str, Callable[[str], str]] = {
-    "plain": str,
-    "percent-encoded": lambda s: quote(s, safe=""),
-    "percent-encoded but for slashes": quote,
-    "as in a form": quote_plus,
-    "with lower-case hex": lambda s: "".join(f"%{byte:02x}" for byte in s.encode()),
-    "with every byte encoded": lambda s: "".join(f"%{byte:02X}" for byte in s.encode()),
-    "repr": repr,
-    "repr of bytes": lambda s: repr(s.encode()),
-    "JSON": json.dumps,
-    "JSON as it is in PHP": lambda s: json.dumps(s).replace("/", "\\/"),
-    "JSON with its own letters": lambda s: json.dumps(s, ensure_ascii=False),
-    "JSON in JSON": lambda s: json.dumps(json.dumps({"key": s})),
-    "HTML": html.escape,
-    "XML": lambda s: html.escape(s).replace("&#x27;", "&apos;"),
-    "HTML with numbers": lambda s: "".join(f"&#{ord(c)};" for c in s),
-    "HTML with hex numbers": lambda s: "".join(f"&#x{ord(c):x};" for c in s),
-    "percent-encoded twice": lambda s: quote(quote(s, safe=""), safe=""),
-    "percent-encoded in HTML in JSON": lambda s: json.dumps({"page": html.escape(f"<a href='?x={quote(s)}'>")}),
-    "in hex": lambda s: s.encode().hex(),
-    "in capital hex": lambda s: s.encode().hex().upper(),
-    "base64": lambda s: base64.b64encode(s.encode()).decode(),
-    "base64 of user:password": lambda s: base64.b64encode(f"user:{s}".encode()).decode(),
-    "base64 with one more before": lambda s: base64.b64encode(f"users:{s}".encode()).decode(),
-    "base64 with more behind": lambda s: base64.b64encode(f"abc{s}, and more".encode()).decode(),
-    "base64 for URLs": lambda s: base64.urlsafe_b64encode(f"k={s}".encode()).decode(),
-    "base64, percent-encoded": lambda s: quote(base64.b64encode(s.encode()).decode(), safe=""),
-    "over lines": lambda s: "\n    ".join([s[:9], s[9:]]),
-    "over lines in JSON": lambda s: json.dumps("\n".join([s[:7], s[7:12], s[12:]])),
-    "beginning": lambda s: s[:8],
-    "end": lambda s: s[-8:],
-    "middle": lambda s: s[5:14],
-    "beginning, percent-encoded": lambda s: quote(s[:10], safe=""),
-}
-
-
-def shows(text: str, secret: str) -> bool:
-    """Whether a person who decodes what is there reads 8 characters of it."""
-    views = [text]
-    for _ in range(4):
-        views.append(masking._ESCAPE.sub(masking._plain, views[-1]))
-    squeezed = ["".join(view.split()) for view in views]
-    forms = masking._forms(secret)
-    parts = {form[i : i + 8] for form in forms for i in range(max(len(form) - 7, 1))}
-    return any(part in view for view in squeezed for part in parts if any(c.isalpha() for c in part))
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

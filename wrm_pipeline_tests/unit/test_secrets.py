@@ -30,9 +30,10 @@ from wrm_pipeline.clients.vault import (
 )
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.flows.ingest import take_snapshot
-from wrm_pipeline.resources.lake import LakeResource, connect_breakers, connect_store, s3_access
+from wrm_pipeline.resources.lake import FeedResource, LakeResource, connect_breakers, connect_store, s3_access
 from wrm_pipeline.resources.vault import PostgresAccess, VaultSecretsResource, secrets_of
-from wrm_pipeline.settings import SettingsError, find, load_settings
+from wrm_pipeline.settings import Settings, SettingsError, find, is_secret, load_settings, variables_of
+from wrm_pipeline_tests.fixtures.canaries import shows
 from wrm_pipeline_tests.fixtures.fake_vault import FakeVault
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer
 from wrm_pipeline_tests.fixtures.lake import snapshot
@@ -210,6 +211,122 @@ def test_an_empty_credential_names_its_file(monkeypatch, tmp_path):
     (tmp_path / "postgres_password").write_text("\n")
     message = message_of_wrong(monkeypatch, CREDENTIALS_DIRECTORY=str(tmp_path))
     assert message == f"The credential {tmp_path / 'postgres_password'} is empty. Write the value into it."
+
+
+SECRET_VARIABLES = [variables_of(name)[0] for name in Settings.model_fields if is_secret(name)]
+
+
+@pytest.mark.parametrize("name", SECRET_VARIABLES)
+@pytest.mark.parametrize(
+    ("written", "word"),
+    [
+        (f"{CANARY}\nX-Other: 1", "a line break at place 12 of 22"),
+        (f"{CANARY}\r{CANARY}", "at place 12 of 23"),
+        (f"{CANARY}\0", "a NUL"),
+        (f"{CANARY}\x1b[2J", "U+001B"),
+        (f"{CANARY}\u200b{CANARY}", "ZERO WIDTH SPACE"),
+        (f"{CANARY}\u2028{CANARY}", "LINE SEPARATOR"),
+    ],
+)
+@pytest.mark.parametrize("way", ["variable", "file", "credential"])
+def test_a_secret_of_more_than_one_line_is_refused_by_its_name(monkeypatch, tmp_path, name, written, word, way):
+    (tmp_path / name.lower()).write_text(written)
+    if way == "variable" and "\0" not in written:
+        put(monkeypatch, **{name: written})
+    elif way == "file":
+        put(monkeypatch, **{f"{name}_FILE": str(tmp_path / name.lower())})
+    else:
+        put(monkeypatch, CREDENTIALS_DIRECTORY=str(tmp_path))
+    message = message_of_wrong(monkeypatch)
+    assert message.startswith(f"{name} (")
+    assert word in message
+    assert "(not shown)" in message
+    assert CANARY not in message
+
+
+@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t", "\ufeff", "\u200b", "\n\n "])
+def test_what_an_editor_leaves_around_a_secret_is_taken_off(monkeypatch, tmp_path, around):
+    (tmp_path / "token").write_text(f"{around}{CANARY}{around}")
+    put(
+        monkeypatch,
+        VAULT_ADDR="https://v:8200",
+        VAULT_TOKEN=f"{CANARY}{around}",
+        OPENLINEAGE_API_KEY=f"{around}{CANARY}",
+    )
+    put(monkeypatch, POSTGRES_PASSWORD_FILE=str(tmp_path / "token"))
+    settings = load_settings()
+    for value in (settings.vault_token, settings.openlineage_api_key, settings.postgres_password):
+        assert value.get_secret_value() == CANARY
+
+
+@pytest.mark.parametrize("name", ["VAULT_TOKEN", "OPENLINEAGE_API_KEY", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"])
+def test_what_travels_in_a_header_is_ascii(monkeypatch, name):
+    message = message_of_wrong(monkeypatch, **{name: f"{CANARY}–x"})
+    assert message.startswith(f"{name} (environment variable {name}) holds EN DASH at place 12 of 13 (not shown).")
+
+
+def test_a_password_may_have_letters_of_any_language(monkeypatch):
+    put(monkeypatch, POSTGRES_PASSWORD="żółw i wąż")
+    assert load_settings().postgres_password.get_secret_value() == "żółw i wąż"
+
+
+@pytest.mark.parametrize("name", ["BUCKET_NAME", "WRM_STATIONS_DATA_URL", "OPENLINEAGE_URL", "POSTGRES_HOST"])
+def test_what_is_no_secret_is_one_line_as_well(monkeypatch, name):
+    assert message_of_wrong(monkeypatch, **{name: "http://h/\nx"}).startswith(f"{name} (")
+
+
+@pytest.mark.parametrize("key", ["access_key_id", "secret_access_key"])
+def test_a_value_in_vault_is_stripped_and_one_of_two_lines_is_refused(fake, key):
+    fake.put("wrm/s3", **{**S3, key: f"{S3[key]}\n"})
+    access = s3_access(load_settings())
+    assert (access.access_key_id, access.secret_access_key) == (S3["access_key_id"], S3["secret_access_key"])
+    secrets_of.cache_clear()
+    fake.put("wrm/s3", **{**S3, key: f"{CANARY}\nsecond line"})
+    error = error_of(lambda: s3_access(load_settings()))
+    assert type(error) is VaultValueError
+    assert f"{key} holds a line break at place 12" in str(error)
+    assert "wrm/s3" in str(error)
+
+
+def test_a_token_of_two_lines_is_not_tried_again_and_not_shown(monkeypatch, tmp_path, fake):
+    """It came into the file after the process had begun."""
+    for name in ("VAULT_ROLE_ID", "VAULT_SECRET_ID"):
+        monkeypatch.delenv(name)
+    file = tmp_path / "token"
+    file.write_text(CANARY)
+    put(monkeypatch, VAULT_TOKEN_FILE=str(file))
+    secrets = secrets_of(load_settings())
+    file.write_text(f"{CANARY}\n{CANARY}")
+    error = error_of(secrets.s3)
+    assert type(error) is VaultLoginError
+    assert str(error).startswith("vault login: VAULT_TOKEN (file ")
+    assert fake.requests == []
+
+
+FEED_TOKEN = "kQ7dZx3vLm9p-canary"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://127.0.0.1:9/?scheme=w&token={FEED_TOKEN}",
+        f"http://feed:{FEED_TOKEN}@127.0.0.1:9/",
+        f"http://{FEED_TOKEN}@127.0.0.1:9/",
+        f"http://127.0.0.1:9/?api-key={FEED_TOKEN}#x",
+    ],
+)
+def test_the_feeds_credentials_are_shown_by_no_command_and_no_definition(monkeypatch, capsys, url):
+    put(monkeypatch, WRM_STATIONS_DATA_URL=url)
+    assert main(["config"]) == 0
+    assert main(["doctor"]) == 1
+    said = "".join(capsys.readouterr())
+    assert "***" in said
+    settings = load_settings()
+    defs = build_defs(settings)
+    snapshot_text = serialize_value(RepositorySnap.from_def(defs.get_repository_def()))
+    assert "127.0.0.1:9/" in snapshot_text
+    assert not shows(said + snapshot_text + repr(defs.resources), FEED_TOKEN)
+    assert FeedResource.of(settings).client.url == url
 
 
 # --- Credentials from Vault -----------------------------------------------------------------------------------------
