@@ -3,6 +3,7 @@
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,12 +12,14 @@ from typing import Literal
 
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, httpfs_path
 from wrm_pipeline.clients.cache import BYTES
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.clients.vault import VaultPathMissingError
+from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.snapshot import inspect_fetched
 from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
@@ -36,6 +39,9 @@ _DISK_FAILURE_BYTES = 500 * 2**20
 # File names and partitions come from the clock; a report's time is compared with it.
 _CLOCK_WARNING_S = 5.0
 _CLOCK_FAILURE_S = 60.0
+
+# Objects that a line names.
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             _storage,
             "Check the endpoint, the bucket and its credentials; snapshots wait in the spool meanwhile",
         ),
+        ("dead letters", _dead_letters, "See the storage check first"),
         ("spool", _spool, "Look at the folder and its owner"),
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
         ("cache", _cache, "Look at the redis check and the folder; runs are slower meanwhile, and right"),
@@ -132,6 +139,25 @@ def _storage(settings: Settings) -> Finding:
     if key not in listed:
         return Finding("storage", "failed", f"list {settings.prefix}probe/", "the probe is not in the listing", "")
     return Finding("storage", "ok", "put, get, list, delete a probe object", store.name)
+
+
+def _dead_letters(settings: Settings) -> Finding:
+    store = connect_store(settings, _ONE_TRY)
+    entries = DeadLetterQueue(store, settings.layout, connect_cache(settings)).entries()
+    counts = Counter(letter.status for letter in entries.letters)
+    parts = [f"{counts[status]} {status}" for status in STATUSES]
+    got = f"{len(entries.letters)} entries: {', '.join(parts)}; {len(entries.unreadable)} objects cannot be read"
+    tried = f"read {settings.layout.dead_letter_prefix}"
+    if entries.unreadable:
+        named = "; ".join(f"{letter.key}: {letter.reason}" for letter in entries.unreadable[:_NAMED])
+        todo = (
+            "Correct these objects, or take them out of the queue with `wrm dlq discard ID --reason '…'`; "
+            "nothing else is held up by them"
+        )
+        return Finding("dead letters", "warning", tried, f"{got}: {named}", todo)
+    if counts[PARKED]:
+        return Finding("dead letters", "warning", tried, got, "`wrm dlq list --status parked`: these need a person")
+    return Finding("dead letters", "ok", tried, got)
 
 
 def _spool(settings: Settings) -> Finding:

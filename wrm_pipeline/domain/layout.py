@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 LOCAL_ZONE_NAME = "Europe/Warsaw"
 LOCAL_ZONE = ZoneInfo(LOCAL_ZONE_NAME)
 FIRST_DATE = date(2025, 6, 1)
+_FIRST_YEAR, _LAST_YEAR = 1970, 2999
 
 _DT_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})", re.ASCII)
 _RAW_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})[_T ](\d{2})-(\d{2})-(\d{2})", re.ASCII)
@@ -218,11 +219,15 @@ def is_plain_key(key: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def folder_date(folder: str) -> date | None:
-    """The date of a folder named `dt=YYYY-MM-DD` (a full prefix will do), or None."""
+    """The date of a folder named `dt=YYYY-MM-DD` (a full prefix will do), or None.
+
+    None as well for years that no snapshot can be of, whose first or last instants are beyond what can be computed.
+    """
     match = _DT_FOLDER.fullmatch(folder.rstrip("/").rpartition("/")[2])
     if match is None:
         return None
     try:
-        return date.fromisoformat(match[1])
+        dt = date.fromisoformat(match[1])
     except ValueError:
         return None
+    return dt if _FIRST_YEAR <= dt.year <= _LAST_YEAR else None

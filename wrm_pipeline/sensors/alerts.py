@@ -74,6 +74,10 @@ CHECK_REMEDIES = {
         "is up (`Deployment` in the UI)"
     ),
     "row_count_is_usual": "Compare the days in the result's samples; look for gaps between the day's raw snapshots",
+    "dead_letters_are_readable": (
+        "`wrm dlq list --status unreadable` names them, `wrm dlq show ID` says why. Correct the object, or take it out "
+        "of the queue with `wrm dlq discard ID --reason '…'`. Nothing else is held up by it"
+    ),
     "dead_letter_share_is_low": "`wrm dlq list` shows what was refused and why; the feed's format may have changed",
     "flag_shares_are_usual": "Look at the samples, and at the feed itself; the rows are published and flagged",
     "record_types_are_known": "Look at the samples: the feed may have a new kind of id or name",

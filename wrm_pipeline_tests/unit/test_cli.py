@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -129,3 +129,61 @@ def test_doctor_says_what_is_broken_and_what_to_do(
     }
     for name in ("feed", "redis", "postgresql", "spool", "clock"):
         assert found[name]["todo"], found[name]
+
+
+def test_discard_of_many_says_how_many_and_does_it_when_told(
+    entry: str, lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    combined = f"{int(NOON.timestamp()) + 60}|7200|-1"
+    dead = [line(id="1", combined=combined, bikes="x"), line(id="2", combined=combined, lat="x")]
+    lake.put_raw(NOON + timedelta(minutes=1), snapshot(NOON, 5, *dead))
+    build_day()
+    many = ["dlq", "discard", "--error", "bad_count", "--date", str(DAY), "--reason", "test bikes"]
+    before = lake.etags()
+    assert main(many) == 0
+    assert "2 entries would be discarded" in capsys.readouterr().out
+    assert lake.etags() == before
+
+    assert main([*many, "--write"]) == 0
+    assert "2 entries are discarded" in capsys.readouterr().out
+    letters = [json.loads(lake.store.get(key)) for key in lake.letters()]
+    assert {(letter["error_type"], letter["status"]) for letter in letters} == {
+        ("bad_count", "discarded"),
+        ("bad_coordinates", "pending_reprocessing"),
+    }
+    assert main([*many, "--write"]) == 0
+    assert "0 entries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["ENTRY", "--error", "bad_count"], ["ENTRY", "--date", str(DAY)]])
+def test_discard_must_know_which(
+    entry: str, lake: Lake, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = lake.etags()
+    chosen = [entry if argument == "ENTRY" else argument for argument in arguments]
+    assert main(["dlq", "discard", *chosen, "--reason", "x", "--write"]) == 2
+    assert "say which" in capsys.readouterr().err
+    assert lake.etags() == before
+
+
+def test_a_parked_entry_is_replayed_when_it_is_meant(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dlq", "replay", "--max-retries", "1"]) == 0
+    assert "parked" in capsys.readouterr().out
+    assert main(["dlq", "replay", "--dry-run"]) == 0
+    assert "No such entries" in capsys.readouterr().out
+    for meant in (["--parked"], ["--id", entry]):
+        assert main(["dlq", "replay", "--dry-run", *meant]) == 0
+        assert entry[:8] in capsys.readouterr().out
+
+
+def test_doctor_names_dead_letters_that_cannot_be_read(
+    entry: str, lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = f"{lake.layout.dead_letter_folder(DAY)}spoiled.json"
+    lake.store.put(key, b"{not json")
+    main(["doctor", "--json"])
+    finding = findings(capsys)["dead letters"]
+    assert finding["status"] == "warning"
+    assert "1 entries: 1 pending_reprocessing" in finding["got"]
+    assert f"{key}: it is not JSON" in finding["got"]
+    assert "wrm dlq discard" in finding["todo"]

@@ -1,11 +1,13 @@
 """The dead-letter queue as an asset."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import dagster as dg
 
 from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
+from wrm_pipeline.checks.dead_letters import check_letters, letters_check
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.domain.dead_letters import STATUSES
 from wrm_pipeline.resources.cache import RedisCacheResource
@@ -19,24 +21,26 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     kinds={"json"},
     owners=["team:wrm"],
     tags={"layer": "dlq"},
+    check_specs=[letters_check("wrm_stations_dlq")],
     description=(
         "What is in the dead-letter queue now: rows and bodies that could not be published, by date, error and status. "
         "`pending_reprocessing` waits for the job `reprocess_dlq`, a corrected line (`wrm dlq correct`) or a new "
         "parser; `parked` failed too often and needs a person; `reprocessed` is published; `discarded` was given up "
-        "by a person."
+        "by a person. Objects that are not dead letters are counted as unreadable and named."
     ),
 )
 def wrm_stations_dlq(
     context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource, cache: RedisCacheResource
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """Count what waits."""
     with told_on_failure(context):
-        letters = DeadLetterQueue(lake.store, lake.layout, cache.client).all()
+        entries = DeadLetterQueue(lake.store, lake.layout, cache.client).entries()
+    letters = entries.letters
     statuses = Counter(letter.status for letter in letters)
-    groups = Counter((letter.partition_date, letter.error_type, letter.status) for letter in letters)
+    groups = Counter((letter.partition_date, letter.error_type[:80], letter.status) for letter in letters)
     records = Counter[tuple[object, ...]]()
     for letter in letters:
-        records[letter.partition_date, letter.error_type, letter.status] += letter.records_total
+        records[letter.partition_date, letter.error_type[:80], letter.status] += letter.records_total
     table = [
         {"date": dt, "error": error, "status": status, "entries": count, "records": records[dt, error, status]}
         for (dt, error, status), count in sorted(groups.items(), reverse=True)
@@ -44,27 +48,37 @@ def wrm_stations_dlq(
     open_letters = [letter for letter in letters if letter.status in ("pending_reprocessing", "parked")]
     oldest = min((letter.timestamp for letter in open_letters), default=None)
     age_h = (clock.now() - oldest).total_seconds() / 3600 if oldest else 0.0
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
+        check_results=[check_letters(len(letters), entries.unreadable)],
         metadata={
             "entries": len(letters),
             **{f"entries_{status}": statuses[status] for status in STATUSES},
+            "entries_unreadable": len(entries.unreadable),
             "oldest_open_age_h": round(age_h, 2),
             **requests_made(),
             "queue": dg.MetadataValue.md(markdown_table(table[:200])),
+            "unreadable": dg.MetadataValue.md(
+                markdown_table(
+                    [
+                        {"object": letter.key, "bytes": letter.size_bytes, "reason": letter.reason}
+                        for letter in entries.unreadable[:20]
+                    ]
+                )
+            ),
             "newest_entries": dg.MetadataValue.md(
                 markdown_table(
                     [
                         {
                             "entry": letter.entry_id,
-                            "error": letter.error_type,
+                            "error": letter.error_type[:80],
                             "status": letter.status,
                             "retries": letter.retry_count,
-                            "source": letter.source_key,
-                            "message": letter.error_message,
+                            "source": letter.source_key[:200],
+                            "message": letter.error_message[:200],
                         }
                         for letter in sorted(open_letters, key=lambda entry: entry.timestamp, reverse=True)[:20]
                     ]
                 )
             ),
-        }
+        },
     )

@@ -267,6 +267,7 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
     build_day(DAY - timedelta(days=1))
     run = run_job("wrm_analytics_job")
     assert set(outcomes(run)) == DAY_CHECKS | {
+        "wrm_stations_dlq: dead_letters_are_readable",
         "data_quality: no_rule_fires_more_than_usual",
         "data_quality: distributions_are_usual",
         "data_quality: anomalies_are_few",
