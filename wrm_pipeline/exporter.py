@@ -18,9 +18,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -32,6 +31,7 @@ from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.logs import guard_process
 from wrm_pipeline.metrics.backups import BackupSource
+from wrm_pipeline.metrics.bounded_server import BoundedServer, Request, Response
 from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
 from wrm_pipeline.metrics.families import Source, gauge
 from wrm_pipeline.metrics.lake import DeadLetterSource, SnapshotSource
@@ -138,11 +138,8 @@ class SourcesCollector(Collector):
         )
 
 
-class Server(ThreadingHTTPServer):
+class Server(BoundedServer):
     """`/metrics` and `/healthz`."""
-
-    daemon_threads = True
-    request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], watchers: Sequence[Watcher]) -> None:
         self.watchers = watchers
@@ -150,14 +147,27 @@ class Server(ThreadingHTTPServer):
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(SourcesCollector(watchers))
         ProcessCollector(registry=self.registry)
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, _Handler)
+        super().__init__(address)
 
     def service_actions(self) -> None:
         """A sign of life for systemd's watchdog, as long as every source is watched."""
         if time.monotonic() >= self._next_sign and all(watcher.is_alive() for watcher in self.watchers):
             self._next_sign = time.monotonic() + SIGN_OF_LIFE_S
             tell_systemd("WATCHDOG=1")
+
+    def answer(self, request: Request) -> Response:
+        """`/metrics`, `/healthz`, and a page that names them."""
+        path = request.path.partition("?")[0]
+        if path == "/metrics":
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+            return Response(200, content_type, encode(self.registry))
+        if path == "/healthz":
+            status, report = self.health()
+            return Response(status, "application/json", json.dumps(report, indent=1).encode())
+        if path == "/":
+            page = b'<a href="/metrics">metrics</a> <a href="/healthz">health</a>'
+            return Response(200, "text/html; charset=utf-8", page)
+        return Response(404, "text/plain; charset=utf-8", b"There are /metrics and /healthz.\n")
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """HTTP status and what to say; a source that is away is no reason to restart this process."""
@@ -180,37 +190,6 @@ def tell_systemd(state: str) -> None:
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
             channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-    timeout: ClassVar[float] = 10  # a client that says nothing
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path == "/metrics":
-            encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-            self._answer(200, content_type, encode(self.server.registry))
-        elif path == "/healthz":
-            status, report = self.server.health()
-            self._answer(status, "application/json", json.dumps(report, indent=1).encode())
-        elif path == "/":
-            self._answer(
-                200, "text/html; charset=utf-8", b'<a href="/metrics">metrics</a> <a href="/healthz">health</a>'
-            )
-        else:
-            self._answer(404, "text/plain; charset=utf-8", b"There are /metrics and /healthz.\n")
-
-    def _answer(self, status: int, content_type: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
-        logger.debug(format, *args)
 
 
 def vocabulary(definitions: dg.Definitions) -> Vocabulary:
