@@ -30,7 +30,13 @@ DEAD_SHARE_WARN = 0.01
 DEAD_SHARE_ERROR = 0.5
 
 # The usual share of rows, in the operator's snapshots of 2025-08-21: 21 %, 1.5 %, 16 %, 0 to 1 %.
-FLAG_SHARE_WARN = {"over_capacity": 0.35, "no_docks": 0.05, "outside_service_area": 0.30, "stale": 0.10}
+FLAG_SHARE_WARN = {
+    "over_capacity": 0.35,
+    "no_docks": 0.05,
+    "outside_service_area": 0.30,
+    "stale": 0.10,
+    "count_capped": 0.02,
+}
 UNKNOWN_SHARE_WARN = 0.01
 
 DAYS_COMPARED = 14

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
+from wrm_pipeline.domain.schemas import FLAGS
 
 if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pandera
 
 # Part of what a computed day remembers: another version means that it is computed anew.
-BUSINESS_RULES_VERSION = "1"
+BUSINESS_RULES_VERSION = "2"
 
 FLAG, DEAD_LETTER = "flag", "dead_letter"
 
@@ -54,6 +55,7 @@ OBSERVED_COLUMNS = (
     "no_docks",
     "outside_service_area",
     "stale",
+    "count_capped",
 )
 
 
@@ -268,7 +270,7 @@ def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) 
         "appears": is_station & appears,
         "vanishes": is_station & vanishes,
     }
-    for name in ("spaces", "total_docks", "pedelecs", "over_capacity", "no_docks", "outside_service_area", "stale"):
+    for name in ("spaces", "total_docks", "pedelecs", *FLAGS):
         frame[name] = sorted_column(name)
     return pd.DataFrame(frame, copy=False)
 

@@ -63,9 +63,11 @@ _MADE_OTHERWISE = {
     # From the raw object's name.
     "s3_source_key": [],
     "file_timestamp": [],
+    "feed": [],
+    "count_capped": ["bikes", "spaces", "total_docks", "pedelecs"],
 }
 
-_STATION_FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale")
+_STATION_FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale", "count_capped")
 _PLACE = ["lat", "lon", "file_timestamp"]
 _EMPTY, _FULL = ["bikes"], ["spaces", "total_docks"]
 _BY_HOUR = {"dt": ["dt"], "hour_start": ["file_timestamp"], "local_hour": ["file_timestamp"]}
@@ -221,7 +223,7 @@ COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
             "bikes_latest": ["bikes", "file_timestamp"],
             "spaces_latest": ["spaces", "file_timestamp"],
             **{name: ["bikes"] for name in ("bikes_mean", "bikes_min", "bikes_max", "share_empty")},
-            "share_full": ["spaces"],
+            "share_full": ["spaces", "total_docks"],
             "snapshots": ["file_timestamp"],
             "snapshots_stale": ["stale"],
             "first_snapshot": ["file_timestamp"],

@@ -52,6 +52,7 @@ SOURCE_COLUMNS = (
     "no_docks",
     "outside_service_area",
     "stale",
+    "count_capped",
 )
 
 
@@ -104,7 +105,9 @@ _LON = _c("lon", "DOUBLE", "Longitude, WGS84", "deg")
 _FILE_TIMESTAMP = _c("file_timestamp", "TIMESTAMPTZ", "Time of the snapshot")
 _OUTSIDE = _c("outside_service_area", "BOOLEAN", "Outside the configured box")
 
-_EMPTY_AND_FULL = "Empty: bikes = 0. Full: spaces = 0 where there are docks at all."
+_EMPTY_AND_FULL = (
+    "Empty: bikes = 0. Full: spaces = 0 and total_docks > 0; without docks, or where either is unknown, it is neither."
+)
 _OF_SNAPSHOTS = (
     "Means and shares are of the snapshots that were taken, not of time: where snapshots are missing, the others count "
     "for them. A station that no longer reports is counted as it last reported (flag `stale`)."
@@ -112,7 +115,8 @@ _OF_SNAPSHOTS = (
 
 _LOCAL_HOUR_SQL = f"hour(timezone('{LOCAL_ZONE_NAME}', hour_start))::TINYINT"
 _EMPTY_SQL = "(bikes = 0)"
-_FULL_SQL = "(spaces = 0 AND total_docks > 0)"
+# Unknown docks or spaces are not full.
+_FULL_SQL = "coalesce(spaces = 0 AND total_docks > 0, false)"
 
 
 def _metres(lat: str, lon: str, other_lat: str, other_lon: str) -> str:
@@ -181,14 +185,15 @@ MV_STATION_LATEST = MaterializedView(
         _LAT,
         _LON,
         _c("bikes", "INTEGER", "Bikes there", "bikes"),
-        _c("spaces", "INTEGER", "Free docks", "docks"),
-        _c("total_docks", "INTEGER", "Docks in all; may be 0", "docks"),
+        _c("spaces", "INTEGER", "Free docks; null where unknown", "docks"),
+        _c("total_docks", "INTEGER", "Docks in all; may be 0; null where unknown", "docks"),
         _c("pedelecs", "INTEGER", "E-bikes among bikes; null where the feed lacks the column", "bikes"),
         _c("fill", "DOUBLE", "bikes / total_docks, above 1 where it is over capacity; null without docks", "share"),
         _c("over_capacity", "BOOLEAN", "bikes + spaces > total_docks > 0"),
         _c("no_docks", "BOOLEAN", "A station with total_docks = 0"),
         _OUTSIDE,
         _c("stale", "BOOLEAN", "timestamp more than 1 h before file_timestamp"),
+        _c("count_capped", "BOOLEAN", "One of the counts was capped by the feed: 5+ is 5 and this flag"),
         _c("timestamp", "TIMESTAMPTZ", "Time of the report itself"),
         _FILE_TIMESTAMP,
         _DT,
@@ -197,7 +202,7 @@ MV_STATION_LATEST = MaterializedView(
 SELECT
     station_id, name, lat, lon, bikes, spaces, total_docks, pedelecs,
     CASE WHEN total_docks > 0 THEN round(bikes / total_docks, 4) END AS fill,
-    over_capacity, no_docks, outside_service_area, stale, timestamp, file_timestamp, dt
+    over_capacity, no_docks, outside_service_area, stale, count_capped, timestamp, file_timestamp, dt
 FROM day_rows WHERE record_type = 'station'
 QUALIFY row_number() OVER (PARTITION BY station_id ORDER BY file_timestamp DESC) = 1
 ORDER BY station_id
@@ -450,7 +455,7 @@ MV_REBALANCING = MaterializedView(
         _STATION_ID,
         _NAME,
         _c("bikes", "INTEGER", "Bikes there now", "bikes"),
-        _c("total_docks", "INTEGER", "Docks in all; may be 0", "docks"),
+        _c("total_docks", "INTEGER", "Docks in all; may be 0; null where unknown", "docks"),
         _c(
             "expected_bikes",
             "DOUBLE[]",

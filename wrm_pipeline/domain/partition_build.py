@@ -16,10 +16,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
-from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED, RECORD_TYPES, arrow_schema, validate
+from wrm_pipeline.domain.schemas import (
+    ENHANCED,
+    FLAGS,
+    PROCESSED,
+    RECORD_TYPES,
+    arrow_schema,
+    validate,
+    with_later_columns,
+)
 from wrm_pipeline.domain.snapshot import (
     PARSER_VERSION,
     FileFault,
@@ -34,7 +43,7 @@ from wrm_pipeline.domain.snapshot import (
 BATCH_BYTES = 16 * 2**20
 
 # Part of what the enhanced partition remembers: another version means that its rows are built anew.
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 
 # Data contract, section 2: a partition that would lose more than this share of its rows is not replaced.
 SHRINK_TOLERANCE = 0.05
@@ -422,7 +431,11 @@ def _starts_like(enhanced: ParquetParts, processed: ParquetParts) -> bool:
 
 
 def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: Mapping[str, datetime]) -> pa.Table:
-    """Add class, partition date, time of processing (by raw object) and flags to processed rows."""
+    """Add class, partition date, time of processing (by raw object) and flags to processed rows.
+
+    Rows of an older parser are taken, too. A flag is off where what it asks about is unknown.
+    """
+    rows = with_later_columns(rows)
     ids, names, sources = (rows[name].chunk(0) for name in ("station_id", "name", "s3_source_key"))
     id_values, name_values = ids.dictionary.to_pylist(), names.dictionary.to_pylist()
     id_codes, name_codes = ids.indices.to_numpy(), names.indices.to_numpy()
@@ -432,9 +445,9 @@ def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: M
     is_station = digits & ~bike_name
     is_bike = floating & bike_name
     type_codes = np.where(is_station, 0, np.where(is_bike, 1, 2)).astype(np.int8)
-    lat, lon, bikes, spaces, docks = (
-        rows[name].to_numpy() for name in ("lat", "lon", "bikes", "spaces", "total_docks")
-    )
+    lat, lon, bikes = (rows[name].to_numpy() for name in ("lat", "lon", "bikes"))
+    # Unknown docks are below 0, and unknown spaces too far below for any bikes to make up for.
+    spaces, docks = (_filled(rows[name], unknown) for name, unknown in (("spaces", -1_000_000), ("total_docks", -1)))
     inside = (lat >= area.lat_min) & (lat <= area.lat_max) & (lon >= area.lon_min) & (lon <= area.lon_max)
     age = pc.subtract(rows["file_timestamp"], rows["timestamp"])
     # Dictionaries may hold keys that no row has any more; a row without a time does not pass validation.
@@ -450,7 +463,12 @@ def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: M
     }
     for name, column in added.items():
         rows = rows.append_column(name, column)
-    return rows
+    return rows.select(list(ENHANCED.columns))
+
+
+def _filled(values: pa.ChunkedArray, unknown: int) -> NDArray[np.int32]:
+    known = pc.fill_null(values, unknown) if values.null_count else values
+    return np.asarray(known.to_numpy(), dtype=np.int32)
 
 
 def _count_rows(rows: pa.Table) -> dict[str, int]:

@@ -75,6 +75,9 @@ _LATITUDE = (-90.0, 90.0)
 _LONGITUDE = (-180.0, 180.0)
 _PERCENT = (0, 100)
 
+UCL_FEED = "ucl"
+FEEDS = (UCL_FEED, "operator", "gbfs")
+
 PROCESSED = TableSchema(
     "processed",
     "All good rows of a day, sorted by file_timestamp and station_id, unique on both.",
@@ -82,16 +85,22 @@ PROCESSED = TableSchema(
         "station_id": Column(pa.string(), "Station number, or fb and bike number for a free-standing bike"),
         "name": Column(pa.string(), "Name with encoding, entities and surrounding spaces repaired"),
         "timestamp": Column(UTC_TIMESTAMP, "Time of the report itself"),
-        "gmt_local_diff_sec": Column(pa.int32(), "Local time minus UTC, as reported", unit="s"),
-        "gmt_servertime_diff_sec": Column(pa.int32(), "Server time minus UTC, as reported", unit="s"),
+        "gmt_local_diff_sec": Column(
+            pa.int32(), "Local time minus UTC, as reported; null where unknown", nullable=True, unit="s"
+        ),
+        "gmt_servertime_diff_sec": Column(
+            pa.int32(), "Server time minus UTC, as reported; null where unknown", nullable=True, unit="s"
+        ),
         "lat": Column(pa.float64(), "Latitude, WGS84", _LATITUDE, unit="deg"),
         "lon": Column(pa.float64(), "Longitude, WGS84", _LONGITUDE, unit="deg"),
         "bikes": Column(pa.int32(), "Bikes there now", _COUNT, unit="bikes"),
-        "spaces": Column(pa.int32(), "Free docks now", _COUNT, unit="docks"),
-        "total_docks": Column(pa.int32(), "Docks in all; may be 0", _COUNT, unit="docks"),
-        "installed": Column(pa.bool_(), "Null where the feed lacks the column", nullable=True),
-        "locked": Column(pa.bool_(), "Null where the feed lacks the column", nullable=True),
-        "temporary": Column(pa.bool_(), "Null where the feed lacks the column", nullable=True),
+        "spaces": Column(pa.int32(), "Free docks now; null where unknown", _COUNT, nullable=True, unit="docks"),
+        "total_docks": Column(
+            pa.int32(), "Docks in all; may be 0; null where unknown", _COUNT, nullable=True, unit="docks"
+        ),
+        "installed": Column(pa.bool_(), "Null where unknown, or where the feed lacks the column", nullable=True),
+        "locked": Column(pa.bool_(), "Null where unknown, or where the feed lacks the column", nullable=True),
+        "temporary": Column(pa.bool_(), "Null where unknown, or where the feed lacks the column", nullable=True),
         "givesbonus_acceptspedelecs_fbbattlevel": Column(
             pa.bool_(), "The field's value where it was a flag", nullable=True
         ),
@@ -100,13 +109,16 @@ PROCESSED = TableSchema(
         ),
         "pedelecs": Column(
             pa.int32(),
-            "E-bikes among bikes; null where the feed lacks the column",
+            "E-bikes among bikes; null where unknown, or where the feed lacks the column",
             _COUNT,
             nullable=True,
             unit="bikes",
         ),
         "s3_source_key": Column(pa.string(), "Key of the raw object that the row came from"),
         "file_timestamp": Column(UTC_TIMESTAMP, "Time of the snapshot, from the raw object's name"),
+        # Behind the columns of parser version 1, so that their positions are what they were.
+        "feed": Column(pa.string(), "The feed that the snapshot is from", values=FEEDS),
+        "count_capped": Column(pa.bool_(), "One of the counts was capped by the feed: 5+ is 5 and this flag"),
     },
 )
 
@@ -116,19 +128,21 @@ ENHANCED = TableSchema(
     "enhanced",
     "The processed rows, classified and flagged.",
     {
-        **PROCESSED.columns,
+        **{name: column for name, column in PROCESSED.columns.items() if name != "count_capped"},
         "record_type": Column(pa.string(), "What the row is about: station, bike or unknown", values=RECORD_TYPES),
         "date": Column(pa.date32(), "The partition: calendar date in Europe/Warsaw of the fetch"),
         "processed_at": Column(UTC_TIMESTAMP, "When this row was processed"),
-        "over_capacity": Column(pa.bool_(), "bikes + spaces > total_docks > 0"),
-        "no_docks": Column(pa.bool_(), "A station with total_docks = 0"),
+        "over_capacity": Column(pa.bool_(), "bikes + spaces > total_docks > 0; false where one is unknown"),
+        "no_docks": Column(pa.bool_(), "A station with total_docks = 0; false where they are unknown"),
         "outside_service_area": Column(pa.bool_(), "Outside the configured box"),
         "stale": Column(pa.bool_(), "timestamp more than 1 h before file_timestamp"),
+        # A flag like the others, but one that only the parser can set: it is processed that carries it here.
+        "count_capped": PROCESSED.columns["count_capped"],
     },
 )
 
 SORT_KEY = ("file_timestamp", "station_id")
-FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale")
+FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale", "count_capped")
 
 
 def arrow_schema(schema: TableSchema) -> pa.Schema:
@@ -146,6 +160,16 @@ def value_range(schema: TableSchema, column: str) -> tuple[float, float]:
     if bounds is None:
         raise LookupError(f"column {column!r} of table {schema.name!r} has no range")
     return bounds
+
+
+def with_later_columns(rows: pa.Table) -> pa.Table:
+    """Published rows with the columns that parser version 1 did not write yet, as it would have filled them."""
+    if "feed" not in rows.column_names:
+        feed = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [UCL_FEED])
+        rows = rows.append_column("feed", feed)
+    if "count_capped" not in rows.column_names:
+        rows = rows.append_column("count_capped", pa.repeat(False, rows.num_rows))
+    return rows
 
 
 def validate(table: pa.Table, schema: TableSchema) -> None:

@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from wrm_pipeline.domain.schemas import PROCESSED, UTC_TIMESTAMP, arrow_schema, value_range
+from wrm_pipeline.domain.schemas import PROCESSED, UCL_FEED, UTC_TIMESTAMP, arrow_schema, value_range
 
 # Part of what the published partition remembers: another version means that its rows are built anew.
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 
 COMBINED_COLUMN = "timestamp|gmt_local_diff_sec|gmt_servertime_diff_sec"
 BATTERY_COLUMN = "givesbonus_acceptspedelecs_fbbattlevel"
@@ -392,6 +392,7 @@ def _typed_rows(run: list[_Prepared]) -> pa.Table:
     columns.update(_split_battery(raw[BATTERY_COLUMN]) if BATTERY_COLUMN in raw.column_names else {})
     columns.setdefault(BATTERY_COLUMN, pa.nulls(line_count, pa.bool_()))
     columns.setdefault("battery_pct", pa.nulls(line_count, pa.int16()))
+    columns["count_capped"] = pa.repeat(False, line_count)
     return pa.table(columns)
 
 
@@ -833,7 +834,9 @@ def _sorted_unique(
         file_index = file_index[order]
     source_keys = pa.DictionaryArray.from_arrays(pa.array(file_index), [f.source_key for f in files])
     file_times = pa.array(micros[file_index]).cast(UTC_TIMESTAMP)
-    return table.append_column("s3_source_key", source_keys).append_column("file_timestamp", file_times), duplicates
+    table = table.append_column("s3_source_key", source_keys).append_column("file_timestamp", file_times)
+    feed = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), [UCL_FEED])
+    return table.append_column("feed", feed), duplicates
 
 
 def dictionary_encoded(table: pa.Table) -> pa.Table:

@@ -39,6 +39,7 @@ from wrm_pipeline.domain.quality_tables import (
     TableDefinition,
 )
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.schemas import with_later_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -148,7 +149,7 @@ def _assess_day(
     if enhanced is None:  # removed since it was listed; the next run notices
         return 0
     manifest = Manifest.from_notes(processed.notes) if processed is not None else None
-    groups = list(enhanced.read_groups())
+    groups = [with_later_columns(group) for group in enhanced.read_groups()]
     rows = pa.concat_tables(groups).unify_dictionaries().combine_chunks() if groups else None
     if rows is None or not rows.num_rows:
         for table in (RULE_HITS, PROFILE, ANOMALIES, STATION_HOURS):

@@ -22,6 +22,7 @@ from wrm_pipeline.domain.materialized_views import (
     SOURCE_COLUMNS,
     MaterializedView,
 )
+from wrm_pipeline.domain.schemas import with_later_columns
 from wrm_pipeline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _load(connection: "duckdb.DuckDBPyConnection", partitions: PublishedPartitio
             f"The enhanced partition of {dt} was removed while the tables were being refreshed. They are as they were; "
             "materialize create_materialized_views again."
         )
-    rows = pa.concat_tables(parts.read_groups(columns=SOURCE_COLUMNS))
+    rows = pa.concat_tables(with_later_columns(group) for group in parts.read_groups(columns=SOURCE_COLUMNS))
     connection.register("incoming_rows", rows)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE day_rows AS SELECT *, DATE '{dt}' AS dt FROM incoming_rows")
     connection.unregister("incoming_rows")

@@ -136,12 +136,17 @@ class SnapshotSource:
 
 def city_of(rows: pa.Table, taken_at: float) -> City:
     """Sum up the enhanced rows of one snapshot."""
-    bikes, spaces = rows["bikes"].to_numpy(), rows["spaces"].to_numpy()
-    pedelecs = np.nan_to_num(rows["pedelecs"].to_numpy()).astype(np.int64)
+    bikes = rows["bikes"].to_numpy()
+    # Unknown spaces and docks are neither full nor free.
+    spaces, docks, pedelecs = (
+        np.nan_to_num(rows[name].to_numpy()).astype(np.int64) for name in ("spaces", "total_docks", "pedelecs")
+    )
+    spaces_known = ~rows["spaces"].is_null().to_numpy()
     inside = ~rows["outside_service_area"].to_numpy()
     at_station = np.array([kind == "station" for kind in rows["record_type"].to_pylist()], dtype=bool)
     stations = inside & at_station
-    empty, full = stations & (bikes == 0), stations & (bikes > 0) & (spaces == 0)
+    empty = stations & (bikes == 0)
+    full = stations & spaces_known & (spaces == 0) & (docks > 0)
     return City(
         taken_at,
         bikes={

@@ -33,7 +33,7 @@ SELECT
     min(bikes) AS bikes_min,
     max(bikes) AS bikes_max,
     round(avg((bikes = 0)::INT), 4) AS share_empty,
-    round(avg((spaces = 0)::INT), 4) AS share_full,
+    round(avg(coalesce(spaces = 0 AND total_docks > 0, false)::INT), 4) AS share_full,
     count(*) AS snapshots,
     count(*) FILTER (stale) AS snapshots_stale,
     min(file_timestamp) AS first_snapshot,

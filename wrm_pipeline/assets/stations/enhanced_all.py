@@ -44,7 +44,7 @@ NAME = "wrm_stations_enhanced_data_all"
     tags={"layer": "enhanced"},
     description=(
         "The processed rows of a day, each classified (`record_type`: station, bike, unknown) and flagged: "
-        "`over_capacity`, `no_docks`, `outside_service_area`, `stale`.\n\n"
+        "`over_capacity`, `no_docks`, `outside_service_area`, `stale`, `count_capped`.\n\n"
         "A flag marks what is implausible but possible; no row leaves. A third of the stations hold more bikes than "
         "docks, and bikes in the operator's depot in Warsaw are outside the service area."
     ),

@@ -124,7 +124,7 @@ const drawBikeMap = (data, {
   // Stations and free-standing bikes: the newest snapshot.
   const fillClass = (bikes, docks) => {
     if (bikes === 0) return "fill-0";
-    if (docks === 0) return "fill-none";
+    if (!docks) return "fill-none";
     const share = bikes / docks;
     return share > 1 ? "fill-4" : share >= 2 / 3 ? "fill-3" : share >= 1 / 3 ? "fill-2" : "fill-1";
   };
@@ -139,7 +139,7 @@ const drawBikeMap = (data, {
     mark.bindPopup(() => card(name, [
       [t("Bikes"), number(bikes)],
       ...(pedelecs === null ? [] : [[t("of them e-bikes"), number(pedelecs)]]),
-      [t("Free docks"), number(spaces)],
+      [t("Free docks"), spaces === null ? t("unknown") : number(spaces)],
       [t("Docks"), docks ? number(docks) : t("unknown")],
       [kind === "station" ? t("Station") : t("Unclassified record"), id],
     ], stationLink?.(id))).bindTooltip(hint(name), { direction: "top", pane: "popupPane" });

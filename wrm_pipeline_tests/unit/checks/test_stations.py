@@ -98,7 +98,7 @@ def test_columns_that_are_not_the_schemas():
         assert samples(found)[0]["position"] == 7
         assert "int64" in samples(found)[0]["found"]
         assert "1 of" in str(found.description)
-    assert number(check_enhanced("d", 10, more), "columns_that_differ") == 7
+    assert number(check_enhanced("d", 10, more), "columns_that_differ") == 8
 
 
 def test_rows_that_vanished_or_came_from_nowhere():
@@ -211,7 +211,7 @@ def test_a_published_file_of_another_schema_stops_what_is_downstream(lake):
     writer.write(rows)
     lake.store.put(lake.partition_key("processed"), writer.finish(file.notes))
     run = build_day(raise_on_error=False)
-    assert "1 of 18 columns differ" in failure_of(run)
+    assert "1 of 20 columns differ" in failure_of(run)
     assert list(outcomes(run)) == [f"{PROCESSED_ASSET}: lines_and_columns_are_right"]
 
 

@@ -34,6 +34,8 @@ ROW = {
     "pedelecs": 0,
     "s3_source_key": "raw/a.txt",
     "file_timestamp": AT,
+    "feed": "ucl",
+    "count_capped": False,
 }
 
 
@@ -51,6 +53,17 @@ def enhanced(*changes: dict, area: ServiceArea = DEFAULT_SERVICE_AREA) -> list[d
 def flags(area: ServiceArea = DEFAULT_SERVICE_AREA, **change) -> set[str]:
     (row,) = enhanced(change, area=area)
     return {flag for flag in FLAGS if row[flag]}
+
+
+def test_a_capped_count_stays_flagged():
+    assert flags(count_capped=True) == {"count_capped"}
+
+
+def test_rows_of_the_first_parser_are_enhanced_with_what_it_meant():
+    old = table({}, {"station_id": "2"}).drop_columns(["feed", "count_capped"])
+    assert enhance_rows(old, area=DEFAULT_SERVICE_AREA, dt=DT, processed_at=PROCESSED_AT).to_pylist() == enhanced(
+        {}, {"station_id": "2"}
+    )
 
 
 def test_an_ordinary_station_has_no_flag():
@@ -98,6 +111,12 @@ def test_a_row_is_about_what_its_id_and_its_name_agree_on(station_id, name, reco
         (100_000, 100_000, 100_000, {"over_capacity"}),
         (1, 0, 0, {"no_docks"}),
         (0, 0, 0, {"no_docks"}),
+        (3, None, 10, set()),
+        (45, None, 16, set()),
+        (100_000, None, 1, set()),
+        (3, 7, None, set()),
+        (0, None, None, set()),
+        (0, None, 0, {"no_docks"}),
     ],
 )
 def test_capacity(bikes, spaces, total_docks, expected):
@@ -178,7 +197,8 @@ def second_opinion(row: dict, area: ServiceArea) -> dict:
         "record_type": "station" if station else "bike" if bike else "unknown",
         "date": DT,
         "processed_at": PROCESSED_AT[row["s3_source_key"]],
-        "over_capacity": row["bikes"] + row["spaces"] > row["total_docks"] > 0,
+        "over_capacity": None not in (row["spaces"], row["total_docks"])
+        and row["bikes"] + row["spaces"] > row["total_docks"] > 0,
         "no_docks": station and row["total_docks"] == 0,
         "outside_service_area": not (
             area.lat_min <= row["lat"] <= area.lat_max and area.lon_min <= row["lon"] <= area.lon_max
@@ -194,8 +214,9 @@ row_changes = st.fixed_dictionaries(
         "lat": st.one_of(st.sampled_from([51.0, 51.3]), st.floats(50.9, 51.4)),
         "lon": st.one_of(st.sampled_from([16.7, 17.3]), st.floats(16.6, 17.4)),
         "bikes": st.integers(0, 12),
-        "spaces": st.integers(0, 12),
-        "total_docks": st.integers(0, 12),
+        "spaces": st.none() | st.integers(0, 12),
+        "total_docks": st.none() | st.integers(0, 12),
+        "count_capped": st.booleans(),
         "timestamp": st.integers(-10, 10).map(lambda n: AT - timedelta(hours=1, microseconds=n)),
         "s3_source_key": st.sampled_from(sorted(PROCESSED_AT)),
     }

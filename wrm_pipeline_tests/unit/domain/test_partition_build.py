@@ -696,6 +696,7 @@ def test_counts_are_those_of_the_whole_partition_with_zeros():
                 "no_docks": files,
                 "outside_service_area": files,
                 "stale": files,
+                "count_capped": 0,
             }
     quiet = ordinary_day(1)
     assert enhance(quiet, None).counts == dict.fromkeys((*RECORD_TYPES, *FLAGS), 0) | {"station": 3}

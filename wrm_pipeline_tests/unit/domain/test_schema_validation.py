@@ -30,6 +30,7 @@ _ROW = {
     "pedelecs": 0,
     "s3_source_key": "raw/a.txt",
     "file_timestamp": _AT,
+    "feed": "ucl",
     "record_type": "station",
     "date": date(2025, 8, 21),
     "processed_at": _AT,
@@ -37,6 +38,7 @@ _ROW = {
     "no_docks": False,
     "outside_service_area": False,
     "stale": False,
+    "count_capped": False,
 }
 
 
@@ -45,7 +47,7 @@ def _table(*, encoded: bool = True, **values: object) -> pa.Table:
     fields = [field.with_nullable(True) for field in arrow_schema(ENHANCED)]
     table = pa.Table.from_pylist([_ROW, _ROW | values], pa.schema(fields))
     if encoded:
-        for name in ("station_id", "name", "s3_source_key", "record_type"):
+        for name in ("station_id", "name", "s3_source_key", "feed", "record_type"):
             table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
     return table
 
@@ -54,7 +56,7 @@ GOOD = {
     "as it is": {},
     "lowest": {"lat": -90.0, "lon": -180.0, "bikes": 0, "battery_pct": 0},
     "highest": {"lat": 90.0, "lon": 180.0, "bikes": 100_000, "battery_pct": 100, "pedelecs": 100_000},
-    "nulls where they may be": {"installed": None, "pedelecs": None},
+    "nulls where they may be": {"installed": None, "pedelecs": None, "spaces": None, "gmt_local_diff_sec": None},
     "another type of record": {"record_type": "unknown"},
 }
 BAD = {
@@ -68,6 +70,7 @@ BAD = {
     "null flag": {"stale": None},
     "null time": {"timestamp": None},
     "unknown value": {"record_type": "tram"},
+    "unknown feed": {"feed": "tram"},
 }
 
 

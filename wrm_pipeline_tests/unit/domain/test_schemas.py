@@ -26,13 +26,13 @@ PROCESSED_COLUMNS = [
     ("station_id", pa.string(), False),
     ("name", pa.string(), False),
     ("timestamp", TIME, False),
-    ("gmt_local_diff_sec", pa.int32(), False),
-    ("gmt_servertime_diff_sec", pa.int32(), False),
+    ("gmt_local_diff_sec", pa.int32(), True),
+    ("gmt_servertime_diff_sec", pa.int32(), True),
     ("lat", pa.float64(), False),
     ("lon", pa.float64(), False),
     ("bikes", pa.int32(), False),
-    ("spaces", pa.int32(), False),
-    ("total_docks", pa.int32(), False),
+    ("spaces", pa.int32(), True),
+    ("total_docks", pa.int32(), True),
     ("installed", pa.bool_(), True),
     ("locked", pa.bool_(), True),
     ("temporary", pa.bool_(), True),
@@ -41,13 +41,15 @@ PROCESSED_COLUMNS = [
     ("pedelecs", pa.int32(), True),
     ("s3_source_key", pa.string(), False),
     ("file_timestamp", TIME, False),
+    ("feed", pa.string(), False),
+    ("count_capped", pa.bool_(), False),
 ]
 ENHANCED_COLUMNS = [
-    *PROCESSED_COLUMNS,
+    *PROCESSED_COLUMNS[:-1],
     ("record_type", pa.string(), False),
     ("date", pa.date32(), False),
     ("processed_at", TIME, False),
-    *((flag, pa.bool_(), False) for flag in ("over_capacity", "no_docks", "outside_service_area", "stale")),
+    *((flag, pa.bool_(), False) for flag in FLAGS),
 ]
 VALUES = {
     pa.string(): "x",
@@ -66,7 +68,7 @@ SCHEMAS = pytest.mark.parametrize(
 def good(schema, **changes) -> pa.Table:
     """Two rows; `changes` are the values of the second."""
     types = arrow_schema(schema)
-    row = {field.name: VALUES[field.type] for field in types}
+    row = {field.name: VALUES[field.type] for field in types} | {"feed": "ucl"}
     if "record_type" in row:
         row["record_type"] = "station"
     loose = pa.schema([field.with_nullable(True) for field in types])

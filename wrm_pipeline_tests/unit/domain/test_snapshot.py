@@ -66,6 +66,8 @@ def test_every_column_of_a_good_row_has_its_value_and_type():
         "pedelecs": 0,
         "s3_source_key": "raw/a.txt",
         "file_timestamp": AT,
+        "feed": "ucl",
+        "count_capped": False,
     }
     validate(batch.rows, PROCESSED)
 
