@@ -1,1 +1,39 @@
 """Archive and analysis of Wrocław's bike-share system (WRM) as a Dagster code location."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import duckdb
+
+
+def open_database(path: "str | Path | None" = None) -> "duckdb.DuckDBPyConnection":
+    """Open the analytics database read-only, as it is now: an ordinary DuckDB connection, for the caller to close.
+
+    Unlike a second `duckdb.connect()` in a process that has an older file open, this gives the newest one. Tables are
+    in the schema `wrm_analytics`; temporary ones of your own are possible.
+
+    Args:
+        path: The database; without it `analytics.duckdb` in WRM_DATA_DIR, and keys for the bucket as the environment
+            has them, so that the views work on S3, too.
+
+    Raises:
+        AnalyticsDatabaseError: there is no database yet, or it cannot be read; the message says what to do.
+    """
+    from pathlib import Path
+
+    from wrm_pipeline.clients.analytics_db import AnalyticsDatabase
+
+    if path is not None:
+        return AnalyticsDatabase(Path(path)).open()
+
+    from wrm_pipeline.settings import load_settings
+
+    settings = load_settings()
+    if settings.bucket_name is None and settings.vault_addr is None:
+        return AnalyticsDatabase(settings.database_path).open()
+
+    from wrm_pipeline.resources.lake import s3_access  # a second of Dagster
+
+    return AnalyticsDatabase(settings.database_path, s3_access(settings)).open()

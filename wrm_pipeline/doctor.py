@@ -78,7 +78,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
         ("cache", _cache, "Look at the redis check and the folder; runs are slower meanwhile, and right"),
         ("postgresql", _postgres, "Correct the POSTGRES_ variables"),
-        ("duckdb", _duckdb, "Materialize create_duckdb_enhanced_views; if that fails, delete the file and try again"),
+        (
+            "duckdb",
+            _duckdb,
+            "Materialize create_duckdb_enhanced_views: it moves a damaged file aside and makes a new one",
+        ),
         ("disk", _disk, "Look at the data folder and its owner"),
         ("clock", _clock, "The feed's server was asked for the time; see the feed's check first"),
     ]
@@ -226,7 +230,7 @@ def _duckdb(settings: Settings) -> Finding:
     if not database.path.exists():
         todo = "It appears with the first run of wrm_stations_processing_job"
         return Finding("duckdb", "warning", f"open {database.path}", "there is no database yet", todo)
-    with database.reading() as connection:
+    with database.reading(heal=False) as connection:
         row = connection.execute("SELECT count(*) FROM wrm_analytics.wrm_stations_latest").fetchone()
     return Finding(
         "duckdb", "ok", "count wrm_stations_latest", f"{row[0] if row else 0} stations; {extension.name} is there"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase
+from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase, make_way
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain import anomalies, profile
 from wrm_pipeline.domain.anomalies import find_anomalies, last_counts, station_hours
@@ -92,6 +92,7 @@ def assess(
     with database.refresh() as connection:
         connection.begin()
         for table in QUALITY_TABLES:
+            make_way(connection, table.name, "BASE TABLE", [column.name for column in table.columns])
             connection.execute(table.create_sql(SCHEMA))
         _write_rules(connection, area)
         for day in removed:
@@ -115,14 +116,14 @@ def assess(
 
 def _known(database: AnalyticsDatabase) -> dict[date, tuple[str, str]]:
     """ETag and version that each day's results were computed from."""
-    if not database.path.exists():
-        return {}
-    with database.reading() as connection:
-        there = connection.execute(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_name = ?",
+    with database.reading_if_any() as connection:
+        if connection is None:
+            return {}
+        columns = connection.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = ? AND table_name = ?",
             [SCHEMA, REFRESHES.name],
-        ).fetchone()
-        if there is None:
+        ).fetchall()
+        if {name for (name,) in columns} != {column.name for column in REFRESHES.columns}:
             return {}
         rows = connection.execute(f"SELECT dt, etag, version FROM {SCHEMA}.{REFRESHES.name}").fetchall()
     return {day: (etag, version) for day, etag, version in rows}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase
+from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase, make_way
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import folder_date
 from wrm_pipeline.domain.materialized_views import (
@@ -87,8 +87,8 @@ def refresh_materialized_views(
     """
     started = time.monotonic()
     published = published_days(partitions)
-    if database.path.exists():
-        with database.reading() as connection:
+    with database.reading_if_any() as connection:
+        if connection is not None:
             plan = plan_refresh(connection, published)
             if plan.nothing_to_do:
                 return Refresh(plan.newest, rows=_row_counts(connection), seconds=time.monotonic() - started)
@@ -156,6 +156,7 @@ def _apply(
     connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan, partitions: PublishedPartitions, refreshed_at: datetime
 ) -> None:
     for view in plan.recreate:
+        make_way(connection, view.name, "BASE TABLE")
         connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{view.name} ({view.create_sql})")
     for name, dt in plan.drop:
         _delete(connection, name, dt)

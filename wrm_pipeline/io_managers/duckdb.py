@@ -41,6 +41,7 @@ class DuckDBTableIOManager(dg.ConfigurableIOManager, extra="forbid"):
                 "table": f"{SCHEMA}.{name}",
                 "database": dg.MetadataValue.path(str(self.lake.database.path)),
                 "dagster/row_count": table.num_rows,
+                **write_requests(),
             }
         )
 
@@ -97,4 +98,6 @@ class DuckDBHybridIOManager(DuckDBTableIOManager):
             return
         with self.lake.database.refresh() as connection:
             create_views(connection, obj, refreshed_at=self.clock.now())
-        context.add_output_metadata({"database": dg.MetadataValue.path(str(self.lake.database.path))})
+        context.add_output_metadata(
+            {"database": dg.MetadataValue.path(str(self.lake.database.path)), **write_requests()}
+        )

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline.clients.cache import LOOKUPS
+from wrm_pipeline.clients.database_files import take_reports
 from wrm_pipeline.clients.retry import REQUESTS, RequestCounts
 
 
@@ -17,13 +18,13 @@ def requests_made() -> dict[str, Any]:
     """Metadata: requests since the last call, with retries, and look-ups in the cache; what this step cost."""
     counts, lookups = REQUESTS.reset(), LOOKUPS.reset()
     cache = {"cache_requests": lookups} if lookups else {}
-    return {"external_requests": _described(counts), "retries": counts.retries, **cache}
+    return {"external_requests": _described(counts), "retries": counts.retries, **cache, **_moved_aside()}
 
 
 def write_requests() -> dict[str, Any]:
     """Metadata of an IO manager: requests since the asset's own were told; nothing if there were none."""
     requests = _described(REQUESTS.reset())
-    return {"write_requests": requests} if requests else {}
+    return {**({"write_requests": requests} if requests else {}), **_moved_aside()}
 
 
 @contextmanager
@@ -36,6 +37,12 @@ def told_on_failure(context: dg.AssetExecutionContext | dg.OutputContext) -> Ite
         if metadata["external_requests"]:
             context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=metadata))
         raise
+
+
+def _moved_aside() -> dict[str, str]:
+    """What was in the way of the database, where that is worth a word in the metadata."""
+    reports = take_reports()
+    return {"moved_aside": "; ".join(reports)} if reports else {}
 
 
 def _described(counts: RequestCounts) -> dict[str, int]:

@@ -42,11 +42,8 @@ def create_duckdb_enhanced_views(lake: LakeResource) -> dg.Output[ViewSet | None
     """Compare definitions, write them if they differ."""
     files = lake.store.url(lake.layout.partition_glob("enhanced"))
     views = enhanced_views(files, lake.partitions.newest("enhanced"))
-    database = lake.database
-    current: dict[str, str] = {}
-    if database.path.exists():
-        with database.reading() as connection:
-            current = stored_views(connection)
+    with lake.database.reading_if_any() as connection:
+        current = stored_views(connection) if connection is not None else None
     unchanged = current == dict(views.definitions)
     return dg.Output(
         None if unchanged else views,

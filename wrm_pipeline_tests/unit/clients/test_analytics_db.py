@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -15,6 +17,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from wrm_pipeline import open_database
 from wrm_pipeline.clients.analytics_db import (
     AnalyticsDatabase,
     AnalyticsDatabaseError,
@@ -383,6 +386,7 @@ def test_without_a_home_and_a_network_it_works_with_httpfs_too(lake, database):
     publish_day(lake, DAY)
     script = f"""
 import sys
+import threading
 def no_network(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         raise AssertionError(event)
@@ -464,3 +468,96 @@ def test_another_error_of_a_query_is_told_at_once():
     with pytest.raises(duckdb.IOException, match="No files found"):
         query_arrow(connection, "SELECT 1")
     assert connection.asked == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        duckdb.Error("don't know what type: \x0f"),
+        duckdb.IOException('Cannot open file "x": No such file or directory'),
+        duckdb.InternalException("Attempted to access index 7 within vector of size 3"),
+    ],
+)
+def test_a_local_file_that_was_replaced_is_read_again(error):
+    connection = Replaced(error)
+    assert query_arrow(connection, "SELECT ? AS n", [7]).to_pylist() == [{"n": 7}]
+    assert connection.asked == 2
+
+
+@pytest.mark.parametrize("error", [duckdb.BinderException("no such column"), duckdb.InterruptException("INTERRUPT")])
+def test_a_query_that_is_at_fault_itself_is_not_made_again(error):
+    connection = Replaced(error)
+    with pytest.raises(type(error)):
+        query_arrow(connection, "SELECT 1")
+    assert connection.asked == 1
+
+
+def test_a_partition_may_be_replaced_all_the_time_while_it_is_read(lake, database):
+    """Of two versions each answer is about one; DuckDB opens a local file twice, for footer and rows."""
+    publish_day(lake, DAY, snapshots=300)
+    refresh_views(lake, database)
+    path = lake.settings.lake_dir / lake.partition_key("enhanced")
+    versions = [path.read_bytes()]
+    publish_day(lake, DAY, snapshots=400)
+    versions.append(path.read_bytes())
+    stop = threading.Event()
+
+    def replace() -> None:
+        for turn in itertools.count():
+            path.with_suffix(".tmp").write_bytes(versions[turn % 2])
+            path.with_suffix(".tmp").replace(path)
+            if stop.wait(0.02):
+                return
+
+    with ThreadPoolExecutor(1) as executor, database.reading() as connection:
+        done = executor.submit(replace)
+        sql = "SELECT count(*) AS n, count(DISTINCT file_timestamp) AS t FROM wrm_analytics.wrm_stations_enhanced_data"
+        try:
+            found = [query_arrow(connection, sql).to_pylist()[0] for _ in range(100)]
+        finally:
+            stop.set()
+        done.result()
+    assert {(row["n"], row["t"]) for row in found} == {(3300, 300), (4400, 400)}
+
+
+# --- the newest file in a process that has an older one open ---
+
+
+def test_an_open_database_is_the_newest_whatever_else_is_open(database, monkeypatch):
+    put_number(database, 1)
+    oldest = duckdb.connect(str(database.path), read_only=True)
+    opened = [oldest]
+    for newer in (2, 3):
+        put_number(database, newer)
+        opened += [open_database(database.path), open_database()]
+        assert [c.execute("SELECT n FROM wrm_analytics.numbers").fetchone()[0] for c in opened[-2:]] == [newer, newer]
+        assert number(database) == newer
+    assert [c.execute("SELECT n FROM wrm_analytics.numbers").fetchone()[0] for c in opened] == [1, 2, 2, 3, 3]
+    with pytest.raises(duckdb.InvalidInputException, match="read-only"):
+        opened[-1].execute("DROP TABLE wrm_analytics.numbers")
+    opened[-1].execute("CREATE TEMP TABLE mine AS FROM wrm_analytics.numbers")
+    for connection in opened:
+        connection.close()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    script = (
+        "import sys, wrm_pipeline; print([m for m in ('duckdb', 'dagster', 'pyarrow', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_opening_the_database_loads_no_dagster(database):
+    put_number(database, 1)
+    script = (
+        "import sys, wrm_pipeline; wrm_pipeline.open_database().close(); "
+        "print([m for m in ('dagster', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_there_is_nothing_to_open_yet(database):
+    with pytest.raises(AnalyticsDatabaseError, match="There is no database"):
+        open_database()
