@@ -8,6 +8,7 @@ connection's own: the main thread only waits, the handler's exception comes thro
 interrupted as DuckDB wants it.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -26,6 +27,7 @@ _log = get_logger(__name__)
 # silent server does not, and is left behind in its thread.
 GRACE_S = 5.0
 _POLL_S = 0.05
+_LOOK_S = 0.2
 
 Call = Callable[[], Any]
 # The call, what it gave, and what it raised.
@@ -79,13 +81,19 @@ class InterruptibleConnection:
             raise RuntimeError("This connection was left behind with a query that could not be interrupted.")
         try:
             self._calls.put(call)
-            _, found, error = self._answers.get()
+            _, found, error = self._wait()
         except BaseException:
             self._stop()
             raise
         if error is not None:
             raise error
         return found
+
+    def _wait(self) -> Answer:
+        """The next answer. Looked for now and then: a signal that comes just before the wait would not end it."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=_LOOK_S)
 
     def _stop(self) -> None:
         """Interrupt what is under way. Again and again, as an interrupt that comes before the query counts for none.
