@@ -76,6 +76,11 @@ def add_commands(commands: Any) -> None:
     again.add_argument(
         "--id", action="append", default=[], dest="ids", help="only this entry, parked ones, too; may be repeated"
     )
+    again.add_argument(
+        "--drift",
+        action="store_true",
+        help="after a release that reads a changed format: the bodies and entries of that change, parked ones, too",
+    )
     again.add_argument("--parked", action="store_true", help="entries that are parked, too")
     again.add_argument("--max-retries", type=int, default=MAX_RETRIES, help="failures after which an entry is parked")
     again.add_argument("--dry-run", action="store_true", help="only say what would be tried")
@@ -299,7 +304,7 @@ def _replay(options: argparse.Namespace, settings: Settings) -> int:
 
     queue = _queue(settings)
     ids = [_find_readable(queue, entry_id).entry_id for entry_id in options.ids]
-    selection = Selection(options.date, options.error_type, ids, parked=options.parked)
+    selection = Selection(options.date, options.error_type, ids, options.parked, options.drift)
     if options.dry_run:
         _print(Entries(tuple(select(queue, selection))), queue, as_json=options.json)
         return 0

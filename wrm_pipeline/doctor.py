@@ -21,6 +21,7 @@ from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.snapshot import inspect_fetched
+from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
 from wrm_pipeline.resources.lake import connect_store, s3_access
@@ -73,6 +74,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             _storage,
             "Check the endpoint, the bucket and its credentials; snapshots wait in the spool meanwhile",
         ),
+        ("feed format", _feed_format, "See the storage check first"),
         ("dead letters", _dead_letters, "See the storage check first"),
         ("spool", _spool, "Look at the folder and its owner"),
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
@@ -143,6 +145,17 @@ def _storage(settings: Settings) -> Finding:
     if key not in listed:
         return Finding("storage", "failed", f"list {settings.prefix}probe/", "the probe is not in the listing", "")
     return Finding("storage", "ok", "put, get, list, delete a probe object", store.name)
+
+
+def _feed_format(settings: Settings) -> Finding:
+    found, looked_at = look_for_drift(
+        connect_store(settings, _ONE_TRY), settings.layout, now=datetime.now(UTC), cache=connect_cache(settings)
+    )
+    tried = f"read the newest {looked_at} bodies"
+    if found is None:
+        return Finding("feed format", "ok", tried, "they are read")
+    todo = "Nothing is lost; a release that reads it, then `wrm dlq replay --drift`, publishes all of it"
+    return Finding("feed format", "failed", tried, str(found), todo)
 
 
 def _dead_letters(settings: Settings) -> Finding:

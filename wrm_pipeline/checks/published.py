@@ -4,12 +4,13 @@ They run in `wrm_analytics_job` every few minutes; whether today is fresh is ask
 """
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
+from wrm_pipeline.checks.feed import EXPLAINED_BY, FEED_CHECK
 from wrm_pipeline.checks.results import ERROR, WARN, result
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.layout import local_date, partition_bounds
@@ -17,6 +18,7 @@ from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.domain.quality import MAX_SAMPLES, count_by, expected_rows, newest_rows_with
 from wrm_pipeline.domain.schemas import FLAGS
+from wrm_pipeline.flows.drift import look_for_drift, open_drift
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 
 # Dagster shows a check as not evaluated once its asset is materialized again without it. So these belong to the assets
@@ -60,7 +62,16 @@ FRESH_WARN, FRESH_ERROR = timedelta(minutes=5), timedelta(minutes=15)
 def dead_letter_share_is_low(lake: LakeResource) -> dg.AssetCheckResult:
     """By the notes of the published file."""
     day, file = _newest(lake, "processed")
-    return check_dead_letters(day, Manifest.from_notes(file.notes) if file else None)
+    manifest = Manifest.from_notes(file.notes) if file else None
+    found = check_dead_letters(day, manifest)
+    if found.passed or manifest is None:
+        return found
+    drifted = sum(
+        min(letter.records_total, manifest.sources[letter.source_key].counts.dead_lettered)
+        for letter in open_drift(lake.dead_letters, date.fromisoformat(day))
+        if letter.source_key in manifest.sources
+    )
+    return check_dead_letters(day, manifest, drifted)
 
 
 @dg.multi_asset_check(
@@ -98,8 +109,11 @@ def _newest(lake: LakeResource, layer: str) -> tuple[str, ParquetParts | None]:
     return (str(dt), lake.partitions.read(layer, dt)) if dt else ("none", None)
 
 
-def check_dead_letters(day: str, manifest: Manifest | None) -> dg.AssetCheckResult:
-    """Dead letters among the day's lines; the raw objects that have most are the samples."""
+def check_dead_letters(day: str, manifest: Manifest | None, drifted: int = 0) -> dg.AssetCheckResult:
+    """Dead letters among the day's lines; the raw objects that have most are the samples.
+
+    Where they are too many only for those of a change of the feed's format (`drifted`), the check of the feed tells it.
+    """
     sources = manifest.sources if manifest else {}
     lines = sum(source.counts.lines_in - source.counts.remark_lines for source in sources.values())
     dead = sorted(((source.counts.dead_lettered, key) for key, source in sources.items()), reverse=True)
@@ -117,7 +131,12 @@ def check_dead_letters(day: str, manifest: Manifest | None) -> dg.AssetCheckResu
         share=round(share, 6),
         warn_above=DEAD_SHARE_WARN,
         error_above=DEAD_SHARE_ERROR,
+        **_explained(share > DEAD_SHARE_WARN and total - drifted <= DEAD_SHARE_WARN * lines),
     )
+
+
+def _explained(by_drift: bool) -> dict[str, Any]:
+    return {EXPLAINED_BY: FEED_CHECK} if by_drift else {}
 
 
 def check_flags(day: str, file: ParquetParts | None) -> dg.AssetCheckResult:
@@ -189,6 +208,7 @@ def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetChec
         why = f"{len(by_day)} earlier days and {elapsed / timedelta(hours=1):.1f} h are too few to judge."
         return result("row_count_is_usual", True, why, severity=WARN, days_compared=len(by_day), **numbers)
     share = rows / expected.rows if expected.rows else 1.0
+    unread = share < ROWS_LOW and any(letter.of_body for letter in open_drift(lake.dead_letters, newest))
     return result(
         "row_count_is_usual",
         ROWS_LOW <= share <= ROWS_HIGH,
@@ -198,6 +218,7 @@ def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetChec
         share=round(share, 4),
         rows_expected=round(expected.rows),
         days_compared=expected.days_compared,
+        **_explained(unread),
         **numbers,
     )
 
@@ -241,6 +262,7 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
             False,
             f"Neither {today} nor the day before has a published snapshot.{ahead}",
             day=str(today),
+            **_explained(_nothing_is_read(lake, now)),
             **thresholds,
         )
     age = now - newest
@@ -252,8 +274,15 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
         day=str(today),
         newest_snapshot=dg.MetadataValue.timestamp(newest),
         age_s=round(age.total_seconds()),
+        **_explained(age > FRESH_WARN and _nothing_is_read(lake, now)),
         **thresholds,
     )
+
+
+def _nothing_is_read(lake: LakeResource, now: datetime) -> bool:
+    """Whether the newest bodies are there, but in a format that no row is read of."""
+    found, _ = look_for_drift(lake.store, lake.layout, now=now)
+    return found is not None and found.drift.whole
 
 
 def _ask(lake: LakeResource, sql: str, *times: date) -> pa.Table:

@@ -14,6 +14,7 @@ from dataclasses import field as default
 from datetime import UTC, date, datetime
 from typing import Any
 
+from wrm_pipeline.domain.drift import drift_of
 from wrm_pipeline.domain.snapshot import FileReport
 
 MAX_RETRIES = 5
@@ -23,6 +24,8 @@ REPROCESSED = "reprocessed"
 PARKED = "parked"
 DISCARDED = "discarded"
 STATUSES = (PENDING, REPROCESSED, PARKED, DISCARDED)
+# Where an entry says that it is of a change of the feed's format.
+DRIFT_KEY = "drift"
 # Of objects in the queue that are not entries.
 UNREADABLE = "unreadable"
 
@@ -165,6 +168,16 @@ class DeadLetter:
         if len(body) > MAX_LETTER_BYTES and len(letter.to_json()) > MAX_READ_BYTES:
             raise NotALetterError(f"it would be larger than {MAX_READ_BYTES} bytes when it is written back")
         return letter
+
+    @property
+    def of_drift(self) -> bool:
+        """Whether it is of a body that has another format, rather than of odd rows (`domain/drift.py`)."""
+        return isinstance(self.extra.get(DRIFT_KEY), dict)
+
+    @property
+    def of_body(self) -> bool:
+        """Whether it is of a whole body, rather than of some of its rows."""
+        return self.error_type.startswith("file_")
 
     @property
     def corrections(self) -> dict[int, str]:
@@ -323,8 +336,10 @@ def entry_id(source_key: str, error_type: str, beside: int = 0) -> str:
 
 def letters_of(report: FileReport, *, asset_name: str, partition_date: date, seen_at: datetime) -> list[DeadLetter]:
     """The entries for what one file could not give: one per error type, or one for the whole file."""
+    drift = drift_of(report)
 
     def letter(error_type: str, message: str, records: Iterable[DeadRecord], total: int) -> DeadLetter:
+        drifts = drift is not None and (report.fault is not None or drift.error_type == error_type)
         return DeadLetter(
             entry_id(report.source_key, error_type),
             seen_at,
@@ -336,6 +351,7 @@ def letters_of(report: FileReport, *, asset_name: str, partition_date: date, see
             message,
             tuple(records),
             total,
+            extra={DRIFT_KEY: drift.to_json()} if drift is not None and drifts else {},
         )
 
     rows = [DeadRecord(r.line_number, cut_raw_data(r.raw_data), r.field, r.error_message) for r in report.dead_rows]

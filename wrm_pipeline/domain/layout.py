@@ -85,7 +85,11 @@ class Layout:
     def quarantine_key(self, fetched_at: datetime) -> str:
         """Key of a fetched body that is no snapshot."""
         dt = local_date(fetched_at)
-        return f"{self.quarantine_prefix}dt={dt:%Y-%m-%d}/{self._snapshot_name(fetched_at)}"
+        return f"{self.quarantine_folder(dt)}{self._snapshot_name(fetched_at)}"
+
+    def quarantine_folder(self, dt: date) -> str:
+        """The folder of the bodies that were fetched on a day and are no snapshots."""
+        return f"{self.quarantine_prefix}dt={dt:%Y-%m-%d}/"
 
     @property
     def quarantine_prefix(self) -> str:

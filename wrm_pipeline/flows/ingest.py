@@ -13,13 +13,13 @@ from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError
+from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.snapshot import (
     FileFault,
     FileReport,
     LineCounts,
     inspect_fetched,
-    reject_reason,
 )
 from wrm_pipeline.logs import get_logger
 
@@ -27,6 +27,9 @@ _log = get_logger(__name__)
 
 # How far back the last stored snapshot is looked for; a feed that is frozen for longer is stored once an hour.
 DUPLICATE_LOOK_BACK = timedelta(hours=1)
+
+# Rows that the letter of a quarantined body keeps where the feed has another format: such a body comes each minute.
+DRIFT_ROWS_KEPT = 20
 
 # Bodies delivered from the spool by one run: 500 x 50 ms, so that a run stays within its minute.
 MAX_DELIVERIES_PER_RUN = 500
@@ -50,7 +53,8 @@ class IngestResult:
 
     Stored under `key`, unless it is a `duplicate` (the bytes are those of the snapshot before; nothing stored) or
     `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is no snapshot: in quarantine or, if
-    `spooled`, on the way there. `delivered` is about older bodies, `run_id` says who fetched.
+    `spooled`, on the way there. `drift` is what at least a fifth of its rows die of. `delivered` is about older bodies,
+    `run_id` says who fetched.
     """
 
     fetched_at: datetime
@@ -61,6 +65,7 @@ class IngestResult:
     spooled: bool = False
     spool_reason: str = ""
     fault: FileFault | None = None
+    drift: Drift | None = None
     counts: LineCounts = field(default_factory=LineCounts)
     delivered: Delivered = field(default_factory=Delivered)
     run_id: str = ""
@@ -104,6 +109,7 @@ def take_snapshot(
         hashlib.sha256(fetched.body).hexdigest(),
         layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
         fault=fault,
+        drift=drift_of(report),
         counts=report.counts,
         run_id=correlation_id,
     )
@@ -123,6 +129,7 @@ def take_snapshot(
         duplicate=result.duplicate,
         spooled=result.spooled,
         fault=fault.error_type if fault else None,
+        drift=str(result.drift) if result.drift else None,
         delivered_from_spool=len(result.delivered.keys),
     )
     return result
@@ -225,12 +232,18 @@ def _store(
 
 
 def _record_quarantined(store: ObjectStore, layout: Layout, key: str, fetched_at: datetime, body: bytes) -> None:
-    fault = reject_reason(body, fetched_at)
-    if fault is None:
+    found = inspect_fetched(body, fetched_at)
+    if found.fault is None:
         return
-    lines = sum(1 for line in body.split(b"\n") if line.strip())
-    counts = LineCounts(lines_in=lines, dead_lettered=lines)
-    report = FileReport(key, counts, dead_counts={fault.error_type: lines}, fault=fault)
+    drift = drift_of(found)
+    if drift is None:
+        lines = sum(1 for line in body.split(b"\n") if line.strip())
+        counts = LineCounts(lines_in=lines, dead_lettered=lines)
+        report = FileReport(key, counts, dead_counts={found.fault.error_type: lines}, fault=found.fault)
+    else:
+        # The body is kept whole, so a few of its rows are enough to see what is wrong.
+        kept = [row for row in found.dead_rows if (row.field, row.error_type) == (drift.field, drift.error_type)]
+        report = replace(found, source_key=key, dead_rows=tuple(kept[:DRIFT_ROWS_KEPT]))
     DeadLetterQueue(store, layout).record(
         [report],
         asset_name="wrm_stations_raw_data",

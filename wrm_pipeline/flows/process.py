@@ -13,6 +13,7 @@ from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
+from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import (
@@ -54,6 +55,12 @@ class ProcessedPartition:
     manifest: Manifest
     previous: ParquetParts | None
     dead_letters: tuple[DeadLetter, ...]
+
+    @property
+    def drifts(self) -> list[Drift]:
+        """Of the bodies that this build parsed: what at least a fifth of their rows die of."""
+        reports = self.build.reports if self.build is not None else ()
+        return [drift for report in reports if report.dead_rows and (drift := drift_of(report))]
 
     @property
     def rows_before(self) -> int:
@@ -227,6 +234,9 @@ def process_partition(
         snapshots_parsed=len(build.reports),
         seconds=round(time.monotonic() - started, 3),
     )
+    partition = ProcessedPartition(build, build.manifest, previous, ())
+    if drifts := partition.drifts:
+        _log.warning("the feed has another format", dt=str(dt), bodies=len(drifts), drift=str(drifts[-1]))
     letters = queue.record(
         build.reports,
         asset_name=PROCESSED_ASSET,
@@ -234,7 +244,7 @@ def process_partition(
         seen_at=parsed_at,
         unreadable=entries.unreadable,
     )
-    return ProcessedPartition(build, build.manifest, previous, tuple(letters))
+    return replace(partition, dead_letters=tuple(letters))
 
 
 def published_manifest(processed: ParquetParts | None) -> Manifest | None:

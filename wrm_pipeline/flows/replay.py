@@ -39,19 +39,22 @@ class InvalidReplayError(ValueError):
 class Selection:
     """Which pending entries to replay; an empty list means all.
 
-    `parked` takes those that are parked, too; an entry that is named by its id is taken either way.
+    `parked` takes those that are parked, too; an entry that is named by its id is taken either way. `drift` takes those
+    of bodies that had another format than the parser knew (`domain/drift.py`), parked ones included.
     """
 
     dates: Collection[date] = ()
     error_types: Collection[str] = ()
     entry_ids: Collection[str] = ()
     parked: bool = False
+    drift: bool = False
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether an entry is meant."""
-        statuses = (PENDING, PARKED) if self.parked or self.entry_ids else (PENDING,)
+        statuses = (PENDING, PARKED) if self.parked or self.drift or self.entry_ids else (PENDING,)
         return (
             letter.status in statuses
+            and (not self.drift or letter.of_drift or letter.error_type == "file_no_valid_row")
             and (not self.dates or letter.partition_date in self.dates)
             and (not self.error_types or letter.error_type in self.error_types)
             and (not self.entry_ids or letter.entry_id in self.entry_ids)

@@ -17,6 +17,7 @@ from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
+from wrm_pipeline.checks.feed import feed_format_is_read
 from wrm_pipeline.checks.published import today_is_fresh
 
 wrm_stations_ingest_job = dg.define_asset_job(
@@ -59,7 +60,7 @@ wrm_analytics_job = dg.define_asset_job(
 
 wrm_freshness_job = dg.define_asset_job(
     "wrm_freshness_job",
-    selection=dg.AssetSelection.checks(today_is_fresh),
+    selection=dg.AssetSelection.checks(feed_format_is_read, today_is_fresh),
     executor_def=dg.in_process_executor,
-    description="Is the newest published snapshot of now?",
+    description="Is the newest published snapshot of now? Is the feed still read?",
 )

@@ -23,6 +23,8 @@ class ReplayConfig(dg.Config):
     entry_ids: list[str] = Field(default_factory=list)
     parked: bool = False
     """Entries that are parked, too."""
+    drift: bool = False
+    """Entries of bodies that had another format than the parser knew, parked ones included."""
     max_retries: int = MAX_RETRIES
     """Failures after which an entry is parked; at least 1."""
     dry_run: bool = False
@@ -39,7 +41,11 @@ def replay_dead_letters(
 ) -> dict[str, int]:
     """Counts of the selected entries by what became of them."""
     selection = Selection(
-        [date.fromisoformat(text) for text in config.dates], config.error_types, config.entry_ids, parked=config.parked
+        [date.fromisoformat(text) for text in config.dates],
+        config.error_types,
+        config.entry_ids,
+        config.parked,
+        config.drift,
     )
     if config.dry_run:
         letters = select(lake.dead_letters, selection)

@@ -15,7 +15,8 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.checks import published, quality
+from wrm_pipeline.checks import feed, published, quality
+from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
@@ -74,6 +75,10 @@ CHECK_REMEDIES = {
         "is up (`Deployment` in the UI)"
     ),
     "row_count_is_usual": "Compare the days in the result's samples; look for gaps between the day's raw snapshots",
+    "feed_format_is_read": (
+        "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; when a "
+        "release reads it, `wrm dlq replay --drift` publishes all of it"
+    ),
     "dead_letters_are_readable": (
         "`wrm dlq list --status unreadable` names them, `wrm dlq show ID` says why. Correct the object, or take it out "
         "of the queue with `wrm dlq discard ID --reason '…'`. Nothing else is held up by it"
@@ -88,7 +93,9 @@ CHECK_REMEDIES = {
     "anomalies_are_few": "`quality_anomalies` says what was seen at which station; many at once are the feed's fault",
 }
 # These are about now or the newest day, whichever day the run is about.
-_OF_NO_PARTITION = frozenset(key.name for check in (*published.CHECKS, *quality.CHECKS) for key in check.check_keys)
+_OF_NO_PARTITION = frozenset(
+    key.name for check in (*feed.CHECKS, *published.CHECKS, *quality.CHECKS) for key in check.check_keys
+)
 
 ReadRun = Callable[[dg.DagsterInstance, dg.RunRecord], Sequence[Outcome]]
 
@@ -166,7 +173,10 @@ def tell(state: State, post: Callable[[str], None], *, now: float, ui_url: str) 
 
 
 def run_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Outcome]:
-    """Whether a run succeeded. Nothing where it is tried again by itself, or failed for a check, which tells itself."""
+    """Whether a run succeeded.
+
+    Nothing where it is tried again by itself, or failed for what a check tells: a blocking one, or that of the feed.
+    """
     run = record.dagster_run
     outcome = partial(Outcome, _job(run), ended_at(record), run.run_id, run.tags.get("dagster/partition", ""))
     if run.status == dg.DagsterRunStatus.SUCCESS:
@@ -174,7 +184,7 @@ def run_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Out
     if run.tags.get("dagster/will_retry") == "true":
         return []
     events = _events(instance, run, EventType.STEP_FAILURE, EventType.RUN_FAILURE, EventType.ASSET_CHECK_EVALUATION)
-    if any(_stopped_the_run(event) for event in events):
+    if any(_stopped_the_run(event) or _is_told_by_check(event) for event in events):
         return []
     return [outcome(_failure(events))]
 
@@ -185,6 +195,8 @@ def check_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[O
     outcomes = []
     for event in _events(instance, run, EventType.ASSET_CHECK_EVALUATION):
         found = event.asset_check_evaluation_data
+        if not found.passed and EXPLAINED_BY in found.metadata:
+            continue  # another check tells of the cause
         asset = found.asset_key.to_user_string()
         failure = None
         if not found.passed:
@@ -219,6 +231,13 @@ def _stopped_the_run(event: dg.DagsterEvent) -> bool:
         return False
     found = event.asset_check_evaluation_data
     return bool(found.blocking and not found.passed and found.severity is dg.AssetCheckSeverity.ERROR)
+
+
+def _is_told_by_check(event: dg.DagsterEvent) -> bool:
+    if event.event_type is not EventType.STEP_FAILURE:
+        return False
+    error = cause_of(event.step_failure_data.error)
+    return error is not None and error.cls_name == "FeedDriftedError"
 
 
 def _failure(events: Sequence[dg.DagsterEvent]) -> Failure:

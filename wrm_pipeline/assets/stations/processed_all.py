@@ -113,6 +113,7 @@ def _metadata(result: ProcessedPartition, file: ParquetParts) -> dict[str, Any]:
         "snapshots": len(times),
         "snapshots_parsed_now": len(result.build.reports) if result.build else 0,
         "unchanged": result.build is None,
+        "drift": "; ".join(sorted({str(drift) for drift in result.drifts})[:5]),
         "dead_letters": dg.MetadataValue.md(
             markdown_table(
                 [

@@ -13,6 +13,10 @@ from wrm_pipeline.resources.lake import FeedResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 
+class FeedDriftedError(dg.Failure):
+    """No row of what the feed answered is read, since at least a fifth of them has another format than it had."""
+
+
 @dg.asset(
     group_name="raw",
     kinds={"python", "s3"},
@@ -52,11 +56,14 @@ def wrm_stations_raw_data(
             lake.spool.size_bytes,
             lake.spool.max_bytes,
         )
+    if result.drift:
+        context.log.error("The feed has another format: %s.", result.drift)
     if result.fault:
         place = f"is in {result.key}"
         if result.spool_reason:
             place = f"waits in the spool for {result.key}"
-        raise dg.Failure(
+        # A change of format is told by the check feed_format_is_read, with what it was and is.
+        raise (FeedDriftedError if result.drift else dg.Failure)(
             f"The feed answered with something that is no snapshot: {result.fault.error_message} The body {place}.",
             metadata={**_metadata(result, lake.spool), **requests_made()},
         )
@@ -78,6 +85,7 @@ def _metadata(result: IngestResult, spool: Spool) -> dict[str, Any]:
         "delivered_from_spool": len(result.delivered.keys),
         "spool_waiting": len(waiting),
         **accounting(result.counts),
+        "drift": str(result.drift or ""),
         **_rows(result),
     }
 

@@ -106,8 +106,8 @@ def test_it_runs_by_the_clock_in_a_job_of_its_own(lake):
     build_day()
     materialize(VIEWS)
     run = run_job("wrm_freshness_job", overrides={"clock": ClockResource(fixed_at=NOON.isoformat())})
-    (found,) = run.get_asset_check_evaluations()
-    assert (found.check_name, found.passed) == ("today_is_fresh", True)
+    found = {(found.check_name, found.passed) for found in run.get_asset_check_evaluations()}
+    assert found == {("today_is_fresh", True), ("feed_format_is_read", True)}
     schedules = {schedule.name: schedule for schedule in definitions().schedules or ()}
     assert schedules["wrm_freshness_schedule"].cron_schedule == "*/5 * * * *"
     assert schedules["wrm_freshness_schedule"].default_status is dg.DefaultScheduleStatus.RUNNING
@@ -268,6 +268,7 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
     run = run_job("wrm_analytics_job")
     assert set(outcomes(run)) == DAY_CHECKS | {
         "wrm_stations_dlq: dead_letters_are_readable",
+        "wrm_stations_dlq: feed_format_is_read",
         "data_quality: no_rule_fires_more_than_usual",
         "data_quality: distributions_are_usual",
         "data_quality: anomalies_are_few",

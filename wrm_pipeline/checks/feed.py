@@ -1,0 +1,55 @@
+"""The check of the feed itself: are its newest bodies still read?
+
+In `wrm_freshness_job`, since nothing is processed when no body is read, and with the tables. Not in the run of each
+minute: one look every five minutes makes one incident of a change of format, however many runs it fails.
+"""
+
+import dagster as dg
+
+from wrm_pipeline.checks.results import ERROR, result
+from wrm_pipeline.domain.drift import DRIFT_SHARE
+from wrm_pipeline.flows.drift import LOOK_BACK, look_for_drift
+from wrm_pipeline.resources.cache import RedisCacheResource
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
+
+FEED_CHECK = "feed_format_is_read"
+
+# In the metadata of a failed check: the name of the check that tells of its cause, so that a person hears it once.
+EXPLAINED_BY = "explained_by"
+
+
+@dg.asset_check(
+    asset="wrm_stations_dlq",
+    name=FEED_CHECK,
+    description=(
+        f"Of no body of the newest {LOOK_BACK.seconds // 60} minutes, in raw/ or quarantine/, {DRIFT_SHARE:.0%} of the "
+        "rows or more die of one and the same field and error. Else the feed has another format: the bodies are kept "
+        "as they came, and published once a release reads them."
+    ),
+)
+def feed_format_is_read(lake: LakeResource, clock: ClockResource, cache: RedisCacheResource) -> dg.AssetCheckResult:
+    """The newest bodies, parsed again."""
+    found, looked_at = look_for_drift(lake.store, lake.layout, now=clock.now(), cache=cache.client)
+    if found is None:
+        return result(FEED_CHECK, True, f"The newest {looked_at} bodies are read.", bodies=looked_at, bodies_drifted=0)
+    drift = found.drift
+    return result(
+        FEED_CHECK,
+        False,
+        str(found),
+        severity=ERROR,
+        field=drift.field,
+        error_type=drift.error_type,
+        old_example=found.old,
+        new_example=found.new,
+        rows=drift.rows,
+        rows_dead=drift.dead,
+        share=round(drift.share, 4),
+        bodies=looked_at,
+        bodies_drifted=found.drifted,
+        newest_body=found.key,
+    )
+
+
+# All of this module, for definitions.
+CHECKS = (feed_format_is_read,)

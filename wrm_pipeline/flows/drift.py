@@ -1,0 +1,136 @@
+"""Is the feed still read? The newest bodies, whether they came to `raw/` or to `quarantine/`.
+
+Nothing is remembered between two looks: what the newest bodies are decides. So an incident ends when bodies are read
+again, and goes on while the feed says nothing at all.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cached_objects import CachedObjects
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.domain.dead_letters import PARKED, PENDING, DeadLetter
+from wrm_pipeline.domain.drift import Drift, drift_of, new_example, old_example
+from wrm_pipeline.domain.layout import Layout, RawKey, local_date
+from wrm_pipeline.domain.snapshot import FileReport, inspect_fetched
+
+# The look comes every 5 minutes; so a body that nobody reads is seen by two of them.
+LOOK_BACK = timedelta(minutes=10)
+MAX_BODIES = 20
+# A hundred times the usual size; what is larger is not fetched again for this.
+MAX_BODY_BYTES = 4 * 2**20
+
+_FIRST_LISTED = timedelta(hours=1)
+_LISTED_WITHOUT = timedelta(days=1)
+_MAX_AHEAD = timedelta(minutes=5)
+# Bodies that are tried, from the newest back, for an example of how it was.
+_TRIED_FOR_EXAMPLE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDrift:
+    """A drift of the newest bodies.
+
+    Attributes:
+        drift: As in the newest body that has it.
+        key: That body.
+        old: An example of the field as it was; empty if there is none.
+        new: An example of the field as it is.
+        drifted: How many of the bodies have a drift.
+        looked_at: How many bodies were looked at.
+    """
+
+    drift: Drift
+    key: str
+    old: str
+    new: str
+    drifted: int
+    looked_at: int
+
+    def __str__(self) -> str:
+        drift = self.drift
+        what = drift.field or "the line"
+        change = f"it was {self.old}, it is {self.new}" if self.old else f"it is {self.new}"
+        rest = "no row of it is published" if drift.whole else "the others are published"
+        return (
+            f"The feed has another format: {what} of {drift.dead} of {drift.rows} rows ({drift.share:.0%}) is not read "
+            f"({drift.error_type}); {change}. {self.drifted} of the newest {self.looked_at} bodies are so; {rest}."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    info: ObjectInfo
+    at: datetime
+
+
+def look_for_drift(
+    store: ObjectStore, layout: Layout, *, now: datetime, cache: Cache = NO_CACHE
+) -> tuple[FoundDrift | None, int]:
+    """The drift of the bodies of the newest LOOK_BACK, if there is one, and how many bodies were looked at.
+
+    Costs two listings, and the bodies, most of which the cache has; twice that where the feed says nothing.
+
+    Raises:
+        ExternalError: the store failed.
+    """
+    listed = _bodies(store, layout, now - _FIRST_LISTED, now) or _bodies(store, layout, now - _LISTED_WITHOUT, now)
+    newest = [body for body in listed if body.at > listed[-1].at - LOOK_BACK][-MAX_BODIES:]
+    reports = list(_read(store, newest, cache))
+    drifts = [(body, drift) for body, _, report in reports if (drift := drift_of(report))]
+    if not drifts:
+        return None, len(reports)
+    # The commonest one; of equals the newest.
+    kinds = Counter((drift.field, drift.error_type) for _, drift in drifts)
+    _, drift = max(drifts, key=lambda found: (kinds[found[1].field, found[1].error_type], found[0].at))
+    body, content, report = next((b, c, r) for b, c, r in reversed(reports) if drift_of(r) == drift)
+    old = old_example(drift, content, report) or _older_example(store, layout, drift, body.at, cache)
+    return FoundDrift(drift, body.info.key, old, new_example(drift, content), len(drifts), len(reports)), len(reports)
+
+
+def open_drift(queue: DeadLetterQueue, dt: date) -> list[DeadLetter]:
+    """The entries of a day that are of a change of format and not settled."""
+    return [letter for letter in queue.of_date(dt) if letter.of_drift and letter.status in (PENDING, PARKED)]
+
+
+def _bodies(store: ObjectStore, layout: Layout, start: datetime, now: datetime) -> list[_Body]:
+    """Bodies fetched since `start`, by time; what says that it is of later than now is not looked at."""
+    found = []
+    for dt in sorted({local_date(start), local_date(now)}):
+        places = (
+            (layout.raw_folder(dt), layout.raw_key(start)),
+            (layout.quarantine_folder(dt), layout.quarantine_key(start)),
+        )
+        for folder, first in places:
+            after = first if first.startswith(folder) else ""
+            for info in store.list(folder, start_after=after):
+                key = layout.parse_raw_key(layout.released_key(info.key))
+                at = _time(key, info)
+                if key is not None and start <= at <= now + _MAX_AHEAD and info.size_bytes <= MAX_BODY_BYTES:
+                    found.append(_Body(info, at))
+    return sorted(found, key=lambda body: (body.at, body.info.key))
+
+
+def _time(key: RawKey | None, info: ObjectInfo) -> datetime:
+    return (key.file_timestamp if key is not None else None) or info.last_modified
+
+
+def _read(store: ObjectStore, bodies: Sequence[_Body], cache: Cache) -> Iterator[tuple[_Body, bytes, FileReport]]:
+    contents = CachedObjects(store, cache).bodies([body.info for body in bodies])
+    for body, (_, content) in zip(bodies, contents, strict=True):
+        yield body, content, inspect_fetched(content, body.at)
+
+
+def _older_example(store: ObjectStore, layout: Layout, drift: Drift, before: datetime, cache: Cache) -> str:
+    """From the newest bodies before that were read."""
+    older = [body for body in _bodies(store, layout, before - _LISTED_WITHOUT, before) if body.at < before]
+    raw = [body for body in older if body.info.key.startswith(layout.raw_prefix)]
+    for body, content, report in _read(store, raw[: -_TRIED_FOR_EXAMPLE - 1 : -1], cache):
+        example = old_example(drift, content, report) if body else None
+        if example:
+            return example
+    return ""
