@@ -179,6 +179,15 @@ def _dead_letters(settings: Settings) -> Finding:
 
 def _spool(settings: Settings) -> Finding:
     spool = Spool(settings.spool_dir, settings.spool_max_bytes)
+    strangers = spool.strangers()
+    if strangers:
+        named = ", ".join(str(stranger) for stranger in strangers[:_NAMED])
+        got = f"{len(strangers)} files cannot be delivered: {named}"
+        todo = (
+            "Correct the owner or mode of what is a snapshot and move it back into the spool under a name like its "
+            "neighbours'; remove what is not. Nothing is held up by them"
+        )
+        return Finding("spool", "warning", f"look into {spool.folder}", got, todo)
     waiting = list(spool.waiting())
     got = f"{len(waiting)} snapshots wait, {spool.size_bytes} of {spool.max_bytes} bytes"
     if not waiting:

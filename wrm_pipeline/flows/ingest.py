@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -12,15 +13,15 @@ from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
-from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError
+from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError, UnreadableBodyError
 from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.snapshot import (
     FileFault,
     FileReport,
     LineCounts,
-    inspect_fetched,
 )
+from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_apart, inspect_here, line_count
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
@@ -33,18 +34,22 @@ DRIFT_ROWS_KEPT = 20
 
 # Bodies delivered from the spool by one run: 500 x 50 ms, so that a run stays within its minute.
 MAX_DELIVERIES_PER_RUN = 500
+# Of these, inspections by a process of their own: half a second each, and at worst APART_SECONDS.
+MAX_APART_PER_RUN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Bodies that left the spool.
+    """What became of the bodies in the spool.
 
     `keys` were written, `duplicates` were the same as the snapshot before them, `still_waiting` is how many stay.
+    `problems` names what is no body or could not be read or inspected; it is in nobody's way.
     """
 
     keys: tuple[str, ...] = ()
     duplicates: tuple[datetime, ...] = ()
     still_waiting: int = 0
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class IngestResult:
     """What became of one fetch.
 
     Stored under `key`, unless it is a `duplicate` (the bytes are those of the snapshot before; nothing stored) or
-    `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is no snapshot: in quarantine or, if
+    `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is not a snapshot: in quarantine or, if
     `spooled`, on the way there. `drift` is what at least a fifth of its rows die of. `delivered` is about older bodies,
     `run_id` says who fetched.
     """
@@ -71,6 +76,20 @@ class IngestResult:
     run_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _New:
+    """The body of this fetch, its file (None: the disk takes nothing), and what it is.
+
+    `known`: it is the bytes of the body that waited last, and has no file of its own.
+    """
+
+    fetched_at: datetime
+    body: bytes
+    spooled: SpooledBody | None
+    known: bool
+    report: FileReport
+
+
 def take_snapshot(
     feed: Feed,
     connect: Callable[[], ObjectStore],
@@ -82,9 +101,9 @@ def take_snapshot(
 ) -> IngestResult:
     """Fetch the feed once and keep what it said, whatever else fails.
 
-    The body is on the local disk before anything else is asked: a process that is killed from then on loses
-    nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first. If it, its credentials
-    or its disk cannot be had, the body stays in the spool for a later call.
+    The body is on the local disk before anything looks at it: a process that is killed from then on, by the body's
+    own inspection, too, loses nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first.
+    If it, its credentials or its disk cannot be had, the body stays in the spool for a later call.
 
     `correlation_id` is the run's: it goes to the feed with the request, and into the object's metadata.
 
@@ -100,68 +119,108 @@ def take_snapshot(
             if any(spool.waiting()):
                 deliver_spool(connect(), layout, spool, cache)
         raise
-    report = inspect_fetched(fetched.body, fetched.fetched_at)
-    fault = report.fault
-    kind: Kind = "quarantine" if fault else "raw"
-    result = IngestResult(
-        fetched.fetched_at,
-        len(fetched.body),
-        hashlib.sha256(fetched.body).hexdigest(),
-        layout.quarantine_key(fetched.fetched_at) if fault else layout.raw_key(fetched.fetched_at),
-        fault=fault,
-        drift=drift_of(report),
-        counts=report.counts,
-        run_id=correlation_id,
-    )
+    spool_error: Exception | None = None
+    waiting = known = None
+    suspects = False
     try:
-        # While the store is away a frozen feed must not fill the disk.
-        known = [body for body in list(spool.waiting())[-1:] if body.kind == kind and body.read() == fetched.body]
-        waiting = known[0] if known else spool.add(kind, fetched.fetched_at, fetched.body, run_id=correlation_id)
-        result = replace(result, duplicate=bool(known))
+        suspects = any(body.kind == "fetched" for body in spool.waiting())
+        known = _waits_already(spool, fetched.body)
+        waiting = known or spool.add("fetched", fetched.fetched_at, fetched.body, run_id=correlation_id)
     except (SpoolFullError, OSError) as error:
-        result = _store_without_spool(connect, layout, spool, kind, fetched.body, result, error, cache)
+        spool_error = error
+    if waiting is not None and suspects:
+        # A process died over what was fetched before, perhaps by inspecting it; the next body may be of that kind.
+        report = inspect_apart(waiting.path, fetched.body, fetched.fetched_at)
     else:
-        result = _deliver_new(connect, layout, spool, waiting, result, cache)
+        report = inspect_here(fetched.body, fetched.fetched_at)
+    new = _New(fetched.fetched_at, fetched.body, waiting, known is not None, report)
+    result = _result_of(new, layout, correlation_id)
+    if spool_error is not None:
+        result = _store_without_spool(connect, layout, spool, new, result, spool_error, cache)
+    else:
+        result = _deliver_new(connect, layout, spool, new, result, cache)
     _log.info(
         "took snapshot",
         key=result.key,
         size_bytes=result.size_bytes,
         duplicate=result.duplicate,
         spooled=result.spooled,
-        fault=fault.error_type if fault else None,
+        fault=result.fault.error_type if result.fault else None,
         drift=str(result.drift) if result.drift else None,
         delivered_from_spool=len(result.delivered.keys),
     )
     return result
 
 
+def _waits_already(spool: Spool, body: bytes) -> SpooledBody | None:
+    """The newest body that waits, if its bytes are these: a frozen feed must not fill the disk without the store."""
+    for last in list(spool.waiting())[-1:]:
+        with contextlib.suppress(FileNotFoundError, UnreadableBodyError):
+            if last.path.lstat().st_size == len(body) and last.read() == body:
+                return last
+    return None
+
+
+def _result_of(new: _New, layout: Layout, run_id: str) -> IngestResult:
+    fault = new.report.fault
+    return IngestResult(
+        new.fetched_at,
+        len(new.body),
+        hashlib.sha256(new.body).hexdigest(),
+        layout.quarantine_key(new.fetched_at) if fault else layout.raw_key(new.fetched_at),
+        duplicate=new.known,
+        fault=fault,
+        drift=drift_of(new.report),
+        counts=new.report.counts,
+        run_id=run_id,
+    )
+
+
 def _deliver_new(
     connect: Callable[[], ObjectStore],
     layout: Layout,
     spool: Spool,
-    new: SpooledBody,
+    new: _New,
     result: IngestResult,
     cache: Cache,
 ) -> IngestResult:
+    assert new.spooled is not None  # noqa: S101 - the caller has seen to it
+    delivery = _Delivery(layout, spool, new)
     try:
-        delivered = deliver_spool(connect(), layout, spool, cache)
+        delivery.deliver(CachedObjects(connect(), cache))
     except (ExternalError, OSError) as error:
-        return replace(result, spooled=not result.duplicate, spool_reason=str(error))
-    if delivered.still_waiting:
-        reason = f"{delivered.still_waiting} snapshots are still on their way from the spool"
-        return replace(result, spooled=not result.duplicate, spool_reason=reason, delivered=delivered)
-    if result.duplicate or new.fetched_at in delivered.duplicates:
-        return replace(result, duplicate=True, delivered=delivered)
-    older = replace(delivered, keys=delivered.keys[:-1])
-    return replace(result, key=delivered.keys[-1], delivered=older)
+        _remember_kind(spool, new)
+        return replace(result, spooled=not result.duplicate, spool_reason=str(error), delivered=delivery.done)
+    key, done = delivery.outcomes.get(new.spooled.fetched_at), delivery.done
+    if key is None and os.path.lexists(new.spooled.path):
+        _remember_kind(spool, new)
+        reason = f"{done.still_waiting} snapshots are still on their way from the spool"
+        return replace(result, spooled=not result.duplicate, spool_reason=reason, delivered=done)
+    if result.duplicate or key == "":
+        return replace(result, duplicate=True, delivered=done)
+    # Another process may have delivered it: then it has the key that was meant.
+    older = replace(done, keys=tuple(other for other in done.keys if other != key))
+    return replace(result, key=key or result.key, delivered=older)
+
+
+def _remember_kind(spool: Spool, new: _New) -> None:
+    if new.spooled is not None:
+        with contextlib.suppress(OSError):  # it is inspected again when it is delivered
+            _renamed(spool, new.spooled, new.report)
+
+
+def _renamed(spool: Spool, body: SpooledBody, report: FileReport) -> SpooledBody:
+    """The body, named by what it is; one that could not be inspected stays `fetched`."""
+    if report.fault is not None and report.fault.error_type == UNINSPECTED:
+        return body
+    return spool.rename(body, "quarantine" if report.fault else "raw")
 
 
 def _store_without_spool(
     connect: Callable[[], ObjectStore],
     layout: Layout,
     spool: Spool,
-    kind: Kind,
-    body: bytes,
+    new: _New,
     result: IngestResult,
     spool_error: Exception,
     cache: Cache,
@@ -170,41 +229,126 @@ def _store_without_spool(
     _log.warning("the spool takes nothing, so the snapshot goes straight to the store", problem=str(spool_error))
     try:
         objects = CachedObjects(connect(), cache)
-        result = replace(result, delivered=deliver_spool(objects.store, layout, spool, cache))
-        if kind == "raw" and last_sha256(objects, layout, result.fetched_at) == result.sha256:
+        delivery = _Delivery(layout, spool, None)
+        delivery.deliver(objects)
+        result = replace(result, delivered=delivery.done)
+        fault = result.fault
+        if fault is None and last_sha256(objects, layout, result.fetched_at) == result.sha256:
             return replace(result, duplicate=True)
-        return replace(result, key=_store(objects, layout, kind, result.fetched_at, body, result.sha256, result.run_id))
+        kind: Kind = "quarantine" if fault else "raw"
+        key = _store(objects, layout, kind, result.fetched_at, new.body, result.sha256, result.run_id)
+        if fault is not None:
+            _record_quarantined(objects.store, layout, key, result.fetched_at, new.body, new.report)
+        return replace(result, key=key)
     except (ExternalError, OSError) as error:
         raise spool_error from error
 
 
 def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool, cache: Cache = NO_CACHE) -> Delivered:
-    """Store what waits, oldest first, each body once; stops at the first failure.
+    """Store what waits, oldest first, each body once; stops at the first failure of the store.
 
     A snapshot that equals the one before it is not stored. One that was stored before the process died is found by
-    its SHA-256 and only leaves the spool.
+    its SHA-256 and only leaves the spool. What is not a body, or cannot be read, is set aside and named.
 
     Raises:
         ExternalError: the store failed; what it did not take is still in the spool.
     """
-    objects = CachedObjects(store, cache)
-    keys: list[str] = []
-    duplicates: list[datetime] = []
-    previous: str | None = None
-    waiting = list(spool.waiting())
-    for body in waiting[:MAX_DELIVERIES_PER_RUN]:
-        data = body.read()
+    delivery = _Delivery(layout, spool, None)
+    delivery.deliver(CachedObjects(store, cache))
+    return delivery.done
+
+
+class _Delivery:
+    """One delivery of what waits in the spool. `outcomes` has the key of each body by its time; "" for a duplicate."""
+
+    def __init__(self, layout: Layout, spool: Spool, new: _New | None) -> None:
+        self.outcomes: dict[datetime, str] = {}
+        self._layout = layout
+        self._spool = spool
+        self._new = new
+        self._last_sha256: str | None = None
+        self._keys: list[str] = []
+        self._duplicates: list[datetime] = []
+        self._problems: list[str] = []
+        self._waiting = 0
+        self._apart = 0
+
+    @property
+    def done(self) -> Delivered:
+        return Delivered(tuple(self._keys), tuple(self._duplicates), self._waiting, tuple(self._problems))
+
+    def deliver(self, objects: CachedObjects) -> None:
+        try:
+            self._problems += [str(stranger) for stranger in self._spool.sort_out()]
+            waiting = list(self._spool.waiting())
+        except OSError as error:
+            self._problems.append(f"{self._spool.folder} (it cannot be listed: {error.strerror})")
+            waiting = []
+        self._waiting = len(waiting)
+        for body in waiting[:MAX_DELIVERIES_PER_RUN]:
+            try:
+                gone = self._deliver_one(objects, body)
+            except FileNotFoundError:
+                gone = True  # delivered by another process
+            except UnreadableBodyError as error:
+                aside = self._spool.set_aside(body.path, str(error))
+                self._problems.append(str(aside))
+                gone = aside.path != body.path
+            self._waiting -= gone
+        if self._problems:
+            _log.warning("the spool holds what cannot be delivered", problems=self._problems[:10])
+
+    def _deliver_one(self, objects: CachedObjects, body: SpooledBody) -> bool:
+        """Whether the body has left the spool."""
+        new = self._new if self._new and self._new.spooled and body.path == self._new.spooled.path else None
+        data = new.body if new else body.read()
+        report: FileReport | None = None
+        if new:
+            report = new.report
+        elif body.kind != "raw":
+            body, report = self._inspect(body, data)
+            if report is None:
+                return False
+            body = _renamed(self._spool, body, report)
         sha256 = hashlib.sha256(data).hexdigest()
-        if body.kind == "raw":
-            previous = previous or last_sha256(objects, layout, body.fetched_at)
-        if body.kind == "raw" and sha256 == previous:
-            duplicates.append(body.fetched_at)
+        fault = report.fault if report else None
+        kind: Kind = "quarantine" if fault else "raw"
+        if kind == "raw":
+            self._last_sha256 = self._last_sha256 or last_sha256(objects, self._layout, body.fetched_at)
+        if kind == "raw" and sha256 == self._last_sha256:
+            self._duplicates.append(body.fetched_at)
+            self.outcomes[body.fetched_at] = ""
         else:
-            keys.append(_store(objects, layout, body.kind, body.fetched_at, data, sha256, body.run_id))
-        if body.kind == "raw":
-            previous = sha256
-        spool.remove(body)
-    return Delivered(tuple(keys), tuple(duplicates), len(waiting) - len(keys) - len(duplicates))
+            key = _store(objects, self._layout, kind, body.fetched_at, data, sha256, body.run_id)
+            if report is not None and fault is not None:
+                _record_quarantined(objects.store, self._layout, key, body.fetched_at, data, report)
+                if fault.error_type == UNINSPECTED:
+                    self._problems.append(f"{body.path.name} (now {key}: {fault.error_message})")
+            self._keys.append(key)
+            self.outcomes[body.fetched_at] = key
+        if kind == "raw":
+            self._last_sha256 = sha256
+        try:
+            self._spool.remove(body)
+        except OSError as error:
+            self._problems.append(f"{body.path.name} (it is delivered, but cannot be removed: {error.strerror})")
+            return False
+        return True
+
+    def _inspect(self, body: SpooledBody, data: bytes) -> tuple[SpooledBody, FileReport | None]:
+        """The report on a body that waits; None where its turn comes later."""
+        if body.kind == "quarantine":
+            # It was inspected before; its name says meanwhile what a process that dies now has died over.
+            marked = self._spool.rename(body, "fetched")
+            return marked, inspect_here(data, body.fetched_at)
+        if self._apart >= MAX_APART_PER_RUN:
+            return body, None
+        self._apart += 1
+        try:
+            return body, inspect_apart(body.path, data, body.fetched_at)
+        except OSError as error:
+            self._problems.append(f"{body.path.name} (no process could be started to inspect it: {error.strerror})")
+            return body, None
 
 
 def _store(
@@ -217,9 +361,7 @@ def _store(
         at = fetched_at + timedelta(seconds=seconds)
         key = layout.raw_key(at) if kind == "raw" else layout.quarantine_key(at)
         if objects.put_if_absent(key, body, metadata=metadata) or _sha256_of(store, key) == sha256:
-            if kind == "quarantine":
-                _record_quarantined(store, layout, key, fetched_at, body)
-            else:
+            if kind == "raw":
                 objects.stored(key, body, sha256)
             return key
     raise TransientError(
@@ -231,15 +373,15 @@ def _store(
     )
 
 
-def _record_quarantined(store: ObjectStore, layout: Layout, key: str, fetched_at: datetime, body: bytes) -> None:
-    found = inspect_fetched(body, fetched_at)
-    if found.fault is None:
-        return
+def _record_quarantined(
+    store: ObjectStore, layout: Layout, key: str, fetched_at: datetime, body: bytes, found: FileReport
+) -> None:
     drift = drift_of(found)
     if drift is None:
-        lines = sum(1 for line in body.split(b"\n") if line.strip())
+        lines = line_count(body)
         counts = LineCounts(lines_in=lines, dead_lettered=lines)
-        report = FileReport(key, counts, dead_counts={found.fault.error_type: lines}, fault=found.fault)
+        dead_counts = {found.fault.error_type: lines} if found.fault else {}
+        report = FileReport(key, counts, dead_counts=dead_counts, fault=found.fault)
     else:
         # The body is kept whole, so a few of its rows are enough to see what is wrong.
         kept = [row for row in found.dead_rows if (row.field, row.error_type) == (drift.field, drift.error_type)]

@@ -19,6 +19,7 @@ from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_da
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks.feed import feed_format_is_read
 from wrm_pipeline.checks.published import today_is_fresh
+from wrm_pipeline.checks.spool import spool_is_readable
 
 wrm_stations_ingest_job = dg.define_asset_job(
     "wrm_stations_ingest_job",
@@ -60,7 +61,7 @@ wrm_analytics_job = dg.define_asset_job(
 
 wrm_freshness_job = dg.define_asset_job(
     "wrm_freshness_job",
-    selection=dg.AssetSelection.checks(feed_format_is_read, today_is_fresh),
+    selection=dg.AssetSelection.checks(feed_format_is_read, today_is_fresh, spool_is_readable),
     executor_def=dg.in_process_executor,
-    description="Is the newest published snapshot of now? Is the feed still read?",
+    description="Is the newest published snapshot of now? Is the feed still read? Can all of the spool go?",
 )

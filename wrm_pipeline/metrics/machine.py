@@ -19,20 +19,23 @@ class SpoolSource:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._found: tuple[int, int] | None = None
+        self._found: tuple[int, int, int] | None = None
 
     def collect(self) -> None:
         """Look into the folder."""
-        self._found = sum(1 for _ in self._spool.waiting()), self._spool.size_bytes
+        self._found = sum(1 for _ in self._spool.waiting()), self._spool.size_bytes, len(self._spool.strangers())
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
-        """Number and bytes."""
+        """Number and bytes, and what is in the spool and cannot be delivered."""
         if self._found is None:
             return []
-        count, size = self._found
+        count, size, strangers = self._found
         return [
             single("wrm_spooled_snapshots", "Fetched bodies that wait on the disk for the store", count),
             single("wrm_spool_bytes", "Bytes of what waits", size),
+            single(
+                "wrm_spool_unreadable_files", "Files in the spool that cannot be delivered, or set aside", strangers
+            ),
             single("wrm_spool_max_bytes", "Bytes that may wait (WRM_SPOOL_MAX_BYTES)", self._spool.max_bytes),
         ]
 

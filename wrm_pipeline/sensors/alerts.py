@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.checks import feed, published, quality
+from wrm_pipeline.checks import feed, published, quality, spool
 from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, TransientError
@@ -83,6 +83,10 @@ CHECK_REMEDIES = {
         "`wrm dlq list --status unreadable` names them, `wrm dlq show ID` says why. Correct the object, or take it out "
         "of the queue with `wrm dlq discard ID --reason '…'`. Nothing else is held up by it"
     ),
+    "spool_is_readable": (
+        "`wrm doctor` names the files. Correct the owner or mode of a snapshot and move it from `unreadable/` back "
+        "into the spool; remove what is not one. Nothing is held up by them"
+    ),
     "dead_letter_share_is_low": "`wrm dlq list` shows what was refused and why; the feed's format may have changed",
     "flag_shares_are_usual": "Look at the samples, and at the feed itself; the rows are published and flagged",
     "record_types_are_known": "Look at the samples: the feed may have a new kind of id or name",
@@ -94,7 +98,7 @@ CHECK_REMEDIES = {
 }
 # These are about now or the newest day, whichever day the run is about.
 _OF_NO_PARTITION = frozenset(
-    key.name for check in (*feed.CHECKS, *published.CHECKS, *quality.CHECKS) for key in check.check_keys
+    key.name for check in (*feed.CHECKS, *published.CHECKS, *quality.CHECKS, *spool.CHECKS) for key in check.check_keys
 )
 
 ReadRun = Callable[[dg.DagsterInstance, dg.RunRecord], Sequence[Outcome]]

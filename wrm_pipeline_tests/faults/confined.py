@@ -59,7 +59,7 @@ def set_read_only(folder: Path, read_only: bool) -> None:
 
 def fill(folder: Path) -> Path:
     """Use up the room; gives the file to remove."""
-    filler = folder / "filler"
+    filler = folder / ".filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
             pass

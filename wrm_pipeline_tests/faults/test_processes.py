@@ -70,7 +70,7 @@ CHANGES = {
         *LETTER,
         "remove spool",
     ],
-    "fetch without store": ["rename spool"],
+    "fetch without store": ["rename spool", "rename spool"],  # there, and what it is
     "delivery": [RAW[0], *RAW[1:] * 3],
     "fetch with breaker": ["rename breakers"],
     "build": [*[*LETTER, CACHE] * 2, *BUILD],

@@ -12,6 +12,9 @@ from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
+# Files of the spool that are named one by one in a run's log.
+_NAMED = 10
+
 
 class FeedDriftedError(dg.Failure):
     """No row of what the feed answered is read, since at least a fifth of them has another format than it had."""
@@ -49,6 +52,8 @@ def wrm_stations_raw_data(
         )
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)
+    for problem in result.delivered.problems[:_NAMED]:
+        context.log.error("In the spool %s, and in nobody's way: %s", lake.spool.folder, problem)
     if lake.spool.filling:
         context.log.error(
             "The spool %s holds %d of %d bytes: bring the object store back before it is full.",
@@ -84,6 +89,7 @@ def _metadata(result: IngestResult, spool: Spool) -> dict[str, Any]:
         "spool_reason": result.spool_reason,
         "delivered_from_spool": len(result.delivered.keys),
         "spool_waiting": len(waiting),
+        "spool_problems": len(result.delivered.problems),
         **accounting(result.counts),
         "drift": str(result.drift or ""),
         **_rows(result),

@@ -107,7 +107,7 @@ def test_it_runs_by_the_clock_in_a_job_of_its_own(lake):
     materialize(VIEWS)
     run = run_job("wrm_freshness_job", overrides={"clock": ClockResource(fixed_at=NOON.isoformat())})
     found = {(found.check_name, found.passed) for found in run.get_asset_check_evaluations()}
-    assert found == {("today_is_fresh", True), ("feed_format_is_read", True)}
+    assert found == {("today_is_fresh", True), ("feed_format_is_read", True), ("spool_is_readable", True)}
     schedules = {schedule.name: schedule for schedule in definitions().schedules or ()}
     assert schedules["wrm_freshness_schedule"].cron_schedule == "*/5 * * * *"
     assert schedules["wrm_freshness_schedule"].default_status is dg.DefaultScheduleStatus.RUNNING
@@ -269,6 +269,7 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
     assert set(outcomes(run)) == DAY_CHECKS | {
         "wrm_stations_dlq: dead_letters_are_readable",
         "wrm_stations_dlq: feed_format_is_read",
+        "wrm_stations_dlq: spool_is_readable",
         "data_quality: no_rule_fires_more_than_usual",
         "data_quality: distributions_are_usual",
         "data_quality: anomalies_are_few",

@@ -97,6 +97,33 @@ def test_files_of_others_are_left_alone(spool):
     assert spool.size_bytes == 4
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_body_of_another_owner_is_set_aside_if_it_may_not_be_read(tmp_path):
+    script = f"""
+import _strptime, os  # loaded now: the other user may not read this interpreter's files
+from pathlib import Path
+from datetime import datetime, UTC
+from wrm_pipeline.clients.spool import Spool
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+spool = Spool(Path({str(tmp_path / "spool")!r}), 10_000)
+added = spool.add("fetched", datetime(2025, 8, 21, 13, tzinfo=UTC), b"mine")
+print([body.read() for body in spool.waiting()], [str(stranger) for stranger in spool.sort_out()])
+"""
+    for folder in [tmp_path, *tmp_path.parents][:3]:
+        folder.chmod(0o755)
+    folder = tmp_path / "spool"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    name = f"{AT:%Y%m%dT%H%M%S.%f}Z.raw.body"
+    (folder / name).write_bytes(b"root's own")
+    (folder / name).chmod(0o600)
+    readable = f"{AT + timedelta(hours=2):%Y%m%dT%H%M%S.%f}Z.raw.body"
+    (folder / readable).write_bytes(b"for all")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"[b'mine', b'for all'] ['{name} (it may not be read: see its owner and mode)']\n"
+    assert (folder / "unreadable" / name).read_bytes() == b"root's own"
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "data").write_text("a file where the folder should be")
     with pytest.raises(OSError, match=str(tmp_path / "data")):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrm_pipeline.checks import feed, published, quality
+from wrm_pipeline.checks import feed, published, quality, spool
 from wrm_pipeline.clients.errors import (
     CircuitOpenError,
     PermanentError,
@@ -516,7 +516,11 @@ def test_a_check_about_now_does_not_mind_which_day_was_built(instance, checks):
 def test_every_remedy_is_for_something_that_exists():
     assert set(CHECK_REMEDIES) <= {
         "dead_letters_are_readable",
-        *(spec.name for check in (*feed.CHECKS, *published.CHECKS, *quality.CHECKS) for spec in check.check_specs),
+        *(
+            spec.name
+            for check in (*feed.CHECKS, *published.CHECKS, *quality.CHECKS, *spool.CHECKS)
+            for spec in check.check_specs
+        ),
     }
     assert all(name.endswith("Error") or name == "Failure" for name in REMEDIES)
 

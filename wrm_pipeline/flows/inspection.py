@@ -1,0 +1,86 @@
+"""What a fetched body is, found so that neither an error nor the death of the process costs the body or the others.
+
+A body is inspected in this process, which takes milliseconds. Where an earlier process was killed over an inspection,
+a process of its own does it, with bounds on time and memory: whatever becomes of that one, there is a report.
+"""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from wrm_pipeline.domain.snapshot import DeadRow, FileFault, FileReport, LineCounts, inspect_fetched
+
+# 40 kB take 5 ms, and 32 MB (WRM_FEED_MAX_BYTES) some seconds.
+APART_SECONDS = 30.0
+# Python with Arrow takes 100 MB; beyond that, a multiple of the body.
+APART_BYTES, APART_BYTES_PER_BYTE = 768 * 2**20, 3
+
+UNINSPECTED = "inspection_failed"
+
+
+def inspect_here(body: bytes, fetched_at: datetime) -> FileReport:
+    """The report on a body; if the inspection raises, whatever it is, one with the fault `inspection_failed`."""
+    try:
+        return inspect_fetched(body, fetched_at)
+    except Exception as error:  # noqa: BLE001 - it must cost neither this body nor the others
+        return _uninspected(body, f"{type(error).__name__}: {error}"[:300])
+
+
+def inspect_apart(path: Path, body: bytes, fetched_at: datetime) -> FileReport:
+    """The same by another process, which may take `APART_SECONDS` and some multiple of the body's memory.
+
+    Raises:
+        OSError: no process can be started; the body's turn comes again.
+    """
+    limit = APART_BYTES + APART_BYTES_PER_BYTE * len(body)
+    command = [sys.executable, "-m", __name__, str(path), fetched_at.isoformat(), str(limit)]
+    try:
+        done = subprocess.run(  # noqa: S603 - this interpreter, and a path of our own
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=APART_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return _uninspected(body, f"it took more than {APART_SECONDS:.0f} s")
+    if done.returncode < 0:
+        return _uninspected(body, f"its process was killed by signal {-done.returncode}")
+    if done.returncode > 0:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return _uninspected(body, last[0][:300])
+    answer = json.loads(done.stdout)
+    fault = FileFault(**answer["fault"]) if answer["fault"] else None
+    rows = tuple(DeadRow(**row) for row in answer["dead_rows"])
+    return FileReport("fetched body", LineCounts(**answer["counts"]), rows, answer["dead_counts"], fault)
+
+
+def line_count(body: bytes) -> int:
+    """Lines that are not blank; without making a list of them."""
+    return sum(1 for line in io.BytesIO(body) if line.strip())
+
+
+def _uninspected(body: bytes, problem: str) -> FileReport:
+    lines = line_count(body)
+    fault = FileFault(
+        UNINSPECTED,
+        f"The body could not be inspected: {problem}. It is kept as it is; if a later release can read it, "
+        "`wrm dlq replay` brings it back.",
+    )
+    counts = LineCounts(lines_in=lines, dead_lettered=lines)
+    return FileReport("fetched body", counts, dead_counts={UNINSPECTED: lines}, fault=fault)
+
+
+def _main(path: str, fetched_at: str, limit: str) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    report = inspect_fetched(Path(path).read_bytes(), datetime.fromisoformat(fetched_at))
+    answer = asdict(report)
+    del answer["source_key"]
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
