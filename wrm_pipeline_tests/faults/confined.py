@@ -35,7 +35,8 @@ def _checked(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def _enter_namespace() -> None:
+def enter_namespace() -> None:
+    """A mount namespace for this process. OSError where that is not allowed."""
     uid, gid = os.getuid(), os.getgid()
     _checked(_libc.unshare(_NEWNS | (_NEWUSER if uid else 0)), "unshare")
     if uid:
@@ -71,7 +72,7 @@ def _main(environ: dict[str, str], module: str, scenario: str, problems: str) ->
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     try:
-        _enter_namespace()
+        enter_namespace()
     except OSError as error:
         Path(problems).write_text(str(error))
         sys.exit(NO_NAMESPACE)

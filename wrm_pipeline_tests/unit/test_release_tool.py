@@ -5,6 +5,7 @@ What it does with systemd is tried by `make deploy-test`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import subprocess
@@ -19,32 +20,38 @@ import pytest
 TOOL = Path(__file__).parents[2] / "deploy/ansible/roles/dagster/files/wrm-release.py"
 
 
-@pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The tool, with folders of its own in place of the host's."""
+def load_tool(folder: Path) -> ModuleType:
+    """The tool, with folders of its own, below this one, in place of the host's."""
     spec = importlib.util.spec_from_file_location("wrm_release", TOOL)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    root = tmp_path / "opt"
+    root = folder / "opt"
     for name in ("releases", "slots/blue", "slots/green", "incoming"):
         (root / name).mkdir(parents=True)
-    config = tmp_path / "release.json"
-    config.write_text(json.dumps({"keep": 3}))
+    config = folder / "release.json"
+    config.write_text(json.dumps({"keep": 3, "dagster_home": str(folder)}))
     paths = {
         "ROOT": root,
         "RELEASES": root / "releases",
+        "INCOMING": root / "incoming",
         "SLOTS": root / "slots",
         "CURRENT": root / "current",
         "ACTIVE": root / "active",
-        "HISTORY": tmp_path / "history/history.jsonl",
+        "HISTORY": folder / "history/history.jsonl",
         "CONFIG": config,
+        "_runs": lambda _slot: False,
     }
-    for name, path in paths.items():
-        monkeypatch.setattr(module, name, path)
-    monkeypatch.setattr(module, "_runs", lambda _link: False)
+    for name, value in paths.items():
+        setattr(module, name, value)
     return module
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> ModuleType:
+    """The tool, with folders of its own in place of the host's."""
+    return load_tool(tmp_path)
 
 
 def installed(tool: ModuleType, version: str, *, outcome: str = "active", lock: str = "l") -> Path:
@@ -75,7 +82,7 @@ def test_what_runs_is_kept_however_old_it_is(tool: ModuleType, monkeypatch: pyte
         installed(tool, version)
     tool.point(tool.CURRENT, str(tool.RELEASES / "1"))
     tool.point(tool.SLOTS / "blue/release", str(tool.RELEASES / "2"))
-    monkeypatch.setattr(tool, "_runs", lambda link: link.parent.name == "blue")
+    monkeypatch.setattr(tool, "_runs", lambda slot: slot == "blue")
     tool.prune()
     assert names(tool.RELEASES) == {"1", "2", "3", "4", "5"}
 
@@ -135,14 +142,24 @@ def test_libraries_are_shared_and_programs_are_the_releases_own(tool: ModuleType
     assert subprocess.run([venv / "bin/hello"], capture_output=True, text=True, check=True).stdout
 
 
-def test_an_installed_version_is_not_replaced_by_another_build(tool: ModuleType, tmp_path: Path) -> None:
-    artifact = tmp_path / "1"
-    artifact.mkdir()
-    (artifact / "runtime.lock").write_text("x==1")
-    (artifact / "a.whl").write_bytes(b"wheel")
+def came_in(tool: ModuleType, version: str, **files: bytes) -> Path:
+    """A release as deploy/build-release ships it."""
+    folder: Path = tool.INCOMING / version
+    folder.mkdir()
+    content = {"runtime.lock": b"x==1 --hash=sha256:0", "dagster.yaml": b"{}", f"wrm-{version}.whl": b"wheel", **files}
+    sums = ""
+    for name, body in content.items():
+        (folder / name).write_bytes(body)
+        sums += f"{hashlib.sha256(body).hexdigest()}  {name}\n"
+    (folder / "SHA256SUMS").write_text(sums)
+    return folder
+
+
+def test_an_installed_version_is_not_replaced_by_another_build(tool: ModuleType) -> None:
+    came_in(tool, "1")
     installed(tool, "1")
     with pytest.raises(tool.ReleaseError, match="give this one another version"):
-        tool.install(artifact)
+        tool.install("1")
 
 
 def test_verification_says_what_is_wrong_when_time_is_up(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
