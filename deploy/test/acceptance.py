@@ -8,6 +8,7 @@ While a call with --folder and --keep waits for Enter, others with --attach run 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import io
 import json
@@ -37,6 +38,7 @@ from tabulate import tabulate
 from deploy.test.host import ANSIBLE, IN_PROGRESS, REPOSITORY, TOOLS, Host, Outage, wait_until
 from deploy.test.world import BUCKET, PREFIX, s3_client
 
+OUR_SOCKETS = ("dagster-webserver.socket", "dagster-look.socket")
 OUR_UNITS = ("dagster-daemon.service", "dagster-webserver.service", "wrm-exporter.service")
 WORST_EXPOSURE = 2.5
 # Columns that differ from one build of the same rows to the next: its time, and the ETags of what it was built from.
@@ -108,9 +110,14 @@ class Acceptance:
     # Releases
 
     def spoil(
-        self, version: str, name: str = "wrm_pipeline/__init__.py", change: Callable[[str], str] | None = None
+        self,
+        version: str,
+        name: str = "wrm_pipeline/__init__.py",
+        change: Callable[[str], str] | None = None,
+        *,
+        recorded: bool = True,
     ) -> Path:
-        """A release like the first one, but for one file of its wheel."""
+        """A release like the first one, but for one file of its wheel, which `recorded` says so or not."""
         source = Path((self.host.folder / "release").read_text())
         target = self.host.folder / "releases" / version
         shutil.rmtree(target, ignore_errors=True)
@@ -124,8 +131,16 @@ class Acceptance:
                     text = (change or (lambda text: f"{text}\n# {version}\n"))(body.decode())
                     assert text != body.decode(), f"{name} was not changed"
                     body = text.encode()
+                    digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
+                elif recorded and item.filename.endswith(".dist-info/RECORD"):  # the last one
+                    body = re.sub(
+                        rf"^{re.escape(name)},.*$", f"{name},sha256={digest},", body.decode(), flags=re.MULTILINE
+                    ).encode()
                 new.writestr(item, body)
         changed.rename(wheel)
+        names = [wheel.name, "runtime.lock", "dagster.yaml"]
+        sums = [f"{hashlib.sha256((target / file).read_bytes()).hexdigest()}  {file}\n" for file in names]
+        (target / "SHA256SUMS").write_text("".join(sums))
         return target
 
     def deploy(self, release: Path) -> Any:
@@ -184,11 +199,12 @@ class Acceptance:
         settings = host.run("cat", "/etc/nginx/sites-enabled/wrm.conf")
         self.check(
             "The UI, /metrics and the report need a login",
-            {host.get(p, login=False)[0] for p in ("/", "/graphql", "/metrics", "/reports/x")} == {401},
+            {host.get(p, login="")[0] for p in ("/", "/look/", "/metrics", "/reports/x")} == {401}
+            and host.get("/graphql", login="", body={})[0] == 401,
             "401",
         )
-        status, headers, body = host.get("/server_info")
-        self.check("The UI with a login", status == 200 and b"dagster_webserver_version" in body, status)
+        status, headers, body = host.get("/")
+        self.check("The UI with a login", status == 200 and b"Dagster" in body, status)
         wanted = (
             "Strict-Transport-Security",
             "Content-Security-Policy",
@@ -199,19 +215,131 @@ class Acceptance:
         self.check(
             "Security headers", all(name in headers or name.lower() in headers for name in wanted), ", ".join(wanted)
         )
-        status, headers, _ = host.get("/", login=False, scheme="http")
+        status, headers, _ = host.get("/", login="", scheme="http")
         self.check(
             "http is sent to https",
             status == 301 and headers["Location"].startswith("https://"),
             headers.get("Location"),
         )
-        answers = list(ThreadPoolExecutor(16).map(lambda _: host.get("/metrics", login=False)[0], range(400)))
+        answers = list(ThreadPoolExecutor(16).map(lambda _: host.get("/metrics", login="")[0], range(400)))
         self.check("Too many requests are refused", 429 in answers, f"{answers.count(429)} of 400 answers are 429")
         protocols = re.search(r"ssl_protocols (.*);", settings)
         self.check(
             "TLS 1.2 and 1.3 only",
             protocols is not None and protocols[1] == "TLSv1.2 TLSv1.3",
             protocols and protocols[1],
+        )
+
+    def rights(self) -> None:
+        """Who may act, who may look, and which account of the host may open which socket."""
+        host = self.host
+        pause = {"query": "mutation { setAutoMaterializePaused(paused: false) }"}
+        acts, looks = host.get("/graphql", body=pause), host.get("/look/graphql", login="guest", body=pause)
+        self.check("Who may act can act", acts[0] == 200 and b"errors" not in acts[2], acts[0])
+        self.check("Who may look cannot", b"errors" in looks[2], looks[2][:100])
+        page, act = host.get("/look/runs", login="guest")[0], host.get("/", login="guest")[0]
+        self.check("… sees pages, and those of the others not", (page, act) == (200, 401), f"{page}, {act}")
+        foreign = [
+            host.get("/graphql", body=pause, origin="https://evil.example")[0],
+            host.get("/graphql?query=mutation%7BwipeAssets%7D")[0],
+            host.get("/look/graphql", login="guest", body=pause, origin="https://evil.example")[0],
+        ]
+        self.check("No other site's page reaches GraphQL", set(foreign) == {403}, foreign)
+        opens = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        slot = host.active_code_unit().partition("@")[2].removesuffix(".service")
+        paths = ["/run/wrm-web/ui.sock", "/run/wrm-web/look.sock", f"/run/wrm-code-{slot}/grpc.sock"]
+        can = {
+            account: [
+                host.run(
+                    "sh",
+                    "-c",
+                    f"runuser -u {account} -- python3 -c '{opens}' {path} 2>/dev/null && echo yes",
+                    check=False,
+                )
+                == "yes\n"
+                for path in paths
+            ]
+            for account in ("nobody", "www-data", "wrm")
+        }
+        wanted = {"nobody": [False] * 3, "www-data": [True, True, False], "wrm": [False, False, True]}
+        self.check("Sockets of UI, look and code server open to whom they should", can == wanted, can)
+        healthy = host.get("/healthz", login="")[0]
+        host.run("systemctl", "stop", *OUR_SOCKETS[:1], "dagster-webserver.service")
+        login, dead = host.get("/", login="")[0], host.get("/healthz", login="")[0]
+        host.run("systemctl", "start", *OUR_SOCKETS[:1], "dagster-webserver.service")
+        self.check(
+            "/healthz is bad while the web server is away",
+            (healthy, login, dead) == (204, 401, 500),
+            (healthy, login, dead),
+        )
+
+    def credentials(self) -> None:
+        """Each unit sees the credentials that it uses, and no others."""
+        host = self.host
+        database, everything = {"postgres_password"}, {*host.credentials, "postgres_password", "redis_url"}
+        store = {"s3_access_key_id", "s3_secret_access_key"}
+        wanted = {
+            host.active_code_unit(): everything,
+            "wrm-exporter.service": database | store | {"redis_url"},
+            "dagster-daemon.service": database,
+            "dagster-webserver.service": database,
+            "dagster-look.service": database,
+        }
+        if host.vault:
+            wanted = {unit: {"vault_secret_id"} for unit in wanted}
+        host.get("/look/", login="guest")  # it starts by this
+        found = {unit: set(host.run("ls", f"/run/credentials/{unit}", check=False).split()) for unit in wanted}
+        kind = "with Vault" if host.vault else "without Vault"
+        self.check(f"Each unit has its credentials, {kind}", found == wanted, {k: len(v) for k, v in found.items()})
+        for unit in ("wrm-reports.service", "wrm-prune.service", "wrm-backup.service"):
+            host.run("systemctl", "start", unit, check=False)
+            result = host.property(unit, "Result")
+            self.check(f"{unit} works with its own, {kind}", result == "success", result)
+        limits = {unit: host.property(unit, "LimitCORE") for unit in (*wanted, "nginx.service")}
+        self.check("No core dumps", set(limits.values()) == {"0"}, limits)
+
+    def hostile(self) -> None:
+        """Arguments of wrm-release that are no names, and files that do not belong to it."""
+        host = self.host
+        host.run("mkdir", "-p", "/opt/wrm/incoming/V")
+        state = "find /opt/wrm /etc/wrm -xdev -not -path '*/site-packages/*' | sort | sha256sum"
+        before = host.run("sh", "-c", state)
+        words = [
+            ".",
+            "..",
+            "V/..",
+            "V/../..",
+            "V/",
+            "./V",
+            "/opt/wrm/incoming/V",
+            "../releases",
+            "",
+            "*",
+            "-rf",
+            "V\n",
+            "~",
+        ]
+        statuses = {}
+        script = 'cd /opt/wrm/incoming/V && exec wrm-release "$@"'
+        for verb in ("install", "activate", "rollback"):
+            for word in words:
+                done = subprocess.run(
+                    [REPOSITORY / "deploy/test/container", "run", host.root, "sh", "-c", script, "sh", verb, word],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                statuses[verb, word] = done.returncode
+        self.check(
+            "wrm-release takes names only, and removes nothing",
+            0 not in statuses.values() and host.run("sh", "-c", state) == before,
+            f"{len(statuses)} calls refused",
+        )
+        host.run("sh", "-c", "cd /opt/wrm/releases && touch stray.txt && ln -sfn /etc stray-link && mkdir -p .stray")
+        host.run("sh", "-c", 'printf \'{"at": "20\' >>/var/lib/wrm-release/history.jsonl')
+        said = host.run("wrm-release", "list")
+        self.check(
+            "It lists releases among stray files and a damaged history", "cannot be read" in said, self.current()
         )
 
     def data(self) -> None:
@@ -254,6 +382,7 @@ class Acceptance:
         units = [
             host.active_code_unit(),
             *OUR_UNITS,
+            "dagster-look.service",
             "wrm-reports.service",
             "wrm-gate@x.service",
             "wrm-migrate@x.service",
@@ -369,7 +498,7 @@ class Acceptance:
         release = self.spoil("9.0.0-next")
         self.process(6, 120)
         wait_until(lambda: any(r["status"] == "STARTED" for r in self.processing_runs(begin)), 120)
-        with Outage(lambda: host.get("/server_info")[0] == 200) as ui, self.busy():
+        with Outage(lambda: host.get("/")[0] == 200) as ui, self.busy():
             play = self.deploy(release)
         self.check(
             "A release while runs go on",
@@ -482,6 +611,13 @@ class Acceptance:
                 f"{play.seconds:.0f} s",
             )
             self.check("The reason is printed", told, reason if told else play.output[-1500:])
+        play = self.deploy(self.spoil("9.2.5-altered", recorded=False))
+        told = "wrm_pipeline/__init__.py is not as its wheel recorded it" in play.output
+        self.check(
+            "A release whose files are not those of its record is refused",
+            play.status != 0 and self.current() == before and told,
+            "named" if told else play.output[-1500:],
+        )
         self.check_minutes(begin)
         quiet = self.spoil(
             "9.3.0-quiet",
@@ -521,7 +657,10 @@ class Acceptance:
         )
         if play.status:
             print(play.output[-3000:])
-        kept = self.host.run("sh", "-c", "ls /opt/wrm/releases").split()
+        kept = self.host.run("sh", "-c", "ls -A /opt/wrm/releases").split()
+        strays = {name for name in kept if "stray" in name}
+        kept = [name for name in kept if name not in strays]
+        self.check("Stray files among releases stay", len(strays) in {0, 3}, strays)
         self.check(
             "Old releases are kept, refused ones are not",
             len(kept) <= 3 and not any("9.1" in k or "9.2" in k or "9.3" in k for k in kept),
@@ -550,9 +689,9 @@ class Acceptance:
         works: dict[str, Callable[[], bool]] = {
             code: lambda: "repositoriesOrError" in host.graphql("{ repositoriesOrError { __typename } }"),
             "dagster-daemon.service": lambda: True,
-            "dagster-webserver.service": lambda: host.get("/server_info")[0] == 200,
+            "dagster-webserver.service": lambda: host.get("/")[0] == 200,
             "wrm-exporter.service": lambda: host.get("/metrics")[0] == 200,
-            "nginx.service": lambda: host.get("/server_info")[0] == 200,
+            "nginx.service": lambda: host.get("/")[0] == 200,
         }
         with self.busy():
             for unit, condition in works.items():
@@ -593,6 +732,7 @@ class Acceptance:
         units = [
             host.active_code_unit(),
             *OUR_UNITS,
+            *OUR_SOCKETS,
             "wrm.target",
             "wrm-reports.timer",
             "nginx.service",
@@ -629,11 +769,14 @@ class Acceptance:
         first.container("remove")  # the second host listens on the same ports
         self.remove_from_bucket(lambda name: not name.startswith(("raw/", "dlq/", "backups/")))
 
-        second = self.host = Host(first.folder, first.world, "vps2")
+        second = self.host = Host(first.folder, first.world, "vps2", vault=False)
         second.boot()
         release = (first.folder / "release").read_text()
         play = second.play("site.yml", "-e", f"wrm_release={release}")
-        self.check("A second bare host is set up", play.status == 0, f"{play.seconds:.0f} s")
+        self.check("A second bare host is set up, without Vault", play.status == 0, f"{play.seconds:.0f} s")
+        if play.status:
+            print(play.output[-3000:])
+        self.credentials()
         play = second.play("restore.yml", "-e", "restore_onto=vps")
         self.check("restore.yml", play.status == 0, f"{play.seconds:.0f} s")
         if play.status:
@@ -722,10 +865,13 @@ STAGES = (
     "idempotence",
     "data",
     "web",
+    "rights",
     "hardening",
     "good_release",
     "bad_releases",
+    "hostile",
     "by_hand",
+    "credentials",
     "backups",
     "kills",
     "reboot",

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deploy.test.world import BUCKET
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ANSIBLE = REPOSITORY / "deploy/ansible"
 TOOLS = REPOSITORY / ".venv-deploy/bin"
@@ -25,15 +27,26 @@ IN_PROGRESS = ("STARTING", "STARTED", "CANCELING")
 class Host:
     """One container and the world that it talks to; everything of it is below `folder`."""
 
-    def __init__(self, folder: Path, world: dict[str, Any], name: str = "vps") -> None:
-        self.folder, self.world = folder, world
+    def __init__(self, folder: Path, world: dict[str, Any], name: str = "vps", *, vault: bool = True) -> None:
+        """With `vault` credentials come from there, without it from files on the host."""
+        self.folder, self.world, self.vault = folder, world, vault
         self.root = folder / name
         self.inventory = folder / f"{name}-inventory"
-        login = f"admin:{world['secrets']['web']}".encode()
-        self._login = f"Basic {base64.b64encode(login).decode()}"
+        secrets = world["secrets"]
+        pairs = {"admin": f"admin:{secrets['web']}", "guest": f"guest:{secrets['web_viewer']}"}
+        self._logins = {name: f"Basic {base64.b64encode(pair.encode()).decode()}" for name, pair in pairs.items()}
         self._tls = ssl.create_default_context()
         self._tls.check_hostname = False
         self._tls.verify_mode = ssl.CERT_NONE  # it signs its certificate itself
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What the host is given for the pipeline, by name."""
+        secret = self.world["secrets"]
+        if self.vault:
+            return {"vault_secret_id": secret["vault_secret_id"]}
+        keys = {name: secret[name] for name in ("s3_access_key_id", "s3_secret_access_key")}
+        return {**keys, "alert_webhook_url": self.world["webhook_url"]}
 
     # The container
 
@@ -78,6 +91,7 @@ class Host:
             "ansible_ssh_private_key_file": str(self.folder / "key"),
             "ansible_ssh_common_args": ssh,
         }
+        bucket = {"BUCKET_NAME": BUCKET, "S3_ENDPOINT_URL": world["s3_url"], "S3_REGION_NAME": "us-east-1"}
         variables = {
             "web_server_name": "wrm.test",
             "web_listen_addresses": ["127.0.0.1"],
@@ -85,11 +99,10 @@ class Host:
             "web_http_port": ports["http"],
             "postgresql_port": ports["postgres"],
             "redis_port": ports["redis"],
-            "dagster_webserver_port": ports["ui"],
             "dagster_exporter_port": ports["exporter"],
-            "dagster_settings": {"WRM_STATIONS_DATA_URL": world["feed_url"]},
+            "dagster_settings": {"WRM_STATIONS_DATA_URL": world["feed_url"], **({} if self.vault else bucket)},
             "dagster_reports_interval": "1min",
-            "vault_addr": world["vault_url"],
+            "vault_addr": world["vault_url"] if self.vault else "",
             "vault_role_id": world["vault_role_id"],
             "vault_ca_file": world["vault_ca"],
             "monitoring_prometheus_port": ports["prometheus"],
@@ -102,7 +115,8 @@ class Host:
             "redis_password": secret["redis"],
             "web_users": {"admin": secret["web"]},
             "backup_key": secret["backup_key"],
-            "dagster_credentials": {"vault_secret_id": secret["vault_secret_id"]},
+            "web_viewers": {"guest": secret["web_viewer"]},
+            "dagster_credentials": self.credentials,
         }
         variables_folder = self.inventory / "group_vars/wrm"
         variables_folder.mkdir(parents=True, exist_ok=True)
@@ -151,25 +165,40 @@ class Host:
 
     # The web
 
-    def get(self, path: str, *, login: bool = True, scheme: str = "https") -> tuple[int, dict[str, str], bytes]:
-        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.world['ports'][scheme]}{path}")
+    def get(
+        self,
+        path: str,
+        *,
+        login: str = "admin",
+        scheme: str = "https",
+        body: object = None,
+        origin: str = "",
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Ask nginx, as somebody or (login "") as nobody; with `body` by POST, as a page of `origin` or the site's."""
+        port = self.world["ports"][scheme]
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{port}{path}", data)
+        request.add_header("Host", f"wrm.test:{port}")
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
+            request.add_header("Origin", origin or f"https://wrm.test:{port}")
+            request.add_header("Sec-Fetch-Site", "cross-site" if origin else "same-origin")
         if login:
-            request.add_header("Authorization", self._login)
+            request.add_header("Authorization", self._logins[login])
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls), _NoRedirect()
         )
         try:
-            with opener.open(request, timeout=10) as answer:
+            with opener.open(request, timeout=30 if data else 10) as answer:
                 return answer.status, dict(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, dict(error.headers), error.read()
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        url = f"http://127.0.0.1:{self.world['ports']['ui']}/graphql"
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            data = json.loads(answer.read())
+        status, _, text = self.get("/graphql", body={"query": query, "variables": variables})
+        if status not in {200, 400, 500}:
+            raise RuntimeError(f"GraphQL answers {status}")
+        data = json.loads(text)
         if data.get("errors"):
             raise RuntimeError(str(data["errors"])[:1000])
         return data["data"]

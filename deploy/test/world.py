@@ -117,13 +117,14 @@ def main() -> int:
         "postgres",
         "redis",
         "web",
+        "web_viewer",
         "webhook",
         "ansible_vault",
     )
     world: dict[str, Any] = {"secrets": {name: canary(name.replace("_", "-")) for name in names}}
     # Of the form that `wrm backup --new-key` gives.
     world["secrets"]["backup_key"] = secrets.token_urlsafe(32)
-    host_ports = ("ssh", "https", "http", "postgres", "redis", "ui", "exporter", "prometheus", "alertmanager", "node")
+    host_ports = ("ssh", "https", "http", "postgres", "redis", "exporter", "prometheus", "alertmanager", "node")
     world["ports"] = dict(zip(host_ports, free_ports(len(host_ports)), strict=True))
     s3 = start_s3(folder / "s3", world)
     webhook = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
