@@ -1,0 +1,174 @@
+"""What a clock that was ahead leaves in Dagster's storage, and how that is set right.
+
+Dagster's daemon counts from the newest tick of each sensor and schedule, and from the times in their state. While the
+clock was a day ahead these got times of tomorrow; once it is right again, nothing is evaluated until tomorrow has come.
+A restart does not help, for they are stored. Runs that a schedule launched are in the way, too: each carries the time
+it was for, and when that time really comes, Dagster takes that minute as done.
+
+Nothing is deleted: ticks and states get the time of the repair, and runs another name for the time they were for.
+Works on SQLite and PostgreSQL, through Dagster's own storage classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sa
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorTick,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+    TickStatus,
+)
+from dagster._core.storage.runs.schema import RunTagsTable
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
+
+# A tick is written within milliseconds; what is a minute ahead of now was written by another clock.
+TOLERANCE = timedelta(minutes=1)
+
+_TIMES: dict[type, tuple[str, ...]] = {
+    SensorInstigatorData: (
+        "last_tick_timestamp",
+        "last_tick_start_timestamp",
+        "last_sensor_start_timestamp",
+        "last_tick_success_timestamp",
+    ),
+    ScheduleInstigatorData: ("start_timestamp", "last_iteration_timestamp"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClockTraces:
+    """What is dated later than now.
+
+    Attributes:
+        instigators: Names of sensors and schedules that wait for that time.
+        ticks: Their ticks.
+        claimed: Runs that a schedule would take for those of times to come.
+        runs: All runs that were last updated later than now. They are history, and in nobody's way.
+        latest: The latest of all these times; None without any.
+    """
+
+    instigators: tuple[str, ...] = ()
+    ticks: int = 0
+    claimed: int = 0
+    runs: int = 0
+    latest: datetime | None = None
+
+    @property
+    def in_the_way(self) -> bool:
+        """Whether sensors or schedules wait, or will skip times."""
+        return bool(self.instigators or self.ticks or self.claimed)
+
+    def __bool__(self) -> bool:
+        return self.in_the_way or bool(self.runs)
+
+    def __str__(self) -> str:
+        if not self:
+            return "nothing is dated later than now"
+        latest = f", the latest of {self.latest:%Y-%m-%d %H:%M:%S} UTC" if self.latest else ""
+        return (
+            f"{len(self.instigators)} sensors and schedules wait for times to come; {self.ticks} ticks and {self.runs} "
+            f"runs are dated later than now{latest}; {self.claimed} runs claim times of schedules to come"
+        )
+
+
+def find_traces(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
+    """What is dated later than `now` (aware); a query for each sensor and schedule, and a few more."""
+    limit = now + TOLERANCE
+    waiting, times = [], []
+    tick_count = 0
+    for state, ticks in _ahead(instance, limit):
+        tick_count += len(ticks)
+        times += [tick.timestamp for tick in ticks] + _times_after(state, limit)
+        waiting.append(state.instigator_name)
+    updated = dg.RunsFilter(updated_after=limit)
+    runs = instance.get_runs_count(updated)
+    for record in instance.get_run_records(updated, limit=1, order_by="update_timestamp") if runs else ():
+        times.append(record.update_timestamp.timestamp())
+    claims = _claims(instance, limit)
+    latest = datetime.fromtimestamp(max(times), UTC) if times else None
+    return ClockTraces(tuple(sorted(waiting)), tick_count, len(claims), runs, latest)
+
+
+def repair_clock(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
+    """Set right what is dated later than `now` (aware) and in the way; gives what was found.
+
+    The daemon that is running keeps its own idea of when a schedule is due: it has to be started again as well, which
+    it does by itself (`resources/scheduler.py`).
+    """
+    found = find_traces(instance, now)
+    limit = now + TOLERANCE
+    for state, ticks in _ahead(instance, limit):
+        for place, tick in enumerate(sorted(ticks, key=lambda tick: (tick.timestamp, tick.tick_id))):
+            _set_tick(instance, tick, (now - (len(ticks) - place) * timedelta(milliseconds=1)).timestamp())
+        data: Any = state.instigator_data
+        changes = {name: now.timestamp() for name in _fields_after(state, limit)}
+        if changes:
+            instance.update_instigator_state(state.with_data(data._replace(**changes)))
+    for run_id, claimed in _claims(instance, limit).items():
+        # Times that schedules ask for are whole minutes, so this is none of them.
+        freed = {SCHEDULED_EXECUTION_TIME_TAG: f"{now.isoformat()} (by a clock that was ahead: {claimed})"}
+        instance.add_run_tags(run_id, freed)
+    return found
+
+
+def is_believable(now: datetime) -> bool:
+    """Whether this can be the time: not before this program was installed, as after a start with an empty battery."""
+    return now.timestamp() > Path(__file__).stat().st_mtime - timedelta(days=1).total_seconds()
+
+
+def _ahead(instance: dg.DagsterInstance, limit: datetime) -> Iterator[tuple[InstigatorState, list[InstigatorTick]]]:
+    for state in instance.all_instigator_state():
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=limit.timestamp())
+        if ticks or _fields_after(state, limit):
+            yield state, list(ticks)
+
+
+def _fields_after(state: InstigatorState, limit: datetime) -> list[str]:
+    data = state.instigator_data
+    names = _TIMES.get(type(data), ())
+    return [name for name in names if (getattr(data, name) or 0) > limit.timestamp()]
+
+
+def _times_after(state: InstigatorState, limit: datetime) -> list[float]:
+    return [getattr(state.instigator_data, name) for name in _fields_after(state, limit)]
+
+
+def _set_tick(instance: dg.DagsterInstance, tick: InstigatorTick, at: float) -> None:
+    data = tick.tick_data
+    status, more = data.status, {}
+    if status is TickStatus.STARTED and tick.instigator_type.name == "SCHEDULE":
+        # The scheduler resumes its newest tick only at the very time that it was for.
+        status, more = TickStatus.SKIPPED, {"skip_reason": "The clock was ahead, and is right again."}
+    end = min(data.end_timestamp, at) if data.end_timestamp else None
+    instance.update_tick(
+        InstigatorTick(tick.tick_id, data.with_status(status, timestamp=at, end_timestamp=end, **more))
+    )
+
+
+def _claims(instance: dg.DagsterInstance, limit: datetime) -> dict[str, str]:
+    """Runs by id that claim a schedule's time after `limit`, each with that time as it is written there."""
+    storage = instance.run_storage
+    if not isinstance(storage, SqlRunStorage):
+        return {}
+    tags = RunTagsTable.c
+    with storage.connect() as connection:
+        found = connection.execute(
+            sa.select(tags.run_id, tags.value).where(
+                tags.key == SCHEDULED_EXECUTION_TIME_TAG, tags.value > limit.isoformat()
+            )
+        ).fetchall()
+    return {run_id: value for run_id, value in found if _is_time_after(value, limit)}
+
+
+def _is_time_after(text: str, limit: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(text) > limit
+    except (ValueError, TypeError):
+        return False  # freed already
