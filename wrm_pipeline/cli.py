@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from wrm_pipeline import dead_letter_commands, upkeep
+from wrm_pipeline import clock_commands, dead_letter_commands, upkeep
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.dead_letter_commands import DeadLetterCommandError
 from wrm_pipeline.logs import guard_process
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     compact.add_argument("--restore", action="store_true", help="unpack the days of --date instead; needs --write, too")
 
     upkeep.add_commands(commands)
+    clock_commands.add_commands(commands)
 
     smoke = commands.add_parser(
         "smoke", help="try this version's jobs on a copy of the newest data, in a scratch folder"

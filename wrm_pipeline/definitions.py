@@ -19,6 +19,7 @@ from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
+from wrm_pipeline.checks import clock as clock_checks
 from wrm_pipeline.checks import feed, published, quality, spool
 from wrm_pipeline.io_managers.duckdb import (
     DuckDBHybridIOManager,
@@ -81,7 +82,13 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     ]
     return dg.Definitions(
         assets=assets,
-        asset_checks=[*feed.CHECKS, *published.CHECKS, *quality.CHECKS, *spool.CHECKS],
+        asset_checks=[
+            *feed.CHECKS,
+            *published.CHECKS,
+            *clock_checks.CHECKS,
+            *quality.CHECKS,
+            *spool.CHECKS,
+        ],
         jobs=[
             wrm_stations_ingest_job,
             wrm_stations_processing_job,

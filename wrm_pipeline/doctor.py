@@ -1,5 +1,6 @@
 """`wrm doctor`: try everything that the pipeline needs, and say of each what was tried, what came, what to do."""
 
+import os
 import shutil
 import time
 import uuid
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Literal
 
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, httpfs_path
@@ -22,6 +24,7 @@ from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.snapshot import inspect_fetched
 from wrm_pipeline.flows.drift import look_for_drift
+from wrm_pipeline.flows.future_raw import future_raw
 from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
 from wrm_pipeline.resources.lake import connect_store, s3_access
@@ -40,6 +43,9 @@ _DISK_FAILURE_BYTES = 500 * 2**20
 # File names and partitions come from the clock; a report's time is compared with it.
 _CLOCK_WARNING_S = 5.0
 _CLOCK_FAILURE_S = 60.0
+
+# Objects that are named one by one.
+MOST_NAMED = 3
 
 # Objects that a line names.
 _NAMED = 5
@@ -87,6 +93,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ),
         ("disk", _disk, "Look at the data folder and its owner"),
         ("clock", _clock, "The feed's server was asked for the time; see the feed's check first"),
+        ("future", _future, "Look at the storage's check first"),
     ]
     for name, check, default_todo in checks:
         started = time.monotonic()
@@ -278,3 +285,31 @@ def _clock(settings: Settings) -> Finding:
     status: Status = "ok" if skew <= _CLOCK_WARNING_S else "warning" if skew <= _CLOCK_FAILURE_S else "failed"
     todo = "" if status == "ok" else "Start time synchronisation (systemd-timesyncd or chrony)"
     return Finding("clock", status, "compare with the feed server's Date", f"{skew:.0f} s apart", todo)
+
+
+def _future(settings: Settings) -> Finding:
+    """What a clock that was ahead has left: in Dagster's storage, where there is one, and in the lake."""
+    import dagster as dg
+
+    from wrm_pipeline.resources.clock_repair import ClockTraces, find_traces
+
+    now = datetime.now(UTC)
+    tried = "look for what is dated later than now"
+    traces = ClockTraces()
+    if os.environ.get("DAGSTER_HOME"):
+        with dg.DagsterInstance.get() as instance:
+            traces = find_traces(instance, now)
+    got, todo = [str(traces)] if traces else [], []
+    if traces.in_the_way:
+        todo.append("`wrm repair-clock --apply`, then restart the daemon; it does both by itself while it runs.")
+    store = connect_store(settings, _ONE_TRY)
+    ahead = list(islice(future_raw(store, settings.layout, now), MOST_NAMED + 1))
+    if ahead:
+        more = " and more" if len(ahead) > MOST_NAMED else ""
+        got.append(f"snapshots of times to come: {', '.join(info.key for info in ahead[:MOST_NAMED])}{more}")
+        todo.append("`wrm raw move-future` says where these belong, and with --apply moves them there.")
+    if not got:
+        return Finding("future", "ok", tried, "nothing")
+    if traces and not todo:
+        todo.append("Nothing: it is history, and in nobody's way. See why the clock was wrong (`timedatectl`).")
+    return Finding("future", "failed" if traces.in_the_way else "warning", tried, "; ".join(got), " ".join(todo))

@@ -17,6 +17,7 @@ from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
+from wrm_pipeline.checks.clock import clock_was_not_ahead
 from wrm_pipeline.checks.feed import feed_format_is_read
 from wrm_pipeline.checks.published import today_is_fresh
 from wrm_pipeline.checks.spool import spool_is_readable
@@ -61,7 +62,10 @@ wrm_analytics_job = dg.define_asset_job(
 
 wrm_freshness_job = dg.define_asset_job(
     "wrm_freshness_job",
-    selection=dg.AssetSelection.checks(feed_format_is_read, today_is_fresh, spool_is_readable),
+    selection=dg.AssetSelection.checks(feed_format_is_read, today_is_fresh, clock_was_not_ahead, spool_is_readable),
     executor_def=dg.in_process_executor,
-    description="Is the newest published snapshot of now? Is the feed still read? Can all of the spool go?",
+    description=(
+        "Is the newest published snapshot of now, and nothing of a time to come? Is the feed still read? Can all of "
+        "the spool go?"
+    ),
 )

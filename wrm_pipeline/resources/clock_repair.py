@@ -28,6 +28,8 @@ from dagster._core.storage.runs.schema import RunTagsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
 
+from wrm_pipeline.domain.layout import folder_date, local_date
+
 # A tick is written within milliseconds; what is a minute ahead of now was written by another clock.
 TOLERANCE = timedelta(minutes=1)
 
@@ -50,6 +52,7 @@ class ClockTraces:
         instigators: Names of sensors and schedules that wait for that time.
         ticks: Their ticks.
         claimed: Runs that a schedule would take for those of times to come.
+        queued: Runs that wait for their start and are about days that have not begun: they would fail.
         runs: All runs that were last updated later than now. They are history, and in nobody's way.
         latest: The latest of all these times; None without any.
     """
@@ -57,13 +60,14 @@ class ClockTraces:
     instigators: tuple[str, ...] = ()
     ticks: int = 0
     claimed: int = 0
+    queued: int = 0
     runs: int = 0
     latest: datetime | None = None
 
     @property
     def in_the_way(self) -> bool:
         """Whether sensors or schedules wait, or will skip times."""
-        return bool(self.instigators or self.ticks or self.claimed)
+        return bool(self.instigators or self.ticks or self.claimed or self.queued)
 
     def __bool__(self) -> bool:
         return self.in_the_way or bool(self.runs)
@@ -72,9 +76,10 @@ class ClockTraces:
         if not self:
             return "nothing is dated later than now"
         latest = f", the latest of {self.latest:%Y-%m-%d %H:%M:%S} UTC" if self.latest else ""
+        queued = f"; {self.queued} waiting runs are about days to come" if self.queued else ""
         return (
             f"{len(self.instigators)} sensors and schedules wait for times to come; {self.ticks} ticks and {self.runs} "
-            f"runs are dated later than now{latest}; {self.claimed} runs claim times of schedules to come"
+            f"runs are dated later than now{latest}; {self.claimed} runs claim times of schedules to come{queued}"
         )
 
 
@@ -91,9 +96,9 @@ def find_traces(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
     runs = instance.get_runs_count(updated)
     for record in instance.get_run_records(updated, limit=1, order_by="update_timestamp") if runs else ():
         times.append(record.update_timestamp.timestamp())
-    claims = _claims(instance, limit)
+    claims, queued = _claims(instance, limit), _queued(instance, now)
     latest = datetime.fromtimestamp(max(times), UTC) if times else None
-    return ClockTraces(tuple(sorted(waiting)), tick_count, len(claims), runs, latest)
+    return ClockTraces(tuple(sorted(waiting)), tick_count, len(claims), len(queued), runs, latest)
 
 
 def repair_clock(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
@@ -115,6 +120,8 @@ def repair_clock(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
         # Times that schedules ask for are whole minutes, so this is none of them.
         freed = {SCHEDULED_EXECUTION_TIME_TAG: f"{now.isoformat()} (by a clock that was ahead: {claimed})"}
         instance.add_run_tags(run_id, freed)
+    for run in _queued(instance, now):
+        instance.report_run_canceled(run, "The clock was ahead, and is right again: this day has not begun.")
     return found
 
 
@@ -165,6 +172,16 @@ def _claims(instance: dg.DagsterInstance, limit: datetime) -> dict[str, str]:
             )
         ).fetchall()
     return {run_id: value for run_id, value in found if _is_time_after(value, limit)}
+
+
+def _queued(instance: dg.DagsterInstance, now: datetime) -> list[dg.DagsterRun]:
+    today = local_date(now)
+    waiting = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED])
+    return [
+        run
+        for run in instance.get_runs(waiting)
+        if (dt := folder_date(f"dt={run.tags.get('dagster/partition', '')}")) is not None and dt > today
+    ]
 
 
 def _is_time_after(text: str, limit: datetime) -> bool:

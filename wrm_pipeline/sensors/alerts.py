@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.checks import feed, published, quality, spool
+from wrm_pipeline.checks import clock, feed, published, quality, spool
 from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, TransientError
@@ -74,6 +74,11 @@ CHECK_REMEDIES = {
         "See whether wrm_stations_ingest_job and wrm_stations_processing_job run and succeed, and whether the daemon "
         "is up (`Deployment` in the UI)"
     ),
+    "clock_was_not_ahead": (
+        "Nothing, if nothing waits: it ends by itself when that time has come. Else `wrm repair-clock --apply`, and "
+        "restart the daemon. See why the clock was wrong (`timedatectl`, `journalctl -u systemd-timesyncd`); snapshots "
+        "of that time are listed by `wrm doctor`, and `wrm raw move-future` sets them right"
+    ),
     "row_count_is_usual": "Compare the days in the result's samples; look for gaps between the day's raw snapshots",
     "feed_format_is_read": (
         "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; when a "
@@ -98,7 +103,9 @@ CHECK_REMEDIES = {
 }
 # These are about now or the newest day, whichever day the run is about.
 _OF_NO_PARTITION = frozenset(
-    key.name for check in (*feed.CHECKS, *published.CHECKS, *quality.CHECKS, *spool.CHECKS) for key in check.check_keys
+    key.name
+    for check in (*feed.CHECKS, *published.CHECKS, *clock.CHECKS, *quality.CHECKS, *spool.CHECKS)
+    for key in check.check_keys
 )
 
 ReadRun = Callable[[dg.DagsterInstance, dg.RunRecord], Sequence[Outcome]]

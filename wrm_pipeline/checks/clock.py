@@ -1,0 +1,41 @@
+"""Whether a clock that was ahead has left times of the future."""
+
+import dagster as dg
+
+from wrm_pipeline.checks.results import ERROR, WARN, result
+from wrm_pipeline.resources.clock_repair import ClockTraces, find_traces
+from wrm_pipeline.resources.lake import ClockResource
+
+SUMMARY_ASSET = "query_station_summary"
+
+
+@dg.asset_check(
+    asset=SUMMARY_ASSET,
+    name="clock_was_not_ahead",
+    description=(
+        "No run and no tick is dated later than now: the clock was ahead once where one is. An error where sensors and "
+        "schedules wait for that time, which the daemon sets right by itself within seconds (docs/operations.md)."
+    ),
+)
+def clock_was_not_ahead(context: dg.AssetCheckExecutionContext, clock: ClockResource) -> dg.AssetCheckResult:
+    """A few queries of Dagster's storage."""
+    return check_traces(find_traces(context.instance, clock.now()))
+
+
+def check_traces(found: ClockTraces) -> dg.AssetCheckResult:
+    """What was found, in words."""
+    goes_on = "" if found.in_the_way else " Nothing waits for that time any more."
+    return result(
+        "clock_was_not_ahead",
+        not found,
+        f"The clock was ahead: {found}.{goes_on}" if found else "Nothing is dated later than now.",
+        severity=ERROR if found.in_the_way else WARN,
+        waiting=len(found.instigators),
+        ticks=found.ticks,
+        runs=found.runs,
+        claimed=found.claimed,
+    )
+
+
+# All of this module, for definitions.
+CHECKS = (clock_was_not_ahead,)

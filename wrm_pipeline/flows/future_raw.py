@@ -1,0 +1,142 @@
+"""Raw objects of times to come, as a clock that was ahead leaves them, and the way back to where they belong."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.domain.layout import Layout, folder_date, local_date
+from wrm_pipeline.domain.partition_build import RawObject
+from wrm_pipeline.domain.snapshot_time import reported_times
+from wrm_pipeline.flows.process import published_manifest
+
+# The clocks of two machines may differ by that much, and nobody minds.
+TOLERANCE = timedelta(minutes=5)
+
+# Of two snapshots of one second, the other one gets a later one.
+_LATEST_SECOND = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What was, or in a dry run would be, done with a raw object of a time to come.
+
+    Attributes:
+        source: Its key.
+        target: Where it belongs; empty where that cannot be known.
+        at: The time of the snapshot.
+        why: How that time is known, or why it is not.
+        done: The object is at `target` now, its content was compared, and `source` is gone.
+    """
+
+    source: str
+    target: str
+    at: datetime | None
+    why: str
+    done: bool = False
+
+
+def future_raw(store: ObjectStore, layout: Layout, now: datetime) -> Iterator[ObjectInfo]:
+    """Loose raw objects of days that have not begun, and those of today whose names are later than `now` (aware).
+
+    One listing of folders, one of the end of today's, and one for each day to come.
+    """
+    today = local_date(now)
+    latest = now + TOLERANCE
+    for folder in store.list_folders(layout.raw_prefix):
+        dt = folder_date(folder)
+        if dt is None or dt < today:
+            continue
+        for info in store.list(folder, start_after=layout.raw_key(latest) if dt == today else ""):
+            key = layout.parse_raw_key(info.key)
+            if key is not None and (dt > today or (key.file_timestamp is not None and key.file_timestamp > latest)):
+                yield info
+
+
+def move_future(store: ObjectStore, layout: Layout, now: datetime, *, write: bool) -> Iterator[Move]:
+    """Move each raw object of a time to come to the time of its reports, or of its writing where it has none.
+
+    In this order, so that a crash at any point leaves it in at least one place: copied under a key that nobody has,
+    read back and compared, removed. An object that is there already, byte for byte, is only removed. Without `write`
+    nothing is changed.
+
+    Raises:
+        ExternalError: the store failed; doing it again goes on.
+    """
+    for info in list(future_raw(store, layout, now)):
+        body = store.get(info.key)
+        at, why = _time_of(info, body, now)
+        if at is None:
+            yield Move(info.key, "", None, why)
+            continue
+        if not write:
+            yield Move(info.key, _free_key(store, layout, at, body)[0], at, why)
+            continue
+        metadata = (store.stat(info.key) or info).metadata
+        yield replace(_moved(store, layout, info.key, body, at, metadata), why=why)
+
+
+def _time_of(info: ObjectInfo, body: bytes, now: datetime) -> tuple[datetime | None, str]:
+    latest = now + TOLERANCE
+    today = local_date(now)
+    (reported_at,) = reported_times([(info.key, body, RawObject(info.key, info.etag, len(body), now))], today)
+    if reported_at is not None and reported_at <= latest:
+        return reported_at, "the reports inside"
+    if info.last_modified <= latest:
+        return info.last_modified.replace(microsecond=0), "the time at which it was stored"
+    return None, "Neither its reports nor the time at which it was stored are of the past: it is left where it is"
+
+
+def _free_key(store: ObjectStore, layout: Layout, at: datetime, body: bytes) -> tuple[str, bool]:
+    """The first key from `at` on that nobody has, or that has just this body (then True)."""
+    wanted = hashlib.sha256(body).digest()
+    moment = at
+    while moment <= at + _LATEST_SECOND:
+        key = layout.raw_key(moment)
+        if store.stat(key) is None:
+            return key, False
+        if hashlib.sha256(store.get(key)).digest() == wanted:
+            return key, True
+        moment += timedelta(seconds=1)
+    raise FileExistsError(f"Each second of the minute from {at} on has a raw object already: {layout.raw_key(at)}")
+
+
+def _moved(
+    store: ObjectStore, layout: Layout, source: str, body: bytes, at: datetime, metadata: Mapping[str, str]
+) -> Move:
+    while True:
+        target, is_there = _free_key(store, layout, at, body)
+        if is_there or store.put_if_absent(target, body, metadata=metadata):
+            break
+    if store.get(target) != body:
+        raise AssertionError(f"{target} is not what was written; {source} was left where it is")
+    store.delete(source)
+    return Move(source, target, at, "", done=True)
+
+
+def remove_emptied(store: ObjectStore, layout: Layout, moves: Sequence[Move], now: datetime) -> list[str]:
+    """Remove what is published of days to come, where each row of it is from an object that was moved; gives the keys.
+
+    Such a day has no raw object any more, so nothing would ever build it again.
+
+    Raises:
+        ExternalError: the store failed.
+    """
+    today = local_date(now)
+    moved = {move.source for move in moves if move.done}
+    partitions = PublishedPartitions(store, layout)
+    removed = []
+    for dt in sorted({dt for key in moved if (dt := folder_date(key.rpartition("/")[0])) and dt > today}):
+        if any(layout.is_raw_key(info.key) for info in store.list(layout.raw_folder(dt))):
+            continue
+        manifest = published_manifest(partitions.read("processed", dt))
+        if manifest is None or not set(manifest.sources) <= moved:
+            continue
+        # Enhanced first: it is made from processed, whose notes say what may go.
+        for key in (layout.partition_key("enhanced", dt), layout.partition_key("processed", dt)):
+            if store.stat(key) is not None:
+                store.delete(key)
+                removed.append(key)
+    return removed
