@@ -131,7 +131,8 @@ def is_believable(now: datetime) -> bool:
 
 
 def _ahead(instance: dg.DagsterInstance, limit: datetime) -> Iterator[tuple[InstigatorState, list[InstigatorTick]]]:
-    for state in instance.all_instigator_state():
+    # An instance in memory has none.
+    for state in instance.all_instigator_state() if instance.schedule_storage is not None else ():
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=limit.timestamp())
         if ticks or _fields_after(state, limit):
             yield state, list(ticks)

@@ -107,7 +107,8 @@ def test_it_runs_by_the_clock_in_a_job_of_its_own(lake):
     materialize(VIEWS)
     run = run_job("wrm_freshness_job", overrides={"clock": ClockResource(fixed_at=NOON.isoformat())})
     found = {(found.check_name, found.passed) for found in run.get_asset_check_evaluations()}
-    assert found == {("today_is_fresh", True), ("feed_format_is_read", True), ("spool_is_readable", True)}
+    names = ("today_is_fresh", "clock_was_not_ahead", "feed_format_is_read", "spool_is_readable")
+    assert found == {(name, True) for name in names}
     schedules = {schedule.name: schedule for schedule in definitions().schedules or ()}
     assert schedules["wrm_freshness_schedule"].cron_schedule == "*/5 * * * *"
     assert schedules["wrm_freshness_schedule"].default_status is dg.DefaultScheduleStatus.RUNNING
@@ -267,6 +268,7 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
     build_day(DAY - timedelta(days=1))
     run = run_job("wrm_analytics_job")
     assert set(outcomes(run)) == DAY_CHECKS | {
+        "query_station_summary: clock_was_not_ahead",
         "wrm_stations_dlq: dead_letters_are_readable",
         "wrm_stations_dlq: feed_format_is_read",
         "wrm_stations_dlq: spool_is_readable",
