@@ -241,6 +241,7 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.flows.process import NoRawDataError
     from wrm_pipeline.flows.rebuild import LAYERS, raw_dates
     from wrm_pipeline.resources.lake import connect_store
 
@@ -263,6 +264,9 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
         started = time.monotonic()
         try:
             built = _rebuild_day(store, settings, dt, layers, full=options.full)
+        except NoRawDataError:
+            print(f"{dt}  nothing to do: there is no raw snapshot in {settings.layout.raw_folder(dt)}", flush=True)
+            continue
         except (ExternalError, RuntimeError, ValueError) as error:
             failed.append(dt)
             print(f"{dt}  failed: {error}", flush=True)

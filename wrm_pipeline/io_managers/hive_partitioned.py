@@ -1,5 +1,6 @@
 """`hive_partitioned_s3_io_manager`: a partition <-> one Parquet object in the object store, local or S3."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
 
     Takes a PartitionFile, an Arrow table or a pandas frame, or None for "leave it as it is". Gives what the input
     is annotated with: ParquetParts, an Arrow table, or a pandas frame (the default). No pickles. An input that is
-    `ParquetParts | None` is None for several partitions: they are read where they are used, side by side.
+    `ParquetParts | None` is None for several partitions, which are read where they are used, side by side; and for one
+    that is not published.
     """
 
     lake: LakeResource
@@ -82,10 +84,14 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
         layer = _layer(upstream)
         keys = context.asset_partition_keys if context.has_asset_partitions else []
         wanted = context.dagster_type.typing_type
-        if wanted == ParquetParts | None and len(keys) > 1:
+        if wanted == ParquetParts | None:
+            if len(keys) != 1:
+                return None
+            with contextlib.suppress(ObjectNotFoundError):
+                return self._read(layer, date.fromisoformat(keys[0]))
             return None
         parts = [self._read(layer, date.fromisoformat(key)) for key in keys]
-        if wanted in (ParquetParts, ParquetParts | None):
+        if wanted is ParquetParts:
             if len(parts) != 1:
                 raise dg.DagsterInvariantViolationError(f"ParquetParts is one partition, not {len(parts)}")
             return parts[0]

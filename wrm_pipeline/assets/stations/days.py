@@ -7,13 +7,15 @@ dead, is written twice, with the same rows.
 """
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from wrm_pipeline import logs
 from wrm_pipeline.checks.results import ERROR, result
@@ -23,6 +25,7 @@ from wrm_pipeline.domain.partition_build import RULES_VERSION
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
+from wrm_pipeline.partitions import no_day_given
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import write_requests
 from wrm_pipeline.resources.workers import WorkersResource
@@ -30,6 +33,13 @@ from wrm_pipeline.settings import load_settings
 
 # Days named in a message; the rest is in the run's log.
 _NAMED = 5
+
+# A run ends after 15 minutes at most (`dagster.yaml`); one of several days may take a minute more for each of them,
+# which is ten times what a day takes.
+RUN_SECONDS, SECONDS_A_DAY = 900, 60
+
+# Metadata of a day that had nothing to build.
+NOTHING = "nothing_to_do"
 
 
 # What a worker process needs for either layer; the server that forks them loads it once for the whole run. Arrow
@@ -64,6 +74,36 @@ class BuiltDay:
 
 
 BuildDay = Callable[[LakeResource, date, BuildOrder], BuiltDay]
+
+
+class NothingToDoError(RuntimeError):
+    """A day has nothing to be built from, which is not a failure; the message says what is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextLayer:
+    """What a run builds from the days that it has just published, by the same workers."""
+
+    layer: str
+    build: BuildDay
+    asset: dg.AssetKey
+
+
+def days_of(context: dg.AssetExecutionContext) -> list[date]:
+    """The days that a run is about.
+
+    Raises:
+        dagster.Failure: it names none.
+    """
+    if not context.has_partition_key and not context.has_partition_key_range:
+        raise no_day_given()
+    return [date.fromisoformat(key) for key in context.partition_keys]
+
+
+def nothing_to_do(name: str, reason: str) -> tuple[dict[str, Any], dg.AssetCheckResult]:
+    """Metadata and the check's result of a day without data: it is done, and says why it is empty."""
+    metadata = {NOTHING: reason, "rows_out": 0, "dagster/partition_row_count": 0}
+    return metadata, result(name, True, f"Nothing to do: {reason}")
 
 
 def _code_version() -> str:
@@ -111,7 +151,10 @@ def publish_day(task: DayTask) -> dict[str, Any]:
             f"The worker on {platform.node()} would build something else: {'; '.join(differences)}. Give it the same "
             "release and the same settings as the code server, and start it again."
         )
-    built = task.build(lake, task.dt, task.order)
+    try:
+        built = task.build(lake, task.dt, task.order)
+    except NothingToDoError as nothing:
+        return {NOTHING: str(nothing), "rows_out": 0, "dagster/partition_row_count": 0}
     if not built.check.passed and built.check.severity is ERROR:
         raise UnsoundDayError(f"{built.check.check_name} does not hold. {built.check.description}")
     metadata = dict(built.metadata)
@@ -139,17 +182,64 @@ def publish_days(
     *,
     lake: LakeResource,
     workers: WorkersResource,
+    then: NextLayer | None = None,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Build and publish each partition of the run, wherever the workers are.
 
-    A day that fails costs itself only: the others are published, and Dagster is told so.
+    A day that fails costs itself only: the others are published, and Dagster is told so. Then the step fails and
+    Dagster runs no other, so the next layer of the others (`then`) is built here, where the run is to build it at all.
 
     Raises:
         dagster.Failure: days failed; names them.
     """
-    days = [date.fromisoformat(key) for key in context.partition_keys]
+    days = days_of(context)
+    _allow_time_for(context, len(days))
+    run = partial(_run_days, context, order=order, lake=lake, workers=workers)
+    done, failed = run(days, layer, build)
+    if failed:
+        _tell(context, context.asset_key, done)
+        if then is not None and then.asset in context.job_def.asset_layer.selected_asset_keys:
+            followed, not_followed = run(sorted(done), then.layer, then.build)
+            _tell(context, then.asset, followed)
+            failed |= not_followed
+        named = "\n".join(f"{dt}: {error}" for dt, error in sorted(failed.items())[:_NAMED])
+        raise dg.Failure(
+            f"{len(failed)} of {len(days)} days were not published and are as they were; the others are done.\n{named}",
+            allow_retries=False,
+        )
+    for dt, metadata in done.items():
+        context.add_asset_metadata(metadata, partition_key=dt.isoformat())
+    empty = sorted(dt for dt, metadata in done.items() if NOTHING in metadata)
+    if empty:
+        context.log.info("Nothing to do for %d days: %s", len(empty), ", ".join(map(str, empty)))
+    yield dg.Output(None)
+    (check,) = context.selected_asset_check_keys
+    text = f"It holds for each of {len(days)} days, {min(days)} to {max(days)}."
+    if empty:
+        more = " …" if len(empty) > _NAMED else ""
+        text += f" Nothing to do for {len(empty)} of them: {', '.join(map(str, empty[:_NAMED]))}{more}."
+    yield result(check.name, True, text, days=len(days), days_with_nothing_to_do=len(empty))
+
+
+def _allow_time_for(context: dg.AssetExecutionContext, days: int) -> None:
+    if MAX_RUNTIME_SECONDS_TAG not in context.run.tags:  # someone has said how long it may take
+        limit = RUN_SECONDS + SECONDS_A_DAY * days
+        context.instance.add_run_tags(context.run_id, {MAX_RUNTIME_SECONDS_TAG: str(limit)})
+
+
+def _run_days(
+    context: dg.AssetExecutionContext,
+    days: Sequence[date],
+    layer: str,
+    build: BuildDay,
+    *,
+    order: BuildOrder,
+    lake: LakeResource,
+    workers: WorkersResource,
+) -> tuple[dict[date, dict[str, Any]], dict[date, Exception]]:
+    """Metadata of the days that are published (or had nothing to do), and why the others are not."""
     tasks = [DayTask(dt, layer, build, order, lake.place, lake.layout, lake.area) for dt in days]
-    context.log.info("Building %d days; workers: %s", len(days), workers.place)
+    context.log.info("Building %s of %d days; workers: %s", layer, len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}
     for outcome in workers.client(*PRELOADED).run(publish_day, tasks):
@@ -160,19 +250,11 @@ def publish_days(
             context.log.error("%s was not published: %s\n%s", outcome.task, outcome.error, trace)
         else:
             done[dt] = outcome.result or {}
-            context.log.info("%s is published (%d of %d)", outcome.task, len(done) + len(failed), len(days))
-    if failed:
-        for dt, metadata in sorted(done.items()):
-            context.log_event(dg.AssetMaterialization(context.asset_key, partition=dt.isoformat(), metadata=metadata))
-        named = "\n".join(f"{dt}: {error}" for dt, error in sorted(failed.items())[:_NAMED])
-        raise dg.Failure(
-            f"{len(failed)} of {len(days)} days were not published and are as they were; the others are done.\n{named}",
-            allow_retries=False,
-        )
-    for dt, metadata in done.items():
-        context.add_asset_metadata(metadata, partition_key=dt.isoformat())
-    yield dg.Output(None)
-    (check,) = context.selected_asset_check_keys
-    yield result(
-        check.name, True, f"It holds for each of {len(days)} days, {min(days)} to {max(days)}.", days=len(days)
-    )
+            what = "has nothing to do" if NOTHING in done[dt] else "is published"
+            context.log.info("%s %s (%d of %d)", outcome.task, what, len(done) + len(failed), len(days))
+    return done, failed
+
+
+def _tell(context: dg.AssetExecutionContext, asset: dg.AssetKey, done: Mapping[date, dict[str, Any]]) -> None:
+    for dt, metadata in sorted(done.items()):
+        context.log_event(dg.AssetMaterialization(asset, partition=dt.isoformat(), metadata=metadata))

@@ -7,11 +7,21 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline.assets.presentation import column_lineage, handled_rows, preview, table_schema
-from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, publish_days
+from wrm_pipeline.assets.stations.days import (
+    BuildOrder,
+    BuiltDay,
+    NextLayer,
+    NothingToDoError,
+    days_of,
+    nothing_to_do,
+    publish_days,
+)
 from wrm_pipeline.assets.stations.processed_all import NAME as PROCESSED_NAME
 from wrm_pipeline.assets.stations.processed_all import BuildConfig
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
+from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS
 from wrm_pipeline.flows.process import enhance_partition
@@ -59,11 +69,23 @@ def wrm_stations_enhanced_data_all(
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Classify and flag."""
     order = BuildOrder(clock.now(), config.full_rebuild, config.allow_shrink)
-    if processed is None:
+    days = days_of(context)
+    if len(days) > 1:
         yield from publish_days(context, "enhanced", enhance_published_day, order, lake=lake, workers=workers)
         return
-    with told_on_failure(context):
-        built = _enhance(lake, processed, date.fromisoformat(context.partition_key), order)
+    try:
+        with told_on_failure(context):
+            built = (
+                enhance_published_day(lake, days[0], order)
+                if processed is None
+                else _enhance(lake, processed, days[0], order)
+            )
+    except NothingToDoError as nothing:
+        context.log.info("Nothing to do: %s", nothing)
+        metadata, found = nothing_to_do(enhanced_check(NAME).name, str(nothing))
+        yield dg.Output(None, metadata=metadata)
+        yield found
+        return
     yield from publish_if_sound(dg.Output(built.file, metadata=built.metadata), built.check)
 
 
@@ -71,9 +93,21 @@ def enhance_published_day(lake: LakeResource, dt: date, order: BuildOrder) -> Bu
     """Build one day from its published processed rows, and check it; nothing is published yet.
 
     Raises:
-        ObjectNotFoundError: there are none.
+        NothingToDoError: there are none, and no raw object that they could be made from.
+        ObjectNotFoundError: there are none, but there is raw data.
     """
-    return _enhance(lake, read_published(lake, "processed", dt), dt, order)
+    try:
+        processed = read_published(lake, "processed", dt)
+    except ObjectNotFoundError:
+        if not RawDay.of(lake.store, lake.layout, dt).objects():
+            raise NothingToDoError(
+                f"There are no processed rows of {dt}, and no raw snapshot in {lake.layout.raw_folder(dt)}."
+            ) from None
+        raise
+    return _enhance(lake, processed, dt, order)
+
+
+THEN = NextLayer("enhanced", enhance_published_day, dg.AssetKey(NAME))
 
 
 def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: BuildOrder) -> BuiltDay:

@@ -14,7 +14,14 @@ from wrm_pipeline.assets.presentation import (
     preview,
     table_schema,
 )
-from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, publish_days
+from wrm_pipeline.assets.stations.days import (
+    BuildOrder,
+    BuiltDay,
+    NothingToDoError,
+    days_of,
+    nothing_to_do,
+    publish_days,
+)
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_processed, processed_check
@@ -22,7 +29,7 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import LineCounts
-from wrm_pipeline.flows.process import PROCESSED_ASSET, ProcessedPartition, process_partition
+from wrm_pipeline.flows.process import PROCESSED_ASSET, NoRawDataError, ProcessedPartition, process_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.cache import RedisCacheResource
@@ -80,19 +87,37 @@ def wrm_stations_processed_data_all(
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
     order = BuildOrder(clock.now(), config.full_rebuild, config.allow_shrink)
-    if len(context.partition_keys) > 1:
-        yield from publish_days(context, "processed", process_day, order, lake=lake, workers=workers)
+    days = days_of(context)
+    if len(days) > 1:
+        # Here, since the module of the next layer imports this one.
+        from wrm_pipeline.assets.stations.enhanced_all import THEN
+
+        yield from publish_days(context, "processed", process_day, order, lake=lake, workers=workers, then=THEN)
         return
-    with told_on_failure(context):
-        built = process_day(lake, date.fromisoformat(context.partition_key), order, cache.client)
+    try:
+        with told_on_failure(context):
+            built = process_day(lake, days[0], order, cache.client)
+    except NothingToDoError as nothing:
+        context.log.info("Nothing to do: %s", nothing)
+        metadata, found = nothing_to_do(processed_check(NAME).name, str(nothing))
+        yield dg.Output(None, metadata=metadata)
+        yield found
+        return
     yield from publish_if_sound(dg.Output(built.file, metadata=built.metadata), built.check)
 
 
 def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = NO_CACHE) -> BuiltDay:
-    """Build one day, and check it; nothing is published yet but dead letters."""
-    result = process_partition(
-        lake.store, lake.layout, dt, parsed_at=order.built_at, full_rebuild=order.full_rebuild, cache=cache
-    )
+    """Build one day, and check it; nothing is published yet but dead letters.
+
+    Raises:
+        NothingToDoError: it has no raw object, and nothing is published of it.
+    """
+    try:
+        result = process_partition(
+            lake.store, lake.layout, dt, parsed_at=order.built_at, full_rebuild=order.full_rebuild, cache=cache
+        )
+    except NoRawDataError as error:
+        raise NothingToDoError(str(error)) from error
     file, to_publish = result.file, None
     if result.build is not None:
         to_publish = PartitionFile(result.build.data, result.build.row_count, result.rows_before, order.allow_shrink)

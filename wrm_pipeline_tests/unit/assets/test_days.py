@@ -11,6 +11,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+from wrm_pipeline.assets.stations import days
 from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, DayTask, WorkerDiffersError, publish_day
 from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
 from wrm_pipeline.assets.stations.processed_all import process_day
@@ -129,19 +130,91 @@ def test_one_run_of_a_range_publishes_what_a_run_for_each_day_does(lake, monkeyp
     assert together == (columns(lake, "processed"), columns(lake, "enhanced", without=("processed_at",)))
 
 
-def test_a_day_that_fails_costs_itself_only_and_is_named(lake, monkeypatch):
+def test_a_day_that_fails_costs_itself_only_is_named_and_the_others_are_enhanced(lake, monkeypatch):
     monkeypatch.setenv("WRM_EXECUTOR", "sequential")
     fill(lake)
-    for info in lake.store.list(lake.layout.raw_folder(DAYS[2])):
-        lake.store.delete(info.key)
+
+    def fails(task: DayTask) -> dict[str, object]:
+        if task.layer == "processed" and task.dt == DAYS[2]:
+            raise ValueError("damaged")
+        return publish_day(task)
+
+    monkeypatch.setattr(days, "publish_day", fails)
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_range(DAYS[0], DAYS[-1], instance=instance, raise_on_error=False)
         message = failure_of(result)
         assert "1 of 4 days were not published" in message
-        assert "2025-08-23: NoRawDataError: There is no raw snapshot" in message
-        done = instance.get_materialized_partitions(dg.AssetKey(PROCESSED))
-    assert done == {"2025-08-21", "2025-08-22", "2025-08-24"}
-    assert len(lake.keys("processed/")) == 3
+        assert "2025-08-23: ValueError: damaged" in message
+        done = [instance.get_materialized_partitions(dg.AssetKey(asset)) for asset in (PROCESSED, ENHANCED)]
+    assert done == [{"2025-08-21", "2025-08-22", "2025-08-24"}] * 2
+    assert len(lake.keys("processed/")) == len(lake.keys("enhanced/")) == 3
+
+
+@pytest.mark.parametrize("gap", ["no folder", "a marker", "only other endings"])
+def test_a_day_without_raw_in_a_range_is_nothing_to_do_and_said(lake, monkeypatch, gap):
+    monkeypatch.setenv("WRM_EXECUTOR", "sequential")
+    fill(lake)
+    for info in lake.store.list(lake.layout.raw_folder(DAYS[2])):
+        lake.store.delete(info.key)
+    if gap != "no folder":
+        name = "_marker" if gap == "a marker" else "notes.csv"
+        (lake.settings.lake_dir / lake.layout.raw_folder(DAYS[2])).mkdir(parents=True, exist_ok=True)
+        (lake.settings.lake_dir / lake.layout.raw_folder(DAYS[2]) / name).write_bytes(b"")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run_range(DAYS[0], DAYS[-1], instance=instance)
+        assert result.success
+        for asset in (PROCESSED, ENHANCED):
+            events = result.asset_materializations_for_node(asset)
+            said = {e.partition: e.metadata["nothing_to_do"].value for e in events if "nothing_to_do" in e.metadata}
+            assert set(said) == {"2025-08-23"}
+            assert "no raw snapshot in" in said["2025-08-23"]
+        for check in result.get_asset_check_evaluations():
+            assert check.passed
+            assert "Nothing to do for 1 of them: 2025-08-23." in check.description
+        tags = instance.get_run_by_id(result.run_id).tags
+    assert tags["dagster/max_runtime"] == str(900 + 4 * 60)
+    assert len(lake.keys("processed/")) == len(lake.keys("enhanced/")) == 3
+
+
+def test_a_range_without_any_data_is_green_and_writes_nothing(lake, monkeypatch):
+    monkeypatch.setenv("WRM_EXECUTOR", "sequential")
+    assert run_range(DAYS[0], DAYS[-1]).success
+    assert lake.keys("") == []
+
+
+@pytest.mark.parametrize("selection", [[PROCESSED], [ENHANCED], [PROCESSED, ENHANCED]])
+def test_a_single_day_without_raw_is_green_and_says_so(lake, selection):
+    defs = definitions()
+    result = dg.materialize(
+        list(defs.assets or ()), selection=selection, resources=dict(defs.resources or {}), partition_key="2025-08-21"
+    )
+    assert result.success
+    for asset in selection:
+        (event,) = result.asset_materializations_for_node(asset)
+        assert "no raw snapshot in" in event.metadata["nothing_to_do"].value
+    assert lake.keys("") == []
+
+
+def test_enhanced_alone_of_a_day_that_has_raw_but_no_rows_is_a_failure_that_says_what_to_do(lake):
+    lake.put_day(1)
+    defs = definitions()
+    result = dg.materialize(
+        list(defs.assets or ()),
+        selection=[ENHANCED],
+        resources=dict(defs.resources or {}),
+        partition_key="2025-08-21",
+        raise_on_error=False,
+    )
+    assert "Materialize the processed layer for 2025-08-21 first" in failure_of(result)
+
+
+@pytest.mark.parametrize("selection", [[PROCESSED], [PROCESSED, ENHANCED]])
+def test_a_run_that_names_no_day_says_so_in_one_sentence(lake, selection):
+    defs = definitions()
+    result = dg.materialize(
+        list(defs.assets or ()), selection=selection, resources=dict(defs.resources or {}), raise_on_error=False
+    )
+    assert "the run names no day: choose a partition" in failure_of(result)
 
 
 @pytest.mark.parametrize(
