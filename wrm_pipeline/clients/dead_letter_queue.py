@@ -71,7 +71,7 @@ class DeadLetterQueue:
         infos = [info for info in self.store.list(prefix) if info.key.endswith(".json")]
         small = [info for info in infos if info.size_bytes <= MAX_READ_BYTES]
         unreadable += [_too_large(info) for info in infos if info.size_bytes > MAX_READ_BYTES]
-        for info, body in self._bodies(small):
+        for info, body in self.contents(small):
             found = body if isinstance(body, UnreadableLetter) else read_letter(self.layout, info, body)
             if isinstance(found, DeadLetter):
                 letters.append(found)
@@ -175,8 +175,12 @@ class DeadLetterQueue:
             return dead_letters.merge(found, known)
         raise AssertionError(f"{_MAX_NAMES} unreadable objects have the names of one entry: {key}")
 
-    def _bodies(self, infos: list[ObjectInfo]) -> Iterator[tuple[ObjectInfo, bytes | UnreadableLetter]]:
-        """Contents, together; where one cannot be had, the rest one by one."""
+    def contents(self, infos: list[ObjectInfo]) -> Iterator[tuple[ObjectInfo, bytes | UnreadableLetter]]:
+        """What objects of a listing hold, fetched together; where one cannot be had, the rest one by one.
+
+        Raises:
+            ExternalError: the store is away.
+        """
         objects = CachedObjects(self.store, self.cache)
         done = 0
         try:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     import pandera.pandas as pandera
 
 # Part of what a computed day remembers: another version means that it is computed anew.
-BUSINESS_RULES_VERSION = "2"
+BUSINESS_RULES_VERSION = "3"
+
+# It fires on lines, of which the dead letters tell.
+DRIFT_RULE = "feed_has_another_format"
 
 FLAG, DEAD_LETTER = "flag", "dead_letter"
 
@@ -192,6 +195,13 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
             DEAD_LETTER,
             "A line that could not become a row (fields, id, times, places, counts or flags are not what the contract "
             "says): it is in the dead-letter queue, with the reason",
+        ),
+        Rule(
+            DRIFT_RULE,
+            DEAD_LETTER,
+            "A line of a body a fifth of whose lines or more could not become rows for one and the same field and "
+            "error: the feed has another format. It is in the dead-letter queue, or its body is in quarantine, until a "
+            "release reads it",
         ),
     )
 

@@ -133,6 +133,8 @@ class DeadLetter:
                 raised, whatever the bytes are.
         """
         entry = _parse(body)
+        if all(entry.get(name) is None for name in _TELLING_KEYS):
+            raise NotALetterError(f"not a dead letter: it has none of {', '.join(_TELLING_KEYS)}")
         extra = {name: value for name, value in entry.items() if name not in _LETTER_KEYS}
         entry = {name: value for name, value in entry.items() if name in _LETTER_KEYS and value is not None}
         name = _name(key) or _read_text(entry, "entry_id")
@@ -190,6 +192,8 @@ class DeadLetter:
 
 
 _LETTER_KEYS = tuple(f.name for f in fields(DeadLetter) if f.name not in ("extra", "key"))
+# Any JSON may lie there; what is an entry says of what, or what is wrong.
+_TELLING_KEYS = ("source_key", "error_type", "error_message", "records", "raw_data")
 _RECORD_KEYS = tuple(f.name for f in fields(DeadRecord) if f.name != "extra")
 
 

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase, make_way
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain import anomalies, profile
 from wrm_pipeline.domain.anomalies import find_anomalies, last_counts, station_hours
 from wrm_pipeline.domain.business_rules import (
     BUSINESS_RULES_VERSION,
     DEAD_LETTER,
+    DRIFT_RULE,
     RuleHits,
     apply_rules,
     business_rules,
     observations,
 )
+from wrm_pipeline.domain.dead_letters import REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import folder_date, partition_bounds
 from wrm_pipeline.domain.partition_build import Manifest, rules_id
 from wrm_pipeline.domain.quality import MAX_SAMPLES
@@ -158,7 +161,8 @@ def _assess_day(
     else:
         _assess_rows(connection, rows, day, area=area, method=method)
     if manifest is not None:
-        _insert(connection, RULE_HITS, _dead_letter_hits(day, manifest, area))
+        letters = DeadLetterQueue(partitions.store, partitions.layout).of_date(day)
+        _insert(connection, RULE_HITS, _dead_letter_hits(day, manifest, area, letters))
         _replace(connection, ACCOUNTING, day, [_accounting(day, manifest)])
     return enhanced.row_count
 
@@ -211,7 +215,9 @@ def _hit_row(day: date, hit: RuleHits) -> dict[str, Any]:
     }
 
 
-def _dead_letter_hits(day: date, manifest: Manifest, area: ServiceArea) -> list[dict[str, Any]]:
+def _dead_letter_hits(
+    day: date, manifest: Manifest, area: ServiceArea, letters: Sequence[DeadLetter]
+) -> list[dict[str, Any]]:
     """The rules that the parser applies; the raw objects with most dead letters are the samples."""
     counts = manifest.counts
     worst = sorted(
@@ -219,11 +225,31 @@ def _dead_letter_hits(day: date, manifest: Manifest, area: ServiceArea) -> list[
         reverse=True,
     )
     samples = tuple({"s3_source_key": key, "dead_lettered": number} for number, key in worst[:MAX_SAMPLES])
-    return [
-        _hit_row(day, RuleHits(rule.name, counts.dead_lettered, counts.lines_in - counts.remark_lines, samples))
+    lines = counts.lines_in - counts.remark_lines
+    hits = {
+        rule.name: RuleHits(rule.name, counts.dead_lettered, lines, samples)
         for rule in business_rules(area)
         if rule.severity == DEAD_LETTER
-    ]
+    }
+    hits[DRIFT_RULE] = _drift_hits(lines, letters)
+    return [_hit_row(day, hit) for hit in hits.values()]
+
+
+def _drift_hits(lines: int, letters: Sequence[DeadLetter]) -> RuleHits:
+    """Lines of a change of format that wait, those of bodies in quarantine included; the newest are the samples."""
+    drifted = [letter for letter in letters if letter.of_drift and letter.status != REPROCESSED]
+    newest = sorted(drifted, key=lambda letter: (letter.timestamp, letter.entry_id), reverse=True)
+    samples = tuple(
+        {
+            "s3_source_key": letter.source_key,
+            "dead_lettered": letter.records_total,
+            "field": letter.records[0].field if letter.records else "",
+            "example": (letter.records[0].error_message if letter.records else letter.error_message)[:200],
+        }
+        for letter in newest[:MAX_SAMPLES]
+    )
+    unread = sum(letter.records_total for letter in drifted if letter.of_body)
+    return RuleHits(DRIFT_RULE, sum(letter.records_total for letter in drifted), lines + unread, samples)
 
 
 def _accounting(day: date, manifest: Manifest) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from prometheus_client.metrics_core import Metric
 
-from wrm_pipeline.clients.dead_letter_queue import UnreadableLetter, read_letter
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, UnreadableLetter, read_letter
 from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, PARKED, PENDING, STATUSES, UNREADABLE
@@ -193,10 +193,9 @@ class DeadLetterSource:
         kept = {key: entry for key, entry in known.items() if key in listed and listed[key].etag == entry.etag}
         new = [info for key, info in listed.items() if key not in kept]
         large = {info.key: _unreadable(info) for info in new if info.size_bytes > MAX_READ_BYTES}
-        fresh = {
-            key: _entry(self._layout, listed[key], body)
-            for key, body in store.get_many(i.key for i in new if i.key not in large)
-        }
+        small = [info for info in new if info.key not in large]
+        queue = DeadLetterQueue(store, self._layout)
+        fresh = {info.key: _entry(self._layout, info, body) for info, body in queue.contents(small)}
         return kept | large | fresh
 
     def families(self, now: float) -> Sequence[Metric]:
@@ -215,8 +214,8 @@ class DeadLetterSource:
         ]
 
 
-def _entry(layout: Layout, info: ObjectInfo, body: bytes) -> _Entry:
-    letter = read_letter(layout, info, body)
+def _entry(layout: Layout, info: ObjectInfo, body: bytes | UnreadableLetter) -> _Entry:
+    letter = body if isinstance(body, UnreadableLetter) else read_letter(layout, info, body)
     if isinstance(letter, UnreadableLetter):
         return _unreadable(info)
     return _Entry(info.etag, letter.status, letter.timestamp.timestamp())

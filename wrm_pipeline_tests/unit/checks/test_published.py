@@ -21,6 +21,7 @@ from wrm_pipeline.checks.published import (
     today_is_fresh,
 )
 from wrm_pipeline.domain.layout import partition_bounds
+from wrm_pipeline.domain.partition_build import Manifest, Source
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
@@ -33,7 +34,7 @@ from wrm_pipeline_tests.fixtures.lake import (
     run_job,
     snapshot,
 )
-from wrm_pipeline_tests.fixtures.snapshots import line
+from wrm_pipeline_tests.fixtures.snapshots import body, line
 from wrm_pipeline_tests.unit.checks.files import file_of, manifest, number, outcomes, samples, verdict
 
 VIEWS = "create_duckdb_enhanced_views"
@@ -292,3 +293,46 @@ def test_a_check_is_evaluated_with_its_asset_so_that_the_ui_shows_it(lake):
     assert {found.asset_key for found in run.get_asset_check_evaluations()} <= made
     evaluated = run.get_asset_check_evaluations()
     assert all(found.target_materialization_data.run_id == run.run_id for found in evaluated)
+
+
+# --- what a change of the feed's format explains ---
+
+
+def dead_lines(at) -> list[str]:
+    """Five stations whose counts are in words."""
+    return [line(id=str(n), combined=f"{int(at.timestamp())}|7200|-1", bikes="5 bikes") for n in range(5)]
+
+
+def test_dead_letters_of_a_drift_are_the_feeds_checks_to_tell(lake):
+    lake.put_raw(NOON, snapshot(NOON, 10, *dead_lines(NOON)))
+    build_day()
+    run = run_job("wrm_analytics_job", overrides={"clock": ClockResource(fixed_at=NOON.isoformat())})
+    found = {e.check_name: e for e in run.get_asset_check_evaluations()}
+    share, feed = found["dead_letter_share_is_low"], found["feed_format_is_read"]
+    assert not share.passed
+    assert share.metadata["explained_by"].value == "feed_format_is_read"
+    assert not feed.passed
+    assert feed.metadata["field"].value == "bikes"
+    assert (feed.metadata["old_example"].value, feed.metadata["new_example"].value) == ("'0'", "'5 bikes'")
+    with LakeResource.of(lake.settings).database.reading() as connection:
+        rule = "SELECT hits, rows_checked FROM wrm_analytics.quality_rule_hits WHERE rule = 'feed_has_another_format'"
+        assert connection.execute(rule).fetchall() == [(5, 16)]
+
+
+def test_odd_rows_among_those_of_a_drift_are_told_as_ever():
+    half = Manifest("1", {"a": Source("e", NOON, "", NOON, LineCounts(100, 68, 32))})
+    assert "explained_by" in check_dead_letters("2025-08-21", half, drifted=31).metadata
+    assert "explained_by" not in check_dead_letters("2025-08-21", half, drifted=20).metadata
+
+
+def test_a_day_that_is_stale_since_no_row_is_read_is_the_feeds_checks_to_tell(lake):
+    lake.put_day(1)
+    build_day()
+    materialize(VIEWS)
+    late = NOON + timedelta(hours=1)
+    for content, explained in ((b"<html>", False), (body(*dead_lines(late)), True)):
+        lake.store.put(lake.layout.quarantine_key(late), content)
+        run = run_job("wrm_freshness_job", overrides={"clock": ClockResource(fixed_at=late.isoformat())})
+        (fresh,) = [e for e in run.get_asset_check_evaluations() if e.check_name == "today_is_fresh"]
+        assert not fresh.passed
+        assert ("explained_by" in fresh.metadata) == explained

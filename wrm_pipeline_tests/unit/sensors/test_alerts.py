@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wrm_pipeline.assets.stations.raw_all import FeedDriftedError
 from wrm_pipeline.checks import feed, published, quality, spool
+from wrm_pipeline.checks.feed import EXPLAINED_BY, FEED_CHECK
 from wrm_pipeline.clients.errors import (
     CircuitOpenError,
     PermanentError,
@@ -456,13 +458,15 @@ def checked(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN,
     blocking: bool = False,
     name: str = "rows_and_columns_are_right",
+    metadata: dict[str, str] | None = None,
 ) -> dg.ExecuteInProcessResult:
     @dg.asset(
         partitions_def=dg.DailyPartitionsDefinition("2025-08-01"),
         check_specs=[dg.AssetCheckSpec(name, asset="a_table", blocking=blocking)],
     )
     def a_table() -> dg.MaterializeResult:
-        found = dg.AssetCheckResult(passed=passed, severity=severity, description="stale is on 14.2% of the rows")
+        text = "stale is on 14.2% of the rows"
+        found = dg.AssetCheckResult(passed=passed, severity=severity, description=text, metadata=metadata)
         return dg.MaterializeResult(check_results=[found])
 
     return dg.materialize([a_table], partition_key=partition, instance=instance, raise_on_error=False)
@@ -494,6 +498,21 @@ def test_a_run_that_a_blocking_check_stopped_is_told_by_the_check_alone(instance
     assert not stopped.success
     assert runs.tick() == []
     assert len(checks.tick()) == 1
+
+
+def test_what_another_check_explains_is_not_told_again(instance, checks):
+    explained = {EXPLAINED_BY: FEED_CHECK}
+    checked(instance, False, metadata=explained)
+    assert checks.tick() == []
+    checked(instance, False)
+    assert len(checks.tick()) == 1, "but what nothing explains is"
+
+
+def test_a_fetch_that_fails_for_another_format_is_told_by_the_check_alone(instance, runs):
+    run(instance, FeedDriftedError("The feed answered with something that is no snapshot: 12 docks"))
+    assert runs.tick() == []
+    run(instance, dg.Failure("The feed answered with something that is no snapshot: <html>"))
+    assert len(runs.tick()) == 1
 
 
 def test_a_check_is_good_again_when_that_day_is(instance, checks):
