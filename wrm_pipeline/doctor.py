@@ -14,7 +14,9 @@ from typing import Literal
 
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, httpfs_path
 from wrm_pipeline.clients.cache import BYTES
+from wrm_pipeline.clients.database_files import moved_aside
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.enhanced_files import describe_by, look_at_enhanced
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.redis_client import connect_redis
@@ -91,6 +93,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             _duckdb,
             "Materialize create_duckdb_enhanced_views: it moves a damaged file aside and makes a new one",
         ),
+        ("enhanced files", _enhanced_files, "Look at the storage check first"),
         ("disk", _disk, "Look at the data folder and its owner"),
         ("clock", _clock, "The feed's server was asked for the time; see the feed's check first"),
         ("future", _future, "Look at the storage's check first"),
@@ -261,9 +264,25 @@ def _duckdb(settings: Settings) -> Finding:
         return Finding("duckdb", "warning", f"open {database.path}", "there is no database yet", todo)
     with database.reading(heal=False) as connection:
         row = connection.execute("SELECT count(*) FROM wrm_analytics.wrm_stations_latest").fetchone()
-    return Finding(
-        "duckdb", "ok", "count wrm_stations_latest", f"{row[0] if row else 0} stations; {extension.name} is there"
-    )
+    got = f"{row[0] if row else 0} stations; {extension.name} is there"
+    aside = [path.name for path in moved_aside(settings.database_path)]
+    if aside:
+        todo = "Look at what was moved aside, then delete it: nothing uses it"
+        return Finding("duckdb", "warning", "count wrm_stations_latest", f"{got}; beside it: {', '.join(aside)}", todo)
+    return Finding("duckdb", "ok", "count wrm_stations_latest", got)
+
+
+def _enhanced_files(settings: Settings) -> Finding:
+    store = connect_store(settings, _ONE_TRY)
+    describe = describe_by(AnalyticsDatabase(settings.database_path, s3_access(settings)))
+    tried = f"look at the files below {settings.layout.layer_prefix('enhanced')}"
+    found = look_at_enhanced(store, settings.layout, settings.enhanced_index_path, describe)
+    if not found.problems:
+        return Finding("enhanced files", "ok", tried, f"{len(found.files)} days, all can be read")
+    first = found.problems[0]
+    got = f"{len(found.problems)} of {len(found.files)} days cannot be read, first {first.key}: {first.problem}"
+    todo = f"`wrm rebuild --from {first.dt} --to {first.dt}`; the views and tables do without such days"
+    return Finding("enhanced files", "failed", tried, got, todo)
 
 
 def _disk(settings: Settings) -> Finding:

@@ -372,6 +372,11 @@ class Settings(BaseSettings):
         return self.data_dir / "analytics.duckdb"
 
     @property
+    def enhanced_index_path(self) -> Path:
+        """What is known of the enhanced files; it is made again if it is gone."""
+        return self.data_dir / "enhanced_files.json"
+
+    @property
     def reports_dir(self) -> Path:
         """What people look at, to be opened from disk."""
         return self.data_dir / "reports"

@@ -13,6 +13,7 @@ import pyarrow as pa
 from wrm_pipeline.checks.feed import EXPLAINED_BY, FEED_CHECK
 from wrm_pipeline.checks.results import ERROR, WARN, result
 from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
+from wrm_pipeline.clients.enhanced_files import known_problems
 from wrm_pipeline.domain.layout import local_date, partition_bounds
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
@@ -225,6 +226,28 @@ def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetChec
 
 @dg.asset_check(
     asset=SUMMARY_ASSET,
+    name="enhanced_files_are_readable",
+    description=(
+        "Every day's enhanced file is a Parquet file with the pipeline's columns. One that is not is left out of the "
+        "views and tables, so that it costs its own day only; the file is named."
+    ),
+)
+def enhanced_files_are_readable(lake: LakeResource) -> dg.AssetCheckResult:
+    """By what the views were made from; makes no request."""
+    found = known_problems(lake.settings.enhanced_index_path, lake.store.name)
+    days = ", ".join(str(file.dt) for file in found[:MAX_SAMPLES])
+    return result(
+        "enhanced_files_are_readable",
+        not found,
+        f"The views and tables do without {days}: {found[0].problem}." if found else "All files can be read.",
+        severity=WARN,
+        samples=[{"object": file.key, "problem": file.problem} for file in found[:MAX_SAMPLES]],
+        files=len(found),
+    )
+
+
+@dg.asset_check(
+    asset=SUMMARY_ASSET,
     name="today_is_fresh",
     description=(
         f"The newest published snapshot is at most {FRESH_WARN // timedelta(minutes=1)} minutes old; more than "
@@ -291,4 +314,4 @@ def _ask(lake: LakeResource, sql: str, *times: date) -> pa.Table:
 
 
 # All of this module, for definitions.
-CHECKS = (dead_letter_share_is_low, newest_day_checks, row_count_is_usual, today_is_fresh)
+CHECKS = (dead_letter_share_is_low, newest_day_checks, row_count_is_usual, today_is_fresh, enhanced_files_are_readable)

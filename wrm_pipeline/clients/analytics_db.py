@@ -12,10 +12,10 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,13 +38,30 @@ from wrm_pipeline.clients.database_files import (
     take_over_rights,
 )
 from wrm_pipeline.clients.interruptible import interruptible
-from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
+from wrm_pipeline.domain.enhanced_views import SCHEMA, ViewSet, enhanced_views
 from wrm_pipeline.masking import publish, redact, remember_credentials, remember_secret, scrub
 
 if TYPE_CHECKING:
     import duckdb
 
-SCHEMA = "wrm_analytics"
+__all__ = [
+    "MEMORY_LIMIT",
+    "SCHEMA",
+    "AnalyticsDatabase",
+    "AnalyticsDatabaseError",
+    "DamagedDatabaseError",
+    "DatabaseLockedError",
+    "S3Access",
+    "ViewSet",
+    "create_views",
+    "enhanced_views",
+    "give_s3_access",
+    "httpfs_path",
+    "make_way",
+    "query_arrow",
+    "stored_views",
+    "write_table",
+]
 
 # A macro by which a database of this pipeline is known.
 _SIGNATURE = "written_by"
@@ -256,7 +273,7 @@ class AnalyticsDatabase:
             )
         problem = problem_of(home) if home.is_file() else "it is not a regular file"
         if not problem:
-            connection = self._connect(":memory:", "reading")
+            connection = self.scratch()
             name = self.path.stem.replace('"', '""')
             try:
                 connection.execute(f"ATTACH '{_quoted(str(home))}' AS \"{name}\" (TYPE duckdb, READ_ONLY)")
@@ -272,6 +289,10 @@ class AnalyticsDatabase:
             f"{self.path} cannot be read: {problem}. Materialize create_duckdb_enhanced_views: it moves the file aside "
             "and makes a new one."
         )
+
+    def scratch(self) -> "duckdb.DuckDBPyConnection":
+        """An empty database in memory that can read the bucket, for the caller to close."""
+        return self._connect(":memory:", "reading")
 
     def _connect(self, place: str, purpose: str) -> "duckdb.DuckDBPyConnection":
         import duckdb
@@ -395,45 +416,6 @@ def httpfs_path() -> Path:
     return found[0]
 
 
-@dataclass(frozen=True, slots=True)
-class ViewSet:
-    """The views over the enhanced Parquet, as SQL by name; `newest` is the date that `latest` is about."""
-
-    definitions: Mapping[str, str]
-    newest: date | None
-
-
-def enhanced_views(files: str, newest: date | None) -> ViewSet:
-    """The four views of the data contract.
-
-    `files` is the pattern of the partitions' paths or s3:// URLs. Without any published partition the views are
-    empty, with all columns: a view over a pattern that matches no file would fail at each query.
-    """
-    if newest is None:
-        columns = [f"NULL::{_sql_type(field.type)} AS {field.name}" for field in arrow_schema(ENHANCED)]
-        everything = f"SELECT {', '.join(columns)}, NULL::DATE AS dt WHERE false"
-    else:
-        everything = (
-            f"SELECT * FROM read_parquet('{_quoted(files)}', hive_partitioning = true, hive_types = {{'dt': DATE}})"
-        )
-    name = f"{SCHEMA}.wrm_stations_enhanced_data"
-    literal = f"DATE '{newest or date(1970, 1, 1)}'"
-    return ViewSet(
-        {
-            "wrm_stations_enhanced_data": everything,
-            "wrm_stations_only": f"SELECT * FROM {name} WHERE record_type = 'station'",
-            "wrm_bikes_only": f"SELECT * FROM {name} WHERE record_type = 'bike'",
-            # A literal date: DuckDB reads every file for max(dt) or current_date, and one file for this.
-            "wrm_stations_latest": (
-                f"SELECT * FROM {name} WHERE dt = {literal} AND record_type = 'station' "
-                "QUALIFY row_number() OVER (PARTITION BY station_id ORDER BY file_timestamp DESC) = 1 "
-                "ORDER BY station_id"  # else in no order, and the catalog's samples are others each time
-            ),
-        },
-        newest,
-    )
-
-
 def stored_views(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:
     """The definitions that `create_views` has stored, by name; empty for a database that has none of ours."""
     columns = connection.execute(
@@ -547,19 +529,6 @@ def _was_replaced(error: "duckdb.Error") -> bool:
     # ProgrammingError: parser, binder, catalog; the others are about values, memory, rights, and cancels.
     others = (duckdb.ProgrammingError, duckdb.DataError, duckdb.OutOfMemoryException, duckdb.PermissionException)
     return not isinstance(error, (*others, duckdb.InterruptException, duckdb.NotSupportedError, duckdb.IntegrityError))
-
-
-def _sql_type(arrow_type: pa.DataType) -> str:
-    names = {
-        "string": "VARCHAR",
-        "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
-        "int32": "INTEGER",
-        "int16": "SMALLINT",
-        "double": "DOUBLE",
-        "bool": "BOOLEAN",
-        "date32[day]": "DATE",
-    }
-    return names[str(arrow_type)]
 
 
 def _quoted(text: str) -> str:

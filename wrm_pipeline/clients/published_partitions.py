@@ -1,15 +1,18 @@
 """Published partitions of the Parquet layers in the object store: one object each, replaced whole."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+
+import pyarrow as pa
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError, UnexpectedAnswerError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
+from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema, with_later_columns
 
 
 class UnreadablePartitionError(UnexpectedAnswerError):
@@ -48,6 +51,31 @@ class PublishedPartitions:
                 key,
                 "Nothing here writes such objects; look at who else does. Delete it, and the next run rebuilds it",
             ) from error
+
+    def read_enhanced_rows(self, dt: date, columns: Sequence[str] = tuple(ENHANCED.columns)) -> pa.Table | None:
+        """The rows of an enhanced partition, strings dictionary-encoded; None if there is none.
+
+        Raises:
+            UnreadablePartitionError: the object is damaged, or has not these columns in these types.
+        """
+        parts = self.read("enhanced", dt)
+        if parts is None:
+            return None
+        try:
+            present = [name for name in columns if name in parts.metadata.schema.names]
+            groups = [with_later_columns(group) for group in parts.read_groups(columns=present)]
+            rows = pa.concat_tables(groups) if groups else arrow_schema(ENHANCED).empty_table()
+            rows = rows.select(columns)
+            _check_types(rows)
+        except (ValueError, OSError, LookupError) as error:  # Arrow's own are among them
+            raise UnreadablePartitionError(
+                f"the object is damaged or another writer's ({error})",
+                self.store.name,
+                "read",
+                self.layout.partition_key("enhanced", dt),
+                f"`wrm rebuild --from {dt} --to {dt}` makes it again",
+            ) from error
+        return rows
 
     def publish(
         self, layer: str, dt: date, data: bytes, *, rows_now: int, rows_before: int, allow_shrink: bool
@@ -109,3 +137,10 @@ class PublishedPartitions:
             dt = folder_date(info.key.rpartition("/")[0])
             if dt is not None and info.key == self.layout.partition_key(layer, dt):
                 yield info
+
+
+def _check_types(rows: pa.Table) -> None:
+    for field in rows.schema:
+        found = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if found != ENHANCED.columns[field.name].type:
+            raise ValueError(f"column {field.name} is of type {found}")

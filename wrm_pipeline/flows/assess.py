@@ -5,16 +5,16 @@ day that changed is computed again; the days after it keep what they were judged
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase, make_way
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.domain import anomalies, profile
 from wrm_pipeline.domain.anomalies import find_anomalies, last_counts, station_hours
 from wrm_pipeline.domain.business_rules import (
@@ -42,11 +42,15 @@ from wrm_pipeline.domain.quality_tables import (
     TableDefinition,
 )
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.domain.schemas import with_later_columns
+from wrm_pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
+
+_T = TypeVar("_T")
+
+_log = get_logger(__name__)
 
 # A day costs 1 to 2 s. The first run over years of days would hold the pool for that long; so it takes a month, and
 # the next runs the rest.
@@ -149,22 +153,28 @@ def _assess_day(
     method: str,
 ) -> int:
     """Compute and replace everything about one day; the rows that it has."""
-    enhanced, processed = partitions.read("enhanced", day), partitions.read("processed", day)
-    if enhanced is None:  # removed since it was listed; the next run notices
-        return 0
+    rows = _readable(partitions.read_enhanced_rows, day)
+    processed = _readable(lambda dt: partitions.read("processed", dt), day)
     manifest = Manifest.from_notes(processed.notes) if processed is not None else None
-    groups = [with_later_columns(group) for group in enhanced.read_groups()]
-    rows = pa.concat_tables(groups).unify_dictionaries().combine_chunks() if groups else None
     if rows is None or not rows.num_rows:
         for table in (RULE_HITS, PROFILE, ANOMALIES, STATION_HOURS):
             _replace(connection, table, day, [])
     else:
-        _assess_rows(connection, rows, day, area=area, method=method)
+        _assess_rows(connection, rows.unify_dictionaries().combine_chunks(), day, area=area, method=method)
     if manifest is not None:
         letters = DeadLetterQueue(partitions.store, partitions.layout).of_date(day)
         _insert(connection, RULE_HITS, _dead_letter_hits(day, manifest, area, letters))
         _replace(connection, ACCOUNTING, day, [_accounting(day, manifest)])
-    return enhanced.row_count
+    return rows.num_rows if rows is not None else 0
+
+
+def _readable(read: Callable[[date], _T | None], day: date) -> _T | None:
+    """A day's partition; one that is gone since it was listed, or cannot be read, costs its own day only."""
+    try:
+        return read(day)
+    except UnreadablePartitionError as error:
+        _log.warning("a partition cannot be read; the quality of its day is not known", dt=str(day), error=str(error))
+        return None
 
 
 def _assess_rows(

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from wrm_pipeline.clients.analytics_db import SCHEMA, AnalyticsDatabase, make_way
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.domain.layout import folder_date
 from wrm_pipeline.domain.materialized_views import (
     BY_DAY,
@@ -22,7 +20,6 @@ from wrm_pipeline.domain.materialized_views import (
     SOURCE_COLUMNS,
     MaterializedView,
 )
-from wrm_pipeline.domain.schemas import with_later_columns
 from wrm_pipeline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -67,11 +64,12 @@ class RefreshPlan:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """What a refresh did; `rows` is how many each table has now."""
+    """What a refresh did; `rows` is how many each table has now, of `days_unreadable` they have none."""
 
     newest: date | None
     days_refreshed: tuple[date, ...] = ()
     days_dropped: tuple[date, ...] = ()
+    days_unreadable: tuple[date, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -96,13 +94,13 @@ def refresh_materialized_views(
         # Once more: while this one waited for the lock, another refresh may have done it.
         plan = plan_refresh(connection, published)
         connection.begin()
-        _apply(connection, plan, partitions, refreshed_at)
+        unreadable = _apply(connection, plan, partitions, refreshed_at)
         connection.commit()
         rows = _row_counts(connection)
     seconds = time.monotonic() - started
     _log.info("refreshed materialized views", days=len(plan.days), newest=str(plan.newest), seconds=round(seconds, 3))
     dropped = {dt for _, dt in plan.drop if dt is not None and dt not in published}
-    return Refresh(plan.newest, tuple(plan.days), tuple(sorted(dropped)), rows, seconds)
+    return Refresh(plan.newest, tuple(plan.days), tuple(sorted(dropped)), tuple(unreadable), rows, seconds)
 
 
 def published_days(partitions: PublishedPartitions) -> dict[date, str]:
@@ -153,42 +151,59 @@ def _sources(published: Mapping[date, str]) -> dict[Part, str]:
 
 
 def _apply(
-    connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan, partitions: PublishedPartitions, refreshed_at: datetime
-) -> None:
+    connection: "duckdb.DuckDBPyConnection",
+    plan: RefreshPlan,
+    partitions: PublishedPartitions,
+    refreshed_at: datetime,
+) -> list[date]:
+    """Do what is planned; gives the days whose object cannot be read."""
     for view in plan.recreate:
         make_way(connection, view.name, "BASE TABLE")
         connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{view.name} ({view.create_sql})")
     for name, dt in plan.drop:
         _delete(connection, name, dt)
-    loaded = None
+    loaded, unreadable = None, list[date]()
     for dt in plan.days:
-        _load(connection, partitions, dt)
-        loaded = dt
+        readable = _load(connection, partitions, dt, must=dt == plan.newest)
+        loaded = dt if readable else None
+        unreadable += [] if readable else [dt]
         for view in BY_DAY:
             if (view.name, dt) in plan.write:
-                _write(connection, (view.name, dt), view.sql, plan.write[view.name, dt], refreshed_at)
+                sql = view.sql if readable else None
+                _write(connection, (view.name, dt), sql, plan.write[view.name, dt], refreshed_at)
     outdated = [view for view in OF_NOW if (view.name, None) in plan.write]
     if outdated and plan.newest is not None and loaded != plan.newest:
-        _load(connection, partitions, plan.newest)
+        _load(connection, partitions, plan.newest, must=True)
     for view in outdated:
         sql = view.sql if plan.newest is not None else None
         _write(connection, (view.name, None), sql, plan.write[view.name, None], refreshed_at)
+    return unreadable
 
 
-def _load(connection: "duckdb.DuckDBPyConnection", partitions: PublishedPartitions, dt: date) -> None:
-    """Make the temporary tables of one day, from one read of its object."""
-    parts = partitions.read("enhanced", dt)
-    if parts is None:
+def _load(connection: "duckdb.DuckDBPyConnection", partitions: PublishedPartitions, dt: date, *, must: bool) -> bool:
+    """Make the temporary tables of one day, from one read of its object; False if that cannot be read.
+
+    Such a day has no rows in the tables until its object is another one: it costs itself, and not the others. The
+    newest `must` be read, as the tables of now are about it; the next processing run makes it again.
+    """
+    try:
+        rows = partitions.read_enhanced_rows(dt, SOURCE_COLUMNS)
+    except UnreadablePartitionError as error:
+        if must:
+            raise
+        _log.warning("an enhanced partition cannot be read; the tables do without it", dt=str(dt), error=str(error))
+        return False
+    if rows is None:
         raise PartitionGoneError(
             f"The enhanced partition of {dt} was removed while the tables were being refreshed. They are as they were; "
             "materialize create_materialized_views again."
         )
-    rows = pa.concat_tables(with_later_columns(group) for group in parts.read_groups(columns=SOURCE_COLUMNS))
     connection.register("incoming_rows", rows)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE day_rows AS SELECT *, DATE '{dt}' AS dt FROM incoming_rows")
     connection.unregister("incoming_rows")
     for name, sql in PREPARED.items():
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
+    return True
 
 
 def _write(

@@ -79,6 +79,9 @@ CHECK_REMEDIES = {
         "restart the daemon. See why the clock was wrong (`timedatectl`, `journalctl -u systemd-timesyncd`); snapshots "
         "of that time are listed by `wrm doctor`, and `wrm raw move-future` sets them right"
     ),
+    "enhanced_files_are_readable": (
+        "`wrm rebuild --from DAY --to DAY` makes the day's file again; see who else writes to the lake"
+    ),
     "row_count_is_usual": "Compare the days in the result's samples; look for gaps between the day's raw snapshots",
     "feed_format_is_read": (
         "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; when a "

@@ -46,6 +46,7 @@ def create_materialized_views(
             "partitions_refreshed": len(done.days_refreshed),
             "refreshed": refreshed if len(done.days_refreshed) <= 20 else f"…, {refreshed}",
             "partitions_dropped": len(done.days_dropped),
+            **({"unreadable": ", ".join(map(str, done.days_unreadable))} if done.days_unreadable else {}),
             "seconds": round(done.seconds, 3),
             "dagster/row_count": sum(done.rows.values()),
             "rows": dg.MetadataValue.md(

@@ -1,10 +1,15 @@
 """Views over the enhanced Parquet."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 import dagster as dg
 
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, table_schema
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.clients.analytics_db import SCHEMA, ViewSet, enhanced_views, stored_views
+from wrm_pipeline.clients.enhanced_files import EnhancedFiles, describe_by, look_at_enhanced
+from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.schemas import ENHANCED
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
@@ -40,9 +45,11 @@ _SCHEMA = dg.TableSchema(
 )
 def create_duckdb_enhanced_views(lake: LakeResource) -> dg.Output[ViewSet | None]:
     """Compare definitions, write them if they differ."""
-    files = lake.store.url(lake.layout.partition_glob("enhanced"))
-    views = enhanced_views(files, lake.partitions.newest("enhanced"))
-    with lake.database.reading_if_any() as connection:
+    database, layout, store = lake.database, lake.layout, lake.store
+    found = look_at_enhanced(store, layout, lake.settings.enhanced_index_path, describe_by(database))
+    sources = found.sources(store.url, layout.partition_glob("enhanced"))
+    views = enhanced_views(sources, found.newest(local_date(datetime.now(UTC))))
+    with database.reading_if_any() as connection:
         current = stored_views(connection) if connection is not None else None
     unchanged = current == dict(views.definitions)
     return dg.Output(
@@ -50,11 +57,24 @@ def create_duckdb_enhanced_views(lake: LakeResource) -> dg.Output[ViewSet | None
         metadata={
             "newest_partition": str(views.newest),
             "unchanged": unchanged,
+            "days": len(found.files) - len(found.problems),
+            **_left_out(found),
             **requests_made(),
             "views": dg.MetadataValue.md(
                 markdown_table(
-                    [{"view": f"{SCHEMA}.{name}", "definition": sql} for name, sql in views.definitions.items()]
+                    [
+                        # A list of files is long, and each minute has such a line.
+                        {"view": f"{SCHEMA}.{name}", "definition": sql if len(sql) < 2000 else f"{sql[:2000]} …"}
+                        for name, sql in views.definitions.items()
+                    ]
                 )
             ),
         },
     )
+
+
+def _left_out(found: EnhancedFiles) -> dict[str, Any]:
+    if not found.problems:
+        return {}
+    rows = [{"object": file.key, "left out because": file.problem} for file in found.problems]
+    return {"left_out": dg.MetadataValue.md(markdown_table(rows))}

@@ -17,6 +17,7 @@ from wrm_pipeline.checks.published import (
     check_dead_letters,
     check_flags,
     check_record_types,
+    enhanced_files_are_readable,
     row_count_is_usual,
     today_is_fresh,
 )
@@ -198,6 +199,7 @@ DAY_CHECKS = {
     "query_station_summary: record_types_are_known",
     "query_station_summary: row_count_is_usual",
     "query_station_summary: today_is_fresh",
+    "query_station_summary: enhanced_files_are_readable",
 }
 
 
@@ -336,3 +338,18 @@ def test_a_day_that_is_stale_since_no_row_is_read_is_the_feeds_checks_to_tell(la
         (fresh,) = [e for e in run.get_asset_check_evaluations() if e.check_name == "today_is_fresh"]
         assert not fresh.passed
         assert ("explained_by" in fresh.metadata) == explained
+
+
+def test_a_file_that_is_left_out_of_the_views_is_named(lake):
+    for day in (DAY - timedelta(days=1), DAY):
+        lake.put_day(1, dt=day)
+        build_day(day)
+    materialize(VIEWS)
+    assert verdict(ask(enhanced_files_are_readable, lake, NOON)) == "good"
+    key = lake.partition_key("enhanced", DAY - timedelta(days=1))
+    lake.store.put(key, b"PAR1 damaged PAR1")
+    metadata = metadata_of(materialize(VIEWS), VIEWS)
+    assert key in metadata["left_out"]
+    found = ask(enhanced_files_are_readable, lake, NOON)
+    assert verdict(found) == "WARN"
+    assert "do without 2025-08-20: it is not a Parquet file" in found.description

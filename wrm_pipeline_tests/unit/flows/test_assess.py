@@ -207,3 +207,16 @@ def test_station_hours_are_kept_as_long_as_they_are_compared_with(lake):
     run(lake)
     assert ask(lake, "SELECT DISTINCT dt FROM quality_station_hours") == [(DAY,)]
     assert len(ask(lake, f"FROM {REFRESHES.name}")) == 2
+
+
+@pytest.mark.parametrize("layer", ["processed", "enhanced"])
+def test_a_day_that_cannot_be_read_costs_itself(lake, layer):
+    for day in (DAY - timedelta(days=1), DAY):
+        put_day(lake, day, count=1)
+    key = lake.partition_key(layer, DAY - timedelta(days=1))
+    good = lake.store.get(key)
+    lake.store.put(key, good[:-100])
+    assert run(lake).computed == (DAY - timedelta(days=1), DAY)
+    assert (DAY,) in ask(lake, "SELECT DISTINCT dt FROM quality_profile")
+    assert ask(lake, "SELECT count(DISTINCT dt) FROM quality_accounting") == [(2 if layer == "enhanced" else 1,)]
+    assert run(lake).computed == ()

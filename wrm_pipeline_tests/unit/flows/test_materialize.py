@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import date, timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from wrm_pipeline.clients.published_partitions import UnreadablePartitionError
@@ -332,3 +335,39 @@ for line in sys.stdin:
         assert reader.wait(60) == 0
     assert answers == ["4\n"] * 4
     assert history.query(question) == [(16,)]
+
+
+# --- a day that cannot be read costs itself ---
+
+
+def foreign_rows(data: bytes) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table({"id": ["a"], "bikes": ["many"]}), out)
+    return out.getvalue()
+
+
+def other_types(data: bytes) -> bytes:
+    rows = pq.read_table(io.BytesIO(data))
+    out = io.BytesIO()
+    pq.write_table(rows.set_column(rows.schema.get_field_index("bikes"), "bikes", rows["bikes"].cast("string")), out)
+    return out.getvalue()
+
+
+def damaged_rows(data: bytes) -> bytes:
+    return data[:4] + bytes(200) + data[204:]
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-100], foreign_rows, other_types, damaged_rows])
+def test_an_old_day_that_cannot_be_read_costs_itself(history, spoil):
+    small_days(history, TUESDAY, WEDNESDAY, THURSDAY)
+    key = history.lake.partition_key("enhanced", TUESDAY)
+    good = history.lake.store.get(key)
+    history.lake.store.put(key, spoil(good))
+    done = history.refresh()
+    assert (done.days_unreadable, done.newest) == ((TUESDAY,), THURSDAY)
+    days = "SELECT dt FROM wrm_analytics.mv_daily_aggregates ORDER BY dt"
+    assert history.query(days) == [(WEDNESDAY,), (THURSDAY,)]
+    assert history.refresh().days_refreshed == ()  # not looked at again and again
+    history.lake.store.put(key, good)
+    assert history.refresh().days_refreshed == (TUESDAY,)
+    assert_equal_to_brute_force(history)
