@@ -32,6 +32,7 @@ from wrm_pipeline_tests.fixtures.lake import (
     build_day,
     definitions,
     materialize,
+    metadata_of,
     run_job,
     snapshot,
 )
@@ -345,11 +346,11 @@ def test_a_file_that_is_left_out_of_the_views_is_named(lake):
         lake.put_day(1, dt=day)
         build_day(day)
     materialize(VIEWS)
-    assert verdict(ask(enhanced_files_are_readable, lake, NOON)) == "good"
+    assert verdict(enhanced_files_are_readable(LakeResource.of(lake.settings))) == "good"
     key = lake.partition_key("enhanced", DAY - timedelta(days=1))
     lake.store.put(key, b"PAR1 damaged PAR1")
     metadata = metadata_of(materialize(VIEWS), VIEWS)
     assert key in metadata["left_out"]
-    found = ask(enhanced_files_are_readable, lake, NOON)
+    found = enhanced_files_are_readable(LakeResource.of(lake.settings))
     assert verdict(found) == "WARN"
     assert "do without 2025-08-20: it is not a Parquet file" in found.description
