@@ -110,6 +110,10 @@ class StorageDeniedError(PermanentError):
     """The store refused: wrong credentials or policy; for a folder, its owner, mode or a read-only mount."""
 
 
+class ObjectArchivedError(PermanentError):
+    """The object is in a storage class from which it must be restored before it can be read."""
+
+
 class StorageFullError(PermanentError):
     """The disk, its quota or the bucket's quota is used up; only a person can make room."""
 

@@ -69,10 +69,16 @@ class RawDay:
             )
         return [found[key] for key in sorted(found)]
 
-    def read(self, keys: Iterable[str], bodies: ReadBodies | None = None) -> Iterator[tuple[str, bytes]]:
+    def read(
+        self,
+        keys: Iterable[str],
+        bodies: ReadBodies | None = None,
+        archive: Callable[[], ArchiveReader] | None = None,
+    ) -> Iterator[tuple[str, bytes]]:
         """Contents in the order asked, checked; loose ones are fetched ahead, the archive once.
 
-        `bodies` reads the loose ones in place of the store: from a cache, say.
+        `bodies` reads the loose ones in place of the store (from a cache, say), and `archive` gives the archive where
+        it may be open already.
 
         Raises:
             ObjectNotFoundError: there is no such raw object.
@@ -92,7 +98,7 @@ class RawDay:
             if name not in packed:
                 yield key, self.store.get(key)  # the store says that it is not there
                 continue
-            reader = reader or self.open_archive()
+            reader = reader or (archive or self.open_archive)()
             try:
                 body = reader.read(name)
             except DamagedArchiveError as error:

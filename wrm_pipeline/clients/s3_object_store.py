@@ -26,6 +26,7 @@ from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.bulk_reads import BulkReader
 from wrm_pipeline.clients.errors import (
     ExternalError,
+    ObjectArchivedError,
     ObjectNotFoundError,
     PermanentError,
     StorageDeniedError,
@@ -547,6 +548,12 @@ class S3ObjectStore:
             remedy = f"Create bucket {self._bucket}, or correct BUCKET_NAME or S3_ENDPOINT_URL"
         elif status == 404:
             kind = ObjectNotFoundError
+        elif code == "InvalidObjectState":
+            kind = ObjectArchivedError
+            remedy = (
+                "A lifecycle rule has moved it to an archive storage class: restore it from there (S3 RestoreObject), "
+                "and see to the rule"
+            )
         elif status == 507 or code == "QuotaExceeded":
             kind, remedy = StorageFullError, f"Make room in bucket {self._bucket}, or raise its quota"
         elif code == "RequestTimeTooSkewed":

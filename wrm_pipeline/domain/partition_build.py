@@ -8,9 +8,10 @@ import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from wrm_pipeline.domain.kept_rows import KeptRows, conformed, without_sources
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
 from wrm_pipeline.domain.schemas import (
@@ -116,10 +118,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The raw objects that a processed partition holds, by key, and the version of the parser that read them."""
+    """The raw objects that a processed partition holds, by key, and the version of the parser that read them.
+
+    Attributes:
+        parser_version: Of the rows.
+        sources: What is remembered of each raw object.
+        refused: ETags of contents that gave fewer rows than the content before, by key: without consent the rows of the
+            earlier content stay.
+        unreadable: Raw objects that could not be read, and why, by key: their published rows stay.
+    """
 
     parser_version: str
     sources: Mapping[str, Source]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> LineCounts:
@@ -151,12 +163,14 @@ class Manifest:
                     counts.remark_lines,
                 ]
             )
-        return {
+        notes = {
             "parser": self.parser_version,
             "folder": folder,
             "parsed_at": [at.isoformat() for at in parsed_at],
             "sources": rows,
         }
+        seldom = {"refused": dict(self.refused), "unreadable": dict(self.unreadable)}
+        return notes | {name: value for name, value in seldom.items() if value}
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Manifest | None":
@@ -168,7 +182,7 @@ class Manifest:
             _key(folder, name): Source(etag, _from_micros(micros), corrections_id, parsed_at[run], LineCounts(*counts))
             for name, etag, micros, corrections_id, run, *counts in notes["sources"]
         }
-        return cls(notes["parser"], sources)
+        return cls(notes["parser"], sources, notes.get("refused", {}), notes.get("unreadable", {}))
 
 
 def parse_times(notes: Mapping[str, Any]) -> dict[str, datetime] | None:
@@ -202,18 +216,38 @@ def _from_micros(micros: int) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
-    """What a build has to do: objects to parse, and objects whose rows leave the published file."""
+    """What a build has to do.
+
+    Attributes:
+        parse: Raw objects to parse.
+        drop: Raw objects whose rows leave the published file; those of `parse` come back as they are now.
+        previous: The published file, where any of its rows stay.
+        manifest: What the published partition remembers.
+        keep_sealed: Whether its sealed row groups stay as they are.
+        kept: Raw objects that are gone, refused or unreadable, and whose rows stay.
+        contested: Those of `kept` that share their time with one that is parsed.
+        refused, unreadable: See Manifest.
+    """
 
     parse: tuple[RawObject, ...]
     drop: frozenset[str]
     previous: ParquetParts | None
     manifest: Manifest
     keep_sealed: bool
+    kept: frozenset[str] = frozenset()
+    contested: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
         """The published partition holds just what it should."""
-        return self.previous is not None and not self.parse and not self.drop
+        return (
+            self.previous is not None
+            and not self.parse
+            and not self.drop
+            and self.manifest.parser_version == PARSER_VERSION
+        )
 
 
 def plan_build(
@@ -222,31 +256,55 @@ def plan_build(
     *,
     full_rebuild: bool = False,
     reparse: Collection[str] = (),
+    allow_shrink: bool = False,
+    refused: Mapping[str, str] = MappingProxyType({}),
+    unreadable: Mapping[str, str] = MappingProxyType({}),
 ) -> BuildPlan:
     """Compare the raw objects that are there with those that the published partition holds.
 
+    Rows of a raw object that is gone stay, and so do those of one whose content of now was `refused` (ETags by key),
+    unless `allow_shrink` says that they may leave; those of one that is `unreadable` (reasons by key) stay in any case.
     `reparse` names keys that are parsed again even if they are as they were.
     """
     manifest = Manifest.from_notes(previous.notes) if previous is not None else None
-    if manifest is None or manifest.parser_version != PARSER_VERSION or full_rebuild:
-        return BuildPlan(_in_order(objects), frozenset(), None, Manifest(PARSER_VERSION, {}), keep_sealed=False)
-    by_key = {obj.key: obj for obj in objects}
-    gone = {key for key in manifest.sources if key not in by_key}
-    changed = {obj.key for obj in objects if obj.key in reparse or _changed(obj, manifest.sources.get(obj.key))}
-    touched_times = {by_key[key].file_timestamp for key in changed}
-    touched_times |= {manifest.sources[key].file_timestamp for key in (gone | changed) & manifest.sources.keys()}
-    # Duplicates are settled among all files of one time, so these are read again together.
-    neighbours = {obj.key for obj in objects if obj.file_timestamp in touched_times}
-    parse = changed | neighbours
-    keep_sealed = False
-    if previous is not None and previous.sealed_count and touched_times:
-        keep_sealed = previous.highest("file_timestamp", previous.sealed_count - 1) < min(touched_times)
+    by_key = {obj.key: obj for obj in objects if obj.key not in unreadable}
+    if previous is None or manifest is None:
+        none: frozenset[str] = frozenset()
+        empty = Manifest(PARSER_VERSION, {})
+        return BuildPlan(_in_order(by_key.values()), none, None, empty, keep_sealed=False, unreadable=unreadable)
+    known = manifest.sources
+    stay = known.keys() & unreadable.keys()
+    held: dict[str, str] = {}
+    if not allow_shrink:
+        stay |= known.keys() - by_key.keys()
+        waiting = {**manifest.refused, **refused}
+        held = {key: by_key[key].etag for key in known.keys() & waiting if key in by_key}
+        held = {key: etag for key, etag in held.items() if etag == waiting[key]}
+        stay |= held.keys()
+    others = {key: obj for key, obj in by_key.items() if key not in stay}
+    anew = full_rebuild or manifest.parser_version != PARSER_VERSION
+    parse, drop, keep_sealed = set(others), known.keys() - stay, False
+    if not anew:
+        gone = known.keys() - by_key.keys() - stay
+        changed = {key for key, obj in others.items() if key in reparse or _changed(obj, known.get(key))}
+        touched_times = {by_key[key].file_timestamp for key in changed}
+        touched_times |= {known[key].file_timestamp for key in (gone | changed) & known.keys()}
+        # Duplicates are settled among all files of one time, so these are read again together.
+        parse = changed | {key for key, obj in others.items() if obj.file_timestamp in touched_times}
+        drop = (gone | parse) & known.keys()
+        if previous.sealed_count and touched_times:
+            keep_sealed = previous.highest("file_timestamp", previous.sealed_count - 1) < min(touched_times)
+    times = {by_key[key].file_timestamp for key in parse}
     return BuildPlan(
         _in_order(by_key[key] for key in parse),
-        frozenset((gone | parse) & manifest.sources.keys()),
-        previous,
+        frozenset(drop),
+        None if anew and not stay else previous,
         manifest,
         keep_sealed,
+        kept=frozenset(stay),
+        contested=frozenset(key for key in stay if known[key].file_timestamp in times),
+        refused=held,
+        unreadable=unreadable,
     )
 
 
@@ -264,12 +322,17 @@ def _in_order(objects: Iterable[RawObject]) -> tuple[RawObject, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ProcessedBuild:
-    """A processed partition, ready to be published; `reports` are those of the files parsed in this build."""
+    """A processed partition, ready to be published.
+
+    `reports` are those of the files parsed in this build. `shrunken` are raw objects with another content than the
+    published one, of fewer good rows: their new ETags by key.
+    """
 
     data: bytes
     row_count: int
     manifest: Manifest
     reports: tuple[FileReport, ...]
+    shrunken: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -> ProcessedBuild:
@@ -286,12 +349,13 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
     cuts = [previous.highest("file_timestamp", group) for group in old_groups] if previous else []
     writer = PartsWriter(arrow_schema(PROCESSED), parsed_at.isoformat(), previous if plan.keep_sealed else None)
     reports: list[FileReport] = []
-    batches = groupby(_parsed_batches(plan.parse, read, cuts), key=lambda item: item[0])
+    kept, drop = KeptRows.of(previous, plan.contested, PROCESSED), plan.drop | plan.contested
+    batches = groupby(_parsed_batches(plan.parse, read, cuts, kept), key=lambda item: item[0])
     following = next(batches, None)
     for index, group in enumerate(old_groups):
         if previous is None:
             raise AssertionError("there are no old groups without a previous file")
-        rows = _without_sources(next(previous.read_groups(group, group + 1)), plan.drop)
+        rows = without_sources(conformed(next(previous.read_groups(group, group + 1)), PROCESSED), drop)
         new = []
         if following is not None and following[0] == index:
             new = [_checked(batch, reports) for _, batch in following[1]]
@@ -302,20 +366,41 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
             writer.write(_checked(batch, reports))
         following = next(batches, None)
     sources = {key: source for key, source in plan.manifest.sources.items() if key not in plan.drop}
+    for key in plan.contested:
+        left = kept.counts_of(key, sources[key].counts) if kept is not None else None
+        if left is None:
+            del sources[key]
+        else:
+            sources[key] = replace(sources[key], counts=left)
     objects = {obj.key: obj for obj in plan.parse}
     for report in reports:
         obj = objects[report.source_key]
         sources[obj.key] = Source(obj.etag, obj.file_timestamp, obj.corrections_id, parsed_at, report.counts)
-    manifest = Manifest(PARSER_VERSION, sources)
+    manifest = Manifest(PARSER_VERSION, sources, plan.refused, plan.unreadable)
     counts = manifest.counts
     if counts.rows_out != writer.row_count or not counts.balanced:
         raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {counts}.")
     notes = manifest.to_notes() | {"built_at": parsed_at.isoformat()}
-    return ProcessedBuild(writer.finish(notes), writer.row_count, manifest, tuple(reports))
+    shrunken = {key: objects[key].etag for key in _shrunken(plan, objects, reports)}
+    return ProcessedBuild(writer.finish(notes), writer.row_count, manifest, tuple(reports), shrunken)
+
+
+def _shrunken(plan: BuildPlan, objects: Mapping[str, RawObject], reports: Iterable[FileReport]) -> Iterator[str]:
+    for report in reports:
+        known, obj = plan.manifest.sources.get(report.source_key), objects[report.source_key]
+        # The same content may give fewer rows by another parser, by corrections, or beside a raw object of its time.
+        if known is None or obj.etag == known.etag or obj.corrections_id != known.corrections_id:
+            continue
+        if _good_lines(report.counts) < _good_lines(known.counts):
+            yield obj.key
+
+
+def _good_lines(counts: LineCounts) -> int:
+    return counts.rows_out + counts.duplicate_rows
 
 
 def _parsed_batches(
-    objects: Sequence[RawObject], read: ReadBodies, cuts: Sequence[datetime]
+    objects: Sequence[RawObject], read: ReadBodies, cuts: Sequence[datetime], kept: KeptRows | None
 ) -> Iterator[tuple[int, ParsedBatch]]:
     """Parsed batches in time order, each with the index of the old row group that it belongs into.
 
@@ -329,12 +414,17 @@ def _parsed_batches(
         if batch and obj.file_timestamp != batch[-1].file_timestamp:
             segment = bisect_left(cuts, batch[-1].file_timestamp)
             if batch_bytes >= BATCH_BYTES or segment != bisect_left(cuts, obj.file_timestamp):
-                yield segment, parse_snapshots(batch)
+                yield segment, _parsed(batch, kept)
                 batch, batch_bytes = [], 0
         batch.append(RawSnapshot(key, obj.file_timestamp, body, obj.corrections, obj.fault))
         batch_bytes += len(body)
     if batch:
-        yield bisect_left(cuts, batch[-1].file_timestamp), parse_snapshots(batch)
+        yield bisect_left(cuts, batch[-1].file_timestamp), _parsed(batch, kept)
+
+
+def _parsed(batch: Sequence[RawSnapshot], kept: KeptRows | None) -> ParsedBatch:
+    parsed = parse_snapshots(batch)
+    return parsed if kept is None else kept.settled_with(parsed, {raw.file_timestamp for raw in batch})
 
 
 def _checked(batch: ParsedBatch, reports: list[FileReport]) -> pa.Table:
@@ -344,14 +434,6 @@ def _checked(batch: ParsedBatch, reports: list[FileReport]) -> pa.Table:
     validate(batch.rows, PROCESSED)
     reports.extend(batch.reports)
     return batch.rows
-
-
-def _without_sources(rows: pa.Table, keys: frozenset[str]) -> pa.Table:
-    source = rows["s3_source_key"].chunk(0) if rows.num_rows else None
-    if source is None or not keys:
-        return rows
-    kept = pa.array([key not in keys for key in source.dictionary.to_pylist()])
-    return rows.filter(kept.take(source.indices))
 
 
 def _merged(tables: Sequence[pa.Table]) -> pa.Table:

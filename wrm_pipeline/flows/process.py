@@ -18,6 +18,7 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import (
     BATCH_BYTES,
+    BuildPlan,
     EnhancedBuild,
     Manifest,
     ProcessedBuild,
@@ -32,6 +33,7 @@ from wrm_pipeline.domain.partition_build import (
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.domain.snapshot_time import named, remembered, reported_times, settled, span_of
+from wrm_pipeline.flows.readable import ReadableBodies
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
@@ -49,12 +51,16 @@ class NoRawDataError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ProcessedPartition:
-    """A processed partition that is built and not yet published; `build` is None where nothing had changed."""
+    """A processed partition that is built and not yet published; `build` is None where nothing had changed.
+
+    `vanished` are raw objects that are not there any more, and whose rows stay.
+    """
 
     build: ProcessedBuild | None
     manifest: Manifest
     previous: ParquetParts | None
     dead_letters: tuple[DeadLetter, ...]
+    vanished: tuple[str, ...] = ()
 
     @property
     def drifts(self) -> list[Drift]:
@@ -171,8 +177,13 @@ def _held_first(read: ReadBodies, held: dict[str, bytes]) -> ReadBodies:
     def bodies(keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         wanted = list(keys)
         others = read([key for key in wanted if key not in held])
+        following = next(others, None)
         for key in wanted:
-            yield (key, held.pop(key)) if key in held else next(others)
+            if key in held:
+                yield key, held.pop(key)
+            elif following is not None and following[0] == key:  # else it could not be read
+                yield following
+                following = next(others, None)
 
     return bodies if held else read
 
@@ -185,9 +196,13 @@ def process_partition(
     parsed_at: datetime,
     full_rebuild: bool,
     reparse: Collection[str] = (),
+    allow_shrink: bool = False,
     cache: Cache = NO_CACHE,
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
+
+    Rows stay published whose raw object has vanished, was rewritten with fewer rows, or cannot be read;
+    `allow_shrink` lets those of the first two kinds leave.
 
     Dead letters are written before anyone can publish the partition without their rows: if they cannot be
     written, this raises and the partition stays as it is.
@@ -205,27 +220,31 @@ def process_partition(
     previous = PublishedPartitions(store, layout).read("processed", dt)
     objects = raw_objects_of(raw, entries, previous)
     if not objects and previous is None:
-        raise NoRawDataError(
-            f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day "
-            "that has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now."
-        )
+        raise _no_raw_data(store, layout, dt)
     # Reading it back costs 5 ms on a full day, and most days have no dead letters.
     manifest = published_manifest(previous) if known else None
     for letter in known:
         if is_settled(letter, manifest):
             queue.put(replace(letter, status=REPROCESSED))
     started = time.monotonic()
-    bodies = CachedObjects(store, cache).bodies
-
-    def read(keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        return raw.read(keys, bodies)
-
+    reader = ReadableBodies(raw, CachedObjects(store, cache).bodies)
     objects = with_remembered_times(objects, dt, previous, full_rebuild=full_rebuild)
-    objects, held = _with_reported_times(objects, dt, read)
-    plan = plan_build(objects, previous, full_rebuild=full_rebuild, reparse=reparse)
-    if plan.nothing_to_do:
-        return ProcessedPartition(None, plan.manifest, previous, ())
-    build = build_processed(plan, _held_first(read, held), parsed_at=parsed_at)
+    objects, held = _with_reported_times(objects, dt, reader.read)
+    plan, build = _build(
+        objects,
+        previous,
+        reader,
+        _held_first(reader.read, held),
+        parsed_at=parsed_at,
+        full_rebuild=full_rebuild,
+        reparse=reparse,
+        allow_shrink=allow_shrink,
+    )
+    vanished = tuple(sorted(plan.kept - {obj.key for obj in objects}))
+    if build is None:
+        if previous is None:
+            raise _no_raw_data(store, layout, dt)
+        return ProcessedPartition(None, plan.manifest, previous, (), vanished)
     _log.info(
         "built processed partition",
         dt=str(dt),
@@ -234,7 +253,7 @@ def process_partition(
         snapshots_parsed=len(build.reports),
         seconds=round(time.monotonic() - started, 3),
     )
-    partition = ProcessedPartition(build, build.manifest, previous, ())
+    partition = ProcessedPartition(build, build.manifest, previous, (), vanished)
     if drifts := partition.drifts:
         _log.warning("the feed has another format", dt=str(dt), bodies=len(drifts), drift=str(drifts[-1]))
     letters = queue.record(
@@ -245,6 +264,55 @@ def process_partition(
         unreadable=entries.unreadable,
     )
     return replace(partition, dead_letters=tuple(letters))
+
+
+def _no_raw_data(store: ObjectStore, layout: Layout, dt: date) -> NoRawDataError:
+    return NoRawDataError(
+        f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day that "
+        "has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now."
+    )
+
+
+def _build(
+    objects: Sequence[RawObject],
+    previous: ParquetParts | None,
+    reader: ReadableBodies,
+    read: ReadBodies,
+    *,
+    parsed_at: datetime,
+    full_rebuild: bool,
+    reparse: Collection[str],
+    allow_shrink: bool,
+) -> tuple[BuildPlan, ProcessedBuild | None]:
+    """Plan and build, and again where it turns out that published rows must stay; None where nothing changes.
+
+    What cannot be read, and what has fewer rows than before, is known once it was read.
+    """
+    refused: dict[str, str] = {}
+    while True:
+        failed = len(reader.failed)
+        plan = plan_build(
+            [obj for obj in objects if obj.key not in reader.failed or obj.key in reader.unreadable],
+            previous,
+            full_rebuild=full_rebuild,
+            reparse=reparse,
+            allow_shrink=allow_shrink,
+            refused=refused,
+            unreadable=reader.unreadable,
+        )
+        remembers = {**plan.manifest.refused, **plan.manifest.unreadable} == {**plan.refused, **plan.unreadable}
+        if previous is None and not plan.parse:  # all of it went since it was listed, or cannot be read
+            reader.check_the_store(())
+            return plan, None
+        if plan.nothing_to_do and remembers:
+            reader.check_the_store(plan.manifest.sources)
+            return plan, None
+        build = build_processed(plan, read, parsed_at=parsed_at)
+        news = {} if allow_shrink else {k: etag for k, etag in build.shrunken.items() if refused.get(k) != etag}
+        if not news and len(reader.failed) == failed:
+            reader.check_the_store(plan.manifest.sources)
+            return plan, build
+        refused |= news
 
 
 def published_manifest(processed: ParquetParts | None) -> Manifest | None:

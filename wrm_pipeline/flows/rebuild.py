@@ -46,6 +46,7 @@ def rebuild_partition(
     layers: Collection[Layer] = LAYERS,
     reparse: Collection[str] = (),
     full: bool = False,
+    allow_shrink: bool = False,
     run_id: str = "",
     cache: Cache = NO_CACHE,
 ) -> RebuiltPartition:
@@ -60,6 +61,7 @@ def rebuild_partition(
         layers: What may be written; enhanced alone is made from the processed partition as it is to be.
         reparse: Raw objects that are parsed again though the published partition has them.
         full: Parse everything again.
+        allow_shrink: Let rows leave that would stay otherwise.
         run_id: Kept in the metadata of what is published.
         cache: Where raw objects and dead letters may be had without a request.
 
@@ -70,7 +72,16 @@ def rebuild_partition(
     """
     partitions = PublishedPartitions(store, layout, run_id)
     written: list[Layer] = []
-    processed = process_partition(store, layout, dt, parsed_at=now, full_rebuild=full, reparse=reparse, cache=cache)
+    processed = process_partition(
+        store,
+        layout,
+        dt,
+        parsed_at=now,
+        full_rebuild=full,
+        reparse=reparse,
+        allow_shrink=allow_shrink,
+        cache=cache,
+    )
     if processed.build is not None and "processed" in layers:
         partitions.publish(
             "processed",
@@ -78,7 +89,7 @@ def rebuild_partition(
             processed.build.data,
             rows_now=processed.build.row_count,
             rows_before=processed.rows_before,
-            allow_shrink=False,
+            allow_shrink=allow_shrink,
         )
         written.append("processed")
     if "enhanced" in layers:
@@ -90,7 +101,7 @@ def rebuild_partition(
                 enhanced.build.data,
                 rows_now=enhanced.build.row_count,
                 rows_before=enhanced.rows_before,
-                allow_shrink=False,
+                allow_shrink=allow_shrink,
             )
             written.append("enhanced")
     return RebuiltPartition(dt, tuple(written), len(processed.manifest.sources), processed.manifest.counts)

@@ -46,7 +46,7 @@ class BuildConfig(dg.Config):
     full_rebuild: bool = False
     """Parse all raw objects again, whatever the published partition holds."""
     allow_shrink: bool = False
-    """Publish even if the partition loses more than 5 % of its rows."""
+    """Let rows leave: those of raw objects that have vanished or were rewritten with fewer rows, and more than 5 %."""
 
 
 @dg.asset(
@@ -74,7 +74,8 @@ class BuildConfig(dg.Config):
         "A function of the day's raw objects (and an operator's corrections): only what is new or changed is parsed, "
         "and the rows are those of a rebuild from scratch. Rows that cannot be typed are in the dead-letter queue; "
         "`lines_in = rows_out + dead_lettered + duplicate_rows + remark_lines`.\n\n"
-        "Run config: `full_rebuild` parses everything again; `allow_shrink` lets a day lose more than 5 % of its rows."
+        "Run config: `full_rebuild` parses everything again; `allow_shrink` lets rows leave: those of raw "
+        "objects that have vanished or were rewritten with fewer rows, and more than 5 % of the day's."
     ),
 )
 def wrm_stations_processed_data_all(
@@ -114,7 +115,13 @@ def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = 
     """
     try:
         result = process_partition(
-            lake.store, lake.layout, dt, parsed_at=order.built_at, full_rebuild=order.full_rebuild, cache=cache
+            lake.store,
+            lake.layout,
+            dt,
+            parsed_at=order.built_at,
+            full_rebuild=order.full_rebuild,
+            allow_shrink=order.allow_shrink,
+            cache=cache,
         )
     except NoRawDataError as error:
         raise NothingToDoError(str(error)) from error
@@ -139,6 +146,9 @@ def _metadata(result: ProcessedPartition, file: ParquetParts) -> dict[str, Any]:
         "snapshots_parsed_now": len(result.build.reports) if result.build else 0,
         "unchanged": result.build is None,
         "drift": "; ".join(sorted({str(drift) for drift in result.drifts})[:5]),
+        "raw_objects_vanished": len(result.vanished),
+        "raw_objects_refused": len(result.manifest.refused),
+        "raw_objects_unreadable": len(result.manifest.unreadable),
         "dead_letters": dg.MetadataValue.md(
             markdown_table(
                 [

@@ -1,6 +1,6 @@
 """Building a partition step by step gives what a build from scratch gives, whatever happens to its raw objects."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
@@ -56,6 +56,7 @@ class Day:
     processed: ParquetParts | None = None
     enhanced: ParquetParts | None = None
     keys_read: list[str] = field(default_factory=list)
+    allow_shrink: bool = True
     _serial: Iterator[int] = field(default_factory=lambda: count(1))
 
     def put(self, minute: float, data: bytes, name: str | None = None) -> str:
@@ -74,17 +75,27 @@ class Day:
             self.keys_read.append(key)
             yield key, self.raw[key][1]
 
-    def plan(self, *, full_rebuild: bool = False) -> BuildPlan:
+    def plan(self, *, full_rebuild: bool = False, refused: Mapping[str, str] | None = None) -> BuildPlan:
         # Stores list by key; nothing may depend on that.
         objects = [obj for obj, _ in self.raw.values()]
-        return plan_build(objects, self.processed, full_rebuild=full_rebuild)
+        return plan_build(
+            objects,
+            self.processed,
+            full_rebuild=full_rebuild,
+            allow_shrink=self.allow_shrink,
+            refused=refused or {},
+        )
 
     def now(self) -> datetime:
         return datetime(2025, 8, 22, tzinfo=UTC) + timedelta(minutes=next(self._serial))
 
     def build(self, *, full_rebuild: bool = False) -> ProcessedBuild:
         self.keys_read.clear()
-        return build_processed(self.plan(full_rebuild=full_rebuild), self.read, parsed_at=self.now())
+        build = build_processed(self.plan(full_rebuild=full_rebuild), self.read, parsed_at=self.now())
+        if build.shrunken and not self.allow_shrink:
+            plan = self.plan(full_rebuild=full_rebuild, refused=build.shrunken)
+            build = build_processed(plan, self.read, parsed_at=self.now())
+        return build
 
     def publish(self, *, full_rebuild: bool = False) -> ProcessedBuild:
         """Build and publish both layers, as a run does."""
@@ -384,6 +395,172 @@ def test_any_sequence_of_changes_gives_what_a_build_from_scratch_gives(steps):
         apply(day, *step)
     day.publish()
     day.check()
+
+
+# --- rows stay, whatever becomes of their raw objects ---
+
+
+def keeping_day(snapshots: int = 6) -> Day:
+    day = ordinary_day(snapshots)
+    day.allow_shrink = False
+    return day
+
+
+@pytest.mark.parametrize("full_rebuild", [False, True])
+def test_rows_of_raw_objects_that_vanish_one_by_one_stay(full_rebuild):
+    day = keeping_day()
+    raw, published = dict(day.raw), table(day.processed)
+    for key in raw:
+        del day.raw[key]
+        plan = day.plan()
+        assert plan.nothing_to_do
+        assert plan.kept == raw.keys() - day.raw.keys()
+        day.publish(full_rebuild=full_rebuild)
+        assert table(day.processed).equals(published)
+        assert Manifest.from_notes(day.processed.notes).sources.keys() == raw.keys()
+    day.raw.update(raw)
+    assert day.plan().nothing_to_do
+    day.check()
+
+
+def test_they_leave_with_consent_and_come_back_with_their_raw_object():
+    day = keeping_day()
+    raw = dict(day.raw)
+    for minute in (0, 3):
+        del day.raw[f"{FOLDER}{minute:07.2f}.txt"]
+    day.put(6, content("1"))
+    day.publish()
+    assert {minute for minute, _ in keys_of(day)} == {0, 1, 2, 3, 4, 5, 6}
+    day.allow_shrink = True
+    day.publish()
+    day.check()
+    assert {minute for minute, _ in keys_of(day)} == {1, 2, 4, 5, 6}
+    day.allow_shrink = False
+    day.raw.update(raw)
+    day.publish()
+    day.check()
+
+
+def test_they_stay_when_an_older_parsers_file_is_built_again():
+    day = keeping_day()
+    published = table(day.processed)
+    del day.raw[f"{FOLDER}{2:07.2f}.txt"]
+    # As the version before wrote it: two columns were not there.
+    older = published.drop_columns(["feed", "count_capped"])
+    writer = parquet_parts.PartsWriter(older.schema, "older")
+    writer.write(older)
+    day.processed = ParquetParts.open(writer.finish({**day.processed.notes, "parser": "older"}))
+    assert not day.plan().nothing_to_do
+    day.publish()
+    assert table(day.processed).equals(published)
+    assert day.plan().nothing_to_do
+    day.raw.clear()
+    day.processed = replace(day.processed, notes={**day.processed.notes, "parser": "older"})
+    assert not day.plan().nothing_to_do
+    day.publish()
+    assert table(day.processed).equals(published)
+
+
+def test_a_raw_object_that_was_only_renamed_is_not_missed():
+    day = keeping_day()
+    old = f"{FOLDER}{3:07.2f}.txt"
+    obj, data = day.raw.pop(old)
+    day.put(3, data, name="another name")
+    build = day.publish()
+    day.check()
+    assert old not in build.manifest.sources
+    assert obj.file_timestamp in {source.file_timestamp for source in build.manifest.sources.values()}
+
+
+def test_what_the_new_object_of_a_time_lacks_stays_and_later_reports_win():
+    day = keeping_day()
+    day.put(3, content("1", "2", "7", bikes=33, age_s=60), name="twin")
+    before = f"{FOLDER}{3:07.2f}.txt"
+    del day.raw[before]
+    build = day.publish()
+    rows = [row for row in table(day.processed).to_pylist() if row["file_timestamp"] == AT + timedelta(minutes=3)]
+    assert [(row["station_id"], row["bikes"]) for row in rows] == [("1", 3), ("2", 3), ("3", 3), ("7", 33)]
+    twin = build.manifest.sources[f"{FOLDER}twin.txt"].counts
+    assert (twin.lines_in, twin.rows_out, twin.duplicate_rows) == (3, 1, 2)
+    assert build.manifest.sources[before].counts.rows_out == 3
+    day.put(3, content("1", "2", bikes=44, age_s=-60), name="twin")
+    build = day.publish()
+    # Fewer rows than before: it waits for consent.
+    assert build.manifest.refused.keys() == {f"{FOLDER}twin.txt"}
+    day.put(3, content("1", "2", "7", bikes=55, age_s=-60), name="twin")
+    build = day.publish()
+    assert build.manifest.sources[before].counts.rows_out == 1
+    assert build.manifest.sources[before].counts.balanced
+    assert not build.manifest.refused
+    day.raw[before] = (RawObject(before, "back", 1, AT + timedelta(minutes=3)), content("1", "2", "3", bikes=3))
+    day.publish()
+    day.check()
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", content("1", "2")], ids=["empty", "html", "fewer"])
+def test_a_raw_object_that_is_rewritten_with_fewer_rows_waits_for_consent(data):
+    day = keeping_day()
+    key = f"{FOLDER}{2:07.2f}.txt"
+    original, published = day.raw[key], table(day.processed)
+    day.put(2, data)
+    build = day.publish()
+    assert table(day.processed).equals(published)
+    assert build.manifest.refused == {key: day.raw[key][0].etag}
+    assert day.plan().nothing_to_do
+    assert day.plan(full_rebuild=True).kept == {key}
+    day.put(9, content("1"))
+    build = day.publish()
+    assert build.manifest.refused == {key: day.raw[key][0].etag}
+    rewritten = day.raw[key]
+    day.raw[key] = original
+    assert day.plan().nothing_to_do
+    day.raw[key] = rewritten
+    day.allow_shrink = True
+    day.publish()
+    day.check()
+    assert not Manifest.from_notes(day.processed.notes).refused
+
+
+def test_one_that_is_rewritten_with_as_many_rows_is_taken():
+    day = keeping_day()
+    day.put(2, content("1", "2", "3", bikes=8))
+    assert not day.publish().manifest.refused
+    day.check()
+
+
+def test_an_unreadable_object_keeps_its_rows_even_with_consent():
+    day = keeping_day()
+    key = f"{FOLDER}{2:07.2f}.txt"
+    day.put(2, content("1", "2", "3", bikes=8))
+    objects = [obj for obj, _ in day.raw.values()]
+    for allow_shrink in (False, True):
+        plan = plan_build(objects, day.processed, allow_shrink=allow_shrink, unreadable={key: "HTTP 403"})
+        assert (plan.parse, plan.drop, plan.kept) == ((), frozenset(), {key})
+        build = build_processed(plan, day.read, parsed_at=day.now())
+        assert build.manifest.unreadable == {key: "HTTP 403"}
+        assert Manifest.from_notes(ParquetParts.open(build.data).notes) == build.manifest
+        assert build.row_count == day.processed.row_count
+
+
+@property_settings(40)
+@given(operations)
+def test_no_sequence_of_losses_takes_a_row(steps):
+    day = Day(allow_shrink=False)
+    seen: set[tuple[int, str]] = set()
+    for kind, where, what in steps:
+        match kind:
+            case "correct" | "rewrite":
+                continue
+            case "full rebuild" | "build":
+                day.publish(full_rebuild=kind == "full rebuild")
+                found = keys_of(day)
+                assert len(set(found)) == len(found)
+                assert seen <= set(found)
+                assert Manifest.from_notes(day.processed.notes).counts.balanced
+                assert day.plan().nothing_to_do
+                seen = set(found)
+            case _:
+                apply(day, kind, where, what)
 
 
 # --- what is read ---

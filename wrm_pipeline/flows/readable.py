@@ -1,0 +1,91 @@
+"""Bodies of raw objects, where one that cannot be read costs itself and not its day."""
+
+from collections.abc import Iterable, Iterator
+
+from wrm_pipeline.clients.errors import (
+    ExternalError,
+    ObjectNotFoundError,
+    PermanentError,
+    StorageFullError,
+    UnexpectedAnswerError,
+)
+from wrm_pipeline.clients.raw_objects import RawDay, ReadBodies
+from wrm_pipeline.domain.raw_archive import ArchiveReader
+
+# What may be wrong with one object alone: it is gone since it was listed, in a cold storage class, under rights of its
+# own, damaged, on a bad sector. That the store does not answer is wrong with all of them.
+_OF_ONE_OBJECT = (PermanentError, UnexpectedAnswerError)
+
+# Objects that are asked for to tell whether one is to blame, or the store.
+_PROBES = 3
+
+
+class ReadableBodies:
+    """Reads what can be read, in the order asked, and remembers what cannot be.
+
+    Attributes:
+        failed: The error of each object that could not be read, by key.
+        read_count: How many could be.
+    """
+
+    def __init__(self, raw: RawDay, bodies: ReadBodies | None = None) -> None:
+        self._raw = raw
+        self._bodies = bodies
+        self._archive: ArchiveReader | None = None
+        self.failed: dict[str, ExternalError] = {}
+        self.read_count = 0
+
+    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Key and content of each that can be read.
+
+        Raises:
+            ExternalError: the store failed.
+        """
+        wanted = [key for key in keys if key not in self.failed]
+        position, singly = 0, False
+        while position < len(wanted):
+            # After one that cannot be read the next is asked for alone: where a thousand of them follow each other,
+            # nothing is fetched ahead in vain.
+            step = wanted[position : position + 1] if singly else wanted[position:]
+            try:
+                for found in self._raw.read(step, self._bodies, archive=self._opened):
+                    position += 1
+                    self.read_count += 1
+                    yield found
+                singly = False
+            except _OF_ONE_OBJECT as error:
+                if isinstance(error, StorageFullError):
+                    raise
+                self._blame(wanted[position:], error)
+                wanted = wanted[:position] + [key for key in wanted[position:] if key not in self.failed]
+                singly = True
+
+    def _opened(self) -> ArchiveReader:
+        if self._archive is None:
+            self._archive = self._raw.open_archive()
+        return self._archive
+
+    def _blame(self, keys: list[str], error: ExternalError) -> None:
+        packed = keys[0] not in self._raw.loose
+        if packed and self._archive is None:  # none of what is in the archive can be read
+            self.failed.update({key: error for key in keys if key not in self._raw.loose})
+        self.failed[keys[0]] = error
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Why, by key, without those that are simply gone."""
+        return {key: str(error) for key, error in self.failed.items() if not isinstance(error, ObjectNotFoundError)}
+
+    def check_the_store(self, others: Iterable[str]) -> None:
+        """Make sure that single objects are to blame, where not one could be read: by `others`, which were read before.
+
+        Raises:
+            ExternalError: the first failure; no object could be read at all.
+        """
+        failures = [error for error in self.failed.values() if not isinstance(error, ObjectNotFoundError)]
+        if not failures or self.read_count:
+            return
+        probes = [key for key in others if key not in self.failed and key in self._raw.loose][:_PROBES]
+        for _ in self.read(probes):
+            return
+        raise failures[0]
