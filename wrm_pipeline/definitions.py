@@ -21,6 +21,7 @@ from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_da
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks import clock as clock_checks
 from wrm_pipeline.checks import feed, published, quality, spool
+from wrm_pipeline.checks import lake as lake_checks
 from wrm_pipeline.io_managers.duckdb import (
     DuckDBHybridIOManager,
     DuckDBPublishingIOManager,
@@ -84,6 +85,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         assets=assets,
         asset_checks=[
             *feed.CHECKS,
+            *lake_checks.CHECKS,
             *published.CHECKS,
             *clock_checks.CHECKS,
             *quality.CHECKS,

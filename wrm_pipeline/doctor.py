@@ -24,9 +24,11 @@ from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
+from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.snapshot import inspect_fetched
 from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.future_raw import future_raw
+from wrm_pipeline.flows.lake_files import look_at_files
 from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
 from wrm_pipeline.resources.lake import connect_store, s3_access
@@ -83,6 +85,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             "Check the endpoint, the bucket and its credentials; snapshots wait in the spool meanwhile",
         ),
         ("feed format", _feed_format, "See the storage check first"),
+        ("lake files", _lake_files, "See the storage check first"),
         ("dead letters", _dead_letters, "See the storage check first"),
         ("spool", _spool, "Look at the folder and its owner"),
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
@@ -166,6 +169,18 @@ def _feed_format(settings: Settings) -> Finding:
         return Finding("feed format", "ok", tried, "they are read")
     todo = "Nothing is lost; a release that reads it, then `wrm dlq replay --drift`, publishes all of it"
     return Finding("feed format", "failed", tried, str(found), todo)
+
+
+def _lake_files(settings: Settings) -> Finding:
+    files = look_at_files(connect_store(settings, _ONE_TRY), settings.layout, local_date(datetime.now(UTC)))
+    tried = f"list raw/ and the partitions below {settings.prefix or 'the root'}"
+    if not any(files.wrong.values()):
+        return Finding("lake files", "ok", tried, files.text)
+    todo = (
+        "Rows of raw objects that vanished, shrank or cannot be read stay published: bring the objects back, or run "
+        "the day with `allow_shrink: true`. `wrm rebuild --dry-run` says what becomes of foreign and damaged files"
+    )
+    return Finding("lake files", "warning", tried, files.text, todo)
 
 
 def _dead_letters(settings: Settings) -> Finding:

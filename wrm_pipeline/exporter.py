@@ -35,6 +35,7 @@ from wrm_pipeline.metrics.bounded_server import BoundedServer, Request, Response
 from wrm_pipeline.metrics.dagster_health import HealthSource, TickSource
 from wrm_pipeline.metrics.families import Source, gauge
 from wrm_pipeline.metrics.lake import DeadLetterSource, SnapshotSource
+from wrm_pipeline.metrics.lake_files import LakeFilesSource
 from wrm_pipeline.metrics.machine import BreakerSource, DiskSource, SpoolSource
 from wrm_pipeline.metrics.runs import RunSource
 from wrm_pipeline.metrics.state_file import StateFile
@@ -216,6 +217,7 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
         TickSource(dg.DagsterInstance.get, words, StateFile(folder / "ticks.json")),
         SnapshotSource(store, settings.layout, spool, settings.area, StateFile(folder / "snapshots.json")),
         DeadLetterSource(store, settings.layout),
+        LakeFilesSource(store, settings.layout),
         BackupSource(store, settings.layout, expected=settings.env == "production" or settings.backup_key is not None),
         SpoolSource(spool),
         BreakerSource(lambda: connect_breakers(settings)),

@@ -14,6 +14,8 @@ from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema, with_later_columns
 
+LAYERS = ("processed", "enhanced")
+
 
 class UnreadablePartitionError(UnexpectedAnswerError):
     """A published object is no Parquet file of ours, so what it holds is not known."""
@@ -106,14 +108,22 @@ class PublishedPartitions:
                 if other != key and other.endswith(".parquet"):
                     self.store.delete(other)
 
-    def strayed(self, layer: str) -> set[date]:
-        """Dates whose folder holds Parquet objects of other writers; one listing for each 1,000 days."""
-        found = set()
-        for info in self.store.list(self.layout.layer_prefix(layer)):
-            dt = folder_date(info.key.rpartition("/")[0])
-            if dt is not None and info.key.endswith(".parquet") and info.key != self.layout.partition_key(layer, dt):
-                found.add(dt)
+    def strays_by_day(self) -> dict[date, list[ObjectInfo]]:
+        """Parquet objects of other writers in the folders of partitions; one listing for each 1,000 days and layer."""
+        found: dict[date, list[ObjectInfo]] = {}
+        for layer in LAYERS:
+            for info in self.store.list(self.layout.layer_prefix(layer)):
+                dt = self._day_of(layer, info.key)
+                if dt is not None and self._is_stray(layer, dt, info.key):
+                    found.setdefault(dt, []).append(info)
         return found
+
+    def _day_of(self, layer: str, key: str) -> date | None:
+        """The partition in whose folder, or below it, an object is."""
+        return folder_date(key.removeprefix(self.layout.layer_prefix(layer)).partition("/")[0])
+
+    def _is_stray(self, layer: str, dt: date, key: str) -> bool:
+        return key.endswith(".parquet") and key != self.layout.partition_key(layer, dt)
 
     def dates(self, layer: str) -> list[date]:
         """The dates that have a folder in a layer, in order; one listing however many there are."""

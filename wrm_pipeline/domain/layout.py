@@ -181,6 +181,19 @@ class Layout:
         """The published analytics database."""
         return f"{self.prefix}duckdb/analytics.duckdb"
 
+    @property
+    def findings_key(self) -> str:
+        """What the reconciliation has found wrong with days and cannot set right."""
+        return f"{self.prefix}findings/lake.json"
+
+    def superseded_prefix(self, layer: str) -> str:
+        """Files that a partition of ours has replaced are below this prefix, for a while."""
+        return f"{self.prefix}superseded/{layer}/"
+
+    def superseded_key(self, layer: str, dt: date, name: str) -> str:
+        """Where a file goes whose rows are in ours; `name` is its path within the partition's folder."""
+        return f"{self.superseded_prefix(layer)}dt={dt:%Y-%m-%d}/{name}"
+
     def report_key(self, name: str) -> str:
         """A page or file that people look at."""
         return f"{self.prefix}reports/{name}"

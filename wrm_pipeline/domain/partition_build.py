@@ -47,6 +47,9 @@ BATCH_BYTES = 16 * 2**20
 # Part of what the enhanced partition remembers: another version means that its rows are built anew.
 RULES_VERSION = "2"
 
+# In place of a raw object's ETag: its rows were taken over from a file of another writer, which follows.
+ADOPTED = "adopted "
+
 # Data contract, section 2: a partition that would lose more than this share of its rows is not replaced.
 SHRINK_TOLERANCE = 0.05
 
@@ -114,6 +117,11 @@ class Source:
     corrections_id: str
     parsed_at: datetime
     counts: LineCounts
+
+    @property
+    def adopted(self) -> bool:
+        """Whether its rows come from another writer's file: there was no raw object by then."""
+        return self.etag.startswith(ADOPTED)
 
 
 @dataclass(frozen=True, slots=True)

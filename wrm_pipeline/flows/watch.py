@@ -6,15 +6,16 @@ days at a time with what their published partitions remember.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.clients.raw_objects import RawDay, UnreadableArchiveError
+from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
@@ -34,6 +35,17 @@ COMPARED_IN_TURN = 10
 FIRST_RETRY_AFTER = timedelta(minutes=5)
 LAST_RETRY_AFTER = timedelta(hours=6)
 
+# Folders that a first look opens in one tick, to see whether there are snapshots in them.
+MAX_FOLDERS_PER_TICK = 60
+FIRST_LOOK = "first look"
+
+# Days that something is wrong with are compared each time, so that it ends soon after it was set right.
+MAX_FOUND_COMPARED = 10
+
+# Runs that are asked for because of a file that is not ours: they may take it over; what they leave is a person's.
+STRAY_ATTEMPTS = 3
+STRAYS = "strays "
+
 UNKNOWN_KEYS_KEPT = 10
 
 # The longest key that S3 takes.
@@ -50,12 +62,17 @@ class WantedRun:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What a look found: runs to ask for, the cursor to keep, and what a person should know."""
+    """What a look found: runs to ask for, the cursor to keep, and what a person should know.
+
+    `compared` has what the thorough look found wrong with each day that it compared; `days` are all that there are.
+    """
 
     runs: tuple[WantedRun, ...]
     cursor: str
     unknown_keys: tuple[str, ...] = ()
     waiting: tuple[date, ...] = ()
+    compared: Mapping[date, DayFindings] = field(default_factory=dict)
+    days: frozenset[date] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +125,15 @@ def look_for_arrivals(
             if count >= MAX_KEYS_PER_TICK:
                 break
     runs: list[WantedRun] = []
+    looked_into = 0
     for day in sorted(waiting, reverse=True):
         dt = date.fromisoformat(day)
-        if dt not in started and len(runs) < MAX_REQUESTS_PER_TICK:
+        if dt not in started and len(runs) < MAX_REQUESTS_PER_TICK and looked_into < MAX_FOLDERS_PER_TICK:
+            if waiting[day] == FIRST_LOOK:
+                looked_into += 1
+                if not _has_snapshots(store, layout, dt):
+                    del waiting[day]
+                    continue
             runs.append(WantedRun(dt, f"{day}:{_digest(waiting.pop(day))}"))
     return Tick(
         tuple(runs),
@@ -122,14 +145,18 @@ def look_for_arrivals(
 
 def _first_look(store: ObjectStore, layout: Layout, today: date) -> tuple[dict[str, str], str, list[str]]:
     days, unknown = _raw_days(store, layout, today)
-    waiting = {dt.isoformat(): "first look" for dt in days}
+    waiting = {dt.isoformat(): FIRST_LOOK for dt in days}
     after = layout.raw_prefix
     if days:
-        newest = max(days)
-        for info in store.list(layout.raw_folder(newest)):
+        for info in store.list(layout.raw_folder(max(days))):
             after = info.key
-        waiting[newest.isoformat()] = after
     return waiting, after, unknown
+
+
+def _has_snapshots(store: ObjectStore, layout: Layout, dt: date) -> bool:
+    """Whether a raw folder holds more than markers and the like; mostly the first page says so."""
+    index = layout.archive_index_key(dt)
+    return any(info.key == index or layout.is_raw_key(info.key) for info in store.list(layout.raw_folder(dt)))
 
 
 def _raw_days(store: ObjectStore, layout: Layout, today: date) -> tuple[list[date], list[str]]:
@@ -167,54 +194,79 @@ def look_for_unpublished(
     state = _parse_cursor(cursor, after=str, tries=dict)
     if state is None or not all(_is_day(day) and _is_try(attempt) for day, attempt in state["tries"].items()):
         state = {"version": 1, "after": "", "tries": {}}
-    days, unknown = _raw_days(store, layout, today)
-    always = days[-ALWAYS_COMPARED_DAYS:]
-    others = days[: -ALWAYS_COMPARED_DAYS or None]
+    raw_days, unknown = _raw_days(store, layout, today)
+    partitions = PublishedPartitions(store, layout)
+    strays = partitions.strays_by_day()
+    published = set(partitions.dates("processed")) | strays.keys()
+    # A day whose raw objects are all gone is one that something is wrong with, not one that is none.
+    days = sorted({*raw_days, *(dt for dt in published if FIRST_DATE <= dt <= today)})
+    found_wrong = {date.fromisoformat(day) for day in state.get("found", ()) if _is_day(day)}
+    always = [dt for dt in days if dt in set(days[-ALWAYS_COMPARED_DAYS:]) | found_wrong]
+    others = [dt for dt in days if dt not in set(always)]
     following = [dt for dt in others if dt.isoformat() > state["after"]] or others
     in_turn = following[:COMPARED_IN_TURN]
-    partitions = PublishedPartitions(store, layout)
-    strayed = partitions.strayed("processed") | partitions.strayed("enhanced")
     runs: list[WantedRun] = []
     tries = dict(state["tries"])
+    compared: dict[date, DayFindings] = {}
     for dt in [*in_turn, *always]:
         day = dt.isoformat()
-        try:
-            difference = _difference(store, layout, dt, area)
-        except (UnreadablePartitionError, UnreadableArchiveError) as error:
-            difference = _digest(str(error))
-        if difference is None and dt in strayed:
-            difference = _digest("strays")
+        difference, compared[dt] = _compared(store, layout, dt, area, strays.get(dt, []))
         if difference is None:
             tries.pop(day, None)
             continue
         attempt = tries.get(day, {})
         count = attempt.get("count", 0) if attempt.get("digest") == difference else 0
         due = count == 0 or not now < datetime.fromisoformat(attempt["not_before"]) <= now + LAST_RETRY_AFTER
-        if dt in started or not due or len(runs) >= MAX_REQUESTS_PER_TICK:
+        given_up = difference.startswith(STRAYS) and count >= STRAY_ATTEMPTS
+        if dt in started or not due or given_up or len(runs) >= MAX_REQUESTS_PER_TICK:
             continue
         wait = min(FIRST_RETRY_AFTER * 2 ** min(count, 10), LAST_RETRY_AFTER)
         tries[day] = {"digest": difference, "count": count + 1, "not_before": (now + wait).isoformat()}
         runs.append(WantedRun(dt, f"{day}:compared:{difference}:{count}"))
     after = in_turn[-1].isoformat() if in_turn and in_turn[-1] != others[-1] else ""
-    text = json.dumps({"version": 1, "after": after, "tries": tries})
-    return Tick(tuple(runs), text, tuple(unknown[:UNKNOWN_KEYS_KEPT]))
+    # What a run may still set right is not yet a finding.
+    for dt, day_findings in compared.items():
+        if tries.get(dt.isoformat(), {}).get("count", 0) <= 1:
+            compared[dt] = day_findings.without(FOREIGN, DAMAGED)
+    wrong = [dt.isoformat() for dt in sorted({*(d for d in found_wrong if d not in compared), *compared})]
+    wrong = [day for day in wrong if compared.get(date.fromisoformat(day), True)]
+    text = json.dumps({"version": 1, "after": after, "tries": tries, "found": wrong[-MAX_FOUND_COMPARED:]})
+    return Tick(tuple(runs), text, tuple(unknown[:UNKNOWN_KEYS_KEPT]), compared=compared, days=frozenset(days))
 
 
-def _difference(store: ObjectStore, layout: Layout, dt: date, area: ServiceArea) -> str | None:
-    """A digest of what a day's published partitions lack, or None if they are what they should be."""
+def _compared(
+    store: ObjectStore, layout: Layout, dt: date, area: ServiceArea, strays: Sequence[ObjectInfo]
+) -> tuple[str | None, DayFindings]:
+    """A digest of what a day's published partitions lack (None: nothing), and what only a person can set right."""
     partitions = PublishedPartitions(store, layout)
-    entries = DeadLetterQueue(store, layout).entries(dt)
-    raw = RawDay.of(store, layout, dt)
-    processed = partitions.read("processed", dt)
-    objects = raw_objects_of(raw, entries, processed)
-    if not objects and processed is None:
-        return None
-    plan = plan_build(with_remembered_times(objects, dt, processed), processed)
-    if not plan.nothing_to_do:
-        return _digest("\n".join([*(f"{o.key} {o.etag} {o.corrections_id}" for o in plan.parse), *sorted(plan.drop)]))
-    if processed is not None and not is_current(partitions.read("enhanced", dt), processed, area):
-        return _digest(f"enhanced {processed.notes.get('built_at')} {rules_id(area)}")
-    return None
+    foreign = [info.key for info in strays]
+    try:
+        raw = RawDay.of(store, layout, dt)
+        processed = partitions.read("processed", dt)
+        entries = DeadLetterQueue(store, layout).entries(dt)
+        objects = raw_objects_of(raw, entries, processed)
+        if not objects and processed is None:
+            return _strays_digest(strays), DayFindings.of(foreign=foreign)
+        plan = plan_build(with_remembered_times(objects, dt, processed), processed)
+        there = {obj.key for obj in objects}
+        findings = DayFindings.of(
+            vanished=[key for key in plan.kept - there if not plan.manifest.sources[key].adopted],
+            refused=plan.refused,
+            unreadable=[f"{key}: {reason}" for key, reason in plan.manifest.unreadable.items() if key in there],
+            foreign=foreign,
+        )
+        if not plan.nothing_to_do:
+            asked = (f"{o.key} {o.etag} {o.corrections_id}" for o in plan.parse)
+            return _digest("\n".join([*asked, *sorted(plan.drop)])), findings
+        if processed is not None and not is_current(partitions.read("enhanced", dt), processed, area):
+            return _digest(f"enhanced {processed.notes.get('built_at')} {rules_id(area)}"), findings
+        return _strays_digest(strays), findings
+    except (UnreadablePartitionError, UnreadableArchiveError) as error:
+        return _digest(str(error)), DayFindings.of(foreign=foreign, damaged=[str(error)])
+
+
+def _strays_digest(strays: Sequence[ObjectInfo]) -> str | None:
+    return STRAYS + _digest("\n".join(f"{info.key} {info.etag}" for info in strays)) if strays else None
 
 
 def _digest(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.checks import clock, feed, published, quality, spool
+from wrm_pipeline.checks import clock, feed, lake, published, quality, spool
 from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, TransientError
@@ -96,6 +96,14 @@ CHECK_REMEDIES = {
         "into the spool; remove what is not one. Nothing is held up by them"
     ),
     "dead_letter_share_is_low": "`wrm dlq list` shows what was refused and why; the feed's format may have changed",
+    "raw_objects_are_all_there": (
+        "Their rows are still published. Bring the raw objects back (a backup, an older version, a restore from an "
+        "archive class, rights); if the loss is meant, run the day with `allow_shrink: true`. `wrm doctor` names them"
+    ),
+    "partition_files_are_ours": (
+        "See who else writes to the lake. `wrm rebuild --dry-run` says of each file what would become of it; what it "
+        "leaves alone holds rows that ours lacks, or cannot be read"
+    ),
     "flag_shares_are_usual": "Look at the samples, and at the feed itself; the rows are published and flagged",
     "record_types_are_known": "Look at the samples: the feed may have a new kind of id or name",
     "no_rule_fires_more_than_usual": "`quality_rule_hits` has 20 of the rows, and `quality_rules` says what they mean",
@@ -107,7 +115,14 @@ CHECK_REMEDIES = {
 # These are about now or the newest day, whichever day the run is about.
 _OF_NO_PARTITION = frozenset(
     key.name
-    for check in (*feed.CHECKS, *published.CHECKS, *clock.CHECKS, *quality.CHECKS, *spool.CHECKS)
+    for check in (
+        *feed.CHECKS,
+        *lake.CHECKS,
+        *published.CHECKS,
+        *clock.CHECKS,
+        *quality.CHECKS,
+        *spool.CHECKS,
+    )
     for key in check.check_keys
 )
 

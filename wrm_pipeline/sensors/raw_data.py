@@ -6,6 +6,8 @@ import dagster as dg
 
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
+from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.clients.lake_findings import LakeFindings
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
@@ -68,6 +70,10 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext) -> d
         today=local_date(now),
         started=_days(context, [*_UNDER_WAY, *_TO_COME]),
     )
+    try:
+        LakeFindings(store, layout).update(tick.compared, tick.days)
+    except ExternalError as error:
+        context.log.warning("What is wrong with days of the lake could not be kept; the next look does it: %s", error)
     return _result(context, tick)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.domain import schemas
+from wrm_pipeline.domain import partition_build, schemas
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline_tests.fixtures.lake import (
@@ -251,16 +252,30 @@ def test_a_partition_does_not_shrink_by_accident(lake):
     build_day()
     before = {key: lake.digest(key) for key in (PROCESSED_KEY, ENHANCED_KEY)}
     lake.store.delete(keys[0])
-
-    result = build_day(raise_on_error=False)
-
-    message = failure_of(result)
-    assert "processed dt=2025-08-21 has 33 rows and would be replaced by 22" in message
-    assert "allow_shrink: true" in message
+    result = build_day()
+    assert metadata_of(result, PROCESSED)["raw_objects_vanished"] == 1
     assert {key: lake.digest(key) for key in before} == before
 
+    lake.put_day(1, first=5)
+    build_day()
+    assert len(lake.rows("processed")) == len(lake.rows("enhanced")) == 44
+
     build_day(config={"allow_shrink": True})
-    assert len(lake.rows("processed")) == len(lake.rows("enhanced")) == 22
+    assert len(lake.rows("processed")) == len(lake.rows("enhanced")) == 33
+
+
+def test_a_partition_whose_parser_refuses_more_is_not_published(lake, monkeypatch):
+    lake.put_day(3)
+    build_day()
+    before = {key: lake.digest(key) for key in (PROCESSED_KEY, ENHANCED_KEY)}
+    parse = partition_build.parse_snapshots
+    monkeypatch.setattr(
+        partition_build, "parse_snapshots", lambda files: parse([replace(f, body=b"") for f in files[1:]] + [files[0]])
+    )
+    message = failure_of(build_day(raise_on_error=False, config={"full_rebuild": True}))
+    assert "processed dt=2025-08-21 has 33 rows and would be replaced by 11" in message
+    assert "allow_shrink: true" in message
+    assert {key: lake.digest(key) for key in before} == before
 
 
 def test_the_loss_of_all_raw_data_is_no_reason_to_publish_nothing(lake):
@@ -269,7 +284,8 @@ def test_the_loss_of_all_raw_data_is_no_reason_to_publish_nothing(lake):
     build_day()
     for key in lake.keys("raw/"):
         lake.store.delete(key)
-    assert "would be replaced by 0" in failure_of(build_day(raise_on_error=False))
+    for config in ({}, {"full_rebuild": True}):
+        assert metadata_of(build_day(config=config), PROCESSED)["raw_objects_vanished"] == 2
     assert len(lake.rows("enhanced")) == 22
 
 

@@ -276,6 +276,8 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
         "wrm_stations_dlq: dead_letters_are_readable",
         "wrm_stations_dlq: feed_format_is_read",
         "wrm_stations_dlq: spool_is_readable",
+        "query_station_summary: raw_objects_are_all_there",
+        "query_station_summary: partition_files_are_ours",
         "data_quality: no_rule_fires_more_than_usual",
         "data_quality: distributions_are_usual",
         "data_quality: anomalies_are_few",

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.clients.lake_findings import LakeFindings
 from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.domain.lake_findings import VANISHED
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
 from wrm_pipeline.flows.process import enhance_partition, process_partition
@@ -272,7 +274,9 @@ class Comparison:
         self.built += 1
         at = datetime(2025, 8, 21, 20, tzinfo=UTC) + self.built * MINUTE
         layout = self.lake.layout
-        result = process_partition(self.lake.store, layout, dt, parsed_at=at, full_rebuild=False)
+        result = process_partition(
+            self.lake.store, layout, dt, parsed_at=at, full_rebuild=False, allow_shrink=allow_shrink
+        )
         from wrm_pipeline.clients.published_partitions import PublishedPartitions
 
         partitions = PublishedPartitions(self.lake.store, layout)
@@ -306,9 +310,7 @@ def test_a_lake_that_is_all_published_needs_nothing(comparison, lake):
     assert comparison.look().runs == ()
 
 
-@pytest.mark.parametrize(
-    "change", ["late", "older", "rewritten", "same size", "removed", "foreign name", "other version"]
-)
+@pytest.mark.parametrize("change", ["late", "older", "rewritten", "same size", "foreign name", "other version"])
 def test_raw_objects_that_the_cursor_passed_by(comparison, lake, change):
     keys = lake.put_day(5, first=10)
     comparison.run()
@@ -319,11 +321,9 @@ def test_raw_objects_that_the_cursor_passed_by(comparison, lake, change):
         case "older":
             lake.put_day(1, first=0)
         case "rewritten":
-            lake.store.put(keys[2], snapshot(NOON, 3))
+            lake.store.put(keys[2], snapshot(NOON, 30))
         case "same size":
             lake.store.put(keys[2], lake.store.get(keys[2]).replace(b"Stacja 1", b"Stacja 9"))
-        case "removed":
-            lake.store.delete(keys[2])
         case "foreign name":
             lake.store.put(raw_key(DAY, "a_2025-08-21_09-00-00.txt"), snapshot(NOON))
         case "other version":
@@ -331,6 +331,34 @@ def test_raw_objects_that_the_cursor_passed_by(comparison, lake, change):
     assert days(comparison.look()) == [DAY]
     comparison.run(allow_shrink=True)
     assert comparison.look().runs == ()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_raw_objects_that_vanish_are_a_finding_until_they_are_back_or_missed_by_nobody(comparison, lake, count):
+    keys = lake.put_day(5, first=10)
+    comparison.run()
+    bodies = {key: lake.store.get(key) for key in keys[:count]}
+    findings = LakeFindings(lake.store, lake.layout)
+    for key in bodies:
+        lake.store.delete(key)
+        tick = comparison.look()
+        assert tick.runs == ()
+        findings.update(tick.compared, tick.days)
+    (found,) = findings.read().values()
+    assert (found.found[VANISHED].count, found.found[VANISHED].named) == (count, tuple(keys[:count]))
+    if count == 1:
+        for key, body in bodies.items():
+            lake.store.put(key, body)
+        assert days(comparison.look()) == [DAY]
+        comparison.run()
+    else:
+        comparison.run(allow_shrink=True)
+    tick = comparison.look()
+    assert tick.runs == ()
+    findings.update(tick.compared, tick.days)
+    assert findings.read() == {}
+    assert lake.keys("findings/") == []
+    assert len(lake.rows("enhanced")) == (55 if count == 1 else 0)
 
 
 @pytest.mark.parametrize("layer", ["processed", "enhanced"])

@@ -1,0 +1,82 @@
+"""Whether the lake's files are as the pipeline left them, by what the reconciliation has found."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+
+import dagster as dg
+
+from wrm_pipeline.checks.published import SUMMARY_ASSET
+from wrm_pipeline.checks.results import WARN, result
+from wrm_pipeline.clients.lake_findings import LakeFindings
+from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, REFUSED, UNREADABLE, VANISHED, DayFindings
+from wrm_pipeline.domain.quality import MAX_SAMPLES
+from wrm_pipeline.resources.lake import LakeResource
+
+RAW_CHECK, FILES_CHECK = "raw_objects_are_all_there", "partition_files_are_ours"
+
+_SAYS = {
+    VANISHED: "have vanished",
+    REFUSED: "were rewritten with fewer rows",
+    UNREADABLE: "cannot be read",
+    FOREIGN: "Parquet files are of another writer and were not taken over",
+    DAMAGED: "cannot be read or built",
+}
+
+
+@dg.multi_asset_check(
+    name="lake_checks",
+    specs=[
+        dg.AssetCheckSpec(
+            RAW_CHECK,
+            asset=SUMMARY_ASSET,
+            description=(
+                "Each raw object that a published day was made from is there, with the content that it had. Rows of "
+                "one that is not stay published; they leave only with `allow_shrink`."
+            ),
+        ),
+        dg.AssetCheckSpec(
+            FILES_CHECK,
+            asset=SUMMARY_ASSET,
+            description=(
+                "The folders of partitions hold no Parquet file but ours, and ours can be read. What other writers "
+                "left there is taken over; one that holds rows which ours lacks, or nothing that can be rows, is left "
+                "alone."
+            ),
+        ),
+    ],
+    description="Reads the one object that the reconciliation keeps its findings in.",
+)
+def lake_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+    """One request."""
+    findings = LakeFindings(lake.store, lake.layout).read()
+    yield check_findings(RAW_CHECK, findings, (VANISHED, REFUSED, UNREADABLE))
+    yield check_findings(FILES_CHECK, findings, (FOREIGN, DAMAGED))
+
+
+def check_findings(name: str, findings: Mapping[date, DayFindings], kinds: Sequence[str]) -> dg.AssetCheckResult:
+    """Counts by kind and day; the objects that are named are the samples, and the newest day's are in the text."""
+    days = {dt: {kind: day.found[kind] for kind in kinds if kind in day.found} for dt, day in findings.items()}
+    days = {dt: found for dt, found in sorted(days.items(), reverse=True) if found}
+    counts = {kind: sum(found[kind].count for found in days.values() if kind in found) for kind in kinds}
+    said = ", ".join(f"{count} {_SAYS[kind]}" for kind, count in counts.items() if count)
+    examples = [
+        {"day": str(dt), "what": kind, "object": text, "of": one.count}
+        for dt, found in days.items()
+        for kind, one in found.items()
+        for text in one.named
+    ]
+    return result(
+        name,
+        not days,
+        f"{len(days)} days, {min(days)} to {max(days)}: {said}. Among them {examples[0]['object']}."
+        if days
+        else "Nothing is wrong.",
+        severity=WARN,
+        samples=examples[:MAX_SAMPLES],
+        days=len(days),
+        **counts,
+    )
+
+
+# All of this module, for definitions.
+CHECKS = (lake_checks,)
