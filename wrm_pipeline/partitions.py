@@ -1,11 +1,12 @@
-"""The one partition scheme: calendar days in Europe/Warsaw, today included."""
+"""The one partition scheme: calendar days in Europe/Warsaw from WRM_FIRST_DATE on, today included."""
 
 import dagster as dg
 
-from wrm_pipeline.domain.layout import FIRST_DATE, LOCAL_ZONE_NAME
+from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
+from wrm_pipeline.settings import load_settings
 
 daily_partitions = dg.DailyPartitionsDefinition(
-    start_date=FIRST_DATE.isoformat(), timezone=LOCAL_ZONE_NAME, end_offset=1
+    start_date=load_settings().first_date.isoformat(), timezone=LOCAL_ZONE_NAME, end_offset=1
 )
 
 

@@ -21,12 +21,15 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wrm_pipeline.domain.backup_retention import Retention
-from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.values import stripped, unusable_character
 from wrm_pipeline.masking import publish, redact, remember_credentials, remember_secret
 
 UCL_FEED_URL = "https://gladys.geog.ucl.ac.uk/bikesapi/load.php?scheme=wroclaw"
+
+# Reports from before 2010 are dead letters (data contract, section 4).
+EARLIEST_FIRST_DATE, LATEST_FIRST_DATE = date(2010, 1, 1), date(2099, 12, 31)
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 HTTP_SCHEMES = ("https", "http")
@@ -59,6 +62,9 @@ class Settings(BaseSettings):
     )
     raw_name_timezone_until: date | None = Field(
         None, alias="WRM_RAW_NAME_TIMEZONE_UNTIL", description="First partition whose names are in UTC again"
+    )
+    first_date: date = Field(
+        FIRST_DATE, alias="WRM_FIRST_DATE", description="First partition; raw objects of earlier days are left alone"
     )
     service_area: str = Field(
         "51.0,51.3,16.7,17.3", alias="WRM_SERVICE_AREA", description="lat_min,lat_max,lon_min,lon_max in degrees"
@@ -177,6 +183,16 @@ class Settings(BaseSettings):
         except (ValueError, OSError, ZoneInfoNotFoundError) as error:
             raise ValueError("is no time zone; give a name like UTC or Europe/Warsaw") from error
         return value
+
+    @field_validator("first_date", mode="before")
+    @classmethod
+    def _day(cls, value: Any) -> Any:
+        dt = folder_date(f"dt={value}")
+        if dt is None or not EARLIEST_FIRST_DATE <= dt <= LATEST_FIRST_DATE:
+            raise ValueError(
+                f"is not a date from {EARLIEST_FIRST_DATE} to {LATEST_FIRST_DATE}; give one like {FIRST_DATE}"
+            )
+        return dt
 
     @field_validator("feed_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
@@ -339,7 +355,8 @@ class Settings(BaseSettings):
     @cached_property
     def layout(self) -> Layout:
         """The object keys."""
-        return Layout(self.prefix, ZoneInfo(self.raw_name_timezone), self.raw_name_timezone_until)
+        zone = ZoneInfo(self.raw_name_timezone)
+        return Layout(self.prefix, zone, self.raw_name_timezone_until, self.first_date)
 
     @property
     def backup_retention(self) -> Retention:

@@ -7,7 +7,7 @@ ingest job, and the day is processed. It fails where the new code does, before a
 import os
 import tempfile
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -15,7 +15,7 @@ import dagster as dg
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.settings import Settings, load_settings, variables_of
 
@@ -58,8 +58,11 @@ def run_smoke(settings: Settings) -> Smoke:
 
 def newest_raw_keys(store: ObjectStore, layout: Layout, count: int) -> list[str]:
     """Keys of the newest snapshots of the newest day that has some, oldest first."""
+    today = local_date(datetime.now(UTC))
     days = sorted(filter(None, map(folder_date, store.list_folders(layout.raw_prefix))), reverse=True)
     for dt in days:
+        if layout.not_a_partition(dt, today):
+            continue
         if keys := sorted(info.key for info in store.list(layout.raw_folder(dt)) if layout.is_raw_key(info.key)):
             return keys[-count:]
     return []

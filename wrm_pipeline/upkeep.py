@@ -241,13 +241,21 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.domain.layout import local_date
     from wrm_pipeline.flows.process import NoRawDataError
     from wrm_pipeline.flows.rebuild import LAYERS, raw_dates
     from wrm_pipeline.resources.lake import connect_store
 
     store = connect_store(settings)
-    days = raw_dates(store, settings.layout, options.first, options.last)
+    found, today = raw_dates(store, settings.layout, options.first, options.last), local_date(datetime.now(UTC))
+    refused = {dt: why for dt in found if (why := settings.layout.not_a_partition(dt, today))}
+    for dt, why in refused.items():
+        print(f"{dt}  is left alone: {why}.", flush=True)
+    days = [dt for dt in found if dt not in refused]
     wanted = options.layer or [*LAYERS, "analytics"]
+    if refused and not days:
+        dt = min(refused)
+        raise RefusedError(f"No partition has raw data; {dt} has, but {refused[dt]}. Sensors and UI see it likewise.")
     if not days:
         raise RefusedError(
             f"There is no raw snapshot of such a day in {settings.layout.raw_prefix} of {store.name}. Check the dates, "

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 LOCAL_ZONE_NAME = "Europe/Warsaw"
 LOCAL_ZONE = ZoneInfo(LOCAL_ZONE_NAME)
+# The first partition, unless the settings name another one.
 FIRST_DATE = date(2025, 6, 1)
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
 
@@ -50,12 +51,22 @@ class Layout:
     """Keys of one object store under `prefix` (empty, or ending in `/`).
 
     `raw_name_zone` says in which zone the times in raw file names are (`WRM_RAW_NAME_TIMEZONE`); from the
-    partition `raw_name_zone_until` on (None: never) they are UTC, as this pipeline writes them.
+    partition `raw_name_zone_until` on (None: never) they are UTC, as this pipeline writes them. `first_date` is
+    the first partition (`WRM_FIRST_DATE`).
     """
 
     prefix: str = "bike-data/gen_info/"
     raw_name_zone: tzinfo = UTC
     raw_name_zone_until: date | None = None
+    first_date: date = FIRST_DATE
+
+    def not_a_partition(self, dt: date, today: date) -> str:
+        """Why nothing of a date is processed, in words; empty for a partition."""
+        if dt < self.first_date:
+            return f"it is before the first partition ({self.first_date}); to process it, set WRM_FIRST_DATE={dt}"
+        if dt > today:
+            return "it has not begun; `wrm raw move-future` moves snapshots of a clock that was ahead"
+        return ""
 
     @property
     def raw_prefix(self) -> str:

@@ -10,7 +10,7 @@ from wrm_pipeline.clients.lake_findings import LakeFindings
 from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.lake_findings import totals
-from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
+from wrm_pipeline.domain.layout import Layout, folder_date
 
 # Time for listing raw/, where a year has half a million objects.
 LISTING_S = 10.0
@@ -61,7 +61,7 @@ def look_at_files(
             break
         folder, _, name = info.key.removeprefix(layout.raw_prefix).partition("/")
         dt = folder_date(folder)
-        if dt is None or not FIRST_DATE <= dt <= today:
+        if dt is None or not layout.first_date <= dt <= today:
             ignore("objects of no day", info.key)
         elif info.key == layout.archive_index_key(dt) or layout.is_raw_key(info.key):
             folders_with_snapshots.add(folder)

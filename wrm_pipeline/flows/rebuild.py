@@ -31,7 +31,10 @@ class RebuiltPartition:
 
 
 def raw_dates(store: ObjectStore, layout: Layout, first: date | None = None, last: date | None = None) -> list[date]:
-    """The days that have a raw folder, from `first` to `last`, both included; one listing."""
+    """The days that have a raw folder, from `first` to `last`, both included; one listing.
+
+    Some may be no partitions (`Layout.not_a_partition`).
+    """
     days = (folder_date(folder) for folder in store.list_folders(layout.raw_prefix))
     return sorted(dt for dt in days if dt and (first is None or dt >= first) and (last is None or dt <= last))
 

@@ -16,7 +16,7 @@ from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.clients.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
-from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
+from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.flows.process import is_current, raw_objects_of, with_remembered_times
@@ -47,6 +47,9 @@ STRAY_ATTEMPTS = 3
 STRAYS = "strays "
 
 UNKNOWN_KEYS_KEPT = 10
+
+# The clocks of two machines may differ by that much.
+MAX_AHEAD = timedelta(minutes=5)
 
 # The longest key that S3 takes.
 MAX_KEY_BYTES = 1024
@@ -93,13 +96,20 @@ class ArrivalCursor:
 
 
 def look_for_arrivals(
-    store: ObjectStore, layout: Layout, cursor: str | None, *, today: date, started: frozenset[date]
+    store: ObjectStore,
+    layout: Layout,
+    cursor: str | None,
+    *,
+    today: date,
+    started: frozenset[date],
+    now: datetime | None = None,
 ) -> Tick:
     """Find partitions with raw objects beyond the cursor.
 
     A day whose run has `started` (or is queued) waits for its end, so that at most one run works on a day and all that
     arrives meanwhile is in the next one. Without a cursor, or with one that cannot be ours, every day that has a folder
-    is asked for. A cursor beyond today, as a clock that was ahead leaves it, starts again with yesterday.
+    is asked for. A cursor beyond today, as a clock that was ahead leaves it, starts again with yesterday, and one
+    beyond `now` with today. Names of times to come are not passed by: what is taken meanwhile sorts before them.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -112,13 +122,19 @@ def look_for_arrivals(
         waiting = {day: key for day, key in known.waiting.items() if date.fromisoformat(day) <= today}
         unknown = []
         after = known.after if known.after < beyond else layout.raw_folder(today - timedelta(days=1))
+        if _is_ahead(after, layout, now):
+            after = layout.raw_folder(today)
+        passed_by = False
         for count, info in enumerate(store.list(layout.raw_prefix, start_after=after), start=1):
             if info.key >= beyond:
                 unknown.append(info.key)
                 break
+            passed_by = passed_by or _is_ahead(info.key, layout, now)
+            if passed_by:
+                continue
             after = info.key
             parsed = layout.parse_raw_key(info.key)
-            if parsed is None or not FIRST_DATE <= parsed.dt <= today:
+            if parsed is None or not layout.first_date <= parsed.dt <= today:
                 unknown.append(info.key)
             else:
                 waiting[parsed.dt.isoformat()] = info.key
@@ -165,7 +181,7 @@ def _raw_days(store: ObjectStore, layout: Layout, today: date) -> tuple[list[dat
     unknown: list[str] = []
     for folder in store.list_folders(layout.raw_prefix):
         dt = folder_date(folder)
-        if dt is None or not FIRST_DATE <= dt <= today:
+        if dt is None or not layout.first_date <= dt <= today:
             unknown.append(folder)
         else:
             days.append(dt)
@@ -199,8 +215,9 @@ def look_for_unpublished(
     strays = partitions.strays_by_day()
     published = set(partitions.dates("processed")) | strays.keys()
     # A day whose raw objects are all gone is one that something is wrong with, not one that is none.
-    days = sorted({*raw_days, *(dt for dt in published if FIRST_DATE <= dt <= today)})
-    found_wrong = {date.fromisoformat(day) for day in state.get("found", ()) if _is_day(day)}
+    days = sorted({*raw_days, *(dt for dt in published if layout.first_date <= dt <= today)})
+    kept = state.get("found")
+    found_wrong = {dt for day in (kept if isinstance(kept, list) else ()) if (dt := folder_date(f"dt={day}"))}
     always = [dt for dt in days if dt in set(days[-ALWAYS_COMPARED_DAYS:]) | found_wrong]
     others = [dt for dt in days if dt not in set(always)]
     following = [dt for dt in others if dt.isoformat() > state["after"]] or others
@@ -296,6 +313,13 @@ def _is_try(attempt: Any) -> bool:
         return datetime.fromisoformat(attempt.get("not_before", "")).tzinfo is not None
     except (ValueError, TypeError):
         return False
+
+
+def _is_ahead(key: str, layout: Layout, now: datetime | None) -> bool:
+    """Whether a raw key's name says a time to come."""
+    parsed = layout.parse_raw_key(key) if now is not None else None
+    at = parsed.file_timestamp if parsed is not None else None
+    return at is not None and now is not None and at > now + MAX_AHEAD
 
 
 def _may_be_a_key(after: str, layout: Layout) -> bool:

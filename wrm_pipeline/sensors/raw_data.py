@@ -40,10 +40,11 @@ _TO_COME = [dg.DagsterRunStatus.NOT_STARTED]
 def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """The fast look: what is beyond the cursor."""
     store, layout = _lake()
-    today = local_date(datetime.now(UTC))
+    now = datetime.now(UTC)
+    started = _days(context, _UNDER_WAY)
     return _result(
         context,
-        look_for_arrivals(store, layout, context.cursor, today=today, started=_days(context, _UNDER_WAY)),
+        look_for_arrivals(store, layout, context.cursor, today=local_date(now), started=started, now=now),
     )
 
 
@@ -121,8 +122,11 @@ def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatu
 
 
 def _result(context: dg.SensorEvaluationContext, tick: Tick) -> dg.SensorResult:
+    layout, today = load_settings().layout, local_date(datetime.now(UTC))
     for key in tick.unknown_keys:
-        context.log.warning("Not processed, since its date is no partition: %s", key)
+        dt = folder_date(key.removeprefix(layout.raw_prefix).partition("/")[0])
+        why = layout.not_a_partition(dt, today) if dt else ""
+        context.log.warning("Not processed: %s: %s", key, why or "it is not a snapshot of a date")
     if tick.waiting:
         context.log.info("Waiting for the run that is under way: %s", ", ".join(map(str, tick.waiting)))
     runs = [dg.RunRequest(run_key=run.run_key, partition_key=run.dt.isoformat()) for run in tick.runs]

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from datetime import UTC, date, datetime, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 
+from wrm_pipeline.cli import main
+from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.snapshot_time import OUTSIDE_DAY
+from wrm_pipeline.flows.future_raw import future_raw, move_future, remove_emptied
 from wrm_pipeline.flows.ingest import IngestResult
+from wrm_pipeline.flows.rebuild import rebuild_partition
 from wrm_pipeline.flows.watch import look_for_arrivals, look_for_unpublished
+from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.faults.world import (
+    DEAD_LETTERED,
     MINUTE,
     NOON,
     PUBLISHED,
+    REPAIRED,
     SPOOLED,
     WARSAW,
     Says,
@@ -19,6 +33,7 @@ from wrm_pipeline_tests.faults.world import (
     failing,
     local_day,
 )
+from wrm_pipeline_tests.fixtures.lake import snapshot
 
 
 @pytest.fixture
@@ -166,3 +181,184 @@ def test_a_folder_that_is_no_partition_is_left_alone_and_stops_nobody(clocked, c
     assert world.truth.get(foreign) == city.snapshot(NOON)
     world.truth.delete(foreign)
     world.verify(PUBLISHED)
+
+
+# --- what time a raw object has ---
+
+
+def build(world: World, dt: date, layout: Layout | None = None):
+    """A day, without Dagster around it."""
+    return rebuild_partition(world.store, layout or world.layout, dt, area=world.settings.area, now=world.now)
+
+
+def times_of(world: World, dt: date) -> list[datetime]:
+    data = world.truth.get(world.layout.partition_key("processed", dt))
+    return sorted(set(pq.read_table(io.BytesIO(data), columns=["file_timestamp"])["file_timestamp"].to_pylist()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "content_{n:04d}.txt",
+        "old/copy of {n}.txt",
+        "wrm_stations_2025-08-21_24-00-{n:02d}.txt",
+        "wrm_stations_2025-02-30_12-00-{n:02d}.txt",
+        "wrm_stations_2025-08-21_12-{n:02d}-60.txt",
+        "20250821{n:06d}.txt",
+    ],
+)
+def test_copies_whose_names_say_no_time_keep_the_times_of_their_reports(world, report, name):
+    report(f"12 snapshots, copied in one second as {name.format(n=1)}", PUBLISHED)
+    dt = local_day(NOON)
+    times = [NOON.replace(microsecond=0) + timedelta(minutes=7 * n) for n in range(12)]
+    for n, at in enumerate(times):
+        world.truth.put(world.layout.raw_folder(dt) + name.format(n=n), snapshot(at, 5))
+    built = build(world, dt)
+    assert (built.counts.rows_out, built.counts.duplicate_rows, built.counts.dead_lettered) == (12 * 6, 0, 0)
+    assert times_of(world, dt) == times
+    assert build(world, dt).written == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2099-01-01_00-00-00", "0001-01-01_00-00-00", "9999-12-31_23-59-59", "2025-08-19_12-00-00", "2024-08-21_12-00-00"],
+)
+def test_a_name_of_another_day_is_a_dead_letter_and_costs_only_itself(world, report, name):
+    report(f"raw/dt=2025-08-21/…{name}.txt", DEAD_LETTERED)
+    dt = local_day(NOON)
+    world.put_raw(NOON, snapshot(NOON, 5))
+    wrong = f"{world.layout.raw_folder(dt)}wrm_stations_{name}.txt"
+    world.truth.put(wrong, snapshot(NOON + MINUTE, 5))
+    built = build(world, dt)
+    assert (built.counts.lines_in, built.counts.rows_out, built.counts.dead_lettered) == (12, 6, 6)
+    assert times_of(world, dt) == [NOON]
+    (letter,) = DeadLetterQueue(world.truth, world.layout).of_date(dt)
+    assert (letter.source_key, letter.error_type) == (wrong, OUTSIDE_DAY)
+    # The remedy that the message names.
+    world.put_raw(NOON + MINUTE, world.truth.get(wrong))
+    world.truth.delete(wrong)
+    assert build(world, dt).counts.rows_out == 12
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"), [(date(2026, 10, 25), (0, 1)), (date(2026, 3, 29), (0, 1))], ids=["twice", "never"]
+)
+def test_local_names_of_an_odd_hour_are_told_apart(world, report, day, hours):
+    report(f"names in Warsaw's time, 02:30 on {day}, in both of its readings", PUBLISHED)
+    layout = Layout(world.settings.prefix, WARSAW)
+    times = [datetime(day.year, day.month, day.day, hour, 30, hour, tzinfo=UTC) for hour in hours]
+    for at in times:
+        name = f"wrm_stations_{day}_02-30-{at:%S}.txt"
+        world.truth.put(layout.raw_folder(day) + name, snapshot(at, 5))
+    build(world, day, layout)
+    assert times_of(world, day) == times
+
+
+# --- a clock that was ahead ---
+
+
+def ahead_and_right_again(world: World, by: timedelta) -> list[date]:
+    """Three fetches, three with the clock ahead, one with the clock right: days that the fast look asked for then."""
+    cursor = None
+    for step in (timedelta(0), by, -by):
+        world.now += step
+        for _ in range(3 if step >= timedelta(0) else 1):
+            at = world.now
+            world.truth.put(world.layout.raw_key(at), snapshot(at - (by if step > timedelta(0) else timedelta(0)), 5))
+            world.now += MINUTE
+        tick = look_for_arrivals(
+            world.store, world.layout, cursor, today=local_day(world.now), started=frozenset(), now=world.now
+        )
+        cursor = tick.cursor
+        for run in tick.runs:
+            build(world, run.dt)
+    return [run.dt for run in tick.runs]
+
+
+@pytest.mark.parametrize("by", [timedelta(hours=2), timedelta(days=1), timedelta(days=93)], ids=["2h", "1d", "93d"])
+def test_snapshots_of_a_clock_that_was_ahead_blind_nobody_and_come_back(world, report, by):
+    report(f"clock ahead by {by} for 3 minutes; then `wrm raw move-future`", PUBLISHED)
+    asked = ahead_and_right_again(world, by)
+    dt = local_day(NOON)
+    assert asked == [dt]
+    partitions = PublishedPartitions(world.truth, world.layout)
+    assert partitions.newest("enhanced", dt) == dt
+    future = [info.key for info in future_raw(world.truth, world.layout, world.now)]
+    assert len(future) == 3
+    moves = list(move_future(world.truth, world.layout, world.now, write=True))
+    assert [move.source for move in moves] == future
+    assert all(move.done for move in moves)
+    remove_emptied(world.truth, world.layout, moves, world.now)
+    build(world, dt)
+    assert times_of(world, dt) == [NOON + n * MINUTE for n in range(7)], "no minute is missing"
+    assert list(future_raw(world.truth, world.layout, world.now)) == []
+    assert partitions.dates("processed") == [dt] or by < timedelta(days=1)
+
+
+@pytest.mark.parametrize("operation", ["put_if_absent", "get", "delete", "stat"])
+def test_a_move_that_is_cut_short_loses_nothing_and_goes_on(world, report, operation):
+    report(f"store fails at {operation} of `wrm raw move-future`", REPAIRED)
+    ahead_and_right_again(world, timedelta(days=1))
+    bodies = sorted(world.contents("raw/").values())
+    for count in range(1, 4):
+        calls = [0]
+
+        def fails(found: str, _key: str, calls: list[int] = calls, count: int = count) -> bool:
+            calls[0] += found == operation
+            return found == operation and calls[0] == count
+
+        with failing(world, fails), contextlib.suppress(ExternalError):
+            list(move_future(world.store, world.layout, world.now, write=True))
+        assert set(world.contents("raw/").values()) == set(bodies), "each is in at least one place"
+    list(move_future(world.store, world.layout, world.now, write=True))
+    assert sorted(world.contents("raw/").values()) == bodies
+    assert list(future_raw(world.truth, world.layout, world.now)) == []
+
+
+def test_a_move_overwrites_nothing(world, report):
+    report("the second that a moved snapshot belongs to is taken, by another body and by its own", PUBLISHED)
+    world.now = NOON + timedelta(hours=1)
+    other, same = snapshot(NOON, 3, bikes=7), snapshot(NOON, 5)
+    world.truth.put(world.layout.raw_key(NOON), other)
+    for n in range(2):
+        world.truth.put(world.layout.raw_key(NOON + timedelta(days=1, seconds=n)), same)
+    assert [move.done for move in move_future(world.truth, world.layout, world.now, write=False)] == [False, False]
+    assert len(world.keys("raw/")) == 3, "without consent nothing is changed"
+    moves = list(move_future(world.truth, world.layout, world.now, write=True))
+    next_second = world.layout.raw_key(NOON + timedelta(seconds=1))
+    assert [move.target for move in moves] == [next_second, next_second]
+    assert world.contents("raw/") == {world.layout.raw_key(NOON): other, next_second: same}
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"", snapshot(NOON + timedelta(days=3), 2)], ids=["html", "", "ahead"])
+def test_a_snapshot_of_the_future_whose_reports_do_not_help_goes_to_when_it_was_stored(world, report, content):
+    report("move-future, and the reports inside say nothing, or the future", PUBLISHED)
+    world.now = datetime.now(UTC) + MINUTE  # the store has a clock of its own
+    key = world.layout.raw_key(world.now + timedelta(days=2))
+    world.truth.put(key, content if content[:1] in {b"<", b""} else snapshot(world.now + timedelta(days=2), 2))
+    stored = world.truth.stat(key).last_modified.replace(microsecond=0)
+    (move,) = move_future(world.truth, world.layout, world.now, write=True)
+    assert (move.at, move.done, move.target) == (stored, True, world.layout.raw_key(stored))
+
+
+# --- the first day ---
+
+
+@pytest.mark.parametrize(("first", "processed"), [("2025-06-01", False), ("2025-05-20", True), ("2024-01-01", True)])
+def test_days_before_the_first_date_are_one_thing_to_all(world, report, monkeypatch, capsys, first, processed):
+    report(f"raw of 2025-05-20 with WRM_FIRST_DATE={first}", PUBLISHED)
+    monkeypatch.setenv("WRM_FIRST_DATE", first)
+    layout, dt = load_settings().layout, date(2025, 5, 20)
+    at = datetime(2025, 5, 20, 12, tzinfo=UTC)
+    world.truth.put(layout.raw_key(at), snapshot(at, 5))
+    looks = [
+        look_for_arrivals(world.store, layout, None, today=local_day(NOON), started=frozenset()),
+        look_for_unpublished(
+            world.store, layout, None, area=world.settings.area, now=NOON, today=local_day(NOON), started=frozenset()
+        ),
+    ]
+    assert all([run.dt for run in look.runs] == ([dt] if processed else []) for look in looks)
+    assert main(["rebuild", "--layer", "processed"]) == (0 if processed else 1)
+    said = "".join(capsys.readouterr())
+    assert ("set WRM_FIRST_DATE=2025-05-20" in said) is not processed
+    assert bool(world.keys("processed/")) is processed

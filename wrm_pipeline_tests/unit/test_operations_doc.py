@@ -50,7 +50,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_commands_of_the_runbook_exist_with_their_options() -> None:
     parser = cli._parser()
-    for command in {*re.findall(r"(?<![\w/-])wrm ([a-z]+(?: [a-z]+)?(?: --[a-z-]+)*)", TEXT)}:
+    for command in {*re.findall(r"(?<![\w/-])wrm ([a-z][a-z-]*(?: [a-z][a-z-]*)?(?: --[a-z-]+)*)", TEXT)}:
         words = command.split()
         current: argparse.ArgumentParser | None = parser
         for word in (word for word in words if not word.startswith("--")):

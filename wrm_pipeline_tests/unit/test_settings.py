@@ -1,5 +1,8 @@
 """The environment: what is read, under which names, and what a person is told of a wrong value."""
 
+import re
+import subprocess
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -240,3 +243,29 @@ def test_the_key_of_the_lineage_receiver_may_be_in_a_file(monkeypatch, tmp_path)
     settings = load_settings()
     assert settings.openlineage_api_key.get_secret_value() == "CANARY-key"
     assert "CANARY" not in repr(settings)
+
+
+# --- the first partition ---
+
+
+def test_the_first_date_is_one_answer_for_the_layout_and_for_dagster(monkeypatch):
+    assert load_settings().layout.first_date == date(2025, 6, 1)
+    monkeypatch.setenv("WRM_FIRST_DATE", "2024-02-29")
+    layout = load_settings().layout
+    assert layout.first_date == date(2024, 2, 29)
+    assert "set WRM_FIRST_DATE=2024-02-28" in layout.not_a_partition(date(2024, 2, 28), date(2025, 1, 1))
+    assert layout.not_a_partition(date(2024, 2, 29), date(2025, 1, 1)) == ""
+    assert "move-future" in layout.not_a_partition(date(2025, 1, 2), date(2025, 1, 1))
+    program = "from wrm_pipeline.partitions import daily_partitions as d; print(d.get_first_partition_key())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "2024-02-29\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["soon", "2025-6-1", "20250601", "2025-02-30", "1748736000", "2009-12-31", "2100-01-01", "2025-06-01T00:00"],
+)
+def test_a_first_date_that_is_none_stops_the_load_by_its_name(monkeypatch, value):
+    monkeypatch.setenv("WRM_FIRST_DATE", value)
+    with pytest.raises(SettingsError, match=f"WRM_FIRST_DATE='{re.escape(value)}': is not a date from 2010-01-01"):
+        load_settings()

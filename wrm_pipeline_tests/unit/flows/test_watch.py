@@ -570,7 +570,7 @@ _CURSORS = st.one_of(
     st.text(),
     _JSON.map(json.dumps),
     st.fixed_dictionaries({"version": st.sampled_from([1, 1.0, True, 2, "1"]), "after": _JSON, "waiting": _JSON,
-                           "tries": _JSON}).map(json.dumps),
+                           "tries": _JSON, "found": _JSON}).map(json.dumps),
     st.sampled_from([
         "[" * 200_000,
         '{"version":1,"after":"' + "9" * 100_000 + '","waiting":{}}',
