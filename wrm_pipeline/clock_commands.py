@@ -54,7 +54,9 @@ def _repair_clock(options: argparse.Namespace, settings: Settings) -> int:  # no
 
 
 def _move_future(options: argparse.Namespace, settings: Settings) -> int:
-    from wrm_pipeline.flows.future_raw import move_future, remove_emptied
+    from wrm_pipeline.domain.layout import local_date
+    from wrm_pipeline.flows.future_raw import days_to_rebuild, move_future, remove_emptied
+    from wrm_pipeline.flows.rebuild import rebuild_partition
     from wrm_pipeline.resources.lake import connect_store
 
     store, layout, now = connect_store(settings), settings.layout, datetime.now(UTC)
@@ -69,7 +71,11 @@ def _move_future(options: argparse.Namespace, settings: Settings) -> int:
     if not options.apply:
         print(NOTHING_CHANGED)
         return 0
+    for dt, lost in days_to_rebuild(moves, now).items():
+        if settings.layout.not_a_partition(dt, local_date(now)):
+            continue
+        built = rebuild_partition(store, layout, dt, area=settings.area, now=now, moved=lost)
+        print(f"{dt}: built, {built.snapshots:,} snapshots, {built.counts.rows_out:,} rows.")
     for key in remove_emptied(store, layout, moves, now):
         print(f"{key}: removed, as each of its rows is from a snapshot that is elsewhere now.")
-    print("The days that they belong to are built by the reconciliation within minutes, or by `wrm rebuild`.")
     return 0 if all(move.done for move in moves) else 1

@@ -267,12 +267,14 @@ def plan_build(
     allow_shrink: bool = False,
     refused: Mapping[str, str] = MappingProxyType({}),
     unreadable: Mapping[str, str] = MappingProxyType({}),
+    moved: Collection[str] = (),
 ) -> BuildPlan:
     """Compare the raw objects that are there with those that the published partition holds.
 
     Rows of a raw object that is gone stay, and so do those of one whose content of now was `refused` (ETags by key),
     unless `allow_shrink` says that they may leave; those of one that is `unreadable` (reasons by key) stay in any case.
-    `reparse` names keys that are parsed again even if they are as they were.
+    `reparse` names keys that are parsed again even if they are as they were. A raw object that is gone and has no
+    published row takes nothing with it, and those that were `moved` are elsewhere: they leave.
     """
     manifest = Manifest.from_notes(previous.notes) if previous is not None else None
     by_key = {obj.key: obj for obj in objects if obj.key not in unreadable}
@@ -284,7 +286,7 @@ def plan_build(
     stay = known.keys() & unreadable.keys()
     held: dict[str, str] = {}
     if not allow_shrink:
-        stay |= known.keys() - by_key.keys()
+        stay |= {key for key in known.keys() - by_key.keys() if known[key].counts.rows_out and key not in moved}
         waiting = {**manifest.refused, **refused}
         held = {key: by_key[key].etag for key in known.keys() & waiting if key in by_key}
         held = {key: etag for key, etag in held.items() if etag == waiting[key]}

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.clients.published_partitions import PublishedPartitions
@@ -71,8 +71,13 @@ def move_future(store: ObjectStore, layout: Layout, now: datetime, *, write: boo
         if at is None:
             yield Move(info.key, "", None, why)
             continue
-        if not write:
-            yield Move(info.key, _free_key(store, layout, at, body)[0], at, why)
+        target, _ = _free_key(store, layout, at, body)
+        if not target:
+            why = (
+                f"Each second of the minute from {at:%Y-%m-%d %H:%M:%S} UTC on has a raw object: it is left where it is"
+            )
+        if not write or not target:
+            yield Move(info.key, target, at, why)
             continue
         metadata = (store.stat(info.key) or info).metadata
         yield replace(_moved(store, layout, info.key, body, at, metadata), why=why)
@@ -90,7 +95,7 @@ def _time_of(info: ObjectInfo, body: bytes, now: datetime) -> tuple[datetime | N
 
 
 def _free_key(store: ObjectStore, layout: Layout, at: datetime, body: bytes) -> tuple[str, bool]:
-    """The first key from `at` on that nobody has, or that has just this body (then True)."""
+    """The first key from `at` on that nobody has, or that has just this body (then True); empty if all are taken."""
     wanted = hashlib.sha256(body).digest()
     moment = at
     while moment <= at + _LATEST_SECOND:
@@ -100,7 +105,7 @@ def _free_key(store: ObjectStore, layout: Layout, at: datetime, body: bytes) -> 
         if hashlib.sha256(store.get(key)).digest() == wanted:
             return key, True
         moment += timedelta(seconds=1)
-    raise FileExistsError(f"Each second of the minute from {at} on has a raw object already: {layout.raw_key(at)}")
+    return "", False
 
 
 def _moved(
@@ -108,12 +113,26 @@ def _moved(
 ) -> Move:
     while True:
         target, is_there = _free_key(store, layout, at, body)
-        if is_there or store.put_if_absent(target, body, metadata=metadata):
+        if not target or is_there or store.put_if_absent(target, body, metadata=metadata):
             break
+    if not target:
+        return Move(source, "", at, "")
     if store.get(target) != body:
         raise AssertionError(f"{target} is not what was written; {source} was left where it is")
     store.delete(source)
     return Move(source, target, at, "", done=True)
+
+
+def days_to_rebuild(moves: Sequence[Move], now: datetime) -> dict[date, frozenset[str]]:
+    """The days up to today that lost or gained an object, each with the keys that it lost."""
+    today = local_date(now)
+    days: dict[date, set[str]] = {}
+    for move in moves:
+        for key in (move.source, move.target) if move.done else ():
+            dt = folder_date(key.rpartition("/")[0])
+            if dt is not None and dt <= today:
+                days.setdefault(dt, set()).update({key} & {move.source})
+    return {dt: frozenset(keys) for dt, keys in sorted(days.items())}
 
 
 def remove_emptied(store: ObjectStore, layout: Layout, moves: Sequence[Move], now: datetime) -> list[str]:

@@ -197,12 +197,13 @@ def process_partition(
     full_rebuild: bool,
     reparse: Collection[str] = (),
     allow_shrink: bool = False,
+    moved: Collection[str] = (),
     cache: Cache = NO_CACHE,
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
     Rows stay published whose raw object has vanished, was rewritten with fewer rows, or cannot be read;
-    `allow_shrink` lets those of the first two kinds leave.
+    `allow_shrink` lets those of the first two kinds leave, and `moved` those of raw objects that are elsewhere now.
 
     Dead letters are written before anyone can publish the partition without their rows: if they cannot be
     written, this raises and the partition stays as it is.
@@ -239,6 +240,7 @@ def process_partition(
         full_rebuild=full_rebuild,
         reparse=reparse,
         allow_shrink=allow_shrink,
+        moved=moved,
     )
     vanished = tuple(sorted(plan.kept - {obj.key for obj in objects}))
     if build is None:
@@ -283,6 +285,7 @@ def _build(
     full_rebuild: bool,
     reparse: Collection[str],
     allow_shrink: bool,
+    moved: Collection[str],
 ) -> tuple[BuildPlan, ProcessedBuild | None]:
     """Plan and build, and again where it turns out that published rows must stay; None where nothing changes.
 
@@ -299,6 +302,7 @@ def _build(
             allow_shrink=allow_shrink,
             refused=refused,
             unreadable=reader.unreadable,
+            moved=moved,
         )
         remembers = {**plan.manifest.refused, **plan.manifest.unreadable} == {**plan.refused, **plan.unreadable}
         if previous is None and not plan.parse:  # all of it went since it was listed, or cannot be read

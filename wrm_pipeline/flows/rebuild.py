@@ -50,6 +50,7 @@ def rebuild_partition(
     reparse: Collection[str] = (),
     full: bool = False,
     allow_shrink: bool = False,
+    moved: Collection[str] = (),
     run_id: str = "",
     cache: Cache = NO_CACHE,
 ) -> RebuiltPartition:
@@ -65,6 +66,7 @@ def rebuild_partition(
         reparse: Raw objects that are parsed again though the published partition has them.
         full: Parse everything again.
         allow_shrink: Let rows leave that would stay otherwise.
+        moved: Raw objects that are elsewhere now: their rows leave.
         run_id: Kept in the metadata of what is published.
         cache: Where raw objects and dead letters may be had without a request.
 
@@ -83,6 +85,7 @@ def rebuild_partition(
         full_rebuild=full,
         reparse=reparse,
         allow_shrink=allow_shrink,
+        moved=moved,
         cache=cache,
     )
     if processed.build is not None and "processed" in layers:
@@ -92,7 +95,7 @@ def rebuild_partition(
             processed.build.data,
             rows_now=processed.build.row_count,
             rows_before=processed.rows_before,
-            allow_shrink=allow_shrink,
+            allow_shrink=allow_shrink or bool(moved),
         )
         written.append("processed")
     if "enhanced" in layers:
@@ -104,7 +107,7 @@ def rebuild_partition(
                 enhanced.build.data,
                 rows_now=enhanced.build.row_count,
                 rows_before=enhanced.rows_before,
-                allow_shrink=allow_shrink,
+                allow_shrink=allow_shrink or bool(moved),
             )
             written.append("enhanced")
     return RebuiltPartition(dt, tuple(written), len(processed.manifest.sources), processed.manifest.counts)
