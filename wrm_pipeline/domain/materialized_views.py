@@ -203,8 +203,10 @@ SELECT
     station_id, name, lat, lon, bikes, spaces, total_docks, pedelecs,
     CASE WHEN total_docks > 0 THEN round(bikes / total_docks, 4) END AS fill,
     over_capacity, no_docks, outside_service_area, stale, count_capped, timestamp, file_timestamp, dt
-FROM day_rows WHERE record_type = 'station'
-QUALIFY row_number() OVER (PARTITION BY station_id ORDER BY file_timestamp DESC) = 1
+FROM day_rows JOIN (
+    SELECT station_id, max(file_timestamp) AS file_timestamp FROM day_rows WHERE record_type = 'station' GROUP BY ALL
+) USING (station_id, file_timestamp)
+WHERE record_type = 'station'
 ORDER BY station_id
 """,
 )

@@ -25,8 +25,10 @@ FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt = CAST(? AS DATE)
 _NOW_SQL = f"""
 SELECT station_id, name, lat, lon, bikes, spaces, total_docks, pedelecs, record_type, outside_service_area,
        file_timestamp
-FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt = CAST(? AS DATE)
-QUALIFY file_timestamp = max(file_timestamp) OVER ()
+FROM {SCHEMA}.wrm_stations_enhanced_data
+WHERE dt = CAST($1 AS DATE) AND file_timestamp = (
+    SELECT max(file_timestamp) FROM {SCHEMA}.wrm_stations_enhanced_data WHERE dt = CAST($1 AS DATE)
+)
 """
 
 
