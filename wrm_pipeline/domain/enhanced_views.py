@@ -94,9 +94,11 @@ def enhanced_views(files: str | Sequence[FileGroup], newest: date | None) -> Vie
             "wrm_bikes_only": f"SELECT * FROM {name} WHERE record_type = 'bike'",
             # A join, and half the time of QUALIFY row_number() … = 1, which an ORDER BY … LIMIT around it turns into
             # an internal error (DuckDB 1.5.5, top_n_window_elimination). A station has one row in a snapshot.
+            # Snapshots later than now are of a clock that was ahead, and not the latest of anything yet.
             "wrm_stations_latest": (
                 f"SELECT found.* FROM {name} AS found JOIN "
-                f"(SELECT station_id, max(file_timestamp) AS file_timestamp FROM {name} WHERE {of_day} GROUP BY ALL) "
+                f"(SELECT station_id, max(file_timestamp) AS file_timestamp FROM {name} WHERE {of_day} "
+                "AND file_timestamp <= now() + INTERVAL 5 MINUTE GROUP BY ALL) "
                 "AS newest ON found.station_id = newest.station_id AND found.file_timestamp = newest.file_timestamp "
                 f"WHERE found.{of_day} "
                 "ORDER BY found.station_id"  # else in no order, and the catalog's samples are others each time
