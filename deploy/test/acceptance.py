@@ -864,8 +864,8 @@ STAGES = (
     "install",
     "idempotence",
     "data",
-    "web",
     "rights",
+    "web",  # after it, too many requests have been made for a while
     "hardening",
     "good_release",
     "bad_releases",
