@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 LOCAL_ZONE_NAME = "Europe/Warsaw"
 LOCAL_ZONE = ZoneInfo(LOCAL_ZONE_NAME)
+_UTC_BY_NAME = ZoneInfo("UTC")
 # The first partition, unless the settings name another one.
 FIRST_DATE = date(2025, 6, 1)
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
@@ -119,7 +120,8 @@ class Layout:
 
     def _name_zone(self, dt: date) -> tzinfo:
         legacy = self.raw_name_zone_until is None or dt < self.raw_name_zone_until
-        return self.raw_name_zone if legacy else UTC
+        # A name in UTC means one time, and is not asked for a second one.
+        return self.raw_name_zone if legacy and self.raw_name_zone is not _UTC_BY_NAME else UTC
 
     def is_raw_key(self, key: str) -> bool:
         """Whether a key is that of a snapshot of a valid date (not `dt=garbage`, `.tmp`, …)."""
@@ -235,6 +237,8 @@ def _name_time(name: str, zone: tzinfo, *, fold: int = 0) -> datetime | None:
         return None
     year, month, day, hour, minute, second = map(int, match.groups())
     try:
+        if zone is UTC:  # nearly always, and a day has 1,440 names
+            return datetime(year, month, day, hour, minute, second, 0, UTC)
         return datetime(year, month, day, hour, minute, second, tzinfo=zone, fold=fold).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
