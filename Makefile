@@ -14,7 +14,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults check check-workflows bench lock deploy-setup deploy-check deploy-test clean
+.PHONY: help setup demo dev test faults check check-workflows audit sbom bench lock deploy-setup deploy-check deploy-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,22 @@ $(WORKFLOWS_VENV)/.ready: .github/requirements.lock
 	$(WORKFLOWS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .github/requirements.lock
 	@touch $@
 
+AUDIT_VENV := .venv-audit
+LOCKS := requirements.lock deploy/runtime.lock deploy/requirements.lock .github/requirements.lock .github/audit.lock
+
+audit: $(AUDIT_VENV)/.ready ## known holes in what the locks name (asks PyPI; what it cannot look up fails, too)
+	$(AUDIT_VENV)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off $(addprefix -r ,$(LOCKS))
+
+sbom: $(AUDIT_VENV)/.ready ## what a server runs with, as CycloneDX: build/sbom.json
+	mkdir -p build
+	PYTHONWARNINGS=ignore $(AUDIT_VENV)/bin/cyclonedx-py requirements deploy/runtime.lock --pyproject pyproject.toml \
+	  --output-reproducible --validate -o build/sbom.json
+
+$(AUDIT_VENV)/.ready: .github/audit.lock
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .github/audit.lock
+	@touch $@
+
 DEPLOY_VENV := .venv-deploy
 DEPLOY_BIN := $(abspath $(DEPLOY_VENV))/bin
 
@@ -93,6 +109,8 @@ lock: ## renew the locks (needs uv)
 	  --no-emit-index-url --quiet -o deploy/requirements.lock
 	uv pip compile .github/requirements.in --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --quiet -o .github/requirements.lock
+	uv pip compile .github/audit.in --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --quiet -o .github/audit.lock
 
 clean: ## remove the virtual environment and caches; data stays
-	rm -rf $(VENV) $(WORKFLOWS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(WORKFLOWS_VENV) $(AUDIT_VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

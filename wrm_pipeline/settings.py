@@ -7,7 +7,7 @@ before anything else is done with it.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -161,6 +161,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then what `find` finds."""
         return init_settings, _Variables(settings_cls)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Without the credentials in URLs."""
+        for name, value in super().__repr_args__():
+            yield name, redact(value) if isinstance(value, str) else value
 
     @field_validator("data_dir")
     @classmethod

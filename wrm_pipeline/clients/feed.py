@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import PermanentError, TransientError
-from wrm_pipeline.masking import redact, remember_credentials
+from wrm_pipeline.masking import redact, remember_credentials, without_echo
 
 if TYPE_CHECKING:
     from requests import Response
@@ -102,7 +102,8 @@ class Feed:
                         "Open the URL by hand; if it has moved, set WRM_STATIONS_DATA_URL",
                         response.status_code,
                     )
-                body = self._read(response, started)
+                # What is kept for ever must not hold our own credential, where the feed quotes what it was asked.
+                body = without_echo(self._read(response, started), self.url)
                 content_type = response.headers.get("Content-Type", "")
         return FetchedBody(body, self.now(), 200, content_type)
 

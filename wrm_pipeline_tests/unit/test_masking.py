@@ -94,6 +94,9 @@ def test_a_secret_is_masked_as_a_whole_even_where_its_parts_are_public() -> None
         ("http://h/?X-Amz-Signature=00ff&X-Amz-Date=1", "http://h/?X-Amz-Signature=***&X-Amz-Date=1"),
         ("{'Authorization': 'Bearer abc.def'}", "{'Authorization': 'Bearer ***'}"),
         ("X-Vault-Token: hvs.x", "X-Vault-Token: ***"),
+        ("said hvs.CAESIJlWh4xQ0f3nqZ7tC1pK, and", "said ***, and"),
+        ("is AKIAIOSFODNN7EXAMPLE known?", "is *** known?"),
+        ("http://h/?list-type=2&max-keys=1000&prefix=raw/", "http://h/?list-type=2&max-keys=1000&prefix=raw/"),
         ("mail ops@example.org, see https://example.org", "mail ops@example.org, see https://example.org"),
     ],
 )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import struct
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -26,6 +22,7 @@ from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.s3_object_store import s3_object_store
 from wrm_pipeline.clients.vault import AppRole, Token, Vault
 from wrm_pipeline_tests.fixtures.canaries import SPELLINGS, shows
+from wrm_pipeline_tests.fixtures.echo_servers import postgres_echo, redis_echo, tcp_server
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer, Received
 
 KEY = "AKcanary/7+Q dZx3vLm9p"[:12] + "Q7dZx3vLm9p"
@@ -145,6 +142,27 @@ def test_the_feed(where: str, answer: Answer, caplog: pytest.LogCaptureFixture) 
     assert not shows(text, "kQ7dZx3vLm9p-canary"), text
 
 
+@pytest.mark.parametrize(
+    "spelling", ["plain", "percent-encoded", "JSON", "HTML", "base64 of user:password", "over lines"]
+)
+def test_a_body_in_which_the_feed_quotes_our_credential_is_kept_without_it(spelling: str) -> None:
+    token = "kQ7dZx3vLm9p/canary&1"
+    quoted = f"# {spelled(spelling)(token)}\r\n\xff".encode("latin-1")
+    with FaultServer(then=Answer(200, quoted)) as server:
+        body = Feed(f"{server.url}/?scheme=w&token=kQ7dZx3vLm9p%2Fcanary%261", policy=ONCE).fetch().body
+        assert not shows(body.decode("latin-1"), token)
+        assert body.startswith(b"# ")
+        assert body.endswith(b"\r\n\xff")
+        assert Feed(server.url, policy=ONCE).fetch().body == quoted, "without a credential the very bytes"
+
+
+def test_a_body_that_does_not_quote_it_is_the_very_bytes() -> None:
+    served = b"#id,name\r\n15001,scheme feed kQ7dZx3v \xff\x00\n"
+    with FaultServer(then=Answer(200, served)) as server:
+        host = server.url.removeprefix("http://")
+        assert Feed(f"http://feed:scheme@{host}/?token=kQ7dZx3vLm9p-canary", policy=ONCE).fetch().body == served
+
+
 @pytest.mark.parametrize("status", [302, 400, 404, 500])
 def test_the_webhook(status: int, caplog: pytest.LogCaptureFixture) -> None:
     def echo(request: Received) -> Answer:
@@ -179,51 +197,11 @@ def test_the_receiver_of_lineage(key: str, caplog: pytest.LogCaptureFixture) -> 
 # --- Servers that are no HTTP ---------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def tcp_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server of one function, called with each connection; gives its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    with connection, contextlib.suppress(OSError):
-                        serve(connection)
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
-
-
-def redis_echo(connection: socket.socket) -> None:
-    """Redis quotes the arguments of what it does not understand."""
-    while sent := connection.recv(65536):
-        words = [word for word in sent.decode().split("\r\n") if word and word[0] not in "*$"]
-        for _ in range(max(sent.count(b"*"), 1)):
-            connection.sendall(f"-ERR unknown command, with args beginning with: {words!r}\r\n".encode())
-
-
 def test_redis(caplog: pytest.LogCaptureFixture) -> None:
     with tcp_server(redis_echo) as port:
         text = said(connect_redis(f"redis://:kQ7dZx3vLm9p-canary@127.0.0.1:{port}/0").ping, caplog)
     assert "unknown command" in text
     assert not shows(text, "kQ7dZx3vLm9p-canary")
-
-
-def postgres_echo(connection: socket.socket) -> None:
-    """Asks for the password in clear text, and quotes it."""
-    length = struct.unpack("!i", connection.recv(4))[0]
-    if connection.recv(length - 4)[:4] == struct.pack("!i", 80877103):  # may it be TLS?
-        connection.sendall(b"N")
-        length = struct.unpack("!i", connection.recv(4))[0]
-        connection.recv(length - 4)
-    connection.sendall(b"R" + struct.pack("!ii", 8, 3))
-    password = connection.recv(65536)[5:].rstrip(b"\0")
-    fields = b"SFATAL\0C28P01\0Mpassword authentication failed with '" + password + b"'\0\0"
-    connection.sendall(b"E" + struct.pack("!i", len(fields) + 4) + fields)
 
 
 def test_postgresql(caplog: pytest.LogCaptureFixture) -> None:
