@@ -134,17 +134,21 @@ class AnalyticsDatabase:
             self._sweep(home)
             for place in {self.path, home}:
                 set_aside_logs(place)
-            if home.exists() and (problem := problem_of(home)):
-                set_aside(home, problem)
-            yield from self._build(home)
+            model = None
+            if home.exists():
+                problem = problem_of(home)
+                model = set_aside(home, problem) if problem else home
+            yield from self._build(home, model)
 
-    def _build(self, home: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
+    def _build(self, home: Path, model: Path | None) -> "Iterator[duckdb.DuckDBPyConnection]":
         import duckdb
 
         new = new_file(home)
         try:
-            connection = self._open_copy(home, new)
+            connection, model = self._open_copy(home, new, model)
             try:
+                if model is not None:
+                    new.chmod(0o600)
                 yield connection
                 connection.execute("CHECKPOINT")
             except BaseException as error:
@@ -156,16 +160,19 @@ class AnalyticsDatabase:
                 raise
             finally:
                 connection.close()
-            if home.exists():
-                take_over_rights(home, new)
+            if model is not None:
+                take_over_rights(model, new)
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
             new.replace(home)
         finally:
             _remove_database(new)
 
-    def _open_copy(self, home: Path, new: Path) -> "duckdb.DuckDBPyConnection":
-        """Open a copy of the database at `home`; an empty one where there is none that can be used."""
+    def _open_copy(self, home: Path, new: Path, model: Path | None) -> "tuple[duckdb.DuckDBPyConnection, Path | None]":
+        """Open a copy of the database at `home`; an empty one where there is none that can be used.
+
+        The second value is the file whose owner, mode and attributes the new one gets: the old one, wherever it is.
+        """
         import duckdb
 
         if home.exists():
@@ -176,14 +183,14 @@ class AnalyticsDatabase:
                 if not _cannot_be_opened(new):
                     raise
                 # Of a newer DuckDB, encrypted, or damaged in its list of tables.
-                set_aside(home, f"DuckDB {duckdb.__version__} cannot open it: {_first_line(error)}")
+                model = set_aside(home, f"DuckDB {duckdb.__version__} cannot open it: {_first_line(error)}")
             else:
                 if is_ours(connection):
-                    return connection
+                    return connection, home
                 connection.close()
-                set_aside(home, "it holds tables and was not made by this pipeline")
-        _remove_database(new)
-        return self._connect_for_writing(new)
+                model = set_aside(home, "it holds tables and was not made by this pipeline")
+            _remove_database(new)
+        return self._connect_for_writing(new), model
 
     def _connect_for_writing(self, new: Path) -> "duckdb.DuckDBPyConnection":
         connection = interruptible(lambda: self._connect(str(new), "writing"))

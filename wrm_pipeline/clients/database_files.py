@@ -67,14 +67,12 @@ def locked(database: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
 
 
 def new_file(database: Path) -> Path:
-    """An empty file beside the database to build the next one in; nobody but its owner may read it.
+    """Where to build the next database: beside the old one.
 
-    Its name is another one each time, as DuckDB finds a database that is open in this process by its path; and it
-    says who builds it since when.
+    The name is another one each time, as DuckDB finds a database that is open in this process by its path; and it says
+    who builds it since when.
     """
-    path = database.with_name(f"{database.name}.new-{os.getpid()}-{time.time_ns()}")
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    return path
+    return database.with_name(f"{database.name}.new-{os.getpid()}-{time.time_ns()}")
 
 
 def _holder(database: Path, descriptor: int) -> str:
@@ -219,7 +217,8 @@ def problem_of(path: Path) -> str:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy a database into the existing file `target`; again if it was written meanwhile."""
+    """Copy a database to a file that only its owner may read; again if it was written meanwhile."""
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     for _ in range(_COPIES_TRIED):
         before = source.stat()
         shutil.copyfile(source, target)

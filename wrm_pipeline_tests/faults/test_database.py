@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -205,12 +206,15 @@ def test_something_else_is_there(database, report, replace: Callable[[Path], Non
     name = replace.__name__.replace("_", " ")
     report(f"at the database's place: {name}", "moved aside with a message; a new one is made")
     refresh(database)
+    database.path.chmod(0o640)
     replace(database.path)
     was = os.lstat(database.path)
     with database.reading_if_any() as connection:
         assert connection is None or name.startswith("of")
     refresh(database, 6)
     assert seen(database.path) == 6
+    if stat.S_ISREG(was.st_mode):
+        assert database.path.stat().st_mode == was.st_mode
     kept = aside(database)
     assert (os.lstat(kept).st_ino, os.lstat(kept).st_size) == (was.st_ino, was.st_size)
     refresh(database, 7)

@@ -74,7 +74,7 @@ CHANGES = {
     "delivery": [RAW[0], *RAW[1:] * 3],
     "fetch with breaker": ["rename breakers"],
     "build": [*[*LETTER, CACHE] * 2, *BUILD],
-    "first build": [*FIRST_BUILD, DATABASE],
+    "first build": [*FIRST_BUILD, "rename enhanced_files.json", DATABASE],
     "analytics": [
         *[DATABASE] * 3,
         *REPORT,  # the map
