@@ -66,7 +66,10 @@ def add_commands(commands: Any) -> None:
         "--layer", action="append", default=[], choices=["processed", "enhanced", "analytics"], help="may be repeated"
     )
     rebuild.add_argument("--full", action="store_true", help="parse all raw objects again, even of complete days")
-    rebuild.add_argument("--dry-run", action="store_true", help="only say what is there and what is missing")
+    rebuild.add_argument("--dry-run", action="store_true", help="do all of it in memory, and say what would be written")
+    rebuild.add_argument(
+        "--allow-shrink", action="store_true", help="let rows leave whose raw objects or files are gone or refused"
+    )
 
     prune = commands.add_parser("prune", help="remove Dagster's old history; without --apply only count")
     prune.set_defaults(command=_explained(_prune))
@@ -241,58 +244,84 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
+    from wrm_pipeline.clients.dry_run_store import DryRunStore
     from wrm_pipeline.domain.layout import local_date
+    from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
     from wrm_pipeline.flows.process import NoRawDataError
-    from wrm_pipeline.flows.rebuild import LAYERS, raw_dates
+    from wrm_pipeline.flows.rebuild import LAYERS, days_of
     from wrm_pipeline.resources.lake import connect_store
 
     store = connect_store(settings)
-    found, today = raw_dates(store, settings.layout, options.first, options.last), local_date(datetime.now(UTC))
-    refused = {dt: why for dt in found if (why := settings.layout.not_a_partition(dt, today))}
-    for dt, why in refused.items():
+    found, today = days_of(store, settings.layout, options.first, options.last), local_date(datetime.now(UTC))
+    no_days = {dt: why for dt in found if (why := settings.layout.not_a_partition(dt, today))}
+    for dt, why in no_days.items():
         print(f"{dt}  is left alone: {why}.", flush=True)
-    days = [dt for dt in found if dt not in refused]
+    days = [dt for dt in found if dt not in no_days]
     wanted = options.layer or [*LAYERS, "analytics"]
-    if refused and not days:
-        dt = min(refused)
-        raise RefusedError(f"No partition has raw data; {dt} has, but {refused[dt]}. Sensors and UI see it likewise.")
+    if no_days and not days:
+        dt = min(no_days)
+        raise RefusedError(f"No partition has raw data; {dt} has, but {no_days[dt]}. Sensors and UI see it likewise.")
     if not days:
         raise RefusedError(
             f"There is no raw snapshot of such a day in {settings.layout.raw_prefix} of {store.name}. Check the dates, "
             "BUCKET_NAME and WRM_STATIONS_S3_PREFIX."
         )
     _print_state(store, settings, days)
-    if options.dry_run:
-        print("Nothing was changed. Days that are there are compared with raw/ and dlq/ in a rebuild, and left alone.")
-        return 0
-    instance = _instance()
-    history, failed = _History(instance), list[date]()
+    instance = None if options.dry_run else _instance()
+    history, failed, refused = _History(instance), list[date](), list[date]()
     layers = [layer for layer in LAYERS if layer in wanted]
     for number, dt in enumerate(days if layers else [], start=1):
         started = time.monotonic()
+        place = DryRunStore(store) if options.dry_run else store
         try:
-            built = _rebuild_day(store, settings, dt, layers, full=options.full)
-        except NoRawDataError:
-            print(f"{dt}  nothing to do: there is no raw snapshot in {settings.layout.raw_folder(dt)}", flush=True)
+            built = _rebuild_day(place, settings, dt, layers, options)
+        except NoRawDataError as error:
+            print(f"{dt}  nothing to do: {error}", flush=True)
+            continue
+        except PartitionWouldShrinkError as error:
+            refused.append(dt)
+            print(f"{dt}  {'would be ' if options.dry_run else ''}refused: {error}", flush=True)
             continue
         except (ExternalError, RuntimeError, ValueError) as error:
             failed.append(dt)
             print(f"{dt}  failed: {error}", flush=True)
             continue
         history.tell(built, layers)
-        counts = built.counts
-        what = "+".join(built.written) + " written" if built.written else "there already"
-        print(
-            f"{dt}  {built.snapshots:,} snapshots, {counts.rows_out:,} rows, {counts.dead_lettered:,} dead-lettered: "
-            f"{what} ({time.monotonic() - started:.1f} s; {number} of {len(days)})",
-            flush=True,
-        )
+        seconds = f"({time.monotonic() - started:.1f} s; {number} of {len(days)})"
+        print(f"{dt}  {_said_of(built, dry_run=options.dry_run)} {seconds}", flush=True)
+        for remark in built.remarks:
+            print(f"            {remark}", flush=True)
+    if options.dry_run:
+        print("Nothing was changed.")
+        return 1 if failed else 0
     if failed:
         raise RefusedError(
             f"{len(failed)} of {len(days)} days failed ({', '.join(map(str, failed[:5]))}): see above. The others are "
             "done; the same command goes on with what is missing. The tables were not refreshed."
         )
-    return _rebuild_tables(settings, instance) if "analytics" in wanted else 0
+    done = _rebuild_tables(settings, instance) if "analytics" in wanted else 0
+    if refused:
+        raise RefusedError(
+            f"{len(refused)} of {len(days)} days would lose rows and are as they were "
+            f"({', '.join(map(str, refused[:5]))}): see above. If the loss is meant: `wrm rebuild --from {refused[0]} "
+            f"--to {refused[0]} --allow-shrink`. The others are done."
+        )
+    return done
+
+
+def _said_of(built: "RebuiltPartition", *, dry_run: bool) -> str:
+    counts = built.counts
+    what = f"{'+'.join(built.written)} {'would be written' if dry_run else 'written'}"
+    said = (
+        f"{built.snapshots:,} snapshots, {counts.rows_out:,} rows, {counts.dead_lettered:,} dead-lettered: "
+        f"{what if built.written else 'there already'}"
+    )
+    others = [
+        f"{o.row_count:,} in {o.file_count} other {layer} files" for layer, o in built.take_over.items() if o.file_count
+    ]
+    if not dry_run and not others:
+        return said
+    return f"{said}; before: {built.rows_before:,} rows in ours{''.join(f', {text}' for text in others)}"
 
 
 def _print_state(store: Any, settings: Settings, days: Sequence[date]) -> None:
@@ -308,11 +337,21 @@ def _print_state(store: Any, settings: Settings, days: Sequence[date]) -> None:
     print(flush=True)
 
 
-def _rebuild_day(store: Any, settings: Settings, dt: date, layers: Sequence[Any], *, full: bool) -> "RebuiltPartition":
+def _rebuild_day(
+    store: Any, settings: Settings, dt: date, layers: Sequence[Any], options: argparse.Namespace
+) -> "RebuiltPartition":
     from wrm_pipeline.flows.rebuild import rebuild_partition
 
-    now = datetime.now(UTC)
-    return rebuild_partition(store, settings.layout, dt, area=settings.area, now=now, layers=layers, full=full)
+    return rebuild_partition(
+        store,
+        settings.layout,
+        dt,
+        area=settings.area,
+        now=datetime.now(UTC),
+        layers=layers,
+        full=options.full,
+        allow_shrink=options.allow_shrink,
+    )
 
 
 def _instance() -> "dg.DagsterInstance | None":

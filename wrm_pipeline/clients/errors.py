@@ -120,3 +120,7 @@ class StorageFullError(PermanentError):
 
 class UnexpectedAnswerError(TransientError):
     """The target cannot have said this: HTML with status 200 from a proxy, a body cut short or damaged."""
+
+
+class DamagedContentError(UnexpectedAnswerError):
+    """A whole body arrived, and it is not what was stored: the object is damaged, or its way here is."""

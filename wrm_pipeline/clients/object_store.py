@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from wrm_pipeline.clients.errors import UnexpectedAnswerError
+from wrm_pipeline.clients.errors import DamagedContentError, UnexpectedAnswerError
 
 BINARY = "application/octet-stream"
 
@@ -125,7 +125,7 @@ def check_content(body: bytes, size_bytes: int, sha256: str | None, where: tuple
     if len(body) != size_bytes:
         raise UnexpectedAnswerError(f"{len(body)} bytes arrived of {size_bytes}", *where)
     if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
-        raise UnexpectedAnswerError(
+        raise DamagedContentError(
             "the content does not match its stored SHA-256",
             *where,
             "If it stays so, the object is damaged: restore it, or delete and rebuild it",

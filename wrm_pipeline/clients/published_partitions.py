@@ -1,5 +1,6 @@
 """Published partitions of the Parquet layers in the object store: one object each, replaced whole."""
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from datetime import UTC, date, datetime
 
 import pyarrow as pa
 
-from wrm_pipeline.clients.errors import ObjectNotFoundError, UnexpectedAnswerError
+from wrm_pipeline.clients.errors import DamagedContentError, ObjectNotFoundError, UnexpectedAnswerError
 from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
@@ -19,6 +20,24 @@ LAYERS = ("processed", "enhanced")
 
 class UnreadablePartitionError(UnexpectedAnswerError):
     """A published object is no Parquet file of ours, so what it holds is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What is under a partition's key: `parts` where it is ours.
+
+    Else `data` is what is there (None: nothing, or nothing that can be fetched), and `problem` says what is
+    wrong with it.
+    """
+
+    parts: ParquetParts | None
+    data: bytes | None = None
+    problem: str = ""
+
+    @property
+    def set_aside(self) -> bytes | None:
+        """What is there and not ours: kept before it is replaced."""
+        return self.data if self.parts is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,34 +98,82 @@ class PublishedPartitions:
             ) from error
         return rows
 
-    def publish(
-        self, layer: str, dt: date, data: bytes, *, rows_now: int, rows_before: int, allow_shrink: bool
-    ) -> ObjectInfo:
-        """Replace a partition by one atomic write; after the first one, remove strays of older writers.
+    def find(self, layer: str, dt: date) -> "Published":
+        """What is under the partition's key: ours, nothing, or something that a build replaces.
 
-        Later writes do not look for them: that is a listing each minute for what is gone for good. Runs that a person
-        asks for do (`remove_strays`), and whatever crash or older writer leaves one all the same, the reconciliation
-        sees it (`strayed`), and the run that it asks for removes it.
+        Raises:
+            ExternalError: the store failed.
+        """
+        key = self.layout.partition_key(layer, dt)
+        try:
+            data = self.store.get(key)
+        except ObjectNotFoundError:
+            return Published(None)
+        except DamagedContentError as error:
+            return Published(None, problem=str(error))
+        try:
+            parts = ParquetParts.open(data)
+            wanted = "parser" if layer == "processed" else "rules"
+            if wanted in parts.notes:
+                return Published(parts, data)
+            return Published(None, data, f"{key} is a Parquet file, but not one of this pipeline")
+        except (ValueError, OSError, LookupError, TypeError, zlib.error) as error:  # Arrow's own are among them
+            return Published(None, data, f"{key} is not a Parquet file that can be read ({error})")
+
+    def publish(
+        self,
+        layer: str,
+        dt: date,
+        data: bytes,
+        *,
+        rows_now: int,
+        rows_before: int,
+        allow_shrink: bool,
+        superseded: Sequence[str] = (),
+        set_aside: bytes | None = None,
+    ) -> ObjectInfo:
+        """Replace a partition by one atomic write.
+
+        Before it, what is under the key and is not ours is kept below `superseded/` (`set_aside`); after it, files of
+        other writers whose rows are in ours go there (`superseded`). A crash in between leaves them where they were,
+        and the next look does it.
 
         Raises:
             PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.
         """
         key = self.layout.partition_key(layer, dt)
         check_shrink(f"{layer} dt={dt}", rows_now, rows_before, allow_shrink=allow_shrink)
+        if set_aside is not None:
+            self._keep(layer, dt, key, set_aside)
         metadata = {RUN_ID: self.run_id} if self.run_id else None
         written = self.store.put(key, data, metadata=metadata, content_type="application/vnd.apache.parquet")
-        if rows_before == 0:
-            self.remove_strays(layer, dt)
+        for other in superseded:
+            self.supersede(layer, dt, other)
         return written
 
-    def remove_strays(self, layer: str, dt: date) -> None:
-        """Remove other Parquet objects from a partition's folder; only where its own is published."""
-        key = self.layout.partition_key(layer, dt)
-        keys = [info.key for info in self.store.list(self.layout.partition_folder(layer, dt))]
-        if key in keys:
-            for other in keys:
-                if other != key and other.endswith(".parquet"):
-                    self.store.delete(other)
+    def supersede(self, layer: str, dt: date, key: str) -> None:
+        """Move a file out of a partition's folder, where it stays for a while: copied, compared, then removed."""
+        try:
+            data = self.store.get(key)
+        except ObjectNotFoundError:
+            return  # another run did it
+        self._keep(layer, dt, key, data)
+        self.store.delete(key)
+
+    def _keep(self, layer: str, dt: date, key: str, data: bytes) -> None:
+        name = key.removeprefix(self.layout.partition_folder(layer, dt))
+        stem = name.removesuffix(".parquet")
+        for target in (name, f"{stem}.{hashlib.sha256(data).hexdigest()[:12]}.parquet"):
+            copy = self.layout.superseded_key(layer, dt, target)
+            self.store.put_if_absent(copy, data)
+            if self.store.get(copy) == data:
+                return
+        raise UnexpectedAnswerError("it does not hold what was just put there", self.store.name, "get", copy)
+
+    def strays(self, layer: str, dt: date) -> list[ObjectInfo]:
+        """Parquet objects of other writers in a partition's folder and below it; one listing."""
+        folder = self.layout.partition_folder(layer, dt)
+        return [info for info in self.store.list(folder) if self._is_stray(layer, dt, info.key)]
 
     def strays_by_day(self) -> dict[date, list[ObjectInfo]]:
         """Parquet objects of other writers in the folders of partitions; one listing for each 1,000 days and layer."""

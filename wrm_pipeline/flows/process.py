@@ -2,15 +2,18 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+
+import pyarrow as pa
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.cached_objects import CachedObjects
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, Entries
 from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.published_partitions import Published, PublishedPartitions
 from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of
@@ -33,7 +36,9 @@ from wrm_pipeline.domain.partition_build import (
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.domain.snapshot_time import named, remembered, reported_times, settled, span_of
+from wrm_pipeline.domain.strays import OurRows
 from wrm_pipeline.flows.readable import ReadableBodies
+from wrm_pipeline.flows.take_over import NOTHING, TakeOver, donors, must_fit, settle, strays_of, with_rows_of
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
@@ -53,7 +58,14 @@ class NoRawDataError(RuntimeError):
 class ProcessedPartition:
     """A processed partition that is built and not yet published; `build` is None where nothing had changed.
 
-    `vanished` are raw objects that are not there any more, and whose rows stay.
+    Attributes:
+        build: The new file.
+        manifest: Of the partition as it is to be.
+        previous: What is published now.
+        dead_letters: Those that were written.
+        vanished: Raw objects that are not there any more, and whose rows stay.
+        take_over: What becomes of other writers' files.
+        set_aside: What is under the key and not ours; kept before it is replaced.
     """
 
     build: ProcessedBuild | None
@@ -61,6 +73,8 @@ class ProcessedPartition:
     previous: ParquetParts | None
     dead_letters: tuple[DeadLetter, ...]
     vanished: tuple[str, ...] = ()
+    take_over: TakeOver = NOTHING
+    set_aside: bytes | None = None
 
     @property
     def drifts(self) -> list[Drift]:
@@ -198,18 +212,22 @@ def process_partition(
     reparse: Collection[str] = (),
     allow_shrink: bool = False,
     moved: Collection[str] = (),
+    look_for_strays: bool = True,
     cache: Cache = NO_CACHE,
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
     Rows stay published whose raw object has vanished, was rewritten with fewer rows, or cannot be read;
     `allow_shrink` lets those of the first two kinds leave, and `moved` those of raw objects that are elsewhere now.
+    Rows that only other writers' files have are taken over; these are looked for with the first build, where nothing
+    else changes, and where `look_for_strays` says so: a listing of each layer.
 
     Dead letters are written before anyone can publish the partition without their rows: if they cannot be
     written, this raises and the partition stays as it is.
 
     Raises:
-        NoRawDataError: the day has no raw object and no published partition.
+        NoRawDataError: the day has no raw object, no published partition, and no rows of others that can be ours.
+        PartitionWouldShrinkError: files of others hold rows that cannot be taken over.
         ExternalError: the store failed.
     """
     queue = DeadLetterQueue(store, layout, cache)
@@ -218,35 +236,49 @@ def process_partition(
     for problem in entries.unreadable:
         _log.warning("a dead letter cannot be read", key=problem.key, reason=problem.reason)
     raw = RawDay.of(store, layout, dt)
-    previous = PublishedPartitions(store, layout).read("processed", dt)
-    objects = raw_objects_of(raw, entries, previous)
-    if not objects and previous is None:
-        raise _no_raw_data(store, layout, dt)
+    partitions = PublishedPartitions(store, layout)
+    published = partitions.find("processed", dt)
+    objects = raw_objects_of(raw, entries, published.parts)
     # Reading it back costs 5 ms on a full day, and most days have no dead letters.
-    manifest = published_manifest(previous) if known else None
+    manifest = published_manifest(published.parts) if known else None
     for letter in known:
         if is_settled(letter, manifest):
             queue.put(replace(letter, status=REPROCESSED))
     started = time.monotonic()
     reader = ReadableBodies(raw, CachedObjects(store, cache).bodies)
-    objects = with_remembered_times(objects, dt, previous, full_rebuild=full_rebuild)
-    objects, held = _with_reported_times(objects, dt, reader.read)
-    plan, build = _build(
-        objects,
-        previous,
-        reader,
-        _held_first(reader.read, held),
+
+    def build_on(previous: ParquetParts | None) -> tuple[BuildPlan, ProcessedBuild | None]:
+        timed = with_remembered_times(objects, dt, previous, full_rebuild=full_rebuild)
+        timed, held = _with_reported_times(timed, dt, reader.read)
+        return _build(
+            timed,
+            previous,
+            reader,
+            _held_first(reader.read, held),
+            parsed_at=parsed_at,
+            full_rebuild=full_rebuild,
+            reparse=reparse,
+            allow_shrink=allow_shrink,
+            moved=moved,
+        )
+
+    published, (plan, build) = _on_what_can_be_read(published, build_on)
+    previous = published.parts
+    build, over = _take_over(
+        partitions,
+        dt,
+        published,
+        plan,
+        build,
+        look=look_for_strays or previous is None or build is None,
         parsed_at=parsed_at,
-        full_rebuild=full_rebuild,
-        reparse=reparse,
         allow_shrink=allow_shrink,
-        moved=moved,
     )
     vanished = tuple(sorted(plan.kept - {obj.key for obj in objects}))
     if build is None:
         if previous is None:
-            raise _no_raw_data(store, layout, dt)
-        return ProcessedPartition(None, plan.manifest, previous, (), vanished)
+            raise _no_raw_data(store, layout, dt, over)
+        return ProcessedPartition(None, plan.manifest, previous, (), vanished, over)
     _log.info(
         "built processed partition",
         dt=str(dt),
@@ -255,7 +287,7 @@ def process_partition(
         snapshots_parsed=len(build.reports),
         seconds=round(time.monotonic() - started, 3),
     )
-    partition = ProcessedPartition(build, build.manifest, previous, (), vanished)
+    partition = ProcessedPartition(build, build.manifest, previous, (), vanished, over, published.set_aside)
     if drifts := partition.drifts:
         _log.warning("the feed has another format", dt=str(dt), bodies=len(drifts), drift=str(drifts[-1]))
     letters = queue.record(
@@ -268,11 +300,84 @@ def process_partition(
     return replace(partition, dead_letters=tuple(letters))
 
 
-def _no_raw_data(store: ObjectStore, layout: Layout, dt: date) -> NoRawDataError:
+def _no_raw_data(store: ObjectStore, layout: Layout, dt: date, over: TakeOver) -> NoRawDataError:
+    beside = f" Files that are there cannot be taken over: {'; '.join(map(str, over.left))}." if over.left else ""
     return NoRawDataError(
         f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day that "
-        "has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now."
+        f"has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now.{beside}"
     )
+
+
+Built = tuple[BuildPlan, ProcessedBuild | None]
+
+
+def _on_what_can_be_read(
+    published: Published, build: Callable[[ParquetParts | None], Built]
+) -> tuple[Published, Built]:
+    """Build on what is published, or from scratch where it turns out that it cannot be read; a footer does not tell."""
+    previous = published.parts
+    try:
+        done = build(previous)
+        if done[1] is not None or previous is None or _can_be_read(previous):
+            return published, done
+    except (pa.ArrowException, OSError, zlib.error):
+        if previous is None or _can_be_read(previous):
+            raise
+    _log.warning("the published partition is damaged, and is built from scratch")
+    published = Published(None, published.data, "its rows cannot be read")
+    return published, build(None)
+
+
+def _can_be_read(parts: ParquetParts) -> bool:
+    try:
+        return all(rows.num_rows >= 0 for rows in parts.read_groups())
+    except (pa.ArrowException, OSError, zlib.error):
+        return False
+
+
+def _take_over(
+    partitions: PublishedPartitions,
+    dt: date,
+    published: Published,
+    plan: BuildPlan,
+    build: ProcessedBuild | None,
+    *,
+    look: bool,
+    parsed_at: datetime,
+    allow_shrink: bool,
+) -> tuple[ProcessedBuild | None, TakeOver]:
+    """The build with the rows that only other writers' files have; where nothing changes, they move aside at once."""
+    files = donors(partitions, dt, published) if look else []
+    if not files:
+        return build, NOTHING
+    layout, manifest = partitions.layout, build.manifest if build is not None else plan.manifest
+    if build is not None:
+        base = ParquetParts.open(build.data)
+    elif published.parts is not None:
+        base = published.parts
+    else:
+        base = ParquetParts.open(build_processed(plan, lambda _: iter(()), parsed_at=parsed_at).data)
+    more, judged = with_rows_of(files, base, manifest, layout, dt, parsed_at=parsed_at)
+    if more is not None:
+        taken = more.row_count - base.row_count
+        _log.info("took over rows of other writers' files", dt=str(dt), rows=taken, files=len(files))
+        build = replace(more, reports=build.reports if build is not None else ())
+        base, manifest = ParquetParts.open(build.data), build.manifest
+    elif build is None and published.parts is None:
+        return None, TakeOver(left=tuple(stray for stray in judged if stray.file.moves_to))
+    over = settle(
+        f"processed dt={dt}",
+        [file for file in files if file.key.startswith(layout.partition_folder("processed", dt))],
+        OurRows(base, manifest),
+        layout,
+        dt,
+        allow_shrink=allow_shrink,
+        must_fit=must_fit(dt, published.parts, parsed_at),
+    )
+    if build is None:
+        for key in over.superseded:
+            partitions.supersede("processed", dt, key)
+    return build, replace(over, rows_taken=taken if more is not None else 0)
 
 
 def _build(
@@ -336,25 +441,69 @@ def is_settled(letter: DeadLetter, manifest: Manifest | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EnhancedPartition:
-    """An enhanced partition that is built and not yet published; `changed` is False where it is published already."""
+    """An enhanced partition that is built and not yet published; `changed` is False where it is published already.
+
+    `take_over` and `set_aside` are as in ProcessedPartition.
+    """
 
     build: EnhancedBuild
     rows_before: int
     changed: bool
+    take_over: TakeOver = NOTHING
+    set_aside: bytes | None = None
 
 
 def enhance_partition(
-    processed: ParquetParts, partitions: PublishedPartitions, dt: date, *, area: ServiceArea, built_at: datetime
+    processed: ParquetParts,
+    partitions: PublishedPartitions,
+    dt: date,
+    *,
+    area: ServiceArea,
+    built_at: datetime,
+    allow_shrink: bool = False,
+    look_for_strays: bool = True,
 ) -> EnhancedPartition:
-    """Classify and flag a day's processed rows."""
-    previous = partitions.read("enhanced", dt)
+    """Classify and flag a day's processed rows.
+
+    Raises:
+        PartitionWouldShrinkError: files of others hold rows that are not among them.
+    """
+    published = partitions.find("enhanced", dt)
     started = time.monotonic()
-    build = build_enhanced(processed, previous, area=area, dt=dt, build_id=built_at.isoformat())
+
+    def build_on(previous: ParquetParts | None) -> EnhancedBuild:
+        return build_enhanced(processed, previous, area=area, dt=dt, build_id=built_at.isoformat())
+
+    try:
+        build = build_on(published.parts)
+    except (pa.ArrowException, OSError, zlib.error):
+        if published.parts is None or _can_be_read(published.parts):
+            raise
+        published = Published(None, published.data, "its rows cannot be read")
+        build = build_on(None)
     _log.info(
         "built enhanced partition", dt=str(dt), rows=build.row_count, seconds=round(time.monotonic() - started, 3)
     )
+    previous = published.parts
     changed = not is_current(previous, processed, area)
-    return EnhancedPartition(build, previous.row_count if previous else 0, changed)
+    files = []
+    if look_for_strays or previous is None or not changed:
+        files = strays_of(partitions, "enhanced", dt)
+    over = NOTHING
+    if files:
+        over = settle(
+            f"enhanced dt={dt}",
+            files,
+            OurRows(ParquetParts.open(build.data), published_manifest(processed) or Manifest(PARSER_VERSION, {})),
+            partitions.layout,
+            dt,
+            allow_shrink=allow_shrink,
+            must_fit=must_fit(dt, previous, built_at),
+        )
+    if not changed:
+        for key in over.superseded:
+            partitions.supersede("enhanced", dt, key)
+    return EnhancedPartition(build, previous.row_count if previous else 0, changed, over, published.set_aside)
 
 
 def is_current(enhanced: ParquetParts | None, processed: ParquetParts, area: ServiceArea) -> bool:

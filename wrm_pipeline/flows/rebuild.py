@@ -3,8 +3,8 @@
 What is published already is left alone, so a rebuild that was cut short goes on where it was.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Literal
 
@@ -15,6 +15,7 @@ from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.take_over import TakeOver
 
 Layer = Literal["processed", "enhanced"]
 LAYERS: tuple[Layer, ...] = ("processed", "enhanced")
@@ -22,20 +23,50 @@ LAYERS: tuple[Layer, ...] = ("processed", "enhanced")
 
 @dataclass(frozen=True, slots=True)
 class RebuiltPartition:
-    """What became of a day: the layers that were written, and what the day holds now."""
+    """What became of a day.
+
+    Attributes:
+        dt: The day.
+        written: Layers that were written.
+        snapshots: Raw objects that its rows are of.
+        counts: What became of their lines.
+        rows_before: Rows that were published before, in the processed layer.
+        take_over: Of each layer: what became of other writers' files.
+        vanished: Raw objects that are gone, and whose rows stay.
+        replaced: Layers whose object was not ours or could not be read.
+    """
 
     dt: date
     written: tuple[Layer, ...]
     snapshots: int
     counts: LineCounts
+    rows_before: int = 0
+    take_over: Mapping[Layer, TakeOver] = field(default_factory=dict)
+    vanished: int = 0
+    replaced: tuple[Layer, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is not ordinary, a line each."""
+        said = [f"{layer}: what is there is not a file of ours, and is kept in superseded/" for layer in self.replaced]
+        if self.vanished:
+            said.append(f"{self.vanished} raw objects are gone; their rows stay")
+        for layer, over in self.take_over.items():
+            if over.rows_taken:
+                said.append(f"{layer}: {over.rows_taken:,} rows that only other files have are taken over")
+            if over.superseded:
+                said.append(f"{layer}: {len(over.superseded)} files move to superseded/, e.g. {over.superseded[0]}")
+            said.extend(f"{layer}: stays where it is: {stray}" for stray in over.left)
+        return said
 
 
-def raw_dates(store: ObjectStore, layout: Layout, first: date | None = None, last: date | None = None) -> list[date]:
-    """The days that have a raw folder, from `first` to `last`, both included; one listing.
+def days_of(store: ObjectStore, layout: Layout, first: date | None = None, last: date | None = None) -> list[date]:
+    """The days that have a folder in `raw/` or in a layer, from `first` to `last`, both included.
 
     Some may be no partitions (`Layout.not_a_partition`).
     """
-    days = (folder_date(folder) for folder in store.list_folders(layout.raw_prefix))
+    prefixes = (layout.raw_prefix, *(layout.layer_prefix(layer) for layer in LAYERS))
+    days = {folder_date(folder) for prefix in prefixes for folder in store.list_folders(prefix)}
     return sorted(dt for dt in days if dt and (first is None or dt >= first) and (last is None or dt <= last))
 
 
@@ -88,6 +119,8 @@ def rebuild_partition(
         moved=moved,
         cache=cache,
     )
+    taken_over: dict[Layer, TakeOver] = {"processed": processed.take_over}
+    replaced: list[Layer] = []
     if processed.build is not None and "processed" in layers:
         partitions.publish(
             "processed",
@@ -96,10 +129,14 @@ def rebuild_partition(
             rows_now=processed.build.row_count,
             rows_before=processed.rows_before,
             allow_shrink=allow_shrink or bool(moved),
+            superseded=processed.take_over.superseded,
+            set_aside=processed.set_aside,
         )
         written.append("processed")
+        replaced += ["processed"] if processed.set_aside is not None else []
     if "enhanced" in layers:
-        enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now)
+        enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now, allow_shrink=allow_shrink)
+        taken_over["enhanced"] = enhanced.take_over
         if enhanced.changed:
             partitions.publish(
                 "enhanced",
@@ -108,6 +145,18 @@ def rebuild_partition(
                 rows_now=enhanced.build.row_count,
                 rows_before=enhanced.rows_before,
                 allow_shrink=allow_shrink or bool(moved),
+                superseded=enhanced.take_over.superseded,
+                set_aside=enhanced.set_aside,
             )
             written.append("enhanced")
-    return RebuiltPartition(dt, tuple(written), len(processed.manifest.sources), processed.manifest.counts)
+            replaced += ["enhanced"] if enhanced.set_aside is not None else []
+    return RebuiltPartition(
+        dt,
+        tuple(written),
+        len(processed.manifest.sources),
+        processed.manifest.counts,
+        processed.rows_before,
+        taken_over,
+        len(processed.vanished),
+        tuple(replaced),
+    )

@@ -10,6 +10,8 @@ import pyarrow as pa
 from pydantic import PrivateAttr
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.clients.object_store import ObjectInfo
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import told_on_failure, write_requests
@@ -18,18 +20,36 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# Dagster's own, on each run that a sensor asked for.
-SENSOR_TAG = "dagster/sensor_name"
-
-
 @dataclass(frozen=True, slots=True)
 class PartitionFile:
-    """A partition that is ready to be published: the Parquet file, its rows, and the rows that it replaces."""
+    """A partition that is ready to be published: the Parquet file, its rows, and the rows that it replaces.
+
+    `superseded` are keys of other writers' files whose rows are in it; `set_aside` is what it replaces and is not ours.
+    """
 
     data: bytes
     row_count: int
     rows_before: int
     allow_shrink: bool = False
+    superseded: tuple[str, ...] = ()
+    set_aside: bytes | None = None
+
+    def publish(self, partitions: PublishedPartitions, layer: str, dt: date) -> ObjectInfo:
+        """Replace the partition.
+
+        Raises:
+            PartitionWouldShrinkError: it would lose too many rows; nothing was written.
+        """
+        return partitions.publish(
+            layer,
+            dt,
+            self.data,
+            rows_now=self.row_count,
+            rows_before=self.rows_before,
+            allow_shrink=self.allow_shrink,
+            superseded=self.superseded,
+            set_aside=self.set_aside,
+        )
 
 
 class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
@@ -46,12 +66,10 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
     _written: dict[str, bytes] = PrivateAttr(default_factory=dict)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Publish a partition by one atomic write. Where nothing changed, see to what else is in its folder."""
+        """Publish a partition by one atomic write."""
         with told_on_failure(context):
             if obj is not None:
                 self._publish(context, obj)
-            elif context.has_partition_key:
-                self.lake.partitions.remove_strays(_layer(context), date.fromisoformat(context.partition_key))
         context.add_output_metadata(write_requests())
 
     def _publish(self, context: dg.OutputContext, obj: Any) -> None:
@@ -60,18 +78,8 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
         if not isinstance(obj, PartitionFile):
             previous = partitions.read(layer, dt)
             obj = _as_file(obj, previous.row_count if previous else 0, context.run_id)
-        info = partitions.publish(
-            layer,
-            dt,
-            obj.data,
-            rows_now=obj.row_count,
-            rows_before=obj.rows_before,
-            allow_shrink=obj.allow_shrink,
-        )
+        info = obj.publish(partitions, layer, dt)
         self._written[info.key] = obj.data
-        # A run that a sensor asks for comes each minute; what it would list the reconciliation does.
-        if obj.rows_before and SENSOR_TAG not in context.step_context.run_tags:
-            partitions.remove_strays(layer, dt)
         context.add_output_metadata(
             {"path": dg.MetadataValue.path(self.lake.store.url(info.key)), "size_bytes": info.size_bytes}
         )

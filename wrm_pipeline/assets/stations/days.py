@@ -38,6 +38,9 @@ _NAMED = 5
 # which is ten times what a day takes.
 RUN_SECONDS, SECONDS_A_DAY = 900, 60
 
+# Dagster's own, on each run that a sensor asked for.
+SENSOR_TAG = "dagster/sensor_name"
+
 # Metadata of a day that had nothing to build.
 NOTHING = "nothing_to_do"
 
@@ -62,6 +65,14 @@ class BuildOrder:
     built_at: datetime
     full_rebuild: bool = False
     allow_shrink: bool = False
+    look_for_strays: bool = True
+
+    @classmethod
+    def of(
+        cls, context: dg.AssetExecutionContext, built_at: datetime, *, full_rebuild: bool, allow_shrink: bool
+    ) -> "BuildOrder":
+        """As the run wants it. One that a sensor asks for comes each minute, and lists nothing for files of others."""
+        return cls(built_at, full_rebuild, allow_shrink, look_for_strays=SENSOR_TAG not in context.run.tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +169,8 @@ def publish_day(task: DayTask) -> dict[str, Any]:
     if not built.check.passed and built.check.severity is ERROR:
         raise UnsoundDayError(f"{built.check.check_name} does not hold. {built.check.description}")
     metadata = dict(built.metadata)
-    if built.file is None:
-        lake.partitions.remove_strays(task.layer, task.dt)
-    else:
-        file = built.file
-        info = lake.partitions.publish(
-            task.layer,
-            task.dt,
-            file.data,
-            rows_now=file.row_count,
-            rows_before=file.rows_before,
-            allow_shrink=file.allow_shrink,
-        )
+    if built.file is not None:
+        info = built.file.publish(lake.partitions, task.layer, task.dt)
         metadata |= {"path": dg.MetadataValue.path(lake.store.url(info.key)), "size_bytes": info.size_bytes}
     return metadata | write_requests()
 

@@ -68,7 +68,7 @@ def wrm_stations_enhanced_data_all(
     workers: WorkersResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Classify and flag."""
-    order = BuildOrder(clock.now(), config.full_rebuild, config.allow_shrink)
+    order = BuildOrder.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
     days = days_of(context)
     if len(days) > 1:
         yield from publish_days(context, "enhanced", enhance_published_day, order, lake=lake, workers=workers)
@@ -111,10 +111,25 @@ THEN = NextLayer("enhanced", enhance_published_day, dg.AssetKey(NAME))
 
 
 def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: BuildOrder) -> BuiltDay:
-    result = enhance_partition(processed, lake.partitions, dt, area=lake.area, built_at=order.built_at)
+    result = enhance_partition(
+        processed,
+        lake.partitions,
+        dt,
+        area=lake.area,
+        built_at=order.built_at,
+        allow_shrink=order.allow_shrink,
+        look_for_strays=order.look_for_strays,
+    )
     build = result.build
     file = ParquetParts.open(build.data)
-    to_publish = PartitionFile(build.data, build.row_count, result.rows_before, order.allow_shrink)
+    to_publish = PartitionFile(
+        build.data,
+        build.row_count,
+        result.rows_before,
+        order.allow_shrink,
+        result.take_over.superseded,
+        result.set_aside,
+    )
     metadata: dict[str, Any] = {
         "unchanged": not result.changed,
         "rows_in": processed.row_count,

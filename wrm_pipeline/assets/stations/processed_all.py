@@ -87,7 +87,7 @@ def wrm_stations_processed_data_all(
     cache: RedisCacheResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
-    order = BuildOrder(clock.now(), config.full_rebuild, config.allow_shrink)
+    order = BuildOrder.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
     days = days_of(context)
     if len(days) > 1:
         # Here, since the module of the next layer imports this one.
@@ -121,13 +121,21 @@ def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = 
             parsed_at=order.built_at,
             full_rebuild=order.full_rebuild,
             allow_shrink=order.allow_shrink,
+            look_for_strays=order.look_for_strays,
             cache=cache,
         )
     except NoRawDataError as error:
         raise NothingToDoError(str(error)) from error
     file, to_publish = result.file, None
     if result.build is not None:
-        to_publish = PartitionFile(result.build.data, result.build.row_count, result.rows_before, order.allow_shrink)
+        to_publish = PartitionFile(
+            result.build.data,
+            result.build.row_count,
+            result.rows_before,
+            order.allow_shrink,
+            result.take_over.superseded,
+            result.set_aside,
+        )
     rows = result.build.row_count if result.build else result.rows_before
     metadata = {**_metadata(result, file), **requests_made()}
     return BuiltDay(to_publish, metadata, check_processed(dt.isoformat(), rows, result.manifest, file))
@@ -146,6 +154,9 @@ def _metadata(result: ProcessedPartition, file: ParquetParts) -> dict[str, Any]:
         "snapshots_parsed_now": len(result.build.reports) if result.build else 0,
         "unchanged": result.build is None,
         "drift": "; ".join(sorted({str(drift) for drift in result.drifts})[:5]),
+        "rows_taken_over": result.take_over.rows_taken,
+        "files_superseded": len(result.take_over.superseded),
+        "files_left": "; ".join(map(str, result.take_over.left[:5])),
         "raw_objects_vanished": len(result.vanished),
         "raw_objects_refused": len(result.manifest.refused),
         "raw_objects_unreadable": len(result.manifest.unreadable),

@@ -10,6 +10,7 @@ import pytest
 from wrm_pipeline.clients.errors import ExternalError, UnexpectedAnswerError
 from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
+from wrm_pipeline.flows.take_over import remove_expired
 from wrm_pipeline_tests.fixtures.lake import DAY, Lake, WatchedStore
 
 KEY = "bike-data/gen_info/processed/all/dt=2025-08-21/all_processed_20250821_000000.parquet"
@@ -45,57 +46,94 @@ def test_the_key_is_a_function_of_layer_and_date(partitions, lake):
     assert lake.keys() == [KEY]
 
 
-def test_publishing_removes_strays_of_this_folder_only(partitions, lake):
+STRAY = KEY.replace("_000000", "_130502")
+
+
+def test_strays_are_other_parquet_objects_in_the_folder_and_below_it(partitions, lake):
     folder = KEY.rpartition("/")[0]
-    strays = [f"{folder}/all_processed_20250821_130502.parquet", f"{folder}/part-0.parquet"]
-    kept = [
+    strays = [f"{folder}/all_processed_20250821_130502.parquet", f"{folder}/hour=13/part-0.parquet"]
+    others = [
+        KEY,
         f"{folder}/README.txt",
+        f"{folder}/_SUCCESS",
         KEY.replace("processed", "enhanced"),
         KEY.replace("2025-08-21", "2025-08-22").replace("20250821", "20250822"),
-        KEY.replace("2025-08-21", "2025-08-22").replace("20250821_000000", "20250822_130502"),
+        KEY.replace("dt=2025-08-21", "dt=garbage"),
     ]
-    for key in (*strays, *kept):
+    for key in (*strays, *others):
         lake.store.put(key, parquet(1))
+    assert [info.key for info in partitions.strays("processed", DAY)] == strays
+    assert {dt: [info.key for info in found] for dt, found in partitions.strays_by_day().items()} == {DAY: strays}
+
+
+def test_what_is_superseded_moves_after_the_write_and_keeps_its_bytes(partitions, lake):
+    nested = f"{KEY.rpartition('/')[0]}/hour=13/part-0.parquet"
+    lake.store.put(STRAY, parquet(1))
+    lake.store.put(nested, parquet(2))
+    partitions.publish(
+        "processed", DAY, parquet(3), rows_now=3, rows_before=0, allow_shrink=False, superseded=(STRAY, nested)
+    )
+    folder = "bike-data/gen_info/superseded/processed/dt=2025-08-21/"
+    assert lake.keys() == sorted([KEY, folder + STRAY.rpartition("/")[2], f"{folder}hour=13/part-0.parquet"])
+    assert lake.store.get(folder + STRAY.rpartition("/")[2]) == parquet(1)
+
+
+@pytest.mark.parametrize("fails_at", ["put", "put_if_absent", "get", "delete"])
+def test_a_crash_on_the_way_loses_nothing_and_is_made_good(lake, fails_at):
+    lake.store.put(STRAY, parquet(1))
+    failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == fails_at)
+    arguments = {"rows_now": 3, "rows_before": 0, "allow_shrink": False, "superseded": (STRAY,)}
+    with pytest.raises(ExternalError):
+        PublishedPartitions(failing, lake.layout).publish("processed", DAY, parquet(3), **arguments)
+    assert lake.store.get(STRAY) == parquet(1)
+    PublishedPartitions(lake.store, lake.layout).publish("processed", DAY, parquet(3), **arguments)
+    assert lake.store.stat(STRAY) is None
+    assert [lake.store.get(key) for key in lake.keys("superseded/")] == [parquet(1)]
+
+
+def test_another_file_of_the_same_name_is_kept_beside_it(partitions, lake):
+    for rows in (1, 2, 1):
+        lake.store.put(STRAY, parquet(rows))
+        partitions.supersede("processed", DAY, STRAY)
+    assert sorted(lake.store.get(key) for key in lake.keys("superseded/")) == sorted([parquet(1), parquet(2)])
+    partitions.supersede("processed", DAY, STRAY)
+
+
+def test_what_is_under_the_key_and_not_ours_is_kept_before_it_is_replaced(partitions, lake):
+    lake.store.put(KEY, b"PAR1 of old")
+    found = partitions.find("processed", DAY)
+    assert (found.parts, found.set_aside) == (None, b"PAR1 of old")
+    assert "not a Parquet file" in found.problem
+    partitions.publish(
+        "processed", DAY, parquet(3), rows_now=3, rows_before=0, allow_shrink=False, set_aside=found.set_aside
+    )
+    (kept,) = lake.keys("superseded/")
+    assert lake.store.get(kept) == b"PAR1 of old"
+    assert lake.store.get(KEY) == parquet(3)
+
+
+def test_a_parquet_file_of_another_writer_under_our_key_is_not_ours(partitions, lake):
+    assert partitions.find("processed", DAY).problem == ""
+    lake.store.put(KEY, parquet(3))
+    assert "not one of this pipeline" in partitions.find("processed", DAY).problem
+
+
+def test_superseded_files_go_after_thirty_days(partitions, lake):
+    lake.store.put(STRAY, parquet(1))
+    partitions.supersede("processed", DAY, STRAY)
     publish(partitions, 3)
-    assert lake.keys() == sorted([KEY, *kept])
-
-
-def test_the_new_object_is_there_before_a_stray_is_removed(lake):
-    stray = KEY.replace("_000000", "_130502")
-    lake.store.put(stray, parquet(3))
-    failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == "put")
-    with pytest.raises(ExternalError):
-        publish(PublishedPartitions(failing, lake.layout), 3)
-    assert lake.keys() == [stray]
-
-
-def test_a_crash_before_the_strays_are_gone_is_seen_and_made_good(lake):
-    stray = KEY.replace("_000000", "_130502")
-    lake.store.put(stray, parquet(3))
-    failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == "delete")
-    with pytest.raises(ExternalError):
-        publish(PublishedPartitions(failing, lake.layout), 3)
-    partitions = PublishedPartitions(lake.store, lake.layout)
-    assert {dt: [info.key for info in found] for dt, found in partitions.strays_by_day().items()} == {DAY: [stray]}
-    partitions.remove_strays("processed", DAY)
+    now = datetime.now(UTC)
+    assert remove_expired(lake.store, lake.layout, now=now + timedelta(days=29)) == 0
+    assert remove_expired(lake.store, lake.layout, now=now + timedelta(days=31)) == 1
     assert lake.keys() == [KEY]
-    assert partitions.strays_by_day() == {}
 
 
-def test_strays_are_all_that_there_is_of_a_day_until_it_is_published(partitions, lake):
-    stray = KEY.replace("_000000", "_130502")
-    lake.store.put(stray, parquet(3))
-    partitions.remove_strays("processed", DAY)
-    assert lake.keys() == [stray]
-
-
-def test_a_later_publish_asks_for_no_listing(lake):
+def test_a_publish_is_one_request(lake):
     watched = WatchedStore(lake.store)
     partitions = PublishedPartitions(watched, lake.layout)
     publish(partitions, 3)
-    assert watched.counts == {"put": 1, "list": 1}
     publish(partitions, 4, before=3)
-    assert watched.counts == {"put": 2, "list": 1}
+    assert watched.counts == {"put": 2}
 
 
 @pytest.mark.parametrize(("now", "fits"), [(95, True), (94, False), (0, False), (100, True), (500, True)])
