@@ -71,7 +71,9 @@ def add_commands(commands: Any) -> None:
         "--allow-shrink", action="store_true", help="let rows leave whose raw objects or files are gone or refused"
     )
 
-    prune = commands.add_parser("prune", help="remove Dagster's old history; without --apply only count")
+    prune = commands.add_parser(
+        "prune", help="remove Dagster's old history, and superseded files; without --apply only count"
+    )
     prune.set_defaults(command=_explained(_prune))
     prune.add_argument("--days", type=float, help="age of what stays, default WRM_HISTORY_DAYS")
     prune.add_argument("--apply", action="store_true", help="do it")
@@ -418,6 +420,18 @@ def _rebuild_tables(settings: Settings, instance: "dg.DagsterInstance | None") -
     return 0
 
 
+def _prune_superseded(settings: Settings) -> str:
+    """Remove what other writers' files left in superseded/ after its time; what the store does not do waits a day."""
+    from wrm_pipeline.flows.take_over import remove_expired
+    from wrm_pipeline.resources.lake import connect_store
+
+    try:
+        removed = remove_expired(connect_store(settings), settings.layout, now=datetime.now(UTC))
+    except ExternalError as error:
+        return f"Files in superseded/ were not looked at: {error}"
+    return f"{removed} files in superseded/ were older than 30 days and went."
+
+
 # --- Dagster's history ---------------------------------------------------------------------------------------------
 
 
@@ -436,9 +450,13 @@ def _prune(options: argparse.Namespace, settings: Settings) -> int:
     except UnknownStorageError as error:
         raise RefusedError(str(error)) from None
     if options.json:
+        if options.apply:
+            print(_prune_superseded(settings), file=sys.stderr)
         print(json.dumps({**asdict(done), "before": before.isoformat(), "applied": options.apply}, indent=1))
         return 0
     verb = "removed" if options.apply else "would go"
+    if options.apply:
+        print(_prune_superseded(settings))
     print(f"History from before {before:%Y-%m-%d %H:%M} UTC:")
     print(
         f"{done.runs:,} runs, {done.events:,} events, {done.check_results:,} check results, {done.ticks:,} ticks and "

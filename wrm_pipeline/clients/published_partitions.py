@@ -62,16 +62,16 @@ class PublishedPartitions:
             data = self.store.get(key)
         except ObjectNotFoundError:
             return None
+        except DamagedContentError as error:
+            raise self._unreadable(key, error.problem) from error
         try:
             return ParquetParts.open(data)
         except (ValueError, OSError, LookupError, zlib.error) as error:  # Arrow's own are among them
-            raise UnreadablePartitionError(
-                f"the object is no Parquet file ({error})",
-                self.store.name,
-                "get",
-                key,
-                "Nothing here writes such objects; look at who else does. Delete it, and the next run rebuilds it",
-            ) from error
+            raise self._unreadable(key, f"the object is no Parquet file ({error})") from error
+
+    def _unreadable(self, key: str, problem: str) -> UnreadablePartitionError:
+        remedy = "The next run of the day keeps it in superseded/ and builds it again; see who else writes to the lake"
+        return UnreadablePartitionError(problem, self.store.name, "get", key, remedy)
 
     def read_enhanced_rows(self, dt: date, columns: Sequence[str] = tuple(ENHANCED.columns)) -> pa.Table | None:
         """The rows of an enhanced partition, strings dictionary-encoded; None if there is none.

@@ -59,6 +59,7 @@ class Judged:
         rows: Those rows as ours; None where they cannot be.
         problem: Why they cannot; or why nothing is known of the file.
         foreign: Whether it cannot hold rows of ours at all: no Parquet, or no station ids.
+        broken: Whether it is no use to anyone, and breaks whoever reads all files of the folder.
     """
 
     file: StrayFile
@@ -67,6 +68,7 @@ class Judged:
     rows: pa.Table | None = None
     problem: str = ""
     foreign: bool = False
+    broken: bool = False
 
     def __str__(self) -> str:
         return f"{self.file.key} ({self.problem or f'{self.row_count} rows, {self.lost} of them not in ours'})"
@@ -96,7 +98,8 @@ def judge(file: StrayFile, ours: OurRows, layout: Layout, dt: date) -> Judged:
     try:
         table = pq.read_table(pa.BufferReader(file.data)).replace_schema_metadata()
     except (ValueError, OSError, LookupError) as error:  # Arrow's own are among them
-        return Judged(file, 0, problem=f"it is not a Parquet file that can be read ({error})", foreign=True)
+        why = f"it is not a Parquet file that can be read ({error})"
+        return Judged(file, 0, problem=why, foreign=True, broken=True)
     if "station_id" not in table.column_names:
         return Judged(file, table.num_rows, problem="it has no column station_id", foreign=True)
     try:

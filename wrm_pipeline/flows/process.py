@@ -486,6 +486,8 @@ def enhance_partition(
     )
     previous = published.parts
     changed = not is_current(previous, processed, area)
+    if not changed and previous is not None and not _can_be_read(previous):
+        published, previous, changed = Published(None, published.data, "its rows cannot be read"), None, True
     files = []
     if look_for_strays or previous is None or not changed:
         files = strays_of(partitions, "enhanced", dt)

@@ -89,7 +89,7 @@ def settle(
     judged = [judge(file, ours, layout, dt) for file in files if file.moves_to]
     if must_fit:
         check_strays(name, ours.row_count, judged, allow_shrink=allow_shrink)
-    gone = [stray for stray in judged if not stray.foreign and (allow_shrink or not stray.lost)]
+    gone = [stray for stray in judged if stray.broken or (not stray.foreign and (allow_shrink or not stray.lost))]
     return TakeOver(
         superseded=tuple(stray.file.key for stray in gone),
         left=tuple(stray for stray in judged if not any(stray is other for other in gone)),

@@ -12,9 +12,10 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.clients.errors import PermanentError, UnexpectedAnswerError
 from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
-from wrm_pipeline.clients.raw_objects import RawDay, UnreadableArchiveError
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build, rules_id
@@ -225,9 +226,14 @@ def look_for_unpublished(
     runs: list[WantedRun] = []
     tries = dict(state["tries"])
     compared: dict[date, DayFindings] = {}
+    denied: list[PermanentError] = []
     for dt in [*in_turn, *always]:
         day = dt.isoformat()
-        difference, compared[dt] = _compared(store, layout, dt, area, strays.get(dt, []))
+        try:
+            difference, compared[dt] = _compared(store, layout, dt, area, strays.get(dt, []))
+        except PermanentError as error:  # rights of its own, an archive storage class
+            denied.append(error)
+            difference, compared[dt] = _digest(str(error)), DayFindings.of(damaged=[str(error)])
         if difference is None:
             tries.pop(day, None)
             continue
@@ -241,6 +247,8 @@ def look_for_unpublished(
         tries[day] = {"digest": difference, "count": count + 1, "not_before": (now + wait).isoformat()}
         runs.append(WantedRun(dt, f"{day}:compared:{difference}:{count}"))
     after = in_turn[-1].isoformat() if in_turn and in_turn[-1] != others[-1] else ""
+    if denied and len(denied) == len(compared):
+        raise denied[0]  # not one day's fault
     # What a run may still set right is not yet a finding.
     for dt, day_findings in compared.items():
         if tries.get(dt.isoformat(), {}).get("count", 0) <= 1:
@@ -278,7 +286,7 @@ def _compared(
         if processed is not None and not is_current(partitions.read("enhanced", dt), processed, area):
             return _digest(f"enhanced {processed.notes.get('built_at')} {rules_id(area)}"), findings
         return _strays_digest(strays), findings
-    except (UnreadablePartitionError, UnreadableArchiveError) as error:
+    except UnexpectedAnswerError as error:
         return _digest(str(error)), DayFindings.of(foreign=foreign, damaged=[str(error)])
 
 

@@ -1,10 +1,12 @@
-"""The job that keeps Dagster's own history to an age."""
+"""The job that keeps to an age what is kept for a while: Dagster's own history, and files that ours have replaced."""
 
 from typing import Any
 
 import dagster as dg
 
+from wrm_pipeline.flows.take_over import remove_expired
 from wrm_pipeline.history import oldest_to_keep, prune
+from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.settings import load_settings
 
 
@@ -33,13 +35,22 @@ def prune_dagster_history(context: dg.OpExecutionContext, config: PruneConfig) -
     return counts
 
 
+@dg.op(description="Remove files that a partition of ours has replaced and that have been kept for 30 days.")
+def prune_superseded_files(context: dg.OpExecutionContext, lake: LakeResource, clock: ClockResource) -> int:
+    """How many went."""
+    removed = remove_expired(lake.store, lake.layout, now=clock.now())
+    context.add_output_metadata({"files": removed})
+    return removed
+
+
 @dg.job(
     executor_def=dg.in_process_executor,
     description=(
         "Keep Dagster's own history to WRM_HISTORY_DAYS: materialization status of partitions and the newest check "
-        "results stay, however old. On a server a systemd timer does it (`wrm prune --apply`)."
+        "results stay, however old. And remove files in superseded/ after 30 days. On a server a systemd timer does it (`wrm prune --apply`)."
     ),
 )
 def wrm_prune_history_job() -> None:
-    """One op."""
+    """Two ops; neither needs the other."""
     prune_dagster_history()
+    prune_superseded_files()

@@ -50,7 +50,8 @@ REMEDIES = {
     "PartitionWouldShrinkError": (
         "Look for raw objects that are gone or unreadable. If the loss is meant, run the day with `allow_shrink: true`"
     ),
-    "UnreadablePartitionError": "See who else writes to the lake; then delete the object, and the next run rebuilds it",
+    "UnreadablePartitionError": "The next run of the day builds it again; see who else writes to the lake",
+    "ObjectArchivedError": "Restore the object from its archive storage class, and see to the bucket's lifecycle rules",
     "AccountingError": "A fault of the program; nothing was published. Keep the raw objects and the log, and report it",
     "StorageFullError": "Make room on the disk or in the bucket; what could not be stored is tried again by itself",
     "StorageDeniedError": "Correct the credentials or rights of the object store; `wrm doctor` tries them",

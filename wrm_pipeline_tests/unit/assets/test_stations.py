@@ -178,22 +178,29 @@ def test_three_then_two_then_three_raw_files(lake):
     assert {key: etag for key, etag in lake.etags().items() if "dt=2025-08-21" not in key} == others
 
 
-def test_strays_of_an_older_writer_are_removed(lake):
+def parquet_keys(lake) -> list[str]:
+    return [key for key in lake.keys("") if key.endswith(".parquet") and "/superseded/" not in key]
+
+
+def test_strays_of_an_older_writer_move_aside(lake):
     lake.put_day(1)
     for key in (PROCESSED_KEY, ENHANCED_KEY):
         lake.store.put(key.replace("_000000", "_130502"), b"PAR1 of old")
     build_day()
-    assert [key for key in lake.keys("") if key.endswith(".parquet")] == [ENHANCED_KEY, PROCESSED_KEY]
+    assert parquet_keys(lake) == [ENHANCED_KEY, PROCESSED_KEY]
+    assert {lake.store.get(key) for key in lake.keys("superseded/")} == {b"PAR1 of old"}
 
 
-def test_strays_that_came_later_are_removed_by_a_run_that_a_person_asks_for(lake):
+def test_strays_that_came_later_move_aside_with_a_run_that_a_person_asks_for(lake):
     lake.put_day(1)
     build_day()
     for key in (PROCESSED_KEY, ENHANCED_KEY):
         lake.store.put(key.replace("_000000", "_130502"), lake.store.get(key))
-    lake.put_day(1, first=1)
-    build_day()
-    assert [key for key in lake.keys("") if key.endswith(".parquet")] == [ENHANCED_KEY, PROCESSED_KEY]
+    lake.put_day(1, first=5)
+    result = build_day()
+    assert metadata_of(result, PROCESSED)["files_superseded"] == 1
+    assert parquet_keys(lake) == [ENHANCED_KEY, PROCESSED_KEY]
+    assert len(lake.keys("superseded/")) == 2
 
 
 def test_a_run_without_anything_new_writes_nothing(lake):
@@ -444,16 +451,33 @@ def test_the_partition_is_the_folder_whatever_the_name_says(lake):
     assert len(lake.rows("enhanced")) == 11
 
 
-def test_a_published_object_that_is_no_parquet_file_fails_the_run_by_name(lake):
-    lake.put_day(1)
+@pytest.mark.parametrize("damaged", [PROCESSED_KEY, ENHANCED_KEY])
+@pytest.mark.parametrize("how", ["html", "cut off", "empty", "another schema", "pages"])
+def test_a_published_object_that_is_not_ours_any_more_is_built_again(lake, damaged, how):
+    lake.put_day(3)
     build_day()
-    lake.store.put(PROCESSED_KEY, b"<html>")
-    message = failure_of(build_day(raise_on_error=False))
-    assert PROCESSED_KEY in message
-    assert "Delete it" in message
-    lake.store.delete(PROCESSED_KEY)
+    before = {layer: lake.rows(layer) for layer in ("processed", "enhanced")}
+    good = lake.store.get(damaged)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table({"n": list(range(5_000))}), buffer)
+    bad = {
+        "html": b"<html>",
+        "cut off": good[:-50],
+        "empty": b"",
+        "another schema": buffer.getvalue().to_pybytes(),
+        "pages": good[:4] + b"x" * (len(good) // 2) + good[len(good) // 2 + 4 :],
+    }[how]
+    lake.store.put(damaged, bad)
+    if how == "pages" and damaged == PROCESSED_KEY:
+        lake.store.delete(ENHANCED_KEY)
     build_day()
-    assert len(lake.rows("processed")) == 11
+    for layer, rows in before.items():
+        made = {"processed_at"}
+        assert [{k: v for k, v in row.items() if k not in made} for row in lake.rows(layer)] == [
+            {k: v for k, v in row.items() if k not in made} for row in rows
+        ]
+    (kept,) = lake.keys("superseded/")
+    assert lake.store.get(kept) == bad
 
 
 def test_what_another_program_published_is_built_anew(lake):
