@@ -72,7 +72,7 @@ def add_commands(commands: Any) -> None:
     )
 
     prune = commands.add_parser(
-        "prune", help="remove Dagster's old history, and superseded files; without --apply only count"
+        "prune", help="remove Dagster's old history and superseded files; without --apply only count"
     )
     prune.set_defaults(command=_explained(_prune))
     prune.add_argument("--days", type=float, help="age of what stays, default WRM_HISTORY_DAYS")

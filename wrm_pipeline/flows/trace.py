@@ -140,7 +140,7 @@ def _find_lines(
         raw_day = RawDay.of(store, layout, dt)
         ((_, body),) = raw_day.read([key])
     except ObjectNotFoundError:
-        remarks.append(f"The raw object is gone: {key} is not in {store.name}. The next build drops its rows.")
+        remarks.append(f"The raw object is gone: {key} is not in {store.name}. Its rows stay published.")
         return None, []
     packed = next((info for info in raw_day.objects() if info.key == key and key not in raw_day.loose), None)
     info = packed or store.stat(key)

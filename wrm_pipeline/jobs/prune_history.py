@@ -47,7 +47,8 @@ def prune_superseded_files(context: dg.OpExecutionContext, lake: LakeResource, c
     executor_def=dg.in_process_executor,
     description=(
         "Keep Dagster's own history to WRM_HISTORY_DAYS: materialization status of partitions and the newest check "
-        "results stay, however old. And remove files in superseded/ after 30 days. On a server a systemd timer does it (`wrm prune --apply`)."
+        "results stay, however old. And remove files in superseded/ after 30 days. On a server a systemd timer does "
+        "both (`wrm prune --apply`)."
     ),
 )
 def wrm_prune_history_job() -> None:
