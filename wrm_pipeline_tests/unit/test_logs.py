@@ -56,10 +56,16 @@ def test_a_run_tells_its_story_in_the_file_and_in_the_ui_alike(
 
 def test_a_failure_is_in_the_file_with_its_traceback(lake: Lake, folder: Path, instance: dg.DagsterInstance) -> None:
     with instance:
+        lake.put_day(1)
+        (lake.settings.lake_dir / f"{lake.settings.prefix}processed").write_bytes(b"in the way")
         run_job("wrm_stations_processing_job", dt=DAY, instance=instance, raise_on_error=False)
-    (failure,) = [line for line in lines(folder) if "There is no raw snapshot" in str(line["message"])][:1]
+    failure = next(
+        line
+        for line in lines(folder)
+        if "in the way" in str(line["message"]) or "Not a directory" in str(line["message"])
+    )
     assert failure["level"] == "ERROR"
-    assert "process_partition" in str(failure["message"])
+    assert "handle_output" in str(failure["message"]), "the traceback"
 
 
 @pytest.mark.parametrize("as_json", [True, False])

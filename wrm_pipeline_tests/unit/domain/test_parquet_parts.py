@@ -97,10 +97,10 @@ def test_duckdb_reads_it(tmp_path):
         }
         found = connection.execute("SELECT * FROM read_parquet(?)", [str(path)]).to_arrow_table()
     assert types | {"lat": "", "lon": ""} == {
-        **dict.fromkeys(("station_id", "name", "s3_source_key"), "VARCHAR"),
+        **dict.fromkeys(("station_id", "name", "s3_source_key", "feed"), "VARCHAR"),
         **dict.fromkeys(("timestamp", "file_timestamp"), "TIMESTAMP WITH TIME ZONE"),
         **dict.fromkeys(("gmt_local_diff_sec", "gmt_servertime_diff_sec", "bikes", "spaces", "total_docks"), "INTEGER"),
-        **dict.fromkeys(("installed", "locked", "temporary", BATTERY), "BOOLEAN"),
+        **dict.fromkeys(("installed", "locked", "temporary", BATTERY, "count_capped"), "BOOLEAN"),
         "battery_pct": "SMALLINT",
         "pedelecs": "INTEGER",
         "lat": "",

@@ -114,7 +114,7 @@ def of_schema(fields: list[pa.Field]) -> ParquetParts:
     [
         (FIELDS, None),
         (FIELDS[1:], ("pyarrow.Field<station_id: string not null>", "pyarrow.Field<name: string not null>")),
-        (FIELDS[:-1], ("pyarrow.Field<file_timestamp: timestamp[us, tz=UTC] not null>", "nothing")),
+        (FIELDS[:-1], ("pyarrow.Field<count_capped: bool not null>", "nothing")),
         ([*FIELDS, pa.field("dt", pa.date32())], ("nothing", "pyarrow.Field<dt: date32[day]>")),
         (
             [FIELDS[0].with_type(pa.int64()), *FIELDS[1:]],
