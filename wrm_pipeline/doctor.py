@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Literal
 
+from wrm_pipeline.clients import outgoing
 from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, httpfs_path
 from wrm_pipeline.clients.cache import BYTES
 from wrm_pipeline.clients.database_files import moved_aside
@@ -112,9 +113,19 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield Finding(name, finding.status, tried, got, todo, round(time.monotonic() - started, 2))
 
 
+def _feed_of(settings: Settings) -> Feed:
+    return Feed(
+        settings.feed_url,
+        settings.feed_max_bytes,
+        policy=_ONE_TRY,
+        redirect_hosts=settings.feed_redirect_host_names,
+        private_hosts=settings.private_host_names,
+    )
+
+
 def _feed(settings: Settings) -> Finding:
     tried = f"GET {settings.feed_url}"
-    fetched = Feed(settings.feed_url, settings.feed_max_bytes, policy=_ONE_TRY).fetch(correlation_id="doctor")
+    fetched = _feed_of(settings).fetch(correlation_id="doctor")
     report = inspect_fetched(fetched.body, fetched.fetched_at)
     fault, counts = report.fault, report.counts
     if fault:
@@ -309,13 +320,12 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _clock(settings: Settings) -> Finding:
-    import requests
-
-    answer = requests.head(settings.feed_url, timeout=(3, 5))
+    policy = replace(_feed_of(settings).outgoing, total_s=8, read_s=5)
+    answer = outgoing.request(policy, "HEAD", settings.feed_url, name=settings.feed_url)
     now = datetime.now(UTC)
-    if "Date" not in answer.headers:
+    if "date" not in answer.headers:
         return Finding("clock", "warning", "compare with the feed server's Date", "it sends none", "Check NTP by hand")
-    skew = abs((parsedate_to_datetime(answer.headers["Date"]) - now).total_seconds())
+    skew = abs((parsedate_to_datetime(answer.headers["date"]) - now).total_seconds())
     status: Status = "ok" if skew <= _CLOCK_WARNING_S else "warning" if skew <= _CLOCK_FAILURE_S else "failed"
     todo = "" if status == "ok" else "Start time synchronisation (systemd-timesyncd or chrony)"
     return Finding("clock", status, "compare with the feed server's Date", f"{skew:.0f} s apart", todo)

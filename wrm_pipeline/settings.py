@@ -7,6 +7,7 @@ before anything else is done with it.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -41,6 +42,10 @@ _S3_ALIASES = {
 }
 
 
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.lower() for part in text.split(",") if (name := part.strip()))
+
+
 class SettingsError(ValueError):
     """The environment is not usable; the message says which variable, why, and what to do."""
 
@@ -56,6 +61,16 @@ class Settings(BaseSettings):
     )
     feed_url: str = Field(UCL_FEED_URL, alias="WRM_STATIONS_DATA_URL")
     feed_max_bytes: int = Field(32 * 2**20, alias="WRM_FEED_MAX_BYTES", gt=0, description="A longer answer is refused")
+    feed_redirect_hosts: str = Field(
+        "",
+        alias="WRM_FEED_REDIRECT_HOSTS",
+        description="Hosts (host or host:port, with commas) that the feed may redirect to, besides its own",
+    )
+    private_hosts: str = Field(
+        "",
+        alias="WRM_PRIVATE_HOSTS",
+        description="Names, with commas, that the feed or the webhook have inside a private network",
+    )
     prefix: str = Field("bike-data/gen_info/", alias="WRM_STATIONS_S3_PREFIX")
     raw_name_timezone: str = Field(
         "UTC", alias="WRM_RAW_NAME_TIMEZONE", description="Zone of the times in raw file names"
@@ -206,6 +221,16 @@ class Settings(BaseSettings):
             raise ValueError("is no URL; it must start with http:// or https://")
         return value
 
+    @field_validator("feed_redirect_hosts", "private_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for name in _names(value):
+            if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?", name):
+                raise ValueError(
+                    "is not a list of hosts with commas between; give names like a.example.org,b.example.org"
+                )
+        return value
+
     @field_validator("service_area")
     @classmethod
     def _box(cls, value: str) -> str:
@@ -304,6 +329,16 @@ class Settings(BaseSettings):
                 "S3_SECRET_ACCESS_KEY (or the files S3_ACCESS_KEY_ID_FILE and S3_SECRET_ACCESS_KEY_FILE), or set "
                 "VAULT_ADDR to take them from Vault, or unset BUCKET_NAME to use a local folder."
             )
+
+    @property
+    def feed_redirect_host_names(self) -> frozenset[str]:
+        """WRM_FEED_REDIRECT_HOSTS, taken apart."""
+        return _names(self.feed_redirect_hosts)
+
+    @property
+    def private_host_names(self) -> frozenset[str]:
+        """WRM_PRIVATE_HOSTS, taken apart."""
+        return _names(self.private_hosts)
 
     @property
     def has_s3_keys(self) -> bool:

@@ -1,23 +1,22 @@
 """The webhook that alerts go to (Slack, Mattermost and others that take the same JSON).
 
-Its URL is a secret: whoever has it can post. It is in no message, log or repr; for that reason, the standard library
-makes the request, whose errors and logs do not quote it.
+Its URL is a secret: whoever has it can post. It is in no message, log or repr.
 """
 
 import json
 import ssl
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPException, HTTPMessage, InvalidURL
-from typing import IO
 
-from wrm_pipeline.clients import retry
+from wrm_pipeline.clients import outgoing, retry
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
 from wrm_pipeline.masking import remember_secret
 
 # Connecting and waiting for the answer take this long each, within the policy's 5 s for an attempt.
 TIMEOUT_S = 2.4
+# What it says about a message is of no interest.
+MAX_ANSWER_BYTES = 2**20
+# Its URL and its host are not for messages.
+NAME = "the webhook"
 
 _URL_REMEDY = "Make a new webhook, and set WRM_ALERT_WEBHOOK_URL (or webhook_url at wrm/alerts in Vault)"
 
@@ -28,6 +27,7 @@ class Webhook:
 
     url: str = field(repr=False)
     policy: retry.RetryPolicy = retry.WEBHOOK_POLICY
+    private_hosts: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         remember_secret(self.url)
@@ -43,48 +43,38 @@ class Webhook:
         retry.call(lambda: self._attempt(body), target="webhook", operation="post", policy=self.policy)
 
     def _attempt(self, body: bytes) -> None:
+        policy = outgoing.Policy(
+            "webhook",
+            max_bytes=MAX_ANSWER_BYTES,
+            connect_s=TIMEOUT_S,
+            read_s=TIMEOUT_S,
+            total_s=self.policy.attempt_s,
+            private_hosts=self.private_hosts,
+            remedy=_URL_REMEDY,
+        )
+        headers = {"Content-Type": "application/json", "User-Agent": "wrm-pipeline"}
         try:
-            request = urllib.request.Request(  # noqa: S310 - the settings take http(s) only
-                self.url, body, {"Content-Type": "application/json", "User-Agent": "wrm-pipeline"}
+            # Without redirects: a redirected POST would become a GET without the message.
+            answer = outgoing.request(policy, "POST", self.url, name=NAME, headers=headers, body=body)
+        except ssl.SSLCertVerificationError:
+            failure: ExternalError = PermanentError(
+                "the certificate is not trusted",
+                "webhook",
+                "post",
+                remedy="Check the host, its certificate and the clock",
             )
-            with _OPENER.open(request, timeout=TIMEOUT_S):
+        else:
+            if 200 <= answer.status_code < 300:
                 return
-        except urllib.error.HTTPError as error:
-            with error:
-                failure = _refusal(error)
-        except (OSError, HTTPException, ValueError) as error:
-            failure = _no_answer(error)
-        # Not in the handlers: the library's exception, which may hold the URL, is not to go along as context.
+            failure = _refusal(answer)
+        # Not in the handler: the library's exception is not to go along as context.
         raise failure
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirected POSTs become GETs without the message."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        """None of them."""
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
-def _refusal(answer: urllib.error.HTTPError) -> ExternalError:
-    problem = f"HTTP {answer.code}"
-    if not retry.is_transient_status(answer.code):
-        return PermanentError(problem, "webhook", "post", remedy=_URL_REMEDY, status=answer.code)
-    error = TransientError(problem, "webhook", "post", status=answer.code)
-    error.retry_after_s = retry.retry_after_s({name.lower(): value for name, value in answer.headers.items()})
+def _refusal(answer: outgoing.Answer) -> ExternalError:
+    problem = f"HTTP {answer.status_code}"
+    if not retry.is_transient_status(answer.status_code):
+        return PermanentError(problem, "webhook", "post", remedy=_URL_REMEDY, status=answer.status_code)
+    error = TransientError(problem, "webhook", "post", status=answer.status_code)
+    error.retry_after_s = retry.retry_after_s(answer.headers)
     return error
-
-
-def _no_answer(error: Exception) -> ExternalError:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return PermanentError(
-            "the certificate is not trusted", "webhook", "post", remedy="Check the host, its certificate and the clock"
-        )
-    if isinstance(reason, str | ValueError | InvalidURL):
-        return PermanentError("the URL cannot be used", "webhook", "post", remedy=_URL_REMEDY)
-    return TransientError(f"no answer ({type(reason).__name__})", "webhook", "post")

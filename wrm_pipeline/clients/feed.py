@@ -1,18 +1,16 @@
 """The bike-share feed: one GET, the very bytes that it serves."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wrm_pipeline.clients import retry
-from wrm_pipeline.clients.errors import PermanentError, TransientError
+from wrm_pipeline.clients.errors import PermanentError
+from wrm_pipeline.clients.outgoing import MAX_REDIRECTS, Policy, Resolve, request, resolve_name
 from wrm_pipeline.masking import redact, remember_credentials, without_echo
 
 if TYPE_CHECKING:
-    from requests import Response
-
     from wrm_pipeline.clients.breaker import Breaker
 
 # A snapshot of Wrocław has 40 kB; a healthy feed answers in under a second.
@@ -20,9 +18,7 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 15.0
 DEFAULT_MAX_BYTES = 32 * 2**20
 
-MAX_REDIRECTS = 5
-
-_CHUNK_BYTES = 64 * 1024
+_MOVED = "Open the URL by hand; if it has moved, set WRM_STATIONS_DATA_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +33,19 @@ class FetchedBody:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The feed at `url`, whose credentials are masked; `now` gives the time of a fetch (aware, UTC)."""
+    """The feed at `url`, whose credentials are masked; `now` gives the time of a fetch (aware, UTC).
+
+    See `outgoing.Policy` for `redirect_hosts`, `private_hosts` and `resolve`.
+    """
 
     url: str
     max_bytes: int = DEFAULT_MAX_BYTES
     breaker: "Breaker | None" = None
     policy: retry.RetryPolicy = retry.FEED_POLICY
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    redirect_hosts: frozenset[str] = frozenset()
+    private_hosts: frozenset[str] = frozenset()
+    resolve: Resolve = field(default=resolve_name, repr=False)
 
     def __post_init__(self) -> None:
         remember_credentials(self.url)
@@ -58,7 +60,8 @@ class Feed:
 
         Raises:
             TransientError: no answer, a broken one, or 408, 429, 5xx until attempts or time ran out.
-            PermanentError: another status that is no success, redirects in a circle, or more than `max_bytes`.
+            PermanentError: another status that is not a success, a redirect that is not followed, an address that is
+                not public, or more than `max_bytes`.
             CircuitOpenError: the feed failed too often just now and was not asked.
         """
         return retry.call(
@@ -71,59 +74,33 @@ class Feed:
         )
 
     def _attempt(self, correlation_id: str) -> FetchedBody:
-        import requests
-
-        headers = {"User-Agent": "wrm-pipeline", "Accept-Encoding": "gzip, deflate"}
+        headers = {"User-Agent": "wrm-pipeline", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
         if correlation_id:
             headers["X-Correlation-ID"] = correlation_id
-        started = time.monotonic()
-        with requests.Session() as session:
-            session.max_redirects = MAX_REDIRECTS
-            try:
-                response = session.get(
-                    self.url, headers=headers, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), stream=True
-                )
-            except requests.TooManyRedirects as error:
-                raise PermanentError(
-                    f"redirected more than {MAX_REDIRECTS} times",
-                    "feed",
-                    "get",
-                    self.url,
-                    "Open the URL by hand; if it has moved, set WRM_STATIONS_DATA_URL",
-                ) from error
-            with response:
-                retry.check_response(response, target="feed", operation="get", name=self.url)
-                if response.status_code != 200:
-                    raise PermanentError(
-                        f"answered {response.status_code} instead of 200",
-                        "feed",
-                        "get",
-                        self.url,
-                        "Open the URL by hand; if it has moved, set WRM_STATIONS_DATA_URL",
-                        response.status_code,
-                    )
-                # What is kept for ever must not hold our own credential, where the feed quotes what it was asked.
-                body = without_echo(self._read(response, started), self.url)
-                content_type = response.headers.get("Content-Type", "")
-        return FetchedBody(body, self.now(), 200, content_type)
+        answer = request(self.outgoing, "GET", self.url, name=self.url, headers=headers)
+        retry.check_response(answer, target="feed", operation="get", name=self.url)
+        if answer.status_code != 200:
+            raise PermanentError(
+                f"answered {answer.status_code} instead of 200", "feed", "get", self.url, _MOVED, answer.status_code
+            )
+        # What is kept for ever must not hold our own credential, where the feed quotes what it was asked.
+        body = without_echo(answer.body, self.url)
+        return FetchedBody(body, self.now(), 200, answer.headers.get("content-type", ""))
 
-    def _read(self, response: "Response", started: float) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        # Each read1 gives what has come; iter_content waits for a whole chunk, however slowly it drips.
-        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > self.max_bytes:
-                raise PermanentError(
-                    f"the answer is longer than {self.max_bytes} bytes",
-                    "feed",
-                    "get",
-                    self.url,
-                    "Open the URL by hand; if such a size is right, raise WRM_FEED_MAX_BYTES",
-                )
-            if time.monotonic() - started > self.policy.attempt_s:
-                raise TransientError(
-                    f"only {size} bytes came in {self.policy.attempt_s:.0f} s", "feed", "get", self.url
-                )
-        return b"".join(chunks)
+    @property
+    def outgoing(self) -> Policy:
+        """What its requests may do."""
+        return Policy(
+            "feed",
+            max_bytes=self.max_bytes,
+            connect_s=CONNECT_TIMEOUT_S,
+            read_s=READ_TIMEOUT_S,
+            total_s=self.policy.attempt_s,
+            max_redirects=MAX_REDIRECTS,
+            redirect_hosts=self.redirect_hosts,
+            private_hosts=self.private_hosts,
+            remedy=_MOVED,
+            size_remedy="Open the URL by hand; if such a size is right, raise WRM_FEED_MAX_BYTES",
+            redirect_remedy=f"{_MOVED}, or name the host in WRM_FEED_REDIRECT_HOSTS if it may answer for the feed",
+            resolve=self.resolve,
+        )

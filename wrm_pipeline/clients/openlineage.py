@@ -6,7 +6,7 @@ openlineage-python has a transport of its own; it retries by itself, and there i
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wrm_pipeline.clients import retry
+from wrm_pipeline.clients import outgoing, retry
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.masking import remember_secret
 
@@ -17,6 +17,8 @@ PATH = "/api/v1/lineage"
 
 # Connecting and waiting for the answer's head, within the policy's 4 s for an attempt.
 TIMEOUTS_S = (1.5, 2.4)
+# What it says about an event is of no interest.
+MAX_ANSWER_BYTES = 2**20
 
 _KEY_REMEDY = "Correct OPENLINEAGE_API_KEY"
 _URL_REMEDY = f"Correct OPENLINEAGE_URL: the receiver's address, to which {PATH} is added"
@@ -52,17 +54,22 @@ class Receiver:
         )
 
     def _attempt(self, url: str, event: bytes) -> None:
-        import requests
-
         headers = {"Content-Type": "application/json", "User-Agent": "wrm-pipeline"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
-        # The answer's body is of no interest, and a redirected POST would arrive as a GET without the event.
-        with requests.post(
-            url, data=event, headers=headers, timeout=TIMEOUTS_S, allow_redirects=False, stream=True
-        ) as answer:
-            status = answer.status_code
-            if 300 <= status < 400:
-                raise PermanentError(f"HTTP {status}, a redirect", "openlineage", "post", url, _URL_REMEDY, status)
-            remedy = _KEY_REMEDY if status in {401, 403} else _URL_REMEDY if status in {404, 405} else ""
-            retry.check_response(answer, target="openlineage", operation="post", name=url, remedy=remedy)
+        policy = outgoing.Policy(
+            "openlineage",
+            max_bytes=MAX_ANSWER_BYTES,
+            connect_s=TIMEOUTS_S[0],
+            read_s=TIMEOUTS_S[1],
+            total_s=self.policy.attempt_s,
+            trusted=True,
+            remedy=_URL_REMEDY,
+        )
+        answer = outgoing.request(policy, "POST", url, name=url, headers=headers, body=event)
+        # A redirected POST would arrive as a GET without the event.
+        status = answer.status_code
+        if 300 <= status < 400:
+            raise PermanentError(f"HTTP {status}, a redirect", "openlineage", "post", url, _URL_REMEDY, status)
+        remedy = _KEY_REMEDY if status in {401, 403} else _URL_REMEDY if status in {404, 405} else ""
+        retry.check_response(answer, target="openlineage", operation="post", name=url, remedy=remedy)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import tenacity
 
@@ -32,8 +32,6 @@ from wrm_pipeline.clients.errors import (
 from wrm_pipeline.masking import scrub
 
 if TYPE_CHECKING:
-    from requests import Response
-
     from wrm_pipeline.clients.breaker import Breaker
 
 T = TypeVar("T")
@@ -300,8 +298,24 @@ def _http_date(value: str) -> datetime | None:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def check_response(response: Response, *, target: str, operation: str, name: str = "", remedy: str = "") -> None:
-    """Raise for a `requests` answer of status 400 or above, as `is_transient_status` classes it."""
+class HttpAnswer(Protocol):
+    """The head of an answer, whoever made the request."""
+
+    @property
+    def status_code(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def reason(self) -> str:
+        """The words beside the status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """See `retry_after_s`."""
+
+
+def check_response(response: HttpAnswer, *, target: str, operation: str, name: str = "", remedy: str = "") -> None:
+    """Raise for an answer of status 400 or above, as `is_transient_status` classes it."""
     if response.status_code >= 400:
         raise _status_error(
             response.status_code, response.reason or "", response.headers, (target, operation, name, remedy)

@@ -105,7 +105,13 @@ class FeedResource(dg.ConfigurableResource[None], extra="forbid"):
         """The feed, with its circuit breaker."""
         settings = load_settings()
         url = settings.feed_url if self.url == redact(settings.feed_url) else self.url
-        return Feed(url, settings.feed_max_bytes, connect_breakers(settings).of("feed"))
+        return Feed(
+            url,
+            settings.feed_max_bytes,
+            connect_breakers(settings).of("feed"),
+            redirect_hosts=settings.feed_redirect_host_names,
+            private_hosts=settings.private_host_names,
+        )
 
 
 class ClockResource(dg.ConfigurableResource[None], extra="forbid"):

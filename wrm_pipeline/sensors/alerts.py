@@ -316,7 +316,7 @@ def _tick(context: dg.SensorEvaluationContext, read: ReadRun) -> dg.SensorResult
     def post(text: str) -> None:
         url = secrets_of(settings).webhook_url()
         if url is not None:
-            Webhook(url).post(text)
+            Webhook(url, private_hosts=settings.private_host_names).post(text)
 
     delivered, trouble = tell(state, post, now=now, ui_url=settings.ui_url)
     if trouble:

@@ -11,6 +11,7 @@ import dagster as dg
 import jsonschema
 import pytest
 
+from wrm_pipeline.assets.stations import processed_all
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.lineage import COLUMN_LINEAGE
@@ -79,10 +80,15 @@ def run_everything(lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest
         "processing": run_job("wrm_stations_processing_job", dt=today, instance=instance).run_id,
         "unchanged": run_job("wrm_stations_processing_job", dt=today, instance=instance).run_id,
         "analytics": run_job("wrm_analytics_job", instance=instance).run_id,
-        "no raw data": run_job(
-            "wrm_stations_processing_job", dt=date(2025, 7, 1), instance=instance, raise_on_error=False
-        ).run_id,
     }
+
+    def fail(*_: object) -> None:
+        raise ValueError("the day is damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processed_all, "process_day", fail)
+        failed = run_job("wrm_stations_processing_job", dt=date(2025, 7, 1), instance=instance, raise_on_error=False)
+    runs["damaged"] = failed.run_id
     _, said = tick(instance)
     assert said.startswith("6 runs recorded")
     return runs
@@ -161,9 +167,10 @@ def check_that_failures_are_told_with_their_message(lake: Lake, pipeline: dict[s
     start, fail = events_of(lake, pipeline["rejected"])
     assert (start["eventType"], fail["eventType"]) == ("START", "FAIL")
     assert "no snapshot" in fail["run"]["facets"]["errorMessage"]["message"]
-    started, *ended = events_of(lake, pipeline["no raw data"])
-    assert {started["eventType"], *(event["eventType"] for event in ended)} == {"START", "COMPLETE"}, "nothing to do"
-    assert started["run"]["facets"]["nominalTime"]["nominalStartTime"] == "2025-06-30T22:00:00+00:00"
+    (_, fail) = events_of(lake, pipeline["damaged"])
+    assert fail["job"]["name"] == PROCESSED, "what was never begun has no event"
+    assert "the day is damaged" in fail["run"]["facets"]["errorMessage"]["message"]
+    assert fail["run"]["facets"]["nominalTime"]["nominalStartTime"] == "2025-06-30T22:00:00+00:00"
 
 
 def check_that_dagster_and_the_events_say_the_same_about_columns(lake: Lake) -> None:

@@ -1,0 +1,440 @@
+"""Requests to services that may lie: one policy for where they may lead, how long they take, and how much they bring.
+
+- A redirect is followed to the host and port that are configured, or to a host that is listed; never from https to
+  http.
+- A name is resolved once for each request and the connection goes to that very address, so a name that changes its mind
+  changes nothing. An address that is not of the public internet is refused, unless the configured URL is that address
+  (or `localhost`), or the host is listed as private, or the whole target is the operator's own (`trusted`).
+- The whole exchange has a deadline, whatever drips: names, headers, bodies, floods of 100 Continue. A body is bounded
+  on the wire and unpacked.
+- Nothing is taken from the surroundings: no proxies, no .netrc, no cookies. Only a CA bundle is (REQUESTS_CA_BUNDLE or
+  SSL_CERT_FILE).
+
+It is the standard library's HTTP client, whose bounds on headers are 100 of 64 kB each, and whose errors quote no URL.
+"""
+
+import base64
+import contextlib
+import http.client
+import ipaddress
+import os
+import re
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from wrm_pipeline.clients.errors import PermanentError, TransientError, UnexpectedAnswerError
+from wrm_pipeline.domain.addresses import why_not_public
+
+Resolve = Callable[[str, int], Sequence[str]]
+
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_CHUNK_BYTES = 64 * 1024
+_SAFE_IN_PATH = "%/:=&?~+!$,;'@()*[]|"
+
+
+def resolve_name(host: str, port: int) -> list[str]:
+    """The addresses of a host, as the system knows them.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[4][0]) for address in found))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What requests to one target may do.
+
+    Attributes:
+        target: As in metrics and messages: ``feed``, ``webhook``, …
+        max_bytes: Of a body, on the wire and unpacked.
+        connect_s: Seconds for a connection.
+        read_s: Seconds without a byte.
+        total_s: Seconds for all of a request, redirects included.
+        max_redirects: 0: a redirect is an answer like any other.
+        redirect_hosts: `host` or `host:port` that redirects may lead to, besides the configured one.
+        private_hosts: Hosts whose names may have private addresses.
+        trusted: The configured host is the operator's own, wherever it is.
+        remedy: What to do about a refusal.
+        redirect_remedy: What to do about a redirect that is not followed.
+        size_remedy: What to do about an answer that is too long.
+        resolve: Addresses of a host.
+    """
+
+    target: str
+    max_bytes: int
+    connect_s: float
+    read_s: float
+    total_s: float
+    max_redirects: int = 0
+    redirect_hosts: frozenset[str] = frozenset()
+    private_hosts: frozenset[str] = frozenset()
+    trusted: bool = False
+    remedy: str = ""
+    redirect_remedy: str = ""
+    size_remedy: str = ""
+    resolve: Resolve = field(default=resolve_name, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came: status, its words, headers by lower-case name (the first of each), and the unpacked body."""
+
+    status_code: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a request goes: an address of the web, taken apart. Its text shows neither path nor credentials."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = field(repr=False)
+    credentials: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}"
+
+    @property
+    def listed_as(self) -> set[str]:
+        names = {f"{self.host}:{self.port}"}
+        return names | {self.host} if self.port == DEFAULT_PORTS[self.scheme] else names
+
+
+class BadUrlError(ValueError):
+    """Not an address of the web; the message says why and does not quote it."""
+
+
+def place_of(url: str) -> _Place:
+    """Take a URL apart.
+
+    Raises:
+        BadUrlError: it is none, or one that two readers may read differently.
+    """
+    if any(ord(char) <= 32 or ord(char) == 127 or char == "\\" for char in url):
+        raise BadUrlError("it holds a blank, a control character or a backslash")
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError as error:
+        raise BadUrlError("its host or port is malformed") from error
+    if parts.scheme not in DEFAULT_PORTS:
+        raise BadUrlError("it is neither http nor https")
+    try:
+        host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError as error:
+        raise BadUrlError("its host is malformed") from error
+    if not host or "%" in host:
+        raise BadUrlError("it has no host" if not host else "its host is malformed")
+    path = quote(parts.path or "/", safe=_SAFE_IN_PATH) + (
+        f"?{quote(parts.query, safe=_SAFE_IN_PATH)}" if parts.query else ""
+    )
+    credentials = ""
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        credentials = "Basic " + base64.b64encode(pair.encode()).decode()
+    return _Place(parts.scheme, host.lower(), DEFAULT_PORTS[parts.scheme] if port is None else port, path, credentials)
+
+
+def request(
+    policy: Policy,
+    method: str,
+    url: str,
+    *,
+    name: str = "",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Answer:
+    """One request, with the redirects that the policy lets it follow. Does not retry and judges no status.
+
+    Args:
+        policy: See there.
+        method: ``GET``, ``HEAD``, ``POST``.
+        url: As configured. Its user and password are sent to its own host and port only.
+        name: How messages call it; the URL is not quoted.
+        headers: Sent along to each place.
+        body: Of a POST.
+
+    Raises:
+        TransientError: no answer in time, or a damaged one.
+        PermanentError: the policy forbids it; the message says what it would have led to.
+    """
+    exchange = _Exchange(policy, method, name or policy.target)
+    try:
+        configured = place_of(url)
+    except BadUrlError as error:
+        raise exchange.refused(f"the URL cannot be used: {error}", policy.remedy) from None
+    place = configured
+    with exchange.watched():
+        for _ in range(policy.max_redirects + 1):
+            own = (place.scheme, place.host, place.port) == (configured.scheme, configured.host, configured.port)
+            sent = dict(headers or {})
+            if configured.credentials and own:
+                sent["Authorization"] = configured.credentials
+            answer = exchange.ask(place, sent, body, configured=place.host == configured.host)
+            location = answer.headers.get("location")
+            if answer.status_code not in REDIRECTS or location is None or not policy.max_redirects:
+                return answer
+            place = exchange.redirected(configured, place, location)
+    raise exchange.refused(f"redirected more than {policy.max_redirects} times", policy.remedy)
+
+
+class _Exchange:
+    """One request and its redirects, against one deadline."""
+
+    def __init__(self, policy: Policy, method: str, name: str) -> None:
+        self._policy = policy
+        self._method = method
+        self._name = name
+        self._until = time.monotonic() + policy.total_s
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._late = False
+        self._size = 0
+
+    def refused(self, problem: str, remedy: str) -> PermanentError:
+        return PermanentError(problem, self._policy.target, self._method.lower(), self._name, remedy)
+
+    def redirected(self, configured: _Place, here: _Place, location: str) -> _Place:
+        """Where an answer wants to lead, if it may.
+
+        Raises:
+            PermanentError: it may not.
+        """
+        remedy = self._policy.redirect_remedy
+        try:
+            # urljoin takes `http:///x` for a path of the same host.
+            target = place_of(location if _ABSOLUTE.match(location) else urljoin(f"{here}{here.path}", location))
+        except ValueError as error:
+            why = str(error) if isinstance(error, BadUrlError) else "its host or port is malformed"
+            raise self.refused(f"redirects to something that is not a usable URL: {why}", remedy) from None
+        target = replace(target, credentials="")
+        if here.scheme == "https" and target.scheme == "http":
+            raise self.refused(f"redirects from https to {target}, which is not encrypted", remedy)
+        ports = {(configured.scheme, configured.port)}
+        if (configured.scheme, configured.port) == ("http", 80):
+            ports.add(("https", 443))
+        same = target.host == configured.host and (target.scheme, target.port) in ports
+        if not same and not target.listed_as & self._policy.redirect_hosts:
+            raise self.refused(
+                f"redirects to {target}, which is not its own host and port, so it is not followed", remedy
+            )
+        return target
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """While the block runs: what is not there by the deadline is cut off, whatever still drips."""
+        timer = threading.Timer(self._policy.total_s, self._cut_off)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if self._late:
+                raise self._too_slow() from None
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise
+            where = (self._policy.target, self._method.lower(), self._name)
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            if isinstance(error, OSError):
+                raise TransientError(f"no answer ({text})", *where) from None
+            raise UnexpectedAnswerError(f"the answer is not HTTP as it should be: {text}", *where) from None
+        finally:
+            timer.cancel()
+
+    def _cut_off(self) -> None:
+        with self._lock:
+            self._late = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _too_slow(self) -> TransientError:
+        return TransientError(
+            f"only {self._size} bytes came in {self._policy.total_s:g} s",
+            self._policy.target,
+            self._method.lower(),
+            self._name,
+        )
+
+    def ask(self, place: _Place, headers: Mapping[str, str], body: bytes | None, *, configured: bool) -> Answer:
+        connection = self._connect(place, configured=configured)
+        try:
+            connection.request(self._method, place.path, body=body, headers=dict(headers))
+            response = connection.getresponse()
+            found: dict[str, str] = {}
+            for header, value in response.getheaders():
+                found.setdefault(header.lower(), value)
+            content = b"" if response.status != 200 else self._read(response, found)
+            return Answer(response.status, response.reason[:200], found, content)
+        finally:
+            with self._lock:
+                self._socket = None
+            connection.close()
+
+    def _connect(self, place: _Place, *, configured: bool) -> http.client.HTTPConnection:
+        """A connection to an address that was looked at; the certificate is still that of the name."""
+        problem: OSError | None = None
+        for address in self._addresses(place, configured=configured):
+            left = self._until - time.monotonic()
+            if left <= 0 or self._late:
+                raise self._too_slow()
+            try:
+                opened = socket.create_connection((address, place.port), timeout=min(self._policy.connect_s, left))
+            except OSError as error:
+                problem = error
+                continue
+            connection = http.client.HTTPConnection(place.host, place.port, timeout=self._policy.read_s)
+            connection.default_port = DEFAULT_PORTS[place.scheme]  # which the Host header leaves out
+            with self._lock:
+                self._socket = opened
+            if place.scheme == "https":
+                opened = _tls_context().wrap_socket(opened, server_hostname=place.host)
+            opened.settimeout(self._policy.read_s)
+            with contextlib.suppress(OSError):
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._socket = opened
+            connection.sock = opened
+            return connection
+        raise problem or OSError("the name has no address")
+
+    def _addresses(self, place: _Place, *, configured: bool) -> list[str]:
+        policy, refused = self._policy, ""
+        allowed = []
+        for text in policy.resolve(place.host, place.port):
+            address = ipaddress.ip_address(text.partition("%")[0])
+            why = why_not_public(address)
+            own = configured and (
+                policy.trusted or _is_literal(place.host) or (place.host == "localhost" and address.is_loopback)
+            )
+            if not why or own or place.host in policy.private_hosts:
+                allowed.append(text)
+            else:
+                refused = f"{text} ({why})"
+        if not allowed and refused:
+            raise self.refused(
+                f"{place.host} has the address {refused}, which nothing outside may make this machine ask",
+                f"If that host is your own, name it in WRM_PRIVATE_HOSTS. {policy.remedy}".strip(),
+            )
+        return allowed
+
+    def _read(self, response: http.client.HTTPResponse, headers: Mapping[str, str]) -> bytes:
+        if self._method == "HEAD":
+            return b""
+        limit = self._policy.max_bytes
+        if (response.length or 0) > limit:
+            raise self._too_long()
+        unpack = self._unpacker(headers.get("content-encoding", ""))
+        chunks: list[bytes] = []
+        unpacked = 0
+        # Each read1 gives what has come.
+        while chunk := response.read1(_CHUNK_BYTES):
+            self._size += len(chunk)
+            if self._size > limit:
+                raise self._too_long()
+            for piece in unpack(chunk):
+                unpacked += len(piece)
+                if unpacked > limit:
+                    raise self._too_long()
+                chunks.append(piece)
+            if time.monotonic() > self._until:
+                raise self._too_slow()
+        if self._late:
+            raise self._too_slow()
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        chunks.extend(unpack(b""))
+        return b"".join(chunks)
+
+    def _too_long(self) -> PermanentError:
+        return self.refused(f"the answer is longer than {self._policy.max_bytes} bytes", self._policy.size_remedy)
+
+    def _unpacker(self, encoding: str) -> Callable[[bytes], Iterator[bytes]]:
+        """What undoes the encoding of the transport, piece by piece of at most 64 kB; `b""` ends it."""
+        match encoding.strip().lower():
+            case "" | "identity":
+                return lambda data: iter([data] if data else [])
+            case "gzip" | "x-gzip":
+                return _Inflater(zlib.MAX_WBITS | 16)
+            case "deflate":
+                return _Inflater(zlib.MAX_WBITS)
+        raise UnexpectedAnswerError(
+            "the answer is in an encoding that was not asked for", self._policy.target, self._method.lower(), self._name
+        )
+
+
+class _Inflater:
+    """gzip (members one after the other) or deflate, with or without zlib's header."""
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._gzip = bits > zlib.MAX_WBITS
+        self._state = zlib.decompressobj(bits)
+        self._begun = False
+
+    def __call__(self, data: bytes) -> Iterator[bytes]:
+        if not data:
+            if self._begun and not self._state.eof:
+                raise http.client.IncompleteRead(b"")
+            return
+        while data:
+            if self._state.eof:
+                if not self._gzip or not data.startswith(b"\x1f"):
+                    return  # what follows a finished stream is not part of it
+                self._state = zlib.decompressobj(self._bits)
+            try:
+                piece = self._state.decompress(data, _CHUNK_BYTES)
+            except zlib.error as error:
+                if self._begun or self._bits != zlib.MAX_WBITS:
+                    raise ValueError(f"its {'gzip' if self._gzip else 'deflate'} is damaged") from error
+                self._state, self._bits = zlib.decompressobj(-zlib.MAX_WBITS), -zlib.MAX_WBITS
+                continue
+            self._begun = True
+            if piece:
+                yield piece
+            data = self._state.unconsumed_tail or self._state.unused_data
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or _certifi()
+    if bundle and Path(bundle).is_dir():
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
+
+
+def _certifi() -> str | None:
+    """The bundle that `requests` uses, unless the system's is named."""
+    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        return None
+    import certifi
+
+    return certifi.where()
