@@ -287,7 +287,7 @@ class Acceptance:
         }
         if host.vault:
             wanted = {unit: {"vault_secret_id"} for unit in wanted}
-        host.get("/look/", login="guest")  # it starts by this
+        wait_until(lambda: host.get("/look/", login="guest")[0] == 200, 60)  # it starts by this
         found = {unit: set(host.run("ls", f"/run/credentials/{unit}", check=False).split()) for unit in wanted}
         kind = "with Vault" if host.vault else "without Vault"
         self.check(f"Each unit has its credentials, {kind}", found == wanted, {k: len(v) for k, v in found.items()})
@@ -554,14 +554,20 @@ class Acceptance:
             runs = self.processing_runs(begin)
             return bool(runs) and all(map(has_ended, runs))
 
+        def failed_for_good() -> list[str]:
+            runs = host.runs(begin)
+            retried = {tag["value"] for r in runs for tag in r["tags"] if tag["key"] == "dagster/parent_run_id"}
+            return [
+                f"{r['jobName']} {r['runId'][:8]}: {host.why_failed(r['runId'])}"
+                for r in runs
+                if r["status"] in {"FAILURE", "CANCELED"} and r["runId"] not in retried
+            ]
+
         wait_until(all_ended, 400, every=3)
-        runs = host.runs(begin)
+        # Between the end of a run that was killed and its repetition are some seconds.
+        wait_until(lambda: not failed_for_good() and all_ended(), 120, every=3)
+        runs, failed = host.runs(begin), failed_for_good()
         retried = {tag["value"] for r in runs for tag in r["tags"] if tag["key"] == "dagster/parent_run_id"}
-        failed = [
-            f"{r['jobName']} {r['runId'][:8]}"
-            for r in runs
-            if r["status"] in {"FAILURE", "CANCELED"} and r["runId"] not in retried
-        ]
         if switched is None:
             self.check(
                 "Runs end SUCCESS, those that were killed by their repetition",
@@ -776,7 +782,6 @@ class Acceptance:
         self.check("A second bare host is set up, without Vault", play.status == 0, f"{play.seconds:.0f} s")
         if play.status:
             print(play.output[-3000:])
-        self.credentials()
         play = second.play("restore.yml", "-e", "restore_onto=vps")
         self.check("restore.yml", play.status == 0, f"{play.seconds:.0f} s")
         if play.status:
@@ -784,6 +789,7 @@ class Acceptance:
         wait_until(lambda: run_ids <= {run["runId"] for run in second.runs(0)}, 60)
         known = {run["runId"] for run in second.runs(0)}
         self.check("It knows the first one's runs", run_ids <= known, f"{len(run_ids & known)} of {len(run_ids)}")
+        self.credentials()  # it takes a backup, so not before the other one is back
 
         second.run("systemctl", "stop", "wrm.target")
         wait_until(lambda: self.code_servers() == 0, 600)

@@ -215,6 +215,13 @@ class Host:
         runs = self.graphql(query, since=since)["runsOrError"]["results"]
         return {run["runId"]: run["stats"]["launchTime"] for run in runs if run["stats"].get("launchTime")}
 
+    def why_failed(self, run_id: str) -> str:
+        """The last words of a run."""
+        query = """query ($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { events {
+            ... on RunFailureEvent { message error { message } } } } } }"""
+        events = [event for event in self.graphql(query, run=run_id)["logsForRun"]["events"] if event]
+        return str(events[-1])[:300] if events else "it left no reason"
+
     def process(self, day: str) -> None:
         """Ask for a processing run of this day."""
         query = """mutation ($day: String!) { launchRun(executionParams: {
