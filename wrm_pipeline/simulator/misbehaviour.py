@@ -231,7 +231,7 @@ DEAD_ROWS: dict[str, Callable[[list[str]], list[str]]] = {
     "too_few_fields": lambda row: row[:-1],
     "too_many_fields": lambda row: [*row, "0"],
     "empty_id": _set(_ID, ""),
-    "report_of_two_numbers": _set(_REPORT, "1755781502|7200"),
+    "report_of_four_numbers": _set(_REPORT, "1755781502|7200|-1|0"),
     "report_not_a_number": _set(_REPORT, "soon|7200|-1"),
     "report_before_2010": _set(_REPORT, "1262303999|3600|-1"),  # 2009-12-31 23:59:59 UTC
     "report_in_the_future": _shift_report(2 * 86_400),
@@ -246,7 +246,7 @@ DEAD_ROWS: dict[str, Callable[[list[str]], list[str]]] = {
     "bikes_not_a_number": _set(_BIKES, "many"),
     "spaces_negative": _set(_SPACES, "-2"),
     "docks_too_many": _set(_DOCKS, "100001"),
-    "docks_missing": _set(_DOCKS, ""),
+    "bikes_missing": _set(_BIKES, ""),
     "pedelecs_not_a_number": _set(_PEDELECS, "x"),
     "flag_unknown": _set(_LOCKED, "maybe"),
 }

@@ -10,7 +10,6 @@ import pytest
 
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.domain import partition_build
-from wrm_pipeline.domain import snapshot as parser
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, dead_row
 from wrm_pipeline_tests.faults import doomed
 from wrm_pipeline_tests.faults.world import (
@@ -24,6 +23,7 @@ from wrm_pipeline_tests.faults.world import (
     failing,
     local_day,
 )
+from wrm_pipeline_tests.fixtures.snapshots import refuse_battery_levels
 
 DAY = local_day(NOON)
 LETTER = ["rename metadata of dlq", "rename dlq", "rename cache"]
@@ -73,9 +73,8 @@ def test_rows_that_an_older_parser_refused(world, city, monkeypatch, report):
     report("a parser that rejects battery levels, then the fixed one; two replays", DEAD_LETTERED)
     for n in range(3):
         world.put_raw(NOON + n * MINUTE, city.snapshot(NOON + n * MINUTE))
-    right = parser._battery_value
     with monkeypatch.context() as old:
-        old.setattr(parser, "_battery_value", lambda text: None if text.isdigit() else right(text))
+        refuse_battery_levels(old)
         old.setattr(partition_build, "PARSER_VERSION", "0")
         assert world.process(DAY), world.failures
     refused = sum(letter.records_total for letter in queue_of(world).all())

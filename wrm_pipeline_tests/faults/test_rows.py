@@ -30,7 +30,7 @@ ERROR_TYPES = {
     "too_few_fields": "wrong_field_count",
     "too_many_fields": "wrong_field_count",
     "empty_id": "empty_id",
-    "report_of_two_numbers": "bad_timestamp",
+    "report_of_four_numbers": "bad_timestamp",
     "report_not_a_number": "bad_timestamp",
     "report_before_2010": "timestamp_out_of_range",
     "report_in_the_future": "timestamp_out_of_range",
@@ -45,7 +45,7 @@ ERROR_TYPES = {
     "bikes_not_a_number": "bad_count",
     "spaces_negative": "bad_count",
     "docks_too_many": "bad_count",
-    "docks_missing": "bad_count",
+    "bikes_missing": "bad_count",
     "pedelecs_not_a_number": "bad_count",
     "flag_unknown": "bad_flag",
 }

@@ -37,7 +37,10 @@ def check(content: bytes) -> None:
     report = batch.reports[0]
     assert (report.fault is not None) == (report.counts.rows_out + report.counts.duplicate_rows == 0)
     # A line that is not blank is counted once: never fewer lines than there are rows, never more than there are.
-    assert report.counts.lines_in <= content.count(b"\n") + 1
+    text = (
+        content.decode("utf-16", "replace") if content[:2] in (b"\xff\xfe", b"\xfe\xff") else content.decode("latin-1")
+    )
+    assert report.counts.lines_in <= text.count("\n") + text.count("\r") + 1
 
 
 # --- any bytes ---
@@ -117,28 +120,33 @@ number_parts = st.sampled_from(
         "0x10", "0X1", "nan", "NaN", "inf", "-inf", "Infinity", "100000", "100001", "-0", "-0.0", "٣", "３", "1_0",
         "", " ", " 12 ", "\t7", "7\u00a0", "7\x0b", "--1", "1-", "90", "90.0000001", "-180", "180.5", "9" * 19,
         "0" * 30 + "5", "9" * 400, "0" * 5000 + "1", "1,5", '"8"', '""8', '8"', '"8" ', ' "8"', "1\x00", "true",
-        "12",
+        "12", "5+", "+5", "5.", "5.0+", "+5.00", "-1", "-1.0", "-1+", "null", "NULL", "None", "N/A", "n/a", "\\N", "-",
+        ' "8"', '\u00a0"8"', ' "8', "\u2003 9", "1e-999999999999",
     ]
 )
 flag_parts = st.sampled_from(
     [
         "true", "false", "True", "FALSE", "TRUE", "tRUE", "yes", "1", "0", "", " true", "true ", '"true"', '"tr"ue',
         "83", "0", "100", "101", "-1", "83.5", "82.5", "abc", "99.6", "100.4", "-0.4", " 83 ", "٨٣", "1e400", "0x10",
-        "nan", "\u00a0", "\t", "null", "NULL", "NA", "#N/A",
+        "nan", "\u00a0", "\t", "null", "NULL", "NA", "#N/A", "T", "f", "Yes", "no", "Y", "n", "None", "-", "\\N",
+        "0.5", "1.0", ' "t"',
     ]
 )
 combined_parts = st.one_of(
     st.tuples(
         st.sampled_from(
             [
+                "1755781502.5", "1755781502.1234567", "1755781502123", "1755781502123.4", "1755867902.000001",
                 "1755781502", "1262304000", "1262303999", "1755867902", "1755867903", "-5", "0", "9" * 18, "9" * 19,
                 "9" * 30, "01755781502", "001755781502", "+1755781502", " 1755781502", "1755781502.0", "", "١٧",
             ]
         ),
-        st.sampled_from(["7200", "-7200", "0", "999999999", "1000000000", "0000007200", "00000007200", "", "x", "-0"]),
+        st.sampled_from(["7200", "-7200", "0", "999999999", "1000000000", "0000007200", "00000007200", "", "x", "-0",
+            "7200.0", "7199.5", "+1", "null", " 5 ", "-0.5"]),
         st.sampled_from(["-1", "1", "--1", "999999999", "-999999999", "-1000000000", "-0000000001", " 1", "", "1\n"]),
     ).map("|".join),
-    st.sampled_from(["1755781502|7200", "1755781502|7200|-1|0", "|||", "", '"1755781502|7200|-1"', "soon|7200|-1"]),
+    st.sampled_from(["1755781502|7200", "1755781502|7200|-1|0", "|||", "", "1755781502", "1755781502.25",
+        "1755781502||", "1755781502123", " 1755781502 | 7200 | -1 ", '"1755781502|7200|-1"', "soon|7200|-1"]),
 )
 id_parts = st.one_of(
     st.sampled_from(["15001", "15002", "015001", " 15001", "15001 ", "fb590", "FB1", "", " ", "\u00a0", "#1", "src"])
@@ -153,7 +161,7 @@ names = st.one_of(
             "Rynek", '"Dworzec Główny, południe"', '"a ""b"" c"', 'a "b" c', '"a" b', "&amp;", "&quot;", "&#10;",
             "&#xD800;", "WrocÅ‚aw", "WrocÅ\x82aw", "Åšwidnicka", "„Ryn”ek", "“Rynek”", "ﬁ", "０", "", " ", '"', '"""',
             '""""', "a\x00b", "\ufeff", "\u2028", "\x85", "\x1b[31mX", "#", "src", '"#1, x"', '"src"', "src,",
-            "A" * 5000, "\r", '"\r"', '"a\rb"',
+            ' "a, b"', '\u00a0"a"', ' "a, ""b"""', ' "a', ' "a" b', "\t\"a,b\"", "A" * 5000, "\r", '"\r"', '"a\rb"',
         ]
     ),
     st.text('"a,ł&;#x1Å\x82\u2028\r ', max_size=8),
@@ -212,10 +220,19 @@ def odd_files(draw) -> bytes:
     good = [line(columns, bike_racks="7", id=station).encode() for station in ("15001", "15009")]
     lines = good + draw(st.lists(odd_lines(columns), max_size=6))
     lines = draw(st.permutations(lines))
-    end = draw(st.sampled_from([b"\n"] * 5 + [b"\r\n"]))
+    end = draw(st.sampled_from([b"\n"] * 5 + [b"\r\n", b"\r", b"\r\r\n"]))
     bom = draw(st.sampled_from([b""] * 7 + [b"\xef\xbb\xbf"]))
     last = draw(st.sampled_from([end, end, b"", end + end]))
-    return bom + end.join([header, *lines]) + last
+    content = end.join([header, *lines]) + last
+    separator = draw(st.sampled_from([b","] * 6 + [b";", b"\t", b", ", b" ,"]))
+    content = content.replace(b",", separator)
+    if draw(st.integers(0, 7)) == 0:
+        content = b"Warning: x, y in z on line 3" + draw(st.sampled_from([b"\n", end])) + content
+    if draw(st.integers(0, 7)) == 0:
+        content = content.replace(end, draw(st.sampled_from([b",", b", ", b";"])) + end)
+    if draw(st.integers(0, 9)) == 0:
+        content = content.decode("utf-8", "replace").encode("utf-16")
+    return bom + content
 
 
 @property_settings(400)

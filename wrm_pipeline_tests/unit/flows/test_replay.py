@@ -11,11 +11,10 @@ import pytest
 from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.domain import partition_build
-from wrm_pipeline.domain import snapshot as parser
 from wrm_pipeline.domain.dead_letters import DISCARDED, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.flows.replay import ReplayResult, Selection, replay, select
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, build_day, run_job, snapshot
-from wrm_pipeline_tests.fixtures.snapshots import line
+from wrm_pipeline_tests.fixtures.snapshots import line, refuse_battery_levels
 
 LATER = NOON + timedelta(days=500)
 
@@ -51,9 +50,8 @@ def test_rows_that_an_older_parser_refused_are_published_once_after_the_fix(
     ]
     for n, content in enumerate(bodies):
         lake.put_raw(NOON + timedelta(minutes=n), content)
-    right = parser._battery_value
     with monkeypatch.context() as old:
-        old.setattr(parser, "_battery_value", lambda text: None if text.isdigit() else right(text))
+        refuse_battery_levels(old)
         old.setattr(partition_build, "PARSER_VERSION", "0")
         build_day()
     assert len(queue_of(lake).of_date(DAY)) == 3

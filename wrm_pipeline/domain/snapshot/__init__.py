@@ -1,0 +1,64 @@
+"""Bytes of snapshots -> good rows, dead rows and counts: the one parser (data contract, sections 1, 3, 4).
+
+Nearly all files are clean, so many files are first parsed together by Arrow (the typed path, `typed.py`): strictly,
+where all values are spelled as the feed usually does, or leniently. It refuses anything that might be no row, and then
+halves the set until it has the file that is to blame. Only that file is read line by line (the exact path, `exact.py`),
+which tells good lines from dead ones and gives the good ones back to the typed path. `values.py` says what each field
+means for all of them, `lines.py` what a line and a header are, `text.py` where lines end.
+"""
+
+from wrm_pipeline.domain.snapshot.exact import SourceLine, lines_of
+from wrm_pipeline.domain.snapshot.parse import dictionary_encoded, inspect_fetched, parse_snapshots, reject_reason
+from wrm_pipeline.domain.snapshot.records import (
+    BATTERY_COLUMN,
+    COMBINED_COLUMN,
+    COUNT_COLUMNS,
+    EARLIEST_REPORT,
+    FLAG_COLUMNS,
+    ID_COLUMNS,
+    LATEST_REPORT_AFTER_FETCH,
+    MAX_COLUMNS,
+    MAX_DEAD_ROWS_KEPT,
+    MAX_NAME_CHARACTERS,
+    MAX_RAW_DATA_BYTES,
+    MAX_REMARK_LINES,
+    OPTIONAL_COLUMNS,
+    PARSER_VERSION,
+    REQUIRED_COLUMNS,
+    DeadRow,
+    FileFault,
+    FileReport,
+    LineCounts,
+    ParsedBatch,
+    RawSnapshot,
+)
+
+__all__ = [
+    "BATTERY_COLUMN",
+    "COMBINED_COLUMN",
+    "COUNT_COLUMNS",
+    "EARLIEST_REPORT",
+    "FLAG_COLUMNS",
+    "ID_COLUMNS",
+    "LATEST_REPORT_AFTER_FETCH",
+    "MAX_COLUMNS",
+    "MAX_DEAD_ROWS_KEPT",
+    "MAX_NAME_CHARACTERS",
+    "MAX_RAW_DATA_BYTES",
+    "MAX_REMARK_LINES",
+    "OPTIONAL_COLUMNS",
+    "PARSER_VERSION",
+    "REQUIRED_COLUMNS",
+    "DeadRow",
+    "FileFault",
+    "FileReport",
+    "LineCounts",
+    "ParsedBatch",
+    "RawSnapshot",
+    "SourceLine",
+    "dictionary_encoded",
+    "inspect_fetched",
+    "lines_of",
+    "parse_snapshots",
+    "reject_reason",
+]

@@ -1,0 +1,169 @@
+"""What goes into the parser and what comes out of it, and the limits that it holds to."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+
+import pyarrow as pa
+
+# Part of what the published partition remembers: another version means that its rows are built again.
+PARSER_VERSION = "2"
+
+COMBINED_COLUMN = "timestamp|gmt_local_diff_sec|gmt_servertime_diff_sec"
+BATTERY_COLUMN = "givesbonus_acceptspedelecs_fbbattlevel"
+ID_COLUMNS = ("#id", "id", "station_id")
+REQUIRED_COLUMNS = ("name", "lat", "lon", "bikes", "spaces", "total_docks")
+COUNT_COLUMNS = ("bikes", "spaces", "total_docks", "pedelecs")
+FLAG_COLUMNS = ("installed", "locked", "temporary")
+OPTIONAL_COLUMNS = (*FLAG_COLUMNS, "pedelecs", BATTERY_COLUMN)
+
+# Data contract, section 4: the plausible span of a report's time.
+EARLIEST_REPORT = datetime(2010, 1, 1, tzinfo=UTC)
+LATEST_REPORT_AFTER_FETCH = timedelta(days=1)
+
+# At most this many dead rows of a file and error type, and this much of their text, are kept one by one; the raw object
+# has the others.
+MAX_DEAD_ROWS_KEPT = 1_000
+MAX_DEAD_BYTES_KEPT = 8 * 2**20
+# What a dead row keeps of its line.
+MAX_RAW_DATA_BYTES = 64 * 1024
+
+# Wrocław's feed has 13 columns, names of 40 characters and no remarks. What is beyond these is no feed but an attack
+# or an accident, and must not cost the memory that the city's other minutes need.
+MAX_COLUMNS = 1_000
+MAX_NAME_CHARACTERS = 1_000
+MAX_REMARK_LINES = 100_000
+MAX_LINE_BYTES = 16 * 2**20
+MAX_LINES_BEFORE_HEADER = 20
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+LATEST_AFTER_FETCH_MICROS = LATEST_REPORT_AFTER_FETCH // timedelta(microseconds=1)
+
+
+def micros_of(at: datetime) -> int:
+    """Microseconds since 1970."""
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+EARLIEST_MICROS = micros_of(EARLIEST_REPORT)
+
+
+@dataclass(frozen=True, slots=True)
+class RawSnapshot:
+    """One raw object: its key, the time of its snapshot (aware) and its bytes.
+
+    `corrections` are an operator's replacements of dead lines, by line number (the first line is 1). With a `fault` the
+    file gives no row, whatever its lines are.
+    """
+
+    source_key: str
+    file_timestamp: datetime
+    body: bytes
+    corrections: Mapping[int, str] = field(default_factory=dict)
+    fault: "FileFault | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class LineCounts:
+    """What became of a file's lines; blank lines and the header count for nothing.
+
+    Always: lines_in = rows_out + dead_lettered + duplicate_rows + remark_lines.
+    """
+
+    lines_in: int = 0
+    rows_out: int = 0
+    dead_lettered: int = 0
+    duplicate_rows: int = 0
+    remark_lines: int = 0
+
+    @classmethod
+    def total(cls, counts: Iterable["LineCounts"]) -> "LineCounts":
+        """The sum of several files' counts."""
+        values = attrgetter(*(field.name for field in fields(cls)))
+        return cls(*map(sum, zip(*map(values, counts), strict=True)))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every line is accounted for."""
+        accounted = self.rows_out + self.dead_lettered + self.duplicate_rows + self.remark_lines
+        return self.lines_in == accounted
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A line that cannot become a row: where, what, and why. `field` is empty where no one field is to blame.
+
+    `raw_data` is the line, cut at MAX_RAW_DATA_BYTES with a note that says so.
+    """
+
+    line_number: int
+    raw_data: str
+    error_type: str
+    field: str
+    error_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileFault:
+    """Why a whole body gives no row.
+
+    `file_empty`, `file_not_text`, `file_no_header`, `file_no_valid_row`; `file_over_limit` for more columns or remarks
+    than are read; `file_truncated` at the fetch; `file_time_outside_day` for a name or reports that cannot be of the
+    folder's day; and `file_unreadable` for what should not happen.
+    """
+
+    error_type: str
+    error_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What one file gave.
+
+    `dead_rows` holds the first MAX_DEAD_ROWS_KEPT of each error type; `dead_counts`, by error type, counts all.
+    """
+
+    source_key: str
+    counts: LineCounts
+    dead_rows: tuple[DeadRow, ...] = ()
+    dead_counts: Mapping[str, int] = field(default_factory=dict)
+    fault: FileFault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedBatch:
+    """Rows of several files, typed as PROCESSED (strings dictionary-encoded), sorted and unique on SORT_KEY.
+
+    `reports` are in the order of file_timestamp and source_key.
+    """
+
+    rows: pa.Table
+    reports: tuple[FileReport, ...]
+
+    @property
+    def counts(self) -> LineCounts:
+        """The sum over all files."""
+        return LineCounts.total(report.counts for report in self.reports)
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What one file gave before duplicates leave; `duplicate_rows` are those that had to leave early."""
+
+    row_count: int
+    remark_lines: int
+    dead_rows: tuple[DeadRow, ...] = ()
+    dead_counts: Mapping[str, int] = field(default_factory=dict)
+    fault: FileFault | None = None
+    duplicate_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Typed rows of consecutive files, in file order, and what each file gave."""
+
+    rows: pa.Table | None
+    results: list[FileResult]

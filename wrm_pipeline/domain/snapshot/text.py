@@ -1,0 +1,203 @@
+"""The bytes of a body as lines: one encoding, line feeds at the ends, large bodies in pieces."""
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from wrm_pipeline.domain.snapshot.lines import HeaderError, read_header
+from wrm_pipeline.domain.snapshot.records import MAX_LINE_BYTES, MAX_RAW_DATA_BYTES
+
+BOM = codecs.BOM_UTF8
+UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+# A larger body is read in pieces, each with the memory of one; 40 times Wrocław's 40 kB fit into a city's.
+LARGE_BODY_BYTES = 4 * 2**20
+PIECE_BYTES = 2 * 2**20
+
+# Carriage returns before a line feed, found once for each run of them.
+_RETURNS_AND_FEED = re.compile(rb"(?<!\r)\r++\n")
+_LINE_FEED, _RETURN = b"\n\r"
+# How far a header is looked for behind a carriage return.
+_LINES_LOOKED_AT, _RETURNS_LOOKED_AT = 50, 50
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some lines of a body, the first of which has the number `first_line`; each line ends in a line feed.
+
+    `overlong` is how many bytes the line has of which this is the start, if it is a line that is too long to be read.
+    """
+
+    first_line: int
+    data: bytes
+    overlong: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RawLine:
+    """Where a line stands in the raw object (bytes, without its line end), and what it says."""
+
+    number: int
+    offset: int
+    length: int
+    text: str
+    encoding: str
+
+
+def plain_text(body: bytes) -> bytes:
+    """A body without BOM, lines ended by line feeds; still UTF-8 or cp1250, line by line, unless it was UTF-16."""
+    if body[:2] in UTF16_BOMS:
+        body = body.decode("utf-16", "replace").encode("utf-8", "replace")
+    body = body.removeprefix(BOM)
+    return _with_line_feeds(body, ends_lines_with_returns(body)) if b"\r" in body else body
+
+
+def _with_line_feeds(text: bytes, returns_end_lines: bool) -> bytes:
+    if returns_end_lines:
+        text = text.replace(b"\r\n", b"\n")
+        if b"\r\n" in text:
+            text = _RETURNS_AND_FEED.sub(b"\n", text)
+        return text.replace(b"\r", b"\n")
+    characters = np.frombuffer(text, np.uint8)
+    following = characters[np.flatnonzero(characters[:-1] == _RETURN) + 1]
+    alone = (following != _LINE_FEED) & (following != _RETURN)
+    if text.endswith(b"\r") or alone.any():
+        return _RETURNS_AND_FEED.sub(b"\n", text)
+    return text.translate(None, b"\r")
+
+
+def ends_lines_with_returns(text: bytes) -> bool:
+    """Whether carriage returns alone end lines: they do if one ends the header. Elsewhere one spoils its line."""
+    if b"\r" not in text:
+        return False
+    start = 0
+    for _ in range(_LINES_LOOKED_AT):
+        end = text.find(b"\n", start)
+        line = text[start : end if end >= 0 else len(text)]
+        *behind_returns, rest = line.rstrip(b"\r").split(b"\r", _RETURNS_LOOKED_AT)
+        # Without a line feed, a header may be all that there is.
+        if any(map(_is_header, behind_returns)) or (end < 0 and line.endswith(b"\r") and _is_header(rest)):
+            return True
+        if end < 0 or _is_header(rest):
+            return False
+        start = end + 1
+    return False
+
+
+def _is_header(line: bytes) -> bool:
+    try:
+        return read_header(line) is not None
+    except HeaderError:
+        return False
+
+
+def pieces(body: bytes) -> Iterator[Piece]:
+    """A body's lines in order: one piece, or several of a large body."""
+    if len(body) <= LARGE_BODY_BYTES:
+        data = plain_text(body)
+        yield Piece(1, data if data.endswith(b"\n") else data + b"\n")
+        return
+    yield from _Cutter(body).pieces()
+
+
+class _Cutter:
+    """Cuts a large body, holding no more of it than a piece and a line that has not ended yet."""
+
+    def __init__(self, body: bytes) -> None:
+        self._chunks = _utf8_chunks(body)
+        self._number = 1
+        self._begun: list[bytes] = []
+        self._begun_bytes = 0
+
+    def pieces(self) -> Iterator[Piece]:
+        returns_end_lines: bool | None = None
+        held = b""
+        for following in self._chunks:
+            chunk = held + following
+            if returns_end_lines is None:
+                returns_end_lines = ends_lines_with_returns(chunk)
+            # A carriage return at the end may be half of a line end.
+            held = b"\r" if chunk.endswith(b"\r") else b""
+            yield from self._cut(_with_line_feeds(chunk.removesuffix(held), returns_end_lines))
+        if held:
+            yield from self._cut(b"\n" if returns_end_lines else held)
+        if self._begun_bytes:
+            yield from self._cut(b"\n")
+
+    def _cut(self, text: bytes) -> Iterator[Piece]:
+        end = text.find(b"\n")
+        if end < 0:
+            self._keep(text)
+            return
+        if self._begun_bytes:
+            self._keep(text[: end + 1])
+            yield self._ended_line()
+            text = text[end + 1 :]
+            end = 0
+        whole = text.rfind(b"\n") + 1
+        if whole:
+            yield Piece(self._number, text[:whole])
+            self._number += text.count(b"\n")
+        self._keep(text[whole:])
+
+    def _keep(self, text: bytes) -> None:
+        if self._begun_bytes <= MAX_LINE_BYTES:
+            self._begun.append(text)
+        self._begun_bytes += len(text)
+        if self._begun_bytes > MAX_LINE_BYTES and len(self._begun) > 1:
+            self._begun = [b"".join(self._begun)[: MAX_RAW_DATA_BYTES + 1]]
+
+    def _ended_line(self) -> Piece:
+        overlong = self._begun_bytes if self._begun_bytes > MAX_LINE_BYTES else 0
+        piece = Piece(self._number, b"".join(self._begun)[: MAX_RAW_DATA_BYTES + 1 if overlong else None], overlong)
+        self._begun, self._begun_bytes = [], 0
+        self._number += 1
+        return piece
+
+
+def _utf8_chunks(body: bytes) -> Iterator[bytes]:
+    decoder = None
+    if body[:2] in UTF16_BOMS:
+        decoder = codecs.getincrementaldecoder("utf-16")("replace")
+    first = True
+    for start in range(0, len(body), PIECE_BYTES):
+        chunk = body[start : start + PIECE_BYTES]
+        if decoder is not None:
+            chunk = decoder.decode(chunk, start + PIECE_BYTES >= len(body)).encode("utf-8", "replace")
+        yield chunk.removeprefix(BOM) if first else chunk
+        first = False
+
+
+def raw_lines(body: bytes) -> Iterator[RawLine]:
+    """The lines of a body with their places in it, numbered as `pieces` numbers them."""
+    if body[:2] in UTF16_BOMS:
+        yield from _utf16_lines(body)
+        return
+    start = len(body) - len(body.removeprefix(BOM))
+    pattern = rb"\r*+\n|\r" if ends_lines_with_returns(body[start:]) else rb"\r*+\n"
+    number, position = 1, start
+    for end in [*re.finditer(pattern, body[start:]), None]:
+        raw = body[position : start + end.start() if end else len(body)].rstrip(b"\r")
+        try:
+            text, encoding = raw.decode(), "utf-8"
+        except UnicodeDecodeError:
+            text, encoding = raw.decode("cp1250", "replace"), "cp1250"
+        yield RawLine(number, position, len(raw), text, encoding)
+        if end:
+            number, position = number + 1, start + end.end()
+
+
+def _utf16_lines(body: bytes) -> Iterator[RawLine]:
+    codec = "utf-16-le" if body[:2] == codecs.BOM_UTF16_LE else "utf-16-be"
+    text = body.decode("utf-16", "replace")
+    returns = ends_lines_with_returns(text.encode("utf-8", "replace"))
+    offset, position = 2, 0
+    for number, end in enumerate([*re.finditer(r"\r*+\n|\r" if returns else r"\r*+\n", text), None], start=1):
+        line = text[position : end.start() if end else len(text)]
+        kept = line.rstrip("\r")
+        yield RawLine(number, offset, len(kept.encode(codec)), kept, "utf-16")
+        offset += len((line + (end[0] if end else "")).encode(codec))
+        position = end.end() if end else len(text)
