@@ -15,6 +15,7 @@ from wrm_pipeline import clock_commands, dead_letter_commands, upkeep
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.dead_letter_commands import DeadLetterCommandError
 from wrm_pipeline.logs import guard_process
+from wrm_pipeline.output import shown_safely
 from wrm_pipeline.settings import Settings, SettingsError, load_settings
 
 
@@ -25,6 +26,11 @@ class UsageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; exit status 0 done, 1 something is wrong, 2 not understood."""
     options = _parser().parse_args(arguments)
+    with shown_safely():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     guard_process()
     command: Callable[[argparse.Namespace, Settings], int] = options.command
     try:

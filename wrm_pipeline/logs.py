@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from wrm_pipeline.masking import redact, remember_environment
+from wrm_pipeline.shown import MAX_LOG_LINE, MAX_LOG_VALUE, shortened, visible
 
 LOGGER_NAME = "wrm_pipeline"
 
@@ -128,7 +129,7 @@ def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> tupl
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float) or value is None else str(value)
+    return value if isinstance(value, bool | int | float) or value is None else shortened(str(value), MAX_LOG_VALUE)
 
 
 class RunLogHandler(logging.Handler):
@@ -157,10 +158,10 @@ def format_record(record: logging.LogRecord, *, as_json: bool) -> str:
     """A record as it stands in the file, redacted."""
     fields = _fields(record)
     if as_json:
-        return redact(json.dumps(fields, ensure_ascii=False, default=str))
+        return redact(visible(json.dumps(fields, ensure_ascii=False, default=str)))
     where = " ".join(str(fields[name]) for name in ("asset", "partition") if name in fields)
     text = f"{fields['time']} {fields['level']:<7} {str(fields.get('run_id', '-'))[:8]} {where}: {fields['message']}"
-    return redact(text.replace("\n", "\n    "))
+    return redact(visible(text.replace("\n", "\n    ")))
 
 
 def _remove_old(folder: Path, now: datetime) -> None:
@@ -192,4 +193,5 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
         fields["message"] = f"{fields['message']}\n{error.to_string()}"
     if record.exc_info:
         fields["error"] = logging.Formatter().formatException(record.exc_info)
-    return {name: value for name, value in fields.items() if value is not None}
+    shown = {name: shortened(v, MAX_LOG_LINE) if isinstance(v, str) else v for name, v in fields.items()}
+    return {name: value for name, value in shown.items() if value is not None}

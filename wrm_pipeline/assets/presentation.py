@@ -12,6 +12,7 @@ from wrm_pipeline.domain.lineage import COLUMN_LINEAGE, RAW_COLUMNS
 from wrm_pipeline.domain.schemas import TableSchema, describe
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.shown import cell
 
 PREVIEW_ROWS = 5
 
@@ -36,7 +37,7 @@ def preview(rows: pa.Table, count: int = PREVIEW_ROWS) -> dg.MarkdownMetadataVal
 
 
 def markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as a Markdown table; cells are data, so what could be markup is escaped."""
+    """Records as a Markdown table; cells are data, so what could be markup is escaped, and cut at MAX_CELL."""
     if not records:
         return "*nothing*"
     rows = [[_cell(value) for value in record.values()] for record in records]
@@ -45,9 +46,13 @@ def markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}" if hasattr(value, "hour") else str(value)
-    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " ")):
-        text = text.replace(character, escaped)
-    return text
+    return cell(text).translate(_MARKUP)
+
+
+# Links and pictures of a foreign text would be opened by the reader's browser.
+_MARKUP = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "&#91;", "]": "&#93;", "`": "&#96;", "\\": "&#92;"}
+)
 
 
 def table_schema(schema: TableSchema) -> dg.TableSchema:

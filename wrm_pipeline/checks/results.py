@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from wrm_pipeline.shown import MAX_DESCRIPTION, cell, shortened, visible
+
 T = TypeVar("T")
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -22,9 +24,14 @@ def result(
     """A result with its counts and thresholds as metadata, and samples as a table."""
     metadata: dict[str, Any] = dict(numbers)
     if samples:
-        metadata["samples"] = dg.MetadataValue.table([dg.TableRecord(dict(sample)) for sample in samples])
+        shown = [{name: cell(v) if isinstance(v, str) else v for name, v in sample.items()} for sample in samples]
+        metadata["samples"] = dg.MetadataValue.table([dg.TableRecord(sample) for sample in shown])
     return dg.AssetCheckResult(
-        check_name=name, passed=passed, severity=severity, description=description, metadata=metadata
+        check_name=name,
+        passed=passed,
+        severity=severity,
+        description=visible(shortened(description, MAX_DESCRIPTION)),
+        metadata=metadata,
     )
 
 

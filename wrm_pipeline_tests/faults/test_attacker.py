@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from wrm_pipeline.cli import main
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, PermanentError
 from wrm_pipeline.clients.feed import Feed
@@ -18,7 +20,7 @@ from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline_tests.faults import attacks
 from wrm_pipeline_tests.faults.attacks import CHUNKED, DAMAGED, ENDLESS, OK, ONCE, answer
-from wrm_pipeline_tests.faults.world import World
+from wrm_pipeline_tests.faults.world import ANALYTICS, JOB, NOON, Says, World, local_day
 from wrm_pipeline_tests.fixtures.raw_server import RawServer, raw_server
 
 MUTATION = "graphql?query=mutation{wipeAssets(assetPartitionRanges:[]){__typename}}"
@@ -318,3 +320,84 @@ def test_all_of_it_within_400_mb(report):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) < 400 * 2**10, f"{int(done.stdout) // 2**10} MB"
+
+
+# --- what it says ---
+
+NAMES = [
+    "<script>zq9()</script>",
+    '"><img src=x onerror=zq9()>',
+    "</script><script>zq9()</script>",
+    "<!--<script>zq9()",
+    "<svg/onload=zq9()>",
+    "javascript:zq9()",
+    "{{zq9}} ${zq9} <%= zq9 %>",
+    "![zq9](http://evil.example/zq9.png)",
+    "=HYPERLINK(zq9)",
+    "+cmd|' /C zq9'!A0",
+    "-2+3+zq9",
+    "@SUM(zq9)",
+    "'; DROP TABLE wrm_analytics.mv_station_latest; --zq9",
+    "\x1b[2J\x1b]0;zq9\x07",
+    "\u202egpj.zq9",
+    "zq9\u0000zq9",
+    "zq9\u200b\u2060\ufeff",
+    "../../../../etc/zq9",
+    "%2e%2e%2fzq9",
+    "ZALGO z\u0300\u0301\u0302q9" + "\u0300" * 200,
+    "\U0001f6b2zq9",
+    "x" * 900 + "zq9",
+    "<!channel> <@U1> zq9",
+    "wrm_stations_2025-08-21_12-00-02.txt zq9",
+]
+IDS = [
+    "../zq9",
+    "1'; DELETE FROM x; --zq9",
+    'a"b',
+    "<b>zq9</b>",
+    "\x1b[31mzq9",
+    "zq9/../../raw",
+    "nan",
+    "-1",
+    "é" * 300,
+]
+
+
+def test_what_the_feed_says_acts_nowhere(feed_world, city, capsys, report):
+    report(f"{len(NAMES)} names, {len(IDS)} ids: markup, escapes, SQL, formulas, paths", "published, and acts nowhere")
+    world, _ = feed_world
+    at = int(world.now.timestamp())
+
+    def line(station: str, name: str, bikes: str = "3") -> str:
+        quoted = [f'"{text.replace(chr(34), chr(34) * 2)}"' for text in (station, name)]
+        return f"{quoted[0]},{at}|7200|-1,{quoted[1]},51.1,17.0,{bikes},7,true,false,false,10,false,0"
+
+    header = city.snapshot(world.now).partition(b"\n")[0].decode()
+    lines = [line(str(20_000 + n), name) for n, name in enumerate(NAMES)]
+    lines += [line(station, "Rynek") for station in IDS]
+    lines += [line(str(30_000 + n), name, "x<script>zq9()</script>\x1b[2J") for n, name in enumerate(NAMES)]
+    body = "\n".join([header, *lines, ""]).encode()
+    found = world.fetch(Says(lambda: world.now, [body]))
+    assert isinstance(found, IngestResult), found
+    assert world.truth.get(found.key) == body, "byte for byte"
+    assert found.counts.rows_out >= len(NAMES)
+    assert world.run(JOB, local_day(NOON)), world.failures
+    assert world.run(ANALYTICS), world.failures
+
+    for key, content in world.contents("").items():
+        assert ".." not in key
+        assert key.isascii(), "no part of a name or id is in a key"
+        assert "zq9" not in key
+        if key.endswith((".html", ".svg")):
+            assert not re.search(rb"<[^<>]*zq9", content.replace(b"\\u003c", b"")), key
+            assert b"</script><script>zq9" not in content
+    pages = [content for key, content in world.contents("reports/").items() if key.endswith(".html")]
+    assert any(b"zq9" in page for page in pages), "the search proves itself: they are shown"
+    for command in (["dlq", "list"], ["dlq", "list", "--json"], ["doctor"]):
+        main(command)
+    (entry, *_) = [key.rpartition("/")[2].removesuffix(".json") for key in world.keys("dlq/")]
+    main(["dlq", "show", entry])
+    shown = capsys.readouterr()
+    assert "zq9" in shown.out
+    for text in (shown.out, shown.err):
+        assert not re.search("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e]", text)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from wrm_pipeline.shown import shortened
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -259,6 +261,10 @@ REFRESHED = Dataset(
 )
 
 
+# Of a value in a page: a view's SQL is the longest of ours.
+MAX_VALUE_LENGTH = 20_000
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What the database answers; `missing` holds the tables that were asked for and are not there."""
@@ -305,4 +311,4 @@ def plain(value: Any) -> Any:
         return plain(float(value))
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value
+    return shortened(value, MAX_VALUE_LENGTH) if isinstance(value, str) else value
