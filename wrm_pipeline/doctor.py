@@ -26,9 +26,9 @@ from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.layout import local_date
-from wrm_pipeline.domain.snapshot import inspect_fetched
 from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.future_raw import future_raw
+from wrm_pipeline.flows.inspection import inspect_stored
 from wrm_pipeline.flows.lake_files import look_at_files
 from wrm_pipeline.masking import redact
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
@@ -126,7 +126,7 @@ def _feed_of(settings: Settings) -> Feed:
 def _feed(settings: Settings) -> Finding:
     tried = f"GET {settings.feed_url}"
     fetched = _feed_of(settings).fetch(correlation_id="doctor")
-    report = inspect_fetched(fetched.body, fetched.fetched_at)
+    report = inspect_stored(fetched.body, fetched.fetched_at, apart=False)
     fault, counts = report.fault, report.counts
     if fault:
         return Finding("feed", "failed", tried, fault.error_message, "Open the URL by hand; is it still the feed?")

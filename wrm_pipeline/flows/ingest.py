@@ -21,7 +21,7 @@ from wrm_pipeline.domain.snapshot import (
     FileReport,
     LineCounts,
 )
-from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_apart, inspect_here, line_count
+from wrm_pipeline.flows.inspection import APART_FROM_BYTES, UNINSPECTED, inspect_apart, inspect_here, line_count
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
@@ -128,8 +128,8 @@ def take_snapshot(
         waiting = known or spool.add("fetched", fetched.fetched_at, fetched.body, run_id=correlation_id)
     except (SpoolFullError, OSError) as error:
         spool_error = error
-    if waiting is not None and suspects:
-        # A process died over what was fetched before, perhaps by inspecting it; the next body may be of that kind.
+    if waiting is not None and (suspects or len(fetched.body) > APART_FROM_BYTES):
+        # Suspects: a process died over what was fetched before, perhaps by inspecting it, and this may be of that kind.
         report = inspect_apart(waiting.path, fetched.body, fetched.fetched_at)
     else:
         report = inspect_here(fetched.body, fetched.fetched_at)
@@ -340,6 +340,8 @@ class _Delivery:
         if body.kind == "quarantine":
             # It was inspected before; its name says meanwhile what a process that dies now has died over.
             marked = self._spool.rename(body, "fetched")
+            if len(data) > APART_FROM_BYTES:
+                return marked, inspect_apart(marked.path, data, body.fetched_at)
             return marked, inspect_here(data, body.fetched_at)
         if self._apart >= MAX_APART_PER_RUN:
             return body, None

@@ -1,13 +1,15 @@
 """What a fetched body is, found so that neither an error nor the death of the process costs the body or the others.
 
 A body is inspected in this process, which takes milliseconds. Where an earlier process was killed over an inspection,
-a process of its own does it, with bounds on time and memory: whatever becomes of that one, there is a report.
+or the body is far larger than any snapshot, a process of its own does it, with bounds on time and memory: whatever
+becomes of that one, there is a report.
 """
 
 import io
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +20,9 @@ from wrm_pipeline.domain.snapshot import DeadRow, FileFault, FileReport, LineCou
 APART_SECONDS = 30.0
 # Python with Arrow takes 100 MB; beyond that, a multiple of the body.
 APART_BYTES, APART_BYTES_PER_BYTE = 768 * 2**20, 3
+
+# A body a hundred times the usual size is not inspected in the run's own process either.
+APART_FROM_BYTES = 4 * 2**20
 
 UNINSPECTED = "inspection_failed"
 
@@ -53,6 +58,20 @@ def inspect_apart(path: Path, body: bytes, fetched_at: datetime) -> FileReport:
     fault = FileFault(**answer["fault"]) if answer["fault"] else None
     rows = tuple(DeadRow(**row) for row in answer["dead_rows"])
     return FileReport("fetched body", LineCounts(**answer["counts"]), rows, answer["dead_counts"], fault)
+
+
+def inspect_stored(body: bytes, fetched_at: datetime, *, apart: bool) -> FileReport:
+    """The report on a body that is not in the spool; by another process if it is huge or `apart` asks for that.
+
+    Raises:
+        OSError: no process can be started, or the disk takes no copy for it.
+    """
+    if not apart and len(body) <= APART_FROM_BYTES:
+        return inspect_here(body, fetched_at)
+    with tempfile.NamedTemporaryFile(prefix="wrm-inspect-") as file:
+        file.write(body)
+        file.flush()
+        return inspect_apart(Path(file.name), body, fetched_at)
 
 
 def line_count(body: bytes) -> int:

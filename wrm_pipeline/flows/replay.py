@@ -22,8 +22,8 @@ from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPRO
 from wrm_pipeline.domain.layout import Layout, is_plain_key
 from wrm_pipeline.domain.partition_build import AccountingError, PartitionWouldShrinkError
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.domain.snapshot import reject_reason
 from wrm_pipeline.flows.ingest import last_sha256
+from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_stored
 from wrm_pipeline.flows.process import NoRawDataError, is_settled, published_manifest
 from wrm_pipeline.flows.rebuild import rebuild_partition
 
@@ -149,7 +149,7 @@ def _released(store: ObjectStore, layout: Layout, letter: DeadLetter, cache: Cac
         body = store.get(letter.source_key)
     except ObjectNotFoundError:
         return None
-    if reject_reason(body, letter.timestamp) is not None:
+    if inspect_stored(body, letter.timestamp, apart=letter.error_type == UNINSPECTED).fault is not None:
         return None
     at, sha256 = parsed.file_timestamp, hashlib.sha256(body).hexdigest()
     if at is not None and last_sha256(CachedObjects(store, cache), layout, at - timedelta(seconds=1)) == sha256:

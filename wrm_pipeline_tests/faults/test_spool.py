@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +218,29 @@ def test_an_inspection_that_raises_costs_no_byte(feed_world, report, monkeypatch
     assert world.truth.get(result.key) == world.served[-1][1]
     assert world.run("reprocess_dlq"), world.failures
     assert world.keys("raw/"), "a later release reads it"
+
+
+HUGE = {
+    "a header of 8 million columns": b"#id," + b"x," * 8_000_000,
+    "16 MB of blank lines": b"\n" * 16_000_000,
+    "one line of 16 MB": b"x" * 16_000_000,
+    "16 MB of opening quotes": b'#id,"' * 3_200_000,
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_huge_body_is_kept_and_costs_this_process_no_memory(world, report, kind):
+    report(kind, QUARANTINED)
+    body = HUGE[kind]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = world.fetch(Says(lambda: world.now, [body]))
+    assert isinstance(result, IngestResult), result
+    assert result.fault is not None
+    assert world.truth.get(result.key) == body
+    assert not list(world.spool.waiting())
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert more < 100 * 2**10, f"{more // 2**10} MB"
+    world.verify(QUARANTINED)
 
 
 def test_names_of_the_release_before_are_delivered(feed_world, city, report):

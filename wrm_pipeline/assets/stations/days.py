@@ -225,7 +225,7 @@ def publish_days(
 def _allow_time_for(context: dg.AssetExecutionContext, days: int) -> None:
     if MAX_RUNTIME_SECONDS_TAG not in context.run.tags:  # someone has said how long it may take
         limit = RUN_SECONDS + SECONDS_A_DAY * days
-        context.instance.add_run_tags(context.run_id, {MAX_RUNTIME_SECONDS_TAG: str(limit)})
+        context.instance.add_run_tags(context.run.run_id, {MAX_RUNTIME_SECONDS_TAG: str(limit)})
 
 
 def _run_days(
