@@ -66,7 +66,7 @@ def newer_parser(monkeypatch: pytest.MonkeyPatch, *, version: str | None = None)
     def parse(files):
         return right([replace(file, body=file.body.replace(b" docks", b"")) for file in files])
 
-    monkeypatch.setattr(parser, "parse_snapshots", parse)
+    monkeypatch.setattr("wrm_pipeline.domain.snapshot.parse.parse_snapshots", parse)
     monkeypatch.setattr(partition_build, "parse_snapshots", parse)
     if version:
         monkeypatch.setattr(partition_build, "PARSER_VERSION", version)
