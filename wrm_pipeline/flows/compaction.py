@@ -150,7 +150,7 @@ def _reason_against(store: ObjectStore, raw: RawDay, *, area: ServiceArea, today
     plan = plan_build(with_remembered_times(objects, dt, processed), processed)
     if not plan.nothing_to_do:
         return f"{len(plan.parse) + len(plan.drop)} raw objects are not as the published day has them; process it first"
-    if plan.kept:
+    if any(not plan.manifest.sources[key].adopted for key in plan.kept):
         return f"{len(plan.kept)} raw objects of the published day are gone or were refused; bring them back first"
     if not is_current(enhanced, processed, area):
         return "its enhanced rows are not made from its processed ones; process it first"

@@ -1,5 +1,6 @@
 """Bodies of raw objects, where one that cannot be read costs itself and not its day."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from wrm_pipeline.clients.errors import (
@@ -25,7 +26,7 @@ class ReadableBodies:
 
     Attributes:
         failed: The error of each object that could not be read, by key.
-        read_count: How many could be.
+        was_read: Some of those that could be.
     """
 
     def __init__(self, raw: RawDay, bodies: ReadBodies | None = None) -> None:
@@ -33,7 +34,7 @@ class ReadableBodies:
         self._bodies = bodies
         self._archive: ArchiveReader | None = None
         self.failed: dict[str, ExternalError] = {}
-        self.read_count = 0
+        self.was_read: list[str] = []
 
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Key and content of each that can be read.
@@ -50,7 +51,8 @@ class ReadableBodies:
             try:
                 for found in self._raw.read(step, self._bodies, archive=self._opened):
                     position += 1
-                    self.read_count += 1
+                    if len(self.was_read) < _PROBES:
+                        self.was_read.append(found[0])
                     yield found
                 singly = False
             except _OF_ONE_OBJECT as error:
@@ -77,15 +79,20 @@ class ReadableBodies:
         return {key: str(error) for key, error in self.failed.items() if not isinstance(error, ObjectNotFoundError)}
 
     def check_the_store(self, others: Iterable[str]) -> None:
-        """Make sure that single objects are to blame, where not one could be read: by `others`, which were read before.
+        """Make sure that single objects are to blame: the store gives one that was read, now or before (`others`).
 
         Raises:
-            ExternalError: the first failure; no object could be read at all.
+            ExternalError: the first failure; the store gives none.
         """
         failures = [error for error in self.failed.values() if not isinstance(error, ObjectNotFoundError)]
-        if not failures or self.read_count:
+        if not failures:
             return
-        probes = [key for key in others if key not in self.failed and key in self._raw.loose][:_PROBES]
-        for _ in self.read(probes):
-            return
-        raise failures[0]
+        candidates = [key for key in (*self.was_read, *others) if key not in self.failed]
+        loose = [key for key in dict.fromkeys(candidates) if key in self._raw.loose][:_PROBES]
+        for key in loose:
+            # Not by way of a cache, which would have it while the store refuses everything.
+            with contextlib.suppress(*_OF_ONE_OBJECT):
+                self._raw.store.get(key)
+                return
+        if loose or not candidates:
+            raise failures[0]

@@ -136,6 +136,9 @@ def _find_lines(
     No line unless the parser makes just this row of them: an object may have been replaced since.
     """
     key, station_id, at = (row.values[name] for name in ("s3_source_key", "station_id", "file_timestamp"))
+    if source is not None and source.adopted:
+        remarks.append(f"The row was {source.etag.replace(' ', ' from ', 1)}, of another writer: there was no {key}.")
+        return None, []
     try:
         raw_day = RawDay.of(store, layout, dt)
         ((_, body),) = raw_day.read([key])

@@ -11,9 +11,13 @@ import pytest
 
 from wrm_pipeline.clients.errors import ObjectArchivedError, StorageDeniedError, UnexpectedAnswerError
 from wrm_pipeline.clients.lake_findings import LakeFindings
+from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.clients.published_partitions import PublishedPartitions
+from wrm_pipeline.domain.lake_findings import DayFindings
 from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.flows.lake_files import look_at_files
-from wrm_pipeline.flows.rebuild import rebuild_partition
+from wrm_pipeline.flows.rebuild import days_of, rebuild_partition
 from wrm_pipeline.flows.watch import look_for_unpublished
 from wrm_pipeline_tests.faults.world import DEAD_LETTERED, MINUTE, NOON, PUBLISHED, REPAIRED, World, local_day
 from wrm_pipeline_tests.fixtures.lake import Lake
@@ -189,6 +193,26 @@ def test_noise_is_ignored_and_counted(world, city, report, what):
         assert not any(files.wrong.values())
     world.truth.delete(key)
     world.verify(PUBLISHED)
+
+
+@pytest.mark.parametrize("prefix", ["bike-data/gen_info/", "env=prod/dt=2020-01-01/", "[ab]*?/"])
+@pytest.mark.parametrize("folder", ["disk[1]", "env=prod", "dt=2020-01-01", "a*b?c"])
+def test_the_lakes_own_path_is_no_pattern(tmp_path, city, report, folder, prefix):
+    report(f"the lake in {folder}/{prefix}", PUBLISHED)
+    store, layout = LocalObjectStore(tmp_path / folder / "lake"), Layout(prefix)
+    store.put(layout.raw_key(NOON), city.snapshot(NOON))
+    stray = f"{layout.partition_folder('processed', DAY)}hour=14/old.parquet"
+    store.put(stray, b"PAR1 of old")
+    partitions = PublishedPartitions(store, layout)
+    assert list(partitions.strays_by_day()) == days_of(store, layout) == [DAY]
+    for _ in range(2):
+        rebuild_partition(store, layout, DAY, area=DEFAULT_SERVICE_AREA, now=NOON)
+    assert partitions.strays_by_day() == {}
+    tick = look_for_unpublished(
+        store, layout, None, area=DEFAULT_SERVICE_AREA, now=NOON, today=DAY, started=frozenset()
+    )
+    assert (tick.runs, tick.compared) == ((), {DAY: DayFindings()})
+    assert partitions.read("enhanced", DAY).row_count > 30
 
 
 @pytest.mark.parametrize("sources", [True, False], ids=["with raw keys", "without"])

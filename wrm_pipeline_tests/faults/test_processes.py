@@ -46,12 +46,16 @@ RAW = ["rename spool", "rename metadata of raw", "link raw", "remove spool"]
 LETTER = ["rename metadata of dlq", "rename dlq"]
 CACHE = "rename cache"
 BUILD = ["rename metadata of processed", "rename processed", "rename metadata of enhanced", "rename enhanced"]
-# Objects of an older writer go once the day's own is there.
+# Objects of an older writer move aside once the day's own is there.
 FIRST_BUILD = [
     *BUILD[:2],
+    "rename metadata of stray processed",  # its copy
+    "link stray processed",
     "remove stray processed",
     "remove metadata of stray processed",
     *BUILD[2:],
+    "rename metadata of stray enhanced",  # its copy
+    "link stray enhanced",
     "remove stray enhanced",
     "remove metadata of stray enhanced",
 ]

@@ -32,6 +32,7 @@ from wrm_pipeline_tests.faults.world import (
     S3Link,
     Says,
     World,
+    _pairs,
     local_day,
     s3_link,
     s3_world,
@@ -160,21 +161,19 @@ def test_a_raw_object_that_stays_damaged_fails_the_run_and_not_the_day(s3, repor
     world.verify(REPAIRED)
 
 
-def test_an_object_that_goes_between_list_and_get_fails_the_run_not_the_day(s3, report):
-    report("404 between list and get", REPAIRED)
+def test_an_object_that_goes_between_list_and_get_costs_itself(s3, report):
+    report("404 between list and get", PUBLISHED)
     world, proxy = s3
     ingest(world)
     assert world.process()
-    before = world.contents("processed/") | world.contents("enhanced/")
     ingest(world)
     ingest(world)
     proxy.fail("get", GONE, key=world.key("raw", world.served[1][0]))
-    assert not world.process()
-    assert world.key("raw", world.served[1][0]) in world.failures[-1]
-    assert world.contents("processed/") | world.contents("enhanced/") == before
+    assert world.process(), world.failures
+    assert len({at for _, at in _pairs(world.truth, world.settings, "enhanced")}) == 2
     proxy.heal()
-    world.settle()
-    world.verify(REPAIRED)
+    assert world.settle() == [local_day(NOON)]
+    world.verify(PUBLISHED)
 
 
 @pytest.mark.parametrize("layer", ["raw", "processed", "enhanced"])
