@@ -137,10 +137,10 @@ def table(parts: ParquetParts | None) -> pa.Table:
     return pq.read_table(pa.BufferReader(parts.data)).replace_schema_metadata()
 
 
-def keys_of(day: Day) -> list[tuple[int, str]]:
+def keys_of(day: Day) -> list[tuple[float, str]]:
     """(minute, station) of each published row, in its order."""
     rows = table(day.processed).select(["file_timestamp", "station_id"]).to_pylist()
-    return [(round((row["file_timestamp"] - AT).total_seconds() / 60), row["station_id"]) for row in rows]
+    return [(round((row["file_timestamp"] - AT).total_seconds() / 60, 2), row["station_id"]) for row in rows]
 
 
 def names(keys: Iterable[str]) -> list[str]:
@@ -546,7 +546,7 @@ def test_an_unreadable_object_keeps_its_rows_even_with_consent():
 @given(operations)
 def test_no_sequence_of_losses_takes_a_row(steps):
     day = Day(allow_shrink=False)
-    seen: set[tuple[int, str]] = set()
+    seen: set[tuple[float, str]] = set()
     for kind, where, what in steps:
         match kind:
             case "correct" | "rewrite":
