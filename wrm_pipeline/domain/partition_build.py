@@ -507,6 +507,11 @@ def rules_id(area: ServiceArea) -> str:
     return f"{RULES_VERSION} {area}"
 
 
+def has_todays_rules(enhanced: ParquetParts) -> bool:
+    """Whether an enhanced partition was made by this version's rules, for whatever area."""
+    return str(enhanced.notes.get("rules", "")).partition(" ")[0] == RULES_VERSION
+
+
 def is_derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
     """Whether an enhanced partition was made from just this processed one."""
     return "built_at" in processed.notes and enhanced.notes.get("source_built_at") == processed.notes["built_at"]

@@ -18,8 +18,9 @@ from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
 from wrm_pipeline.domain.layout import Layout, folder_date
-from wrm_pipeline.domain.partition_build import plan_build, rules_id
+from wrm_pipeline.domain.partition_build import has_todays_rules, is_derived_from, plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.flows.process import is_current, raw_objects_of, with_remembered_times
 
 # Keys looked at in one tick: 10 pages, about a second. What is beyond is the next tick's.
@@ -42,6 +43,11 @@ FIRST_LOOK = "first look"
 
 # Days that something is wrong with are compared each time, so that it ends soon after it was set right.
 MAX_FOUND_COMPARED = 10
+
+# Days that an older parser or older rules made are rebuilt whole: that many in one tick, while no other is worked on.
+# A year takes 15 hours, and the run of each minute finds the machine as it is used to.
+MAX_UPGRADES_PER_TICK = 2
+UPGRADE = "version "
 
 # Runs that are asked for because of a file that is not ours: they may take it over; what they leave is a person's.
 STRAY_ATTEMPTS = 3
@@ -204,6 +210,7 @@ def look_for_unpublished(
     Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind
     or was made by other rules, Parquet objects of other writers, and runs that failed. An object that cannot be read is
     the run's to report: it must not hide the other days. The newest days are compared each time, the others in turn.
+    Days that only another version made are asked for a few at a time, and not while there is anything else to do.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -224,7 +231,14 @@ def look_for_unpublished(
     following = [dt for dt in others if dt.isoformat() > state["after"]] or others
     in_turn = following[:COMPARED_IN_TURN]
     runs: list[WantedRun] = []
+    upgrades: list[tuple[date, str, int]] = []
     tries = dict(state["tries"])
+
+    def ask(dt: date, difference: str, count: int) -> None:
+        wait = min(FIRST_RETRY_AFTER * 2 ** min(count, 10), LAST_RETRY_AFTER)
+        tries[dt.isoformat()] = {"digest": difference, "count": count + 1, "not_before": (now + wait).isoformat()}
+        runs.append(WantedRun(dt, f"{dt.isoformat()}:compared:{difference}:{count}"))
+
     compared: dict[date, DayFindings] = {}
     denied: list[PermanentError] = []
     for dt in [*in_turn, *always]:
@@ -243,9 +257,13 @@ def look_for_unpublished(
         given_up = difference.startswith(STRAYS) and count >= STRAY_ATTEMPTS
         if dt in started or not due or given_up or len(runs) >= MAX_REQUESTS_PER_TICK:
             continue
-        wait = min(FIRST_RETRY_AFTER * 2 ** min(count, 10), LAST_RETRY_AFTER)
-        tries[day] = {"digest": difference, "count": count + 1, "not_before": (now + wait).isoformat()}
-        runs.append(WantedRun(dt, f"{day}:compared:{difference}:{count}"))
+        if difference.startswith(UPGRADE):
+            upgrades.append((dt, difference, count))
+        else:
+            ask(dt, difference, count)
+    if not runs and started <= {today}:
+        for upgrade in sorted(upgrades, reverse=True)[:MAX_UPGRADES_PER_TICK]:
+            ask(*upgrade)
     after = in_turn[-1].isoformat() if in_turn and in_turn[-1] != others[-1] else ""
     if denied and len(denied) == len(compared):
         raise denied[0]  # not one day's fault
@@ -280,10 +298,15 @@ def _compared(
             unreadable=[f"{key}: {reason}" for key, reason in plan.manifest.unreadable.items() if key in there],
             foreign=foreign,
         )
+        if plan.manifest.parser_version != PARSER_VERSION:
+            return UPGRADE + _digest(f"parser {PARSER_VERSION}"), findings
         if not plan.nothing_to_do:
             asked = (f"{o.key} {o.etag} {o.corrections_id}" for o in plan.parse)
             return _digest("\n".join([*asked, *sorted(plan.drop)])), findings
-        if processed is not None and not is_current(partitions.read("enhanced", dt), processed, area):
+        enhanced = partitions.read("enhanced", dt) if processed is not None else None
+        if processed is not None and not is_current(enhanced, processed, area):
+            if enhanced is not None and is_derived_from(enhanced, processed) and not has_todays_rules(enhanced):
+                return UPGRADE + _digest(rules_id(area)), findings
             return _digest(f"enhanced {processed.notes.get('built_at')} {rules_id(area)}"), findings
         return _strays_digest(strays), findings
     except UnexpectedAnswerError as error:

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.lake_findings import LakeFindings
 from wrm_pipeline.clients.local_object_store import LocalObjectStore
+from wrm_pipeline.domain import partition_build
 from wrm_pipeline.domain.lake_findings import VANISHED
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
+from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.flows.process import enhance_partition, process_partition
 from wrm_pipeline.flows.watch import (
     MAX_KEYS_PER_TICK,
     MAX_REQUESTS_PER_TICK,
+    MAX_UPGRADES_PER_TICK,
     Tick,
     look_for_arrivals,
     look_for_unpublished,
@@ -390,6 +393,50 @@ def test_an_enhanced_layer_that_was_made_for_another_area(comparison, lake):
     lake.put_day(1)
     comparison.run()
     assert days(comparison.look(area=ServiceArea(50.0, 52.0, 16.0, 18.0))) == [DAY]
+
+
+OLD_DAYS = [DAY + timedelta(days=n) for n in range(-5, 0)]
+
+
+def published_by(comparison: Comparison, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Days that an older parser, or older rules, made."""
+    with monkeypatch.context() as older:
+        older.setattr(partition_build, what, "0")
+        for dt in OLD_DAYS:
+            comparison.lake.put_raw(NOON + (dt - DAY))
+            comparison.run(dt)
+
+
+@pytest.mark.parametrize("what", ["PARSER_VERSION", "RULES_VERSION"])
+def test_days_of_an_older_version_are_rebuilt_a_few_at_a_time_the_newest_first(comparison, lake, monkeypatch, what):
+    published_by(comparison, monkeypatch, what)
+    asked = []
+    for _ in range(3):
+        tick = comparison.look()
+        assert len(tick.runs) <= MAX_UPGRADES_PER_TICK
+        for dt in days(tick):
+            comparison.run(dt)
+            asked.append(dt)
+    assert asked == OLD_DAYS[::-1]
+    assert comparison.look().runs == ()
+    assert {column for dt in OLD_DAYS for column in lake.rows("processed", dt)[0]} == set(PROCESSED.columns)
+
+
+def test_days_of_an_older_version_wait_for_everything_else(comparison, lake, monkeypatch):
+    published_by(comparison, monkeypatch, "PARSER_VERSION")
+    assert comparison.look(started=frozenset({OLD_DAYS[0]})).runs == (), "another day is being worked on"
+    lake.put_day(1)
+    assert days(comparison.look()) == [DAY], "new data first"
+    comparison.run()
+    assert days(comparison.look(started=frozenset({TODAY}))) == [OLD_DAYS[-1], OLD_DAYS[-2]]
+
+
+def test_a_day_of_an_older_version_that_cannot_be_rebuilt_keeps_no_other_waiting(comparison, monkeypatch):
+    published_by(comparison, monkeypatch, "PARSER_VERSION")
+    assert days(comparison.look()) == OLD_DAYS[:-3:-1]
+    assert days(comparison.look()) == OLD_DAYS[-3:-5:-1], "the first two failed, and are asked for again later"
+    comparison.now += 6 * MINUTE
+    assert days(comparison.look()) == OLD_DAYS[:-3:-1]
 
 
 def test_a_dead_letter_that_a_person_corrected(comparison, lake):
