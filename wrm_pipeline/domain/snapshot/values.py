@@ -192,11 +192,6 @@ def name_of(text: str) -> str:
     return name[: MAX_NAME_CHARACTERS - 1] + CUT_MARK
 
 
-def is_cut(name: str) -> bool:
-    """Whether a published name had to be cut."""
-    return name.endswith(CUT_MARK) and len(name) == MAX_NAME_CHARACTERS
-
-
 @lru_cache(maxsize=16_384)
 def _short_name_of(name: str) -> str:
     repaired = _repaired(name)
