@@ -26,7 +26,7 @@ SEEN = datetime(2025, 8, 21, 13, 6, tzinfo=UTC)
 DT = date(2025, 8, 21)
 KEY = "raw/dt=2025-08-21/a.txt"
 # Lines 2 to 5: a good row, two bad counts, a bad flag.
-CONTENT = body(line(), line(id="2", bikes="many"), line(id="3", spaces="-1"), line(id="4", locked="?"))
+CONTENT = body(line(), line(id="2", bikes="many"), line(id="3", spaces="few"), line(id="4", locked="?"))
 
 
 def report_of(content: bytes, corrections=None) -> FileReport:
