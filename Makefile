@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 
 demo: setup ## a simulated day from the feed to the map (FEED=live: a snapshot of the real feed)
 	WRM_DATA_DIR=$(WRM_DATA_DIR)/demo DAGSTER_HOME=$(abspath $(WRM_DATA_DIR))/demo/dagster_home \
-	  $(BIN)/python -m wrm_pipeline.demo --feed $(FEED)
+	  $(BIN)/python -m wrm_pipeline.cli.demo --feed $(FEED)
 
 dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000
 	mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml

@@ -23,7 +23,7 @@ def open_database(path: "str | Path | None" = None) -> "duckdb.DuckDBPyConnectio
     """
     from pathlib import Path
 
-    from wrm_pipeline.clients.analytics_db import AnalyticsDatabase
+    from wrm_pipeline.analytics.database import AnalyticsDatabase
 
     if path is not None:
         return AnalyticsDatabase(Path(path)).open()

@@ -18,8 +18,8 @@ from typing import Any
 
 import structlog
 
-from wrm_pipeline.masking import redact, remember_environment
-from wrm_pipeline.shown import MAX_LOG_LINE, MAX_LOG_VALUE, shortened, visible
+from wrm_pipeline.domain.masking import redact, remember_environment
+from wrm_pipeline.domain.shown import MAX_LOG_LINE, MAX_LOG_VALUE, shortened, visible
 
 LOGGER_NAME = "wrm_pipeline"
 

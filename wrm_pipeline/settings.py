@@ -23,9 +23,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
+from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.values import stripped, unusable_character
-from wrm_pipeline.masking import publish, redact, remember_credentials, remember_secret
 
 UCL_FEED_URL = "https://gladys.geog.ucl.ac.uk/bikesapi/load.php?scheme=wroclaw"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wrm_pipeline import masking
+from wrm_pipeline.domain import masking
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import Lake
 

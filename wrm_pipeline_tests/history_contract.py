@@ -21,10 +21,10 @@ from dagster._core.storage.event_log.schema import (
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 
-from wrm_pipeline.history import Pruned, prune
-from wrm_pipeline.metrics.runs import RunSource
-from wrm_pipeline.metrics.state_file import StateFile
-from wrm_pipeline.metrics.vocabulary import Vocabulary
+from wrm_pipeline.exporter.runs import RunSource
+from wrm_pipeline.exporter.state_file import StateFile
+from wrm_pipeline.exporter.vocabulary import Vocabulary
+from wrm_pipeline.jobs.run_history import Pruned, prune
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 ASSET = dg.AssetKey("days")

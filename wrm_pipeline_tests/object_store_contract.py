@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.lake.object_store import ObjectStore
 
 RAW = "bike-data/gen_info/raw/"
 

@@ -426,7 +426,7 @@ class Acceptance:
             "db.execute('SET preserve_insertion_order = false'); "
             "db.execute('CREATE TABLE t AS SELECT range AS a, hash(range)::VARCHAR AS b FROM range(3000000)'); "
             "print(db.execute('SELECT count(*) FROM (SELECT * FROM t ORDER BY b)').fetchone()[0]); "
-            "from wrm_pipeline.clients.analytics_db import httpfs_path; "
+            "from wrm_pipeline.analytics.database import httpfs_path; "
             "db.execute(f\"LOAD '{httpfs_path()}'\"); print('httpfs')"
         )
         text = host.run("cat", "/etc/systemd/system/wrm-reports.service")

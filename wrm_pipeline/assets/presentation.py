@@ -8,11 +8,11 @@ import dagster as dg
 import pyarrow as pa
 from tabulate import tabulate
 
-from wrm_pipeline.domain.lineage import COLUMN_LINEAGE, RAW_COLUMNS
+from wrm_pipeline.analytics.lineage import COLUMN_LINEAGE, RAW_COLUMNS
 from wrm_pipeline.domain.schemas import TableSchema, describe
+from wrm_pipeline.domain.shown import cell
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.resources.lake import LakeResource
-from wrm_pipeline.shown import cell
 
 PREVIEW_ROWS = 5
 
@@ -118,7 +118,7 @@ def tables_schema(tables: Iterable[_Table]) -> dg.TableSchema:
 
 
 def column_lineage(asset: str) -> dg.TableColumnLineage:
-    """Which columns of which assets each column of `asset` is made from (domain/lineage.py)."""
+    """Which columns of which assets each column of `asset` is made from (analytics/lineage.py)."""
     return dg.TableColumnLineage(
         deps_by_column={
             column: [

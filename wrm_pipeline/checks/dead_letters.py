@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from wrm_pipeline.checks.results import WARN, result
-from wrm_pipeline.clients.dead_letter_queue import UnreadableLetter
 from wrm_pipeline.domain.quality import MAX_SAMPLES
+from wrm_pipeline.lake.dead_letter_queue import UnreadableLetter
 
 
 def letters_check(asset: str) -> dg.AssetCheckSpec:

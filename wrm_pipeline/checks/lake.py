@@ -7,9 +7,9 @@ import dagster as dg
 
 from wrm_pipeline.checks.published import SUMMARY_ASSET
 from wrm_pipeline.checks.results import WARN, result
-from wrm_pipeline.clients.lake_findings import LakeFindings
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, REFUSED, UNREADABLE, VANISHED, DayFindings
 from wrm_pipeline.domain.quality import MAX_SAMPLES
+from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.resources.lake import LakeResource
 
 RAW_CHECK, FILES_CHECK = "raw_objects_are_all_there", "partition_files_are_ours"

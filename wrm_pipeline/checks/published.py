@@ -10,10 +10,10 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from wrm_pipeline.analytics.database import SCHEMA, query_arrow
+from wrm_pipeline.analytics.enhanced_files import known_problems
 from wrm_pipeline.checks.feed import EXPLAINED_BY, FEED_CHECK
 from wrm_pipeline.checks.results import ERROR, WARN, result
-from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
-from wrm_pipeline.clients.enhanced_files import known_problems
 from wrm_pipeline.domain.layout import local_date, partition_bounds
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest

@@ -6,12 +6,12 @@ from typing import Any
 
 import dagster as dg
 
+from wrm_pipeline.analytics.database import SCHEMA, query_arrow
+from wrm_pipeline.analytics.quality_tables import REFRESHES
 from wrm_pipeline.checks.results import WARN, result
-from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.business_rules import FLAG
 from wrm_pipeline.domain.profile import DAYS_COMPARED, DRIFT_HIGH, MIN_DAYS_COMPARED
 from wrm_pipeline.domain.quality import MAX_SAMPLES
-from wrm_pipeline.domain.quality_tables import REFRESHES
 from wrm_pipeline.resources.lake import LakeResource
 
 QUALITY_ASSET = "data_quality"

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from wrm_pipeline.shown import MAX_DESCRIPTION, cell, shortened, visible
+from wrm_pipeline.domain.shown import MAX_DESCRIPTION, cell, shortened, visible
 
 T = TypeVar("T")
 

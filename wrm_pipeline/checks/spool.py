@@ -4,8 +4,8 @@ import dagster as dg
 
 from wrm_pipeline.checks.published import DEAD_LETTERS_ASSET
 from wrm_pipeline.checks.results import WARN, result
-from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.quality import MAX_SAMPLES
+from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.lake import LakeResource
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from wrm_pipeline.clients import outgoing, retry
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
-from wrm_pipeline.masking import remember_secret
+from wrm_pipeline.domain.masking import remember_secret
 
 # Connecting and waiting for the answer take this long each, within the policy's 5 s for an attempt.
 TIMEOUT_S = 2.4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from wrm_pipeline.masking import redact
+from wrm_pipeline.domain.masking import redact
 
 
 class ExternalError(Exception):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.clients.outgoing import MAX_REDIRECTS, Policy, Resolve, request, resolve_name
-from wrm_pipeline.masking import redact, remember_credentials, without_echo
+from wrm_pipeline.domain.masking import redact, remember_credentials, without_echo
 
 if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wrm_pipeline.clients import outgoing, retry
 from wrm_pipeline.clients.errors import PermanentError
-from wrm_pipeline.masking import remember_secret
+from wrm_pipeline.domain.masking import remember_secret
 
 if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.masking import remember_secret
+from wrm_pipeline.domain.masking import remember_secret
 
 # A history of 14 days is dumped in seconds; what takes longer waits for a lock or for a server that hangs.
 TIMEOUT_S = 1800.0

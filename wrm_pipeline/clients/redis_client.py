@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from wrm_pipeline.masking import remember_secret, scrub
+from wrm_pipeline.domain.masking import remember_secret, scrub
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from wrm_pipeline.clients.errors import (
     TransientError,
     UnexpectedAnswerError,
 )
-from wrm_pipeline.masking import scrub
+from wrm_pipeline.domain.masking import scrub
 
 if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError, UnexpectedAnswerError
+from wrm_pipeline.domain.masking import remember_secret, scrub
 from wrm_pipeline.domain.values import stripped, unusable_character
-from wrm_pipeline.masking import remember_secret, scrub
 
 if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker

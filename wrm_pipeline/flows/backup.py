@@ -19,14 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from wrm_pipeline.clients import sealed_file
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.postgres_dump import PostgresDatabase, describe
-from wrm_pipeline.clients.sealed_file import SealedReader, SealedWriter, SealError
-from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.flows import sealed_file
+from wrm_pipeline.flows.sealed_file import SealedReader, SealedWriter, SealError
+from wrm_pipeline.lake.object_store import ObjectStore
+from wrm_pipeline.lake.spool import Spool
 
 MANIFEST = "manifest.json"
 POSTGRES_DUMP = "postgres.dump"

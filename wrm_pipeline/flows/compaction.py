@@ -19,10 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
-from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
-from wrm_pipeline.clients.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.quality import column_differences, unbalanced_sources
@@ -30,6 +26,10 @@ from wrm_pipeline.domain.raw_archive import ArchiveIndex, Member, pack
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
 from wrm_pipeline.flows.process import is_current, published_manifest, raw_objects_of, with_remembered_times
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.lake.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)

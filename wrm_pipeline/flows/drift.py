@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
-from wrm_pipeline.clients.cached_objects import CachedObjects
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
-from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of, new_example, old_example
 from wrm_pipeline.domain.layout import Layout, RawKey, local_date
 from wrm_pipeline.domain.snapshot import FileReport, inspect_fetched
+from wrm_pipeline.lake.cached_objects import CachedObjects
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 
 # The look comes every 5 minutes; so a body that nobody reads is seen by two of them.
 LOOK_BACK = timedelta(minutes=10)

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
-from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.partition_build import RawObject
 from wrm_pipeline.domain.snapshot_time import reported_times
 from wrm_pipeline.flows.process import published_manifest
+from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
 # The clocks of two machines may differ by that much, and nobody minds.
 TOLERANCE = timedelta(minutes=5)

@@ -8,12 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
-from wrm_pipeline.clients.cached_objects import CachedObjects
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.object_store import RUN_ID, ObjectInfo, ObjectStore
-from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody, SpoolFullError, UnreadableBodyError
 from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.snapshot import (
@@ -22,6 +18,10 @@ from wrm_pipeline.domain.snapshot import (
     LineCounts,
 )
 from wrm_pipeline.flows.inspection import APART_FROM_BYTES, UNINSPECTED, inspect_apart, inspect_here, line_count
+from wrm_pipeline.lake.cached_objects import CachedObjects
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.object_store import RUN_ID, ObjectInfo, ObjectStore
+from wrm_pipeline.lake.spool import Kind, Spool, SpooledBody, SpoolFullError, UnreadableBodyError
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)

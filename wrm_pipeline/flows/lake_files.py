@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
-from wrm_pipeline.clients.lake_findings import LakeFindings
-from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.lake_findings import totals
 from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.lake.findings import LakeFindings
+from wrm_pipeline.lake.object_store import ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
 # Time for listing raw/, where a year has half a million objects.
 LISTING_S = 10.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import ObjectStore
+from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)

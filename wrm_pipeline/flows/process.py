@@ -10,11 +10,6 @@ from datetime import date, datetime
 import pyarrow as pa
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
-from wrm_pipeline.clients.cached_objects import CachedObjects
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue, Entries
-from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.clients.published_partitions import Published, PublishedPartitions
-from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout
@@ -39,6 +34,11 @@ from wrm_pipeline.domain.snapshot_time import named, remembered, reported_times,
 from wrm_pipeline.domain.strays import OurRows
 from wrm_pipeline.flows.readable import ReadableBodies
 from wrm_pipeline.flows.take_over import NOTHING, TakeOver, donors, must_fit, settle, strays_of, with_rows_of
+from wrm_pipeline.lake.cached_objects import CachedObjects
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue, Entries
+from wrm_pipeline.lake.object_store import ObjectStore
+from wrm_pipeline.lake.published_partitions import Published, PublishedPartitions
+from wrm_pipeline.lake.raw_objects import RawDay
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)

@@ -10,8 +10,8 @@ from wrm_pipeline.clients.errors import (
     StorageFullError,
     UnexpectedAnswerError,
 )
-from wrm_pipeline.clients.raw_objects import RawDay, ReadBodies
 from wrm_pipeline.domain.raw_archive import ArchiveReader
+from wrm_pipeline.lake.raw_objects import RawDay, ReadBodies
 
 # What may be wrong with one object alone: it is gone since it was listed, in a cold storage class, under rights of its
 # own, damaged, on a bad sector. That the store does not answer is wrong with all of them.

@@ -9,13 +9,13 @@ from datetime import date, datetime
 from typing import Literal
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
-from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.flows.process import enhance_partition, process_partition
 from wrm_pipeline.flows.take_over import TakeOver
+from wrm_pipeline.lake.object_store import ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
 Layer = Literal["processed", "enhanced"]
 LAYERS: tuple[Layer, ...] = ("processed", "enhanced")

@@ -12,12 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
-from wrm_pipeline.clients.cached_objects import CachedObjects
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions, UnreadablePartitionError
-from wrm_pipeline.clients.raw_objects import UnreadableArchiveError
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout, is_plain_key
 from wrm_pipeline.domain.partition_build import AccountingError, PartitionWouldShrinkError
@@ -26,6 +21,11 @@ from wrm_pipeline.flows.ingest import last_sha256
 from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_stored
 from wrm_pipeline.flows.process import NoRawDataError, is_settled, published_manifest
 from wrm_pipeline.flows.rebuild import rebuild_partition
+from wrm_pipeline.lake.cached_objects import CachedObjects
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.lake.raw_objects import UnreadableArchiveError
 
 # What costs its own day and no other.
 _OF_ONE_DAY = (PartitionWouldShrinkError, AccountingError, UnreadablePartitionError, UnreadableArchiveError)

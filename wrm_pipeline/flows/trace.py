@@ -11,17 +11,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import RUN_ID, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
-from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.dead_letters import DeadLetter
 from wrm_pipeline.domain.layout import LOCAL_ZONE, Layout, local_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest, Source
 from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import RawSnapshot, SourceLine, lines_of, parse_snapshots
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.raw_objects import RawDay
 
 
 class NothingToTraceError(LookupError):

@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import PermanentError, UnexpectedAnswerError
-from wrm_pipeline.clients.object_store import ObjectInfo, ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
-from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import has_todays_rules, is_derived_from, plan_build, rules_id
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.flows.process import is_current, raw_objects_of, with_remembered_times
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.raw_objects import RawDay
 
 # Keys looked at in one tick: 10 pages, about a second. What is beyond is the next tick's.
 MAX_KEYS_PER_TICK = 10_000

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from wrm_pipeline.clients.analytics_db import (
+from wrm_pipeline.analytics.database import (
     SCHEMA,
     AnalyticsDatabase,
     ViewSet,

@@ -10,9 +10,9 @@ import pyarrow as pa
 from pydantic import PrivateAttr
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.object_store import ObjectInfo
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
+from wrm_pipeline.lake.object_store import ObjectInfo
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import told_on_failure, write_requests
 

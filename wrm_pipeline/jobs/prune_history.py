@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline.flows.take_over import remove_expired
-from wrm_pipeline.history import oldest_to_keep, prune
+from wrm_pipeline.jobs.run_history import oldest_to_keep, prune
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.settings import load_settings
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from wrm_pipeline.domain.catalog import AssetFacts
+from wrm_pipeline.analytics.catalog import AssetFacts
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,22 +9,22 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, S3Access
+from wrm_pipeline.analytics.database import AnalyticsDatabase, S3Access
 from wrm_pipeline.clients.breaker import Breaker, Breakers
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
-from wrm_pipeline.clients.object_store import ObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.clients.rate import SharedRate
 from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
-from wrm_pipeline.clients.s3_object_store import s3_object_store
-from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.masking import redact
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
+from wrm_pipeline.lake.object_store import ObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.s3_object_store import s3_object_store
+from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.vault import S3_PATH, secrets_of
 from wrm_pipeline.settings import Settings, load_settings
 

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.logs import guard_process
-from wrm_pipeline.masking import redact
 
 # Not that of runs: their snapshots are the longest by far, made of names, and read from here.
 _STORAGES = ("dagster._core.storage.event_log.sql_event_log", "dagster._core.storage.schedules.sql_schedule_storage")

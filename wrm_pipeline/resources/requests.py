@@ -9,8 +9,8 @@ from typing import Any
 
 import dagster as dg
 
+from wrm_pipeline.analytics.database_files import take_reports
 from wrm_pipeline.clients.cache import LOOKUPS
-from wrm_pipeline.clients.database_files import take_reports
 from wrm_pipeline.clients.retry import REQUESTS, RequestCounts
 
 

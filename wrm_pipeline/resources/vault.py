@@ -8,7 +8,7 @@ from functools import lru_cache
 import dagster as dg
 from pydantic import Field, SecretStr
 
-from wrm_pipeline.clients.analytics_db import S3Access
+from wrm_pipeline.analytics.database import S3Access
 from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
@@ -21,7 +21,7 @@ from wrm_pipeline.clients.vault import (
     VaultSecret,
     VaultValueError,
 )
-from wrm_pipeline.masking import remember_secret
+from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.settings import (
     HTTP_SCHEMES,
     REDIS_SCHEMES,

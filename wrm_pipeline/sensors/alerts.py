@@ -20,7 +20,7 @@ from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
-from wrm_pipeline.masking import redact
+from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.resources.vault import secrets_of
 from wrm_pipeline.sensors.ended_runs import (
     REMEMBERED_S,

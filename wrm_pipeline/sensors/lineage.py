@@ -15,16 +15,16 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.clients.analytics_db import SCHEMA
+from wrm_pipeline.analytics.database import SCHEMA
+from wrm_pipeline.analytics.lineage import RAW, object_folder, table_name
+from wrm_pipeline.analytics.lineage_events import Column, DatasetName, Ending, Output, Step, run_events, to_json
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError, ObjectNotFoundError, PermanentError
-from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain.layout import folder_date, local_date
-from wrm_pipeline.domain.lineage import RAW, object_folder, table_name
-from wrm_pipeline.domain.lineage_events import Column, DatasetName, Ending, Output, Step, run_events, to_json
-from wrm_pipeline.masking import redact
+from wrm_pipeline.domain.masking import redact
+from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.sensors.ended_runs import (
     REMEMBERED_S,

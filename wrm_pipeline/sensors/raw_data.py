@@ -7,12 +7,12 @@ import dagster as dg
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.lake_findings import LakeFindings
-from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.flows.watch import Tick, look_for_arrivals, look_for_unpublished
 from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_stations_processing_job
+from wrm_pipeline.lake.findings import LakeFindings
+from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.settings import load_settings
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from wrm_pipeline.clients.object_store import BINARY, ObjectInfo, ObjectStore
+from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, ObjectStore
 
 _KEYS_PER_LISTING = 1000
 

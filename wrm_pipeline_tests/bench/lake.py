@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.domain.layout import Layout, partition_bounds
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
 
 DT = date(2025, 8, 21)
 LAYOUT = Layout()

@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views, query_arrow, write_table
+from wrm_pipeline.analytics.materialize import published_days, refresh_materialized_views
+from wrm_pipeline.analytics.materialized_views import BY_DAY
 from wrm_pipeline.assets.duckdb import station_summary
-from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, create_views, enhanced_views, query_arrow, write_table
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import partition_bounds
-from wrm_pipeline.domain.materialized_views import BY_DAY
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
-from wrm_pipeline.flows.materialize import published_days, refresh_materialized_views
 from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline_tests.bench.lake import LAYOUT, BenchLake
 

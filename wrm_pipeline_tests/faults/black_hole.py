@@ -20,11 +20,11 @@ from tabulate import tabulate
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY, STORAGE_POLICY, RetryPolicy
-from wrm_pipeline.clients.s3_object_store import s3_object_store
 from wrm_pipeline.clients.vault import Token, Vault
+from wrm_pipeline.lake.object_store import ObjectStore
+from wrm_pipeline.lake.s3_object_store import s3_object_store
 
 # With a second for the scheduler. A download that drips is given up at its deadline, seen at the next byte.
 LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26, "vault": 11, "webhook": 16, "openlineage": 10}

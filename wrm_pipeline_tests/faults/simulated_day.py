@@ -37,10 +37,10 @@ from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.clients.feed import FetchedBody
 from wrm_pipeline.clients.retry import RetryPolicy
-from wrm_pipeline.clients.spool import Kind, Spool, SpooledBody
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.lake.spool import Kind, Spool, SpooledBody
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, Tuning

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from wrm_pipeline.cli import main
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, PermanentError
 from wrm_pipeline.clients.feed import Feed

@@ -17,8 +17,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, create_views, enhanced_views
-from wrm_pipeline.clients.database_files import DatabaseLockedError, moved_aside
+from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views
+from wrm_pipeline.analytics.database_files import DatabaseLockedError, moved_aside
 from wrm_pipeline_tests.faults.world import NOON
 
 KILLED = """
@@ -321,7 +321,7 @@ def test_a_refresh_that_hangs_is_named(database, report):
     report("another process holds the lock and does not end", "an error names it, its command and since when")
     refresh(database)
     script = (
-        "import sys,time\nfrom pathlib import Path\nfrom wrm_pipeline.clients.analytics_db import AnalyticsDatabase\n"
+        "import sys,time\nfrom pathlib import Path\nfrom wrm_pipeline.analytics.database import AnalyticsDatabase\n"
         "with AnalyticsDatabase(Path(sys.argv[1])).refresh():\n print(1,flush=True)\n time.sleep(60)"
     )
     with subprocess.Popen(

@@ -9,8 +9,8 @@ import duckdb
 import pytest
 
 from wrm_pipeline.clients.breaker import Breakers
-from wrm_pipeline.clients.spool import SpoolFullError
 from wrm_pipeline.flows.ingest import IngestResult
+from wrm_pipeline.lake.spool import SpoolFullError
 from wrm_pipeline_tests.faults.confined import fill, mount_tmpfs, run_confined, set_read_only
 from wrm_pipeline_tests.faults.world import (
     ANALYTICS,

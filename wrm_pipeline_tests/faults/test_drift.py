@@ -12,8 +12,7 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline.checks.feed import FEED_CHECK
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain import partition_build
 from wrm_pipeline.domain import snapshot as parser
@@ -21,6 +20,7 @@ from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.replay import Selection, replay
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.sensors.alerts import State, check_outcomes, look, run_outcomes, tell
 from wrm_pipeline_tests.faults.world import (
     ANALYTICS,

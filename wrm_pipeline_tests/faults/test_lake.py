@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from wrm_pipeline.clients.errors import ObjectArchivedError, StorageDeniedError, UnexpectedAnswerError
-from wrm_pipeline.clients.lake_findings import LakeFindings
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.lake_findings import DayFindings
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.flows.lake_files import look_at_files
 from wrm_pipeline.flows.rebuild import days_of, rebuild_partition
 from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.lake.findings import LakeFindings
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline_tests.faults.world import DEAD_LETTERED, MINUTE, NOON, PUBLISHED, REPAIRED, World, local_day
 from wrm_pipeline_tests.fixtures.lake import Lake
 from wrm_pipeline_tests.fixtures.older_lake import OlderLake, published_rows

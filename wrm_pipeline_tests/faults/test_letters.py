@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.cli.main import main
+from wrm_pipeline.exporter.lake import DeadLetterSource
 from wrm_pipeline.flows.watch import look_for_unpublished
-from wrm_pipeline.metrics.lake import DeadLetterSource
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.misbehaviour import dead_row
 from wrm_pipeline_tests.faults.world import (
     ANALYTICS,

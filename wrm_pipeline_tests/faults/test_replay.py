@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.domain import partition_build
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, dead_row
 from wrm_pipeline_tests.faults import doomed
 from wrm_pipeline_tests.faults.world import (

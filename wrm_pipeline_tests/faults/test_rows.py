@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.misbehaviour import BODY_EDITS, DEAD_ROWS, Misbehaviour, dead_row
 from wrm_pipeline_tests.faults.oracle import expected_of
 from wrm_pipeline_tests.faults.world import (

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from wrm_pipeline.checks.spool import check_spool
-from wrm_pipeline.clients.spool import ASIDE, Spool
 from wrm_pipeline.flows import ingest, inspection
 from wrm_pipeline.flows.ingest import IngestResult
+from wrm_pipeline.lake.spool import ASIDE, Spool
 from wrm_pipeline_tests.faults.world import MINUTE, NOON, PUBLISHED, QUARANTINED, Says, World, failing
 
 WAITING = f"{NOON - MINUTE:%Y%m%dT%H%M%S.%f}Z.raw.body"

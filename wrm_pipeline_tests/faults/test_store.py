@@ -192,7 +192,7 @@ def test_a_write_whose_answer_gets_lost_is_counted_once(s3, report, layer):
 @pytest.mark.parametrize("fault", ["reset", "cut short", "HTML 200"])
 def test_a_fault_on_the_second_page_of_a_listing_loses_no_key(s3, report, monkeypatch, fault):
     report(f"second page of raw/: {fault}, 2 x", PUBLISHED)
-    monkeypatch.setattr("wrm_pipeline.clients.s3_object_store._PAGE_KEYS", 5)
+    monkeypatch.setattr("wrm_pipeline.lake.s3_object_store._PAGE_KEYS", 5)
     world, proxy = s3
     for _ in range(12):
         ingest(world)
@@ -203,7 +203,7 @@ def test_a_fault_on_the_second_page_of_a_listing_loses_no_key(s3, report, monkey
 
 def test_a_listing_that_stays_broken_shrinks_nothing(s3, report, monkeypatch):
     report("second page of raw/: 503 for a whole run", REPAIRED)
-    monkeypatch.setattr("wrm_pipeline.clients.s3_object_store._PAGE_KEYS", 5)
+    monkeypatch.setattr("wrm_pipeline.lake.s3_object_store._PAGE_KEYS", 5)
     world, proxy = s3
     for _ in range(12):
         ingest(world)

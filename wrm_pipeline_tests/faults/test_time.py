@@ -9,16 +9,16 @@ from datetime import UTC, date, datetime, timedelta
 import pyarrow.parquet as pq
 import pytest
 
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.published_partitions import PublishedPartitions
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.snapshot_time import OUTSIDE_DAY
 from wrm_pipeline.flows.future_raw import days_to_rebuild, future_raw, move_future, remove_emptied
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.flows.rebuild import rebuild_partition
 from wrm_pipeline.flows.watch import look_for_arrivals, look_for_unpublished
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.faults.world import (
     DEAD_LETTERED,

@@ -24,10 +24,7 @@ import pyarrow.parquet as pq
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed, FetchedBody
-from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.clients.retry import RetryPolicy
-from wrm_pipeline.clients.s3_object_store import S3ObjectStore, s3_object_store
-from wrm_pipeline.clients.spool import Spool, SpoolFullError
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.parquet_parts import ParquetParts
@@ -36,6 +33,9 @@ from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.flows.watch import look_for_unpublished
 from wrm_pipeline.io_managers.duckdb import DuckDBHybridIOManager, DuckDBPublishingIOManager, DuckDBTableIOManager
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.lake.object_store import ObjectStore
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
+from wrm_pipeline.lake.spool import Spool, SpoolFullError
 from wrm_pipeline.resources.lake import ClockResource, LakeResource, connect_store
 from wrm_pipeline.settings import Settings, load_settings
 from wrm_pipeline_tests.faults.oracle import Expected, expected_of

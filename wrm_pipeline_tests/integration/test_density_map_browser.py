@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from wrm_pipeline.domain.density import bike_density
-from wrm_pipeline.domain.density_map import render_density_map
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.report.density_map import render_density_map
 from wrm_pipeline_tests.integration.chromium import ARGUMENTS, CHROMIUM, NEEDS_CHROMIUM
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")

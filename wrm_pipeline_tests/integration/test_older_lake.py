@@ -8,7 +8,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from wrm_pipeline.cli import main
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.flows.watch import look_for_arrivals, look_for_unpublished
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import Lake, run_job

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wrm_pipeline.domain.enhanced_views import LATER_COLUMNS
+from wrm_pipeline.analytics.enhanced_views import LATER_COLUMNS
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.history import History

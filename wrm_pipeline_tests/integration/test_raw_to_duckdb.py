@@ -15,7 +15,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from wrm_pipeline.clients.analytics_db import give_s3_access
+from wrm_pipeline.analytics.database import give_s3_access
 from wrm_pipeline.resources.lake import s3_access
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City

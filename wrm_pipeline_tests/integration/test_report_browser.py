@@ -12,9 +12,9 @@ import duckdb
 import pytest
 
 from wrm_pipeline.domain.layout import partition_bounds
-from wrm_pipeline.domain.report.datasets import Answers
-from wrm_pipeline.domain.report.site import PAGES, build_site
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.report.datasets import Answers
+from wrm_pipeline.report.site import PAGES, build_site
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline_tests.fixtures.lake import Lake, build_day, run_job

@@ -16,7 +16,7 @@ from wrm_pipeline_tests.fixtures.lake import Lake, snapshot
 
 
 def smoke(feed_url: str, *, code: str = "") -> subprocess.CompletedProcess[str]:
-    program = f"import sys\n{code}\nfrom wrm_pipeline.cli import main\nsys.exit(main(['smoke']))"
+    program = f"import sys\n{code}\nfrom wrm_pipeline.cli.main import main\nsys.exit(main(['smoke']))"
     environment = {**os.environ, "WRM_STATIONS_DATA_URL": feed_url}
     return subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=180

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from wrm_pipeline.cli import main
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City

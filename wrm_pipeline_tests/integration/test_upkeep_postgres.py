@@ -12,9 +12,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.sealed_file import new_key
-from wrm_pipeline.clients.spool import Spool
+from wrm_pipeline.cli.main import main
+from wrm_pipeline.flows.sealed_file import new_key
+from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import DAY, ENHANCED, NOON, Lake
 from wrm_pipeline_tests.history_contract import History, HistoryContract, ago, run_both

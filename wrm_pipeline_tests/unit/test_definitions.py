@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from wrm_pipeline.analytics.lineage import COLUMN_LINEAGE
 from wrm_pipeline.domain.layout import local_date
-from wrm_pipeline.domain.lineage import COLUMN_LINEAGE
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline_tests.fixtures.lake import definitions
 

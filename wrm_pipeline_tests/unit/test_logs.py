@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline import logs
-from wrm_pipeline.masking import remember_secret
+from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, run_job
 
 

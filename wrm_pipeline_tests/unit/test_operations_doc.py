@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from wrm_pipeline import cli
+from wrm_pipeline.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "operations.md").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from wrm_pipeline.domain.materialized_views import MATERIALIZED_VIEWS
+from wrm_pipeline.analytics.materialized_views import MATERIALIZED_VIEWS
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.history import History
 from wrm_pipeline_tests.fixtures.lake import Lake

@@ -15,11 +15,10 @@ import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._serdes import serialize_value
 
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, S3Access
+from wrm_pipeline.analytics.database import AnalyticsDatabase, S3Access
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.s3_object_store import S3ObjectStore
 from wrm_pipeline.clients.secret_scan import ALLOW, Leak, Scanner
 from wrm_pipeline.clients.vault import (
     VaultKeyMissingError,
@@ -30,6 +29,7 @@ from wrm_pipeline.clients.vault import (
 )
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.flows.ingest import take_snapshot
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
 from wrm_pipeline.resources.lake import FeedResource, LakeResource, connect_breakers, connect_store, s3_access
 from wrm_pipeline.resources.vault import PostgresAccess, VaultSecretsResource, secrets_of
 from wrm_pipeline.settings import Settings, SettingsError, find, is_secret, load_settings, variables_of

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
-from wrm_pipeline.clients.s3_object_store import S3ObjectStore
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
 from wrm_pipeline.resources.lake import LakeResource, connect_store, s3_access
 from wrm_pipeline.settings import SettingsError, load_settings
 

@@ -9,14 +9,14 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from wrm_pipeline.analytics.assess import assess
+from wrm_pipeline.analytics.data_contract import data_contract
+from wrm_pipeline.analytics.database import SCHEMA, query_arrow
+from wrm_pipeline.analytics.quality_tables import QUALITY_TABLES
 from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, tables_schema
-from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.anomalies import DEFAULT_METHOD, ISOLATION_FOREST, ROBUST_Z
-from wrm_pipeline.domain.data_contract import data_contract
-from wrm_pipeline.domain.quality_tables import QUALITY_TABLES
-from wrm_pipeline.flows.assess import assess
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 

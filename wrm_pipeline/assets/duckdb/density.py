@@ -6,12 +6,12 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.assets.duckdb.station_summary import DayConfig, chosen_day
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, page, picture, preview
-from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
 from wrm_pipeline.domain.density import DensityGrid, bike_density
-from wrm_pipeline.domain.density_map import density_svg, render_density_map
+from wrm_pipeline.report.density_map import density_svg, render_density_map
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
 

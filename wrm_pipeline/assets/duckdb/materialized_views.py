@@ -2,12 +2,12 @@
 
 import dagster as dg
 
+from wrm_pipeline.analytics.database import SCHEMA, query_arrow
+from wrm_pipeline.analytics.materialize import refresh_materialized_views
+from wrm_pipeline.analytics.materialized_views import MATERIALIZED_VIEWS, MV_DAILY_AGGREGATES
 from wrm_pipeline.assets.duckdb.pictures import day_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, preview, tables_schema
-from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow
-from wrm_pipeline.domain.materialized_views import MATERIALIZED_VIEWS, MV_DAILY_AGGREGATES
-from wrm_pipeline.flows.materialize import refresh_materialized_views
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 

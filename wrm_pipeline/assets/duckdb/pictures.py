@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from wrm_pipeline.analytics.database import SCHEMA
 from wrm_pipeline.assets.presentation import picture
-from wrm_pipeline.clients.analytics_db import SCHEMA
-from wrm_pipeline.domain.plots import bar_chart, line_chart
+from wrm_pipeline.report.plots import bar_chart, line_chart
 
 if TYPE_CHECKING:
     import duckdb

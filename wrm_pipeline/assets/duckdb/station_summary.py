@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
+from wrm_pipeline.analytics.database import SCHEMA, query_arrow, stored_views
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
-from wrm_pipeline.clients.analytics_db import SCHEMA, query_arrow, stored_views
 from wrm_pipeline.clients.cache import ARROW, digest_of
-from wrm_pipeline.clients.cached_objects import DAY_S
+from wrm_pipeline.lake.cached_objects import DAY_S
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made

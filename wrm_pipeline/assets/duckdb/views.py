@@ -5,10 +5,10 @@ from typing import Any
 
 import dagster as dg
 
+from wrm_pipeline.analytics.database import SCHEMA, ViewSet, enhanced_views, stored_views
+from wrm_pipeline.analytics.enhanced_files import EnhancedFiles, describe_by, look_at_enhanced
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, table_schema
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
-from wrm_pipeline.clients.analytics_db import SCHEMA, ViewSet, enhanced_views, stored_views
-from wrm_pipeline.clients.enhanced_files import EnhancedFiles, describe_by, look_at_enhanced
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.schemas import ENHANCED
 from wrm_pipeline.resources.lake import LakeResource

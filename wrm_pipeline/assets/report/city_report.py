@@ -5,13 +5,13 @@ from functools import partial
 
 import dagster as dg
 
+from wrm_pipeline.analytics.database import query_arrow
+from wrm_pipeline.analytics.database_catalog import existing_tables
 from wrm_pipeline.assets.presentation import page
 from wrm_pipeline.assets.report.data_catalog import data_catalog
-from wrm_pipeline.clients.analytics_db import query_arrow
-from wrm_pipeline.clients.database_catalog import existing_tables
-from wrm_pipeline.clients.site_files import publish_site
-from wrm_pipeline.domain.report.datasets import Answers
-from wrm_pipeline.domain.report.site import PAGES, build_site
+from wrm_pipeline.report.datasets import Answers
+from wrm_pipeline.report.site import PAGES, build_site
+from wrm_pipeline.report.site_files import publish_site
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 

@@ -5,15 +5,15 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, MEANINGS, AssetFacts, build_catalog
+from wrm_pipeline.analytics.database_catalog import describe_database, write_catalog
+from wrm_pipeline.analytics.lineage import object_folder
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.presentation import arrow_table_schema, markdown_table
-from wrm_pipeline.clients.database_catalog import describe_database, write_catalog
-from wrm_pipeline.domain.catalog import COLUMNS_SCHEMA, MEANINGS, AssetFacts, build_catalog
-from wrm_pipeline.domain.lineage import object_folder
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made

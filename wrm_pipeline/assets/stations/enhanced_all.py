@@ -21,11 +21,11 @@ from wrm_pipeline.assets.stations.processed_all import BuildConfig
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.clients.raw_objects import RawDay
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS
 from wrm_pipeline.flows.process import enhance_partition
 from wrm_pipeline.io_managers.hive_partitioned import PartitionFile, read_published
+from wrm_pipeline.lake.raw_objects import RawDay
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure

@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline.assets.presentation import accounting, handled_rows, raw_schema
-from wrm_pipeline.clients.spool import Spool
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
+from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure

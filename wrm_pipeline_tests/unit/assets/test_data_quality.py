@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from wrm_pipeline.domain.data_contract import data_contract
+from wrm_pipeline.analytics.data_contract import data_contract
 from wrm_pipeline_tests.fixtures.lake import Lake, build_day, materialize, metadata_of
 
 NAME = "data_quality"

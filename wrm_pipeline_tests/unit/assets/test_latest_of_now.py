@@ -14,7 +14,7 @@ def test_a_snapshot_from_the_future_is_not_the_latest(lake):
         lake.store.put(f"{lake.layout.raw_folder(today)}{lake.layout.raw_key(at).rpartition('/')[2]}", snapshot(at, 3))
     rebuild_partition(lake.store, lake.layout, today, area=lake.settings.area, now=now)
     materialize("create_duckdb_enhanced_views")
-    from wrm_pipeline.clients.analytics_db import AnalyticsDatabase
+    from wrm_pipeline.analytics.database import AnalyticsDatabase
 
     with AnalyticsDatabase(lake.settings.database_path).reading() as connection:
         found = connection.execute("SELECT DISTINCT file_timestamp FROM wrm_analytics.wrm_stations_latest").fetchall()

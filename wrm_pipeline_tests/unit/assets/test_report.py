@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from wrm_pipeline.domain.catalog import COLUMNS_SCHEMA, TABLES_SCHEMA
+from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, TABLES_SCHEMA
 from wrm_pipeline_tests.fixtures.lake import Lake, build_day, definitions, materialize, metadata_of, run_job
 
 CATALOG, REPORT = "data_catalog", "city_report"

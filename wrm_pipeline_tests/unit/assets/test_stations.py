@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wrm_pipeline.clients.object_store import ObjectStore
 from wrm_pipeline.domain import partition_build, schemas
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline_tests.fixtures.lake import (
     DAY,

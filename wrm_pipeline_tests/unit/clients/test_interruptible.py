@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from wrm_pipeline.analytics.database import AnalyticsDatabase, S3Access
 from wrm_pipeline.clients import interruptible as module
-from wrm_pipeline.clients.analytics_db import AnalyticsDatabase, S3Access
 from wrm_pipeline.clients.interruptible import interruptible
 
 ENDLESS = "SELECT sum(hash(a.i * b.i)) FROM range(100000000) a(i), range(100000) b(i)"
@@ -114,7 +114,7 @@ def test_a_query_that_waits_for_a_silent_server_is_left_behind(tmp_path, cancel_
 SCRIPT = """
 import signal, sys
 from pathlib import Path
-from wrm_pipeline.clients.analytics_db import AnalyticsDatabase
+from wrm_pipeline.analytics.database import AnalyticsDatabase
 
 def handler(*_):
     raise KeyboardInterrupt

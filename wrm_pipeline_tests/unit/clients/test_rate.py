@@ -12,7 +12,7 @@ import pytest
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.rate import SharedRate
 from wrm_pipeline.clients.retry import RetryPolicy
-from wrm_pipeline.clients.s3_object_store import S3ObjectStore
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
 
 CONTEXT = multiprocessing.get_context("spawn")
 

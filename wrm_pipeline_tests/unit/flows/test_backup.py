@@ -13,9 +13,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.sealed_file import new_key
-from wrm_pipeline.clients.spool import Spool
+from wrm_pipeline.cli.main import main
+from wrm_pipeline.flows.sealed_file import new_key
+from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import NOON, Lake
 
@@ -118,7 +118,7 @@ def test_nothing_is_overwritten_unless_told_so(machine: Lake, capsys: pytest.Cap
 
 
 def test_the_manifest_tells_settings_and_no_secret(machine: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wrm_pipeline import upkeep
+    from wrm_pipeline.cli import maintenance as upkeep
 
     facts = json.dumps(upkeep._facts(machine.settings))
     assert str(machine.settings.data_dir) in facts
@@ -171,14 +171,14 @@ def test_another_key_and_no_key(
 def test_a_backup_that_cannot_be_read_back_does_not_stay_and_removes_no_other(
     machine: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from wrm_pipeline.clients.local_object_store import LocalObjectStore
+    from wrm_pipeline.lake.local_object_store import LocalObjectStore
 
     monkeypatch.setenv("WRM_BACKUP_KEEP", "1,0,0")
     assert wrm("backup") == 0
     first = keys(machine)
     get = LocalObjectStore.get
     monkeypatch.setattr(LocalObjectStore, "get", lambda self, key: get(self, key)[:-1])
-    monkeypatch.setattr("wrm_pipeline.upkeep.datetime", _Later)
+    monkeypatch.setattr("wrm_pipeline.cli.maintenance.datetime", _Later)
     assert wrm("backup") == 1
     assert "was removed again" in capsys.readouterr().err
     assert keys(machine) == first

@@ -9,13 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from wrm_pipeline.cli import main
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.flows.compaction import Compaction, compact_day, days_to_pack, restore_day
 from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.lake.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline_tests.fixtures.lake import (
     DAY,
     NOON,

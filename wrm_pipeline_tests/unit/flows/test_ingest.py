@@ -9,13 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import PermanentError, TransientError
 from wrm_pipeline.clients.feed import FetchedBody
-from wrm_pipeline.clients.spool import Spool, SpoolFullError
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.flows import ingest
 from wrm_pipeline.flows.ingest import take_snapshot
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.spool import Spool, SpoolFullError
 from wrm_pipeline_tests.fixtures.lake import NOON, Lake, WatchedStore, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line
 

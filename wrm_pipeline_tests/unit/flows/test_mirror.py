@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wrm_pipeline.clients.errors import TransientError
-from wrm_pipeline.clients.object_store import ObjectInfo
 from wrm_pipeline.flows.mirror import Mirrored, mirror
+from wrm_pipeline.lake.object_store import ObjectInfo
 from wrm_pipeline_tests.fixtures.lake import Lake, WatchedStore
 
 

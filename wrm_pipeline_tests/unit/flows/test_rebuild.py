@@ -12,12 +12,12 @@ import dagster as dg
 import duckdb
 import pytest
 
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.errors import TransientError
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.domain.dead_letters import DISCARDED
 from wrm_pipeline.flows.rebuild import rebuild_partition
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline_tests.fixtures.lake import ENHANCED, PROCESSED, Lake, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line
 

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.domain import partition_build
 from wrm_pipeline.domain.dead_letters import DISCARDED, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.flows.replay import ReplayResult, Selection, replay, select
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, build_day, run_job, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line, refuse_battery_levels
 

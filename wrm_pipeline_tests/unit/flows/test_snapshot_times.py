@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.snapshot_time import OUTSIDE_DAY
 from wrm_pipeline.flows import process
 from wrm_pipeline.flows.rebuild import rebuild_partition
 from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline_tests.fixtures.lake import DAY, WatchedStore, snapshot
 
 MORNING = datetime(2025, 8, 21, 6, tzinfo=UTC)

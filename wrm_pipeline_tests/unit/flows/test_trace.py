@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from wrm_pipeline.cli import main
-from wrm_pipeline.clients.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.flows.compaction import compact_day, restore_day
 from wrm_pipeline.flows.trace import NothingToTraceError, Trace, parse_time, trace
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, build_day, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import HEADER, body, line

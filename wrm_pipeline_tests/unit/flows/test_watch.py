@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.lake_findings import LakeFindings
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
 from wrm_pipeline.domain import partition_build
 from wrm_pipeline.domain.lake_findings import VANISHED
 from wrm_pipeline.domain.layout import Layout
@@ -27,6 +25,8 @@ from wrm_pipeline.flows.watch import (
     look_for_arrivals,
     look_for_unpublished,
 )
+from wrm_pipeline.lake.findings import LakeFindings
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, build_day, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line, property_settings
 
@@ -280,7 +280,7 @@ class Comparison:
         result = process_partition(
             self.lake.store, layout, dt, parsed_at=at, full_rebuild=False, allow_shrink=allow_shrink
         )
-        from wrm_pipeline.clients.published_partitions import PublishedPartitions
+        from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
         partitions = PublishedPartitions(self.lake.store, layout)
         if result.build is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from wrm_pipeline.clients.analytics_db import enhanced_views
+from wrm_pipeline.analytics.database import enhanced_views
 from wrm_pipeline_tests.fixtures.lake import Lake, failure_of, materialize, metadata_of
 
 TABLE = pa.table(

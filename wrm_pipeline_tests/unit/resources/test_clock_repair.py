@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from wrm_pipeline.cli import main
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.resources import scheduler as module
 from wrm_pipeline.resources.clock_repair import is_believable
 from wrm_pipeline.resources.scheduler import ClockWatch, ClockWatchedScheduler

@@ -10,8 +10,8 @@ import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster_shared.serdes import serialize_value
 
-from wrm_pipeline.clients.local_object_store import LocalObjectStore
-from wrm_pipeline.clients.s3_object_store import S3ObjectStore
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource, connect_store
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import definitions

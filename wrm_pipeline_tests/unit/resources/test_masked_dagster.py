@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from dagster._utils.error import serializable_error_info_from_exc_info
 
+from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.logs import get_logger
-from wrm_pipeline.masking import remember_secret
 from wrm_pipeline.resources.masked_dagster import guard_dagster
 
 SECRET = 'Zx81-correct"horse-4711'

@@ -11,10 +11,10 @@ import dagster as dg
 import jsonschema
 import pytest
 
+from wrm_pipeline.analytics.lineage import COLUMN_LINEAGE
 from wrm_pipeline.assets.stations import processed_all
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.domain.layout import local_date
-from wrm_pipeline.domain.lineage import COLUMN_LINEAGE
 from wrm_pipeline.sensors import lineage
 from wrm_pipeline.sensors.lineage import MOST_UNSENT, State, wrm_lineage_sensor
 from wrm_pipeline.simulator.city import City

@@ -1,0 +1,327 @@
+"""Data quality by day: rules, profile, anomalies and accounting of the days that are new or changed.
+
+A day's results depend on its published objects and, for drift and anomalies, on what is stored of the days before. A
+day that changed is computed again; the days after it keep what they were judged by.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, make_way
+from wrm_pipeline.analytics.quality_tables import (
+    ACCOUNTING,
+    ANOMALIES,
+    PROFILE,
+    QUALITY_TABLES,
+    REFRESHES,
+    RULE_HITS,
+    RULES,
+    STATION_HOURS,
+    TableDefinition,
+)
+from wrm_pipeline.domain import anomalies, profile
+from wrm_pipeline.domain.anomalies import find_anomalies, last_counts, station_hours
+from wrm_pipeline.domain.business_rules import (
+    BUSINESS_RULES_VERSION,
+    DEAD_LETTER,
+    DRIFT_RULE,
+    RuleHits,
+    apply_rules,
+    business_rules,
+    observations,
+)
+from wrm_pipeline.domain.dead_letters import REPROCESSED, DeadLetter
+from wrm_pipeline.domain.layout import folder_date, partition_bounds
+from wrm_pipeline.domain.partition_build import Manifest, rules_id
+from wrm_pipeline.domain.quality import MAX_SAMPLES
+from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
+from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.logs import get_logger
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+_T = TypeVar("_T")
+
+_log = get_logger(__name__)
+
+# A day costs 1 to 2 s. The first run over years of days would hold the pool for that long; so it takes a month, and
+# the next runs the rest.
+MAX_DAYS_A_RUN = 30
+
+KEPT_DAYS = anomalies.DAYS_COMPARED
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a run did: days computed, days whose objects are gone, and days left for the next run."""
+
+    computed: tuple[date, ...]
+    removed: tuple[date, ...]
+    waiting: tuple[date, ...]
+
+
+def assess(
+    partitions: PublishedPartitions,
+    database: AnalyticsDatabase,
+    *,
+    area: ServiceArea,
+    now: datetime,
+    method: str = anomalies.DEFAULT_METHOD,
+    max_days: int = MAX_DAYS_A_RUN,
+) -> Assessment:
+    """Bring the quality tables up to date, all in one refresh of the database: after a failure they are as they were.
+
+    One listing tells which days changed; without any, nothing is read or written.
+    """
+    etags = {
+        day: info.etag for info in partitions.objects("enhanced") if (day := folder_date(info.key.rpartition("/")[0]))
+    }
+    version = f"{BUSINESS_RULES_VERSION} {method} {rules_id(area)}"
+    known = _known(database)
+    pending = sorted(day for day, etag in etags.items() if known.get(day) != (etag, version))
+    removed = tuple(sorted(known.keys() - etags.keys()))
+    if not pending and not removed and known:
+        return Assessment((), (), ())
+    # In order, as a day is compared with those before; but the newest one always, as that is looked at.
+    chosen = pending[:max_days]
+    newest = max(etags, default=None)
+    if newest in pending and newest not in chosen:
+        chosen = [*chosen[: max_days - 1], newest]
+    waiting = tuple(day for day in pending if day not in chosen)
+    with database.refresh() as connection:
+        connection.begin()
+        for table in QUALITY_TABLES:
+            make_way(connection, table.name, "BASE TABLE", [column.name for column in table.columns])
+            connection.execute(table.create_sql(SCHEMA))
+        _write_rules(connection, area)
+        for day in removed:
+            for table in QUALITY_TABLES:
+                if table.by_day:
+                    connection.execute(f"DELETE FROM {SCHEMA}.{table.name} WHERE dt = ?", [day])
+        for day in chosen:
+            rows = _assess_day(connection, partitions, day, area=area, method=method)
+            _replace(
+                connection,
+                REFRESHES,
+                day,
+                [{"dt": day, "etag": etags[day], "version": version, "rows": rows, "refreshed_at": now}],
+            )
+        # The days still to come are judged by those before them.
+        needed_from = min([*waiting, max(etags, default=date.max)]) - timedelta(days=KEPT_DAYS)
+        connection.execute(f"DELETE FROM {SCHEMA}.{STATION_HOURS.name} WHERE dt < ?", [needed_from])
+        connection.commit()
+    return Assessment(tuple(chosen), removed, waiting)
+
+
+def _known(database: AnalyticsDatabase) -> dict[date, tuple[str, str]]:
+    """ETag and version that each day's results were computed from."""
+    with database.reading_if_any() as connection:
+        if connection is None:
+            return {}
+        columns = connection.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = ? AND table_name = ?",
+            [SCHEMA, REFRESHES.name],
+        ).fetchall()
+        if {name for (name,) in columns} != {column.name for column in REFRESHES.columns}:
+            return {}
+        rows = connection.execute(f"SELECT dt, etag, version FROM {SCHEMA}.{REFRESHES.name}").fetchall()
+    return {day: (etag, version) for day, etag, version in rows}
+
+
+def _write_rules(connection: "duckdb.DuckDBPyConnection", area: ServiceArea) -> None:
+    connection.execute(f"DELETE FROM {SCHEMA}.{RULES.name}")
+    connection.executemany(
+        f"INSERT INTO {SCHEMA}.{RULES.name} VALUES (?, ?, ?)",
+        [[rule.name, rule.severity, rule.reason] for rule in business_rules(area)],
+    )
+
+
+def _assess_day(
+    connection: "duckdb.DuckDBPyConnection",
+    partitions: PublishedPartitions,
+    day: date,
+    *,
+    area: ServiceArea,
+    method: str,
+) -> int:
+    """Compute and replace everything about one day; the rows that it has."""
+    rows = _readable(partitions.read_enhanced_rows, day)
+    processed = _readable(lambda dt: partitions.read("processed", dt), day)
+    manifest = Manifest.from_notes(processed.notes) if processed is not None else None
+    if rows is None or not rows.num_rows:
+        for table in (RULE_HITS, PROFILE, ANOMALIES, STATION_HOURS):
+            _replace(connection, table, day, [])
+    else:
+        _assess_rows(connection, rows.unify_dictionaries().combine_chunks(), day, area=area, method=method)
+    if manifest is not None:
+        letters = DeadLetterQueue(partitions.store, partitions.layout).of_date(day)
+        _insert(connection, RULE_HITS, _dead_letter_hits(day, manifest, area, letters))
+        _replace(connection, ACCOUNTING, day, [_accounting(day, manifest)])
+    return rows.num_rows if rows is not None else 0
+
+
+def _readable(read: Callable[[date], _T | None], day: date) -> _T | None:
+    """A day's partition; one that is gone since it was listed, or cannot be read, costs its own day only."""
+    try:
+        return read(day)
+    except UnreadablePartitionError as error:
+        _log.warning("a partition cannot be read; the quality of its day is not known", dt=str(day), error=str(error))
+        return None
+
+
+def _assess_rows(
+    connection: "duckdb.DuckDBPyConnection", rows: pa.Table, day: date, *, area: ServiceArea, method: str
+) -> None:
+    earlier_hours = _frame(
+        connection,
+        f"SELECT * FROM {SCHEMA}.{STATION_HOURS.name} WHERE dt >= ? AND dt < ?",
+        [day - timedelta(days=anomalies.DAYS_COMPARED), day],
+    )
+    observed = observations(rows, _bikes_before(earlier_hours, day))
+    hits = [_hit_row(day, hit) for hit in apply_rules(business_rules(area), rows, observed)]
+    _replace(connection, RULE_HITS, day, hits)
+    _replace(connection, PROFILE, day, _profile_rows(connection, rows, day))
+
+    ids, names = rows["station_id"].chunk(0).dictionary.to_pylist(), rows["name"]
+    hours = station_hours(observed, ids, lambda row: str(names[row].as_py())).assign(dt=day)
+    _replace(connection, STATION_HOURS, day, hours)
+    # What an old day was judged by is not kept for ever: it keeps what was found then.
+    if earlier_hours["dt"].nunique() >= anomalies.MIN_DAYS_COMPARED or not _has_anomalies(connection, day):
+        found = find_anomalies(hours, earlier_hours, day, method=method).assign(dt=day)
+        _replace(connection, ANOMALIES, day, found)
+
+
+def _has_anomalies(connection: "duckdb.DuckDBPyConnection", day: date) -> bool:
+    return (
+        connection.execute(f"SELECT 1 FROM {SCHEMA}.{ANOMALIES.name} WHERE dt = ? LIMIT 1", [day]).fetchone()
+        is not None
+    )
+
+
+def _bikes_before(earlier_hours: "pd.DataFrame", day: date) -> Mapping[str, int] | None:
+    """The counts with which the day before ended; None if that is not known, or if it ended early."""
+    midnight, _ = partition_bounds(day)
+    yesterday = earlier_hours[earlier_hours["dt"] == day - timedelta(days=1)]
+    if not len(yesterday) or yesterday["hour_start"].max() != midnight - timedelta(hours=1):
+        return None
+    return last_counts(yesterday)
+
+
+def _hit_row(day: date, hit: RuleHits) -> dict[str, Any]:
+    return {
+        "dt": day,
+        "rule": hit.rule,
+        "hits": hit.hits,
+        "rows_checked": hit.rows_checked,
+        "samples": json.dumps(hit.samples, ensure_ascii=False),
+    }
+
+
+def _dead_letter_hits(
+    day: date, manifest: Manifest, area: ServiceArea, letters: Sequence[DeadLetter]
+) -> list[dict[str, Any]]:
+    """The rules that the parser applies; the raw objects with most dead letters are the samples."""
+    counts = manifest.counts
+    worst = sorted(
+        ((source.counts.dead_lettered, key) for key, source in manifest.sources.items() if source.counts.dead_lettered),
+        reverse=True,
+    )
+    samples = tuple({"s3_source_key": key, "dead_lettered": number} for number, key in worst[:MAX_SAMPLES])
+    lines = counts.lines_in - counts.remark_lines
+    hits = {
+        rule.name: RuleHits(rule.name, counts.dead_lettered, lines, samples)
+        for rule in business_rules(area)
+        if rule.severity == DEAD_LETTER
+    }
+    hits[DRIFT_RULE] = _drift_hits(lines, letters)
+    return [_hit_row(day, hit) for hit in hits.values()]
+
+
+def _drift_hits(lines: int, letters: Sequence[DeadLetter]) -> RuleHits:
+    """Lines of a change of format that wait, those of bodies in quarantine included; the newest are the samples."""
+    drifted = [letter for letter in letters if letter.of_drift and letter.status != REPROCESSED]
+    newest = sorted(drifted, key=lambda letter: (letter.timestamp, letter.entry_id), reverse=True)
+    samples = tuple(
+        {
+            "s3_source_key": letter.source_key,
+            "dead_lettered": letter.records_total,
+            "field": letter.records[0].field if letter.records else "",
+            "example": (letter.records[0].error_message if letter.records else letter.error_message)[:200],
+        }
+        for letter in newest[:MAX_SAMPLES]
+    )
+    unread = sum(letter.records_total for letter in drifted if letter.of_body)
+    return RuleHits(DRIFT_RULE, sum(letter.records_total for letter in drifted), lines + unread, samples)
+
+
+def _accounting(day: date, manifest: Manifest) -> dict[str, Any]:
+    times = [source.file_timestamp for source in manifest.sources.values()]
+    return {
+        "dt": day,
+        **asdict(manifest.counts),
+        "snapshots": len(times),
+        "first_snapshot": min(times, default=None),
+        "last_snapshot": max(times, default=None),
+    }
+
+
+def _profile_rows(connection: "duckdb.DuckDBPyConnection", rows: pa.Table, day: date) -> list[dict[str, Any]]:
+    stored = connection.execute(
+        f"SELECT column_name, distribution FROM {SCHEMA}.{PROFILE.name} WHERE dt >= ? AND dt < ?",
+        [day - timedelta(days=profile.DAYS_COMPARED), day],
+    ).fetchall()
+    earlier: dict[str, list[Mapping[str, float]]] = {}
+    for name, distribution in stored:
+        shares = json.loads(distribution)
+        if shares:
+            earlier.setdefault(name, []).append(shares)
+    return [
+        {
+            **asdict(column),
+            "dt": day,
+            "drift": profile.drift(column.distribution, earlier.get(column.column_name, [])),
+            "compared_days": len(earlier.get(column.column_name, [])),
+            "distribution": json.dumps(column.distribution),
+        }
+        for column in profile.profile_rows(rows)
+    ]
+
+
+def _replace(
+    connection: "duckdb.DuckDBPyConnection",
+    table: TableDefinition,
+    day: date,
+    rows: "Sequence[Mapping[str, Any]] | pd.DataFrame",
+) -> None:
+    """Put a day's rows in the place of those that are there."""
+    connection.execute(f"DELETE FROM {SCHEMA}.{table.name} WHERE dt = ?", [day])
+    _insert(connection, table, rows)
+
+
+def _insert(
+    connection: "duckdb.DuckDBPyConnection", table: TableDefinition, rows: "Sequence[Mapping[str, Any]] | pd.DataFrame"
+) -> None:
+    if not len(rows):
+        return
+    incoming = (
+        pa.Table.from_pylist([dict(row) for row in rows])
+        if isinstance(rows, Sequence)
+        else pa.Table.from_pandas(rows, preserve_index=False)
+    )
+    connection.register("incoming_rows", incoming)
+    connection.execute(f"INSERT INTO {SCHEMA}.{table.name} BY NAME FROM incoming_rows")
+    connection.unregister("incoming_rows")
+
+
+def _frame(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: Iterable[Any]) -> "pd.DataFrame":
+    """A query's rows, with dates as dates and times as UTC timestamps."""
+    found: pd.DataFrame = connection.execute(sql, list(parameters)).to_arrow_table().to_pandas(date_as_object=True)
+    return found

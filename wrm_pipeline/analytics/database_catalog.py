@@ -1,0 +1,110 @@
+"""What the analytics database holds, for the catalog; and the catalog's descriptions, as comments in the database."""
+
+from collections import defaultdict
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, TABLES_SCHEMA, Catalog, FoundColumn, FoundTable, samples
+from wrm_pipeline.analytics.database import SCHEMA, query_arrow, write_table
+
+if TYPE_CHECKING:
+    import duckdb
+
+# Rows that are looked at for samples.
+_LOOKED_AT = 200
+
+_COLUMNS_SQL = """
+SELECT columns.table_name, tables.table_type, columns.column_name, columns.data_type, columns.is_nullable = 'YES'
+FROM information_schema.columns AS columns
+JOIN information_schema.tables AS tables USING (table_schema, table_name)
+WHERE columns.table_schema = ?
+ORDER BY columns.table_name, columns.ordinal_position
+"""
+
+
+def existing_tables(connection: "duckdb.DuckDBPyConnection") -> set[str]:
+    """Names of the tables and views of the analytics schema."""
+    rows = connection.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = ?", [SCHEMA]
+    ).fetchall()
+    return {name for (name,) in rows}
+
+
+def describe_database(connection: "duckdb.DuckDBPyConnection", newest: date | None) -> list[FoundTable]:
+    """Every table and view with its columns, its size, and some of its values.
+
+    Of a view over the Parquet only the day `newest` is read: all of it would be every file of every year.
+    The catalog's own two tables are emptied, so that they are in the list from the first time on.
+    """
+    for name, schema in (("catalog_tables", TABLES_SCHEMA), ("catalog_columns", COLUMNS_SCHEMA)):
+        write_table(connection, name, schema.empty_table())
+    columns: dict[tuple[str, str], list[tuple[str, str, bool]]] = defaultdict(list)
+    for table, kind, column, data_type, nullable in connection.execute(_COLUMNS_SQL, [SCHEMA]).fetchall():
+        columns[table, "view" if kind == "VIEW" else "table"].append((column, data_type, nullable))
+    refreshed = _refreshed(connection, {table for table, _ in columns})
+    return [
+        _found_table(connection, table, kind, found, newest if kind == "view" else None, refreshed.get(table))
+        for (table, kind), found in columns.items()
+    ]
+
+
+def _found_table(
+    connection: "duckdb.DuckDBPyConnection",
+    table: str,
+    kind: str,
+    columns: list[tuple[str, str, bool]],
+    newest: date | None,
+    refreshed_at: datetime | None,
+) -> FoundTable:
+    has_dt = any(name == "dt" for name, _, _ in columns)
+    only = f" WHERE dt = DATE '{newest}'" if newest and has_dt else ""
+    rows = query_arrow(connection, f'FROM {SCHEMA}."{table}"{only} LIMIT {_LOOKED_AT}')
+    newest_dt = ", max(dt)" if has_dt and not only else ", NULL"
+    counted = query_arrow(
+        connection, f'SELECT count(*) AS n{newest_dt} AS dt FROM {SCHEMA}."{table}"{only}'
+    ).to_pylist()
+    return FoundTable(
+        name=table,
+        kind=kind,
+        columns=tuple(
+            FoundColumn(name, data_type, nullable, samples(rows[name].to_pylist()))
+            for name, data_type, nullable in columns
+        ),
+        row_count=counted[0]["n"],
+        of_newest_day=bool(only),
+        newest_dt=newest if only else counted[0]["dt"],
+        refreshed_at=refreshed_at,
+    )
+
+
+def _refreshed(connection: "duckdb.DuckDBPyConnection", tables: set[str]) -> dict[str, datetime]:
+    """When each table or view was last made, where the database itself says so."""
+    found: dict[str, datetime] = {}
+    for table, name in (("mv_refreshes", "table_name"), ("view_definitions", "view_name")):
+        if table in tables:
+            rows = connection.execute(f"SELECT {name}, max(refreshed_at) FROM {SCHEMA}.{table} GROUP BY ALL").fetchall()
+            found |= dict(rows)
+    return found
+
+
+def write_catalog(connection: "duckdb.DuckDBPyConnection", catalog: Catalog) -> None:
+    """Both tables, and each description as a comment on what it describes, in one transaction.
+
+    Each of the hundreds of comments would be a transaction of its own otherwise, three times as slow in all.
+    """
+    connection.begin()
+    write_table(connection, "catalog_tables", catalog.tables)
+    write_table(connection, "catalog_columns", catalog.columns)
+    for row in catalog.tables.to_pylist():
+        if row["kind"] != "asset":
+            connection.execute(f'COMMENT ON {row["kind"]} {SCHEMA}."{row["name"]}" IS {_text(row["description"])}')
+    for row in catalog.columns.to_pylist():
+        comment = f"{row['description']} [{row['unit']}]" if row["unit"] else row["description"]
+        connection.execute(
+            f'COMMENT ON COLUMN {SCHEMA}."{row["table_name"]}"."{row["column_name"]}" IS {_text(comment)}'
+        )
+    connection.commit()
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,226 @@
+"""Which enhanced files are there, which of them can be read, and which lack columns: what the views are made from.
+
+The answers are kept in a file by key and ETag, so that only files that are new or have changed are looked at, and of
+these only the footer.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wrm_pipeline.analytics.database import AnalyticsDatabase
+from wrm_pipeline.analytics.enhanced_views import FileGroup, escaped, missing_columns, sql_type
+from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
+from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.logs import get_logger
+
+if TYPE_CHECKING:
+    import duckdb
+
+_log = get_logger(__name__)
+
+# The newest day's file changes each minute, by the hand of the run that asks. It is looked at every 5 minutes.
+TRUSTED_S = 300.0
+_AT_ONCE = 8
+# Not there (any more), or not to be had: no fault of the file.
+_NOT_TO_BE_HAD = re.compile(r"\b(403|404)\b|No files found|No such file|Permission denied")
+
+# Columns and DuckDB's types of them by path, or why a file cannot be read and whether that will stay so.
+Described = Mapping[str, Mapping[str, str] | tuple[str, bool]]
+Describe = Callable[[list[str]], Described]
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedFile:
+    """A day's enhanced object.
+
+    Attributes:
+        key: In the object store.
+        etag: As it was looked at.
+        missing: Columns that it lacks and that can be filled in.
+        problem: Why the views leave it out; empty if they do not.
+        looked_at: Unix time.
+    """
+
+    key: str
+    etag: str
+    missing: frozenset[str]
+    problem: str
+    looked_at: float
+
+    @property
+    def dt(self) -> date:
+        """The partition."""
+        dt = folder_date(self.key.rpartition("/")[0])
+        if dt is None:
+            raise ValueError(f"{self.key} is not the key of a partition")
+        return dt
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedFiles:
+    """All days' objects in order, and whether the pattern of their keys matches nothing else."""
+
+    files: tuple[EnhancedFile, ...]
+    pattern_is_enough: bool
+
+    @property
+    def problems(self) -> tuple[EnhancedFile, ...]:
+        """Those that the views leave out."""
+        return tuple(file for file in self.files if file.problem)
+
+    def newest(self, today: date) -> date | None:
+        """The newest day up to today that can be read."""
+        return max((file.dt for file in self.files if not file.problem and file.dt <= today), default=None)
+
+    def sources(self, url: Callable[[str], str], pattern: str) -> str | list[FileGroup]:
+        """What to make the views from: the pattern where it will do, else the files that can be read, by columns."""
+        readable = [file for file in self.files if not file.problem]
+        if readable and self.pattern_is_enough and not any(file.problem or file.missing for file in self.files):
+            return url(pattern)
+        groups: dict[frozenset[str], list[str]] = defaultdict(list)
+        for file in readable:
+            groups[file.missing].append(url(file.key))
+        return [FileGroup(tuple(paths), missing) for missing, paths in groups.items()]
+
+
+def look_at_enhanced(
+    store: ObjectStore, layout: Layout, index: Path, describe: Describe, *, now: datetime | None = None
+) -> EnhancedFiles:
+    """List the layer, and look at what is new or has changed; `index` is the file with what is known.
+
+    Raises:
+        ExternalError: the store cannot be listed.
+        duckdb.Error: a file could not be looked at, for a reason that is not the file's.
+    """
+    at = (now or datetime.now(UTC)).timestamp()
+    infos, others = _listed(store, layout)
+    known = _read_index(index, store.name)
+    newest = max((info.key for info in infos), default="")
+    files = {info.key: known[info.key] for info in infos if _is_known(info, known.get(info.key), newest, at)}
+    new = [info for info in infos if info.key not in files]
+    if new:
+        started = time.monotonic()
+        described = describe([store.url(info.key) for info in new])
+        for info in new:
+            file, lasting = _judged(info, described[store.url(info.key)], at)
+            files[info.key] = file
+            if not lasting:
+                known.pop(info.key, None)
+            else:
+                known[info.key] = file
+        _log.info("looked at enhanced files", files=len(new), seconds=round(time.monotonic() - started, 3))
+    kept = {key: file for key, file in known.items() if key in files}
+    if new or len(kept) != len(known):
+        _write_index(index, store.name, kept)
+    return EnhancedFiles(tuple(files[info.key] for info in infos), not others)
+
+
+def known_problems(index: Path, store_name: str) -> list[EnhancedFile]:
+    """The files that were left out of the views when these were last looked at; no request."""
+    return [file for file in _read_index(index, store_name).values() if file.problem]
+
+
+def describe_by(database: AnalyticsDatabase) -> Describe:
+    """Look at files by DuckDB, which is what will read them."""
+
+    def describe(paths: list[str]) -> Described:
+        connection = database.scratch()
+        try:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(paths))) as executor:
+                found = executor.map(lambda path: _described(connection.cursor(), path), paths)
+                return dict(zip(paths, found, strict=True))
+        finally:
+            connection.close()
+
+    return describe
+
+
+def _described(cursor: "duckdb.DuckDBPyConnection", path: str) -> Mapping[str, str] | tuple[str, bool]:
+    import duckdb
+
+    try:
+        rows = cursor.execute("DESCRIBE FROM read_parquet(?, hive_partitioning = false)", [escaped(path)]).fetchall()
+    except (duckdb.HTTPException, duckdb.IOException) as error:
+        if not _NOT_TO_BE_HAD.search(str(error)):
+            raise
+        return str(error).splitlines()[0], False
+    except duckdb.Error as error:
+        return f"it is not a Parquet file that can be read ({str(error).splitlines()[0]})", True
+    finally:
+        cursor.close()
+    return {name: kind for name, kind, *_ in rows}
+
+
+def _judged(info: ObjectInfo, described: Mapping[str, str] | tuple[str, bool], at: float) -> tuple[EnhancedFile, bool]:
+    if isinstance(described, tuple):
+        problem, lasting = described
+        return EnhancedFile(info.key, info.etag, frozenset(), problem, at), lasting
+    missing, problem = missing_columns(described)
+    return EnhancedFile(info.key, info.etag, missing, problem, at), True
+
+
+def _is_known(info: ObjectInfo, known: EnhancedFile | None, newest: str, at: float) -> bool:
+    if known is None:
+        return False
+    sound = not known.problem and not known.missing
+    return known.etag == info.etag or (info.key == newest and sound and 0 <= at - known.looked_at < TRUSTED_S)
+
+
+def _listed(store: ObjectStore, layout: Layout) -> tuple[list[ObjectInfo], list[str]]:
+    """The days' objects, and other keys that the pattern of their keys matches: `dt=foo/…`, another day's name."""
+    prefix = layout.layer_prefix("enhanced")
+    alike = re.compile(re.escape(layout.partition_glob("enhanced")).replace(r"\*", ".*"))
+    infos, others = [], []
+    for info in store.list(prefix):
+        dt = folder_date(info.key.rpartition("/")[0])
+        if dt is not None and info.key == layout.partition_key("enhanced", dt):
+            infos.append(info)
+        elif alike.fullmatch(info.key):
+            others.append(info.key)
+    return infos, others
+
+
+def _schema_id() -> str:
+    columns = [(field.name, sql_type(field.type), field.nullable) for field in arrow_schema(ENHANCED)]
+    return hashlib.sha256(repr(columns).encode()).hexdigest()[:16]
+
+
+def _read_index(path: Path, store_name: str) -> dict[str, EnhancedFile]:
+    """What is known; nothing where the file is of another lake or other columns, or cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+        if (content["store"], content["schema"]) != (store_name, _schema_id()):
+            return {}
+        return {
+            key: EnhancedFile(key, etag, frozenset(missing), problem, looked_at)
+            for key, (etag, missing, problem, looked_at) in content["files"].items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def _write_index(path: Path, store_name: str, files: Mapping[str, EnhancedFile]) -> None:
+    content: dict[str, Any] = {
+        "store": store_name,
+        "schema": _schema_id(),
+        "files": {
+            key: [file.etag, sorted(file.missing), file.problem, file.looked_at] for key, file in sorted(files.items())
+        },
+    }
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, ensure_ascii=False))
+        temporary.replace(path)
+    except OSError as error:
+        _log.warning("what is known of enhanced files could not be kept; they are looked at again", error=str(error))

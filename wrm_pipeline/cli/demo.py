@@ -1,0 +1,190 @@
+"""`make demo`: a simulated day from the feed to the map, through the code that runs in production.
+
+The feed is a real HTTP server that misbehaves now and then; the sensors say which runs are due; the jobs run on a
+real Dagster instance, so that the UI can show them afterwards.
+"""
+
+import argparse
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from tabulate import tabulate
+
+from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.definitions import build_defs
+from wrm_pipeline.domain.layout import local_date, partition_bounds
+from wrm_pipeline.domain.masking import redact
+from wrm_pipeline.flows.ingest import take_snapshot
+from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
+from wrm_pipeline.sensors.raw_data import wrm_analytics_sensor, wrm_stations_raw_data_sensor
+from wrm_pipeline.settings import Settings, load_settings
+from wrm_pipeline.simulator.city import City
+from wrm_pipeline.simulator.misbehaviour import Misbehaviour
+from wrm_pipeline.simulator.server import serve
+
+# What the simulated feed does wrong, at which minute of the day.
+_MISHAPS = {
+    180: Misbehaviour.HTML,
+    240: Misbehaviour.EMPTY,
+    400: Misbehaviour.CP1250,
+    500: Misbehaviour.DEAD_LETTER_ROWS,
+    555: Misbehaviour.FROZEN,
+    640: Misbehaviour.UNCLOSED_QUOTE,
+    700: Misbehaviour.MOJIBAKE,
+    800: Misbehaviour.UNAVAILABLE,
+    900: Misbehaviour.TRUNCATED_SILENTLY,
+    1000: Misbehaviour.DUPLICATE_STATION,
+}
+_MARKER = ".wrm-demo"
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    at: datetime
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+def main() -> int:
+    """Run the demonstration; exit status 0 if everything worked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--feed", choices=["simulated", "live"], default="simulated")
+    parser.add_argument("--dagster-yaml", type=Path, default=Path("dagster.yaml"), help="settings of the instance")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.getLogger("dagster").setLevel(logging.WARNING)
+    started = time.monotonic()
+    settings = load_settings()
+    _start_empty(settings.data_dir)
+    shutil.copy(arguments.dagster_yaml, settings.data_dir / "dagster_home")
+    fetched = _simulated_day(settings) if arguments.feed == "simulated" else _live_snapshot(settings)
+    days = _run_what_is_due(settings)
+    _report(settings, fetched, days, time.monotonic() - started)
+    return 0
+
+
+def _start_empty(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARKER).exists():
+        sys.exit(f"{folder} holds something that is not of an earlier demo. Choose another WRM_DATA_DIR.")
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "dagster_home").mkdir(parents=True)
+    (folder / _MARKER).touch()
+
+
+def _simulated_day(settings: Settings) -> Counter[str]:
+    """Yesterday, minute by minute: 1,440 fetches (more or fewer on the days of clock change)."""
+    day = local_date(datetime.now(UTC)) - timedelta(days=1)
+    start, end = partition_bounds(day)
+    minutes = (end - start) // timedelta(minutes=1)
+    print(f"Fetching {minutes} snapshots of {day} from a simulated feed ...", flush=True)
+    lake = LakeResource.of(settings)
+    outcome: Counter[str] = Counter()
+    with serve(City(seed=1), clock=lambda: start) as server:
+        feed = Feed(server.url, settings.feed_max_bytes)
+        for minute in range(minutes):
+            now = _Clock(start + timedelta(minutes=minute, seconds=2))
+            server.clock = now
+            if minute in _MISHAPS:
+                server.plan(_MISHAPS[minute])
+            outcome[_fetch(replace(feed, now=now), lake)] += 1
+    return outcome
+
+
+def _live_snapshot(settings: Settings) -> Counter[str]:
+    print(f"Fetching a snapshot from {redact(settings.feed_url)} ...", flush=True)
+    try:
+        return Counter([_fetch(Feed(settings.feed_url, settings.feed_max_bytes), LakeResource.of(settings))])
+    except ExternalError as error:
+        sys.exit(f"{error}\nWithout a network, `make demo` uses a simulated feed.")
+
+
+def _fetch(feed: Feed, lake: LakeResource) -> str:
+    result = take_snapshot(feed, lambda: lake.store, lake.layout, lake.spool)
+    if result.fault:
+        return "quarantined"
+    return "duplicate" if result.duplicate else "spooled" if result.spooled else "stored"
+
+
+def _run_what_is_due(settings: Settings) -> list[date]:
+    """Let the sensors ask for runs, and run them."""
+    instance = dg.DagsterInstance.get()
+    defs = build_defs(settings)
+    days = []
+    for sensor in (wrm_stations_raw_data_sensor, wrm_analytics_sensor):
+        context = dg.build_sensor_context(instance=instance, definitions=defs)
+        result: Any = sensor(context)
+        for request in result.run_requests:
+            job_name = str(sensor.job_name)
+            print(f"{sensor.name} asks for {job_name} {request.partition_key or ''}", flush=True)
+            run = defs.resolve_job_def(job_name).execute_in_process(
+                instance=instance,
+                partition_key=request.partition_key,
+                run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
+            )
+            if not run.success:
+                sys.exit(f"{job_name} failed; its log is in {settings.data_dir / 'dagster_home'}.")
+            if request.partition_key:
+                days.append(date.fromisoformat(request.partition_key))
+    wrm_lineage_sensor(dg.build_sensor_context(instance=instance, definitions=defs))
+    return days
+
+
+def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds: float) -> None:
+    lake = LakeResource.of(settings)
+    with lake.database.reading() as connection:
+        rows = connection.execute(
+            "SELECT count(*), count(DISTINCT file_timestamp), count(*) FILTER (record_type = 'station'), "
+            "count(*) FILTER (record_type = 'bike'), count(*) FILTER (over_capacity), count(*) FILTER (no_docks), "
+            "count(*) FILTER (outside_service_area), count(*) FILTER (stale) "
+            "FROM wrm_analytics.wrm_stations_enhanced_data"
+        ).fetchone()
+    if rows is None:
+        raise AssertionError("a query without GROUP BY gives one row")
+    letters = Counter(letter.error_type for letter in lake.dead_letters.all())
+    place = lake.store.url(lake.layout.report_key("bike_density_map.html"))
+    print()
+    print(
+        tabulate(
+            [
+                ["days", ", ".join(map(str, days))],
+                ["snapshots stored", fetched["stored"]],
+                ["snapshots published", rows[1]],
+                ["same as the one before", fetched["duplicate"]],
+                ["in quarantine (no snapshots)", fetched["quarantined"]],
+                ["rows published", rows[0]],
+                ["  of stations / of bikes", f"{rows[2]} / {rows[3]}"],
+                ["  flagged over_capacity", rows[4]],
+                ["  flagged no_docks", rows[5]],
+                ["  flagged outside_service_area", rows[6]],
+                ["  flagged stale", rows[7]],
+                ["dead letters", letters.total()],
+                *([f"  {kind}", count] for kind, count in sorted(letters.items())),
+                ["time", f"{seconds:.0f} s"],
+            ],
+            tablefmt="simple",
+            intfmt=",",
+        )
+    )
+    print(f"\ndatabase  {settings.database_path}\nmap       {place}")
+    print(f"report    {settings.reports_dir / 'site' / 'index.html'}")
+    print(f"UI        make dev WRM_DATA_DIR={_shown(settings.data_dir)}")
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

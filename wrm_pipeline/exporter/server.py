@@ -1,0 +1,296 @@
+"""`python -m wrm_pipeline.exporter`: Prometheus metrics from durable state, on one port.
+
+Runs live for seconds in processes of their own, so nothing is counted in them: this process reads what they left.
+Each source is looked at in a thread of its own, and a scrape only reads what the last complete look found. While a
+source is away or hangs, its last values are served, and `exporter_up{source=…}` is 0.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from wrm_pipeline.clients.retry import SENSOR_POLICY
+from wrm_pipeline.exporter.backups import BackupSource
+from wrm_pipeline.exporter.bounded_server import BoundedServer, Request, Response
+from wrm_pipeline.exporter.dagster_health import HealthSource, TickSource
+from wrm_pipeline.exporter.families import Source, gauge
+from wrm_pipeline.exporter.lake import DeadLetterSource, SnapshotSource
+from wrm_pipeline.exporter.lake_files import LakeFilesSource
+from wrm_pipeline.exporter.machine import BreakerSource, DiskSource, SpoolSource
+from wrm_pipeline.exporter.runs import RunSource
+from wrm_pipeline.exporter.state_file import StateFile
+from wrm_pipeline.exporter.vocabulary import Vocabulary
+from wrm_pipeline.lake.spool import Spool
+from wrm_pipeline.logs import guard_process
+from wrm_pipeline.resources.lake import connect_breakers, connect_store
+from wrm_pipeline.settings import Settings, SettingsError, load_settings
+
+logger = logging.getLogger("wrm_pipeline.exporter")
+
+DEFAULT_PORT = 8000
+DEFAULT_INTERVAL_S = 15.0
+
+# A source that has found nothing for so many intervals is down, though it may only be hanging.
+STALE_INTERVALS = 4
+
+# Well within WatchdogSec of the unit.
+SIGN_OF_LIFE_S = 10.0
+
+# libpq has no time-outs of its own; a database that does not answer must not hang a source for ever.
+POSTGRES_LIMITS = {"PGCONNECT_TIMEOUT": "5", "PGOPTIONS": "-c statement_timeout=20000"}
+
+
+class Watcher(threading.Thread):
+    """Looks at one source again and again."""
+
+    def __init__(self, source: Source, interval_s: float, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(name=f"watch-{source.name}", daemon=True)
+        self.source = source
+        self.interval_s = interval_s
+        self.last_success: float | None = None
+        self.duration_s = 0.0
+        self.error = ""
+        self._clock = clock
+        self._stop_event = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._stop_event.is_set():
+            self.look()
+            self._stop_event.wait(self.interval_s)
+
+    def look(self) -> None:
+        """Once; a failure is logged when it begins and when it is over."""
+        started = time.monotonic()
+        try:
+            self.source.collect()
+        except Exception as error:
+            if not self.error:
+                logger.warning(
+                    "%s cannot be read; the last values are served meanwhile", self.source.name, exc_info=True
+                )
+            self.error = type(error).__name__
+        else:
+            if self.error:
+                logger.info("%s can be read again", self.source.name)
+            self.error = ""
+            self.last_success = self._clock()
+        self.duration_s = time.monotonic() - started
+
+    def stop(self) -> None:
+        """End soon; a look that hangs is left behind."""
+        self._stop_event.set()
+
+    def is_up(self, now: float) -> bool:
+        """Whether the source's values are of now."""
+        within_s = STALE_INTERVALS * self.interval_s
+        # As far in the future it is as old: the clock has been set back since.
+        return self.last_success is not None and abs(now - self.last_success) < within_s and not self.error
+
+
+class SourcesCollector(Collector):
+    """All sources and how fresh they are, as one scrape sees them."""
+
+    def __init__(self, watchers: Sequence[Watcher], clock: Callable[[], float] = time.time) -> None:
+        self._watchers = watchers
+        self._clock = clock
+
+    def collect(self) -> Iterable[Metric]:
+        """Reads memory only."""
+        now = self._clock()
+        for watcher in self._watchers:
+            yield from watcher.source.families(now)
+        watchers = {watcher.source.name: watcher for watcher in self._watchers}
+        yield gauge(
+            "exporter_up",
+            "1 if the source's values are of now, 0 if they are old",
+            "source",
+            {key: int(watcher.is_up(now)) for key, watcher in watchers.items()},
+        )
+        yield gauge(
+            "exporter_last_success_timestamp_seconds",
+            "When the source was last read (Unix time; 0: never)",
+            "source",
+            {key: watcher.last_success or 0.0 for key, watcher in watchers.items()},
+        )
+        yield gauge(
+            "exporter_collect_duration_seconds",
+            "How long the last look took",
+            "source",
+            {key: watcher.duration_s for key, watcher in watchers.items()},
+        )
+
+
+class Server(BoundedServer):
+    """`/metrics` and `/healthz`."""
+
+    def __init__(self, address: tuple[str, int], watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+        self._next_sign = 0.0
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(SourcesCollector(watchers))
+        ProcessCollector(registry=self.registry)
+        super().__init__(address)
+
+    def service_actions(self) -> None:
+        """A sign of life for systemd's watchdog, as long as every source is watched."""
+        if time.monotonic() >= self._next_sign and all(watcher.is_alive() for watcher in self.watchers):
+            self._next_sign = time.monotonic() + SIGN_OF_LIFE_S
+            tell_systemd("WATCHDOG=1")
+
+    def answer(self, request: Request) -> Response:
+        """`/metrics`, `/healthz`, and a page that names them."""
+        path = request.path.partition("?")[0]
+        if path == "/metrics":
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+            return Response(200, content_type, encode(self.registry))
+        if path == "/healthz":
+            status, report = self.health()
+            return Response(status, "application/json", json.dumps(report, indent=1).encode())
+        if path == "/":
+            page = b'<a href="/metrics">metrics</a> <a href="/healthz">health</a>'
+            return Response(200, "text/html; charset=utf-8", page)
+        return Response(404, "text/plain; charset=utf-8", b"There are /metrics and /healthz.\n")
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """HTTP status and what to say; a source that is away is no reason to restart this process."""
+        now = time.time()
+        sources = {
+            watcher.source.name: {
+                "up": watcher.is_up(now),
+                "last_success": watcher.last_success,
+                "error": watcher.error,
+            }
+            for watcher in self.watchers
+        }
+        alive = all(watcher.is_alive() for watcher in self.watchers)
+        return (200 if alive else 503), {"status": "ok" if alive else "a thread has ended", "sources": sources}
+
+
+def tell_systemd(state: str) -> None:
+    """Say something to whoever started this as a unit of Type=notify; nothing happens elsewhere."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
+            channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+def vocabulary(definitions: dg.Definitions) -> Vocabulary:
+    """Names that the code location defines."""
+    return Vocabulary(
+        assets=tuple(sorted("/".join(spec.key.path) for spec in definitions.resolve_all_asset_specs())),
+        jobs=tuple(sorted(job.name for job in definitions.resolve_all_job_defs())),
+        instigators=tuple(
+            sorted(found.name for found in (*(definitions.sensors or ()), *(definitions.schedules or ())))
+        ),
+    )
+
+
+def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[Source]:
+    """All that is looked at; makes no request."""
+    spool = Spool(settings.spool_dir, settings.spool_max_bytes)
+    volumes = {"data": settings.data_dir}
+    if os.environ.get("DAGSTER_HOME"):
+        volumes["dagster"] = Path(os.environ["DAGSTER_HOME"])
+    store = partial(connect_store, settings, SENSOR_POLICY)
+    return [
+        RunSource(dg.DagsterInstance.get, words, StateFile(folder / "runs.json")),
+        HealthSource(dg.DagsterInstance.get),
+        TickSource(dg.DagsterInstance.get, words, StateFile(folder / "ticks.json")),
+        SnapshotSource(store, settings.layout, spool, settings.area, StateFile(folder / "snapshots.json")),
+        DeadLetterSource(store, settings.layout),
+        LakeFilesSource(store, settings.layout),
+        BackupSource(store, settings.layout, expected=settings.env == "production" or settings.backup_key is not None),
+        SpoolSource(spool),
+        BreakerSource(lambda: connect_breakers(settings)),
+        DiskSource(volumes),
+    ]
+
+
+class AlreadyRunningError(RuntimeError):
+    """Another exporter counts into the same folder."""
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; it is free again when this process is gone, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunningError(
+                f"Another exporter uses {folder}. Stop it, or give this one another WRM_DATA_DIR."
+            ) from None
+        yield
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM; exit status 2 if it cannot begin."""
+    parser = argparse.ArgumentParser(prog="python -m wrm_pipeline.exporter", description=__doc__.partition("\n")[0])
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--interval", type=float, default=DEFAULT_INTERVAL_S, help="seconds between two looks")
+    options = parser.parse_args(arguments)
+    guard_process()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Each look makes new breakers; without Redis each would say again that files are used.
+    logging.getLogger("wrm_pipeline.clients.breaker").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # A scrape takes its turn a little sooner while a long history is counted.
+    sys.setswitchinterval(0.001)
+    for name, value in POSTGRES_LIMITS.items():
+        os.environ.setdefault(name, value)
+    try:
+        settings = load_settings()
+        from wrm_pipeline.definitions import defs
+
+        folder = settings.data_dir / "exporter"
+        with only_one(folder):
+            return serve(
+                options.host, options.port, build_sources(settings, vocabulary(defs), folder), options.interval
+            )
+    except (SettingsError, AlreadyRunningError, OSError) as error:
+        print(f"exporter: {error}", file=sys.stderr)  # noqa: T201 - before there is anything to serve
+        return 2
+
+
+def serve(host: str, port: int, sources: Sequence[Source], interval_s: float) -> int:
+    """Look and answer until SIGTERM or SIGINT."""
+    watchers = [Watcher(source, interval_s) for source in sources]
+    server = Server((host, port), watchers)
+    for watcher in watchers:
+        watcher.start()
+
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    logger.info("metrics on http://%s:%d/metrics", host, server.server_address[1])
+    tell_systemd("READY=1")
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+    for watcher in watchers:
+        watcher.stop()
+    server.server_close()
+    return 0
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt

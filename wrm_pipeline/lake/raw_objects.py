@@ -1,0 +1,138 @@
+"""A day's raw objects, whether they lie loose in the day's folder or are packed in its archive."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from wrm_pipeline.clients.errors import UnexpectedAnswerError
+from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.raw_archive import MAX_INDEX_BYTES, ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
+from wrm_pipeline.lake.object_store import RUN_ID, ObjectInfo, ObjectStore
+
+ReadBodies = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
+
+
+class UnreadableArchiveError(UnexpectedAnswerError):
+    """A day's archive or its index is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawDay:
+    """The raw objects of a day.
+
+    Attributes:
+        store: Where they are.
+        layout: Their keys.
+        dt: The day.
+        loose: Those that are objects of their own, by key.
+        index: What is packed; None where nothing is.
+    """
+
+    store: ObjectStore
+    layout: Layout
+    dt: date
+    loose: Mapping[str, ObjectInfo]
+    index: ArchiveIndex | None
+
+    @classmethod
+    def of(cls, store: ObjectStore, layout: Layout, dt: date) -> "RawDay":
+        """Look what is there: a listing, and for a packed day the index.
+
+        Raises:
+            UnreadableArchiveError: the index is damaged.
+        """
+        index_key = layout.archive_index_key(dt)
+        loose: dict[str, ObjectInfo] = {}
+        packed: ObjectInfo | None = None
+        for info in store.list(layout.raw_folder(dt)):
+            if layout.is_raw_key(info.key):
+                loose[info.key] = info
+            if info.key == index_key:
+                packed = info
+        index = None
+        if packed is not None:
+            try:
+                index = _read_index(store, packed, dt)
+            except DamagedArchiveError as error:
+                raise _unreadable(store, index_key, error) from error
+        return cls(store, layout, dt, loose, index)
+
+    def objects(self) -> list[ObjectInfo]:
+        """Each raw object once, ascending by key; a loose one stands for the packed one of the same key."""
+        found = dict(self.loose)
+        folder = self.layout.raw_folder(self.dt)
+        for member in self.index.members if self.index else ():
+            key = folder + member.name
+            found.setdefault(
+                key,
+                ObjectInfo(key, member.size_bytes, member.etag, member.last_modified, _metadata(member)),
+            )
+        return [found[key] for key in sorted(found)]
+
+    def read(
+        self,
+        keys: Iterable[str],
+        bodies: ReadBodies | None = None,
+        archive: Callable[[], ArchiveReader] | None = None,
+    ) -> Iterator[tuple[str, bytes]]:
+        """Contents in the order asked, checked; loose ones are fetched ahead, the archive once.
+
+        `bodies` reads the loose ones in place of the store (from a cache, say), and `archive` gives the archive where
+        it may be open already.
+
+        Raises:
+            ObjectNotFoundError: there is no such raw object.
+            UnreadableArchiveError: what was packed is damaged.
+        """
+        wanted = list(keys)
+        folder = self.layout.raw_folder(self.dt)
+        packed = self.index.by_name if self.index else {}
+        loose = [self.loose[key] for key in wanted if key in self.loose]
+        fetched = bodies(loose) if bodies else self.store.get_many(info.key for info in loose)
+        reader: ArchiveReader | None = None
+        for key in wanted:
+            name = key.removeprefix(folder)
+            if key in self.loose:
+                yield next(fetched)
+                continue
+            if name not in packed:
+                yield key, self.store.get(key)  # the store says that it is not there
+                continue
+            reader = reader or (archive or self.open_archive)()
+            try:
+                body = reader.read(name)
+            except DamagedArchiveError as error:
+                raise _unreadable(self.store, self.archive_key, error) from error
+            yield key, body
+
+    @property
+    def archive_key(self) -> str:
+        """Key of the archive."""
+        return self.layout.archive_folder(self.dt) + (self.index.name if self.index else "")
+
+    def open_archive(self) -> ArchiveReader:
+        """The archive, fetched whole and checked."""
+        if self.index is None:
+            raise AssertionError(f"nothing of {self.dt} is packed")
+        try:
+            return ArchiveReader(self.index, self.store.get(self.archive_key))
+        except DamagedArchiveError as error:
+            raise _unreadable(self.store, self.archive_key, error) from error
+
+
+def _read_index(store: ObjectStore, info: ObjectInfo, dt: date) -> ArchiveIndex:
+    if info.size_bytes > MAX_INDEX_BYTES:
+        raise DamagedArchiveError(f"it has {info.size_bytes} bytes, more than any index")
+    index = ArchiveIndex.from_json(store.get(info.key))
+    if index.dt != dt:
+        raise DamagedArchiveError(f"it is the index of {index.dt}")
+    return index
+
+
+def _metadata(member: Member) -> dict[str, str]:
+    return {"sha256": member.sha256} | ({RUN_ID: member.run_id} if member.run_id else {})
+
+
+def _unreadable(store: ObjectStore, key: str, error: DamagedArchiveError) -> UnreadableArchiveError:
+    remedy = "Restore the object from a backup or an older version; the raw objects of this day are in it alone"
+    return UnreadableArchiveError(str(error), store.name, "get", key, remedy)

@@ -1,0 +1,585 @@
+"""A bucket of an S3-compatible service as an object store.
+
+boto3 is imported when the first request is made, since loading it takes 0.3 s and local mode has no use for it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+import hashlib
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from wrm_pipeline.clients import retry
+from wrm_pipeline.clients.errors import (
+    ExternalError,
+    ObjectArchivedError,
+    ObjectNotFoundError,
+    PermanentError,
+    StorageDeniedError,
+    StorageFullError,
+    TransientError,
+    UnexpectedAnswerError,
+)
+from wrm_pipeline.lake.bulk_reads import BulkReader
+from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, check_content, checked_metadata
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
+
+    from wrm_pipeline.clients.breaker import Breaker
+    from wrm_pipeline.clients.rate import SharedRate
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 3
+READ_TIMEOUT_S = 15
+"""Seconds without a byte, not for a whole body. 3 + 15 is `STORAGE_POLICY.attempt_s`."""
+
+_PAGE_KEYS = 1000
+"""Keys per listing request: the most that S3 gives."""
+
+_FEW = 8
+"""Objects that are not worth a second client in `get_many`."""
+
+_READ_CHUNK_BYTES = 1 << 20
+"""Between two of these a download looks at its deadline."""
+
+_HEADER_REJECTED_CODES = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
+
+
+def s3_object_store(
+    *,
+    bucket: str,
+    endpoint_url: str | None,
+    access_key_id: str,
+    secret_access_key: str,
+    region_name: str | None = None,
+    breaker: Breaker | None = None,
+    policy: retry.RetryPolicy = retry.STORAGE_POLICY,
+    threads: int = 16,
+    in_flight: int = 64,
+    on_event: retry.OnEvent | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    rate: SharedRate | None = None,
+) -> S3ObjectStore:
+    """The store for a bucket of an S3-compatible service; makes no request.
+
+    Args:
+        bucket: Its name.
+        endpoint_url: ``https://…`` of the service; None means AWS.
+        access_key_id: Who we are.
+        secret_access_key: Kept in the client only, shown nowhere.
+        region_name: Default ``us-east-1``, which most services other than AWS accept.
+        breaker: See `Breakers.of`.
+        policy: Attempts and deadline of each operation.
+        threads: Parallel downloads of `get_many`, and connections kept.
+        in_flight: Bodies that `get_many` holds at most.
+        on_event: See `retry.call`.
+        connect_timeout_s: Seconds.
+        read_timeout_s: Seconds without a byte.
+        rate: What the service allows for; None means no bound.
+    """
+
+    def create_client() -> S3Client:
+        import boto3
+        from botocore.config import Config
+
+        config = Config(
+            s3={"addressing_style": "path"},  # no DNS name and certificate per bucket needed
+            # boto3's default since 1.36, a trailing CRC in aws-chunked encoding, is refused by Ceph and
+            # others
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=connect_timeout_s,
+            read_timeout=read_timeout_s,
+            retries={"total_max_attempts": 1},  # `retry.call` is the one that retries
+            max_pool_connections=threads + 4,  # + the caller's own requests meanwhile
+        )
+        # A session of our own: boto3's shared one is not thread-safe.
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            aws_access_key_id=access_key_id,
+            aws_secret_access_key=secret_access_key,
+            region_name=region_name or "us-east-1",
+            config=config,
+        )
+
+    return S3ObjectStore(
+        bucket,
+        create_client,
+        endpoint=urlsplit(endpoint_url).netloc.rpartition("@")[2] if endpoint_url else "AWS",
+        breaker=breaker,
+        policy=policy,
+        threads=threads,
+        in_flight=in_flight,
+        on_event=on_event,
+        rate=rate,
+        bulk=BulkReader(
+            bucket=bucket,
+            endpoint_url=endpoint_url,
+            access_key_id=access_key_id,
+            secret_access_key=secret_access_key,
+            region_name=region_name or "us-east-1",
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=connect_timeout_s + read_timeout_s,
+        ),
+    )
+
+
+class S3ObjectStore:
+    """Objects in a bucket of an S3-compatible service; thread-safe.
+
+    Every request goes through `retry.call`, bodies included. No multipart uploads: Ceph ignores If-None-Match
+    on their completion, and the largest object here is some tens of MB where a single PUT may have 5 GB.
+
+    `put_if_absent` rests on ``If-None-Match: *``, which AWS, Ceph (16.2.15, as Hetzner runs) and SeaweedFS
+    honour atomically at the price of 1 request. Other services reject or even ignore the header, so a process
+    does not trust it untried: its first `put_if_absent` looks with a HEAD whether the object is there, and
+    after writing sends the same conditional PUT once more, with the same bytes, which a service that honours
+    the header answers with 412 (3 requests, once per process). If it does not, each `put_if_absent` is a HEAD
+    and a PUT. What remains then: of two writers of one key within the milliseconds between HEAD and PUT, both
+    are told True and the later one's bytes stay. Raw snapshots have keys with their second, so that takes two
+    fetches in one second, on such a service.
+
+    Args:
+        bucket: Its name.
+        client_factory: Makes the boto3 client, at the first request.
+        endpoint: Host of the service, for messages.
+        breaker: Asked before, told after each operation.
+        policy: Attempts and deadline of each operation.
+        threads: Parallel downloads of `get_many`.
+        in_flight: Bodies that `get_many` holds at most.
+        on_event: See `retry.call`.
+        rate: Waited for before each request, a retried one included.
+        bulk: The fast way that `get_many` tries first; None means there is none.
+        clock: See `retry.call`.
+        sleep: See `retry.call`.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        client_factory: Callable[[], S3Client],
+        *,
+        endpoint: str = "",
+        breaker: Breaker | None = None,
+        policy: retry.RetryPolicy = retry.STORAGE_POLICY,
+        threads: int = 16,
+        in_flight: int = 64,
+        on_event: retry.OnEvent | None = None,
+        rate: SharedRate | None = None,
+        bulk: BulkReader | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name = f"s3://{bucket}"
+        self._bucket = bucket
+        self._client_factory = client_factory
+        self._endpoint = endpoint
+        self._breaker = breaker
+        self._policy = policy
+        self._threads = threads
+        self._in_flight = in_flight
+        self._on_event = on_event
+        self._rate = rate
+        self._bulk = bulk
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        # None: not tried yet. An earlier process may have learned it.
+        self.honours_if_none_match: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"S3ObjectStore({self.name!r} at {self._endpoint!r})"
+
+    # Reading
+
+    def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`. Each page is a request with its own retries.
+
+        Pages follow by the last key seen instead of a continuation token: a retried page cannot meet an
+        expired token, and a listing that does not move on is noticed. "Folders" that consoles make (keys that
+        end in a slash) are no objects.
+        """
+        after, more = start_after, True
+        while more:
+            contents, more = self._page(prefix, after)
+            for item in contents:
+                after = item["Key"]
+                if not after.endswith("/"):
+                    yield ObjectInfo(after, item["Size"], item["ETag"].strip('"'), item["LastModified"].astimezone(UTC))
+
+    def _page(self, prefix: str, after: str) -> tuple[Sequence[ObjectTypeDef], bool]:
+        def request(client: S3Client) -> tuple[Sequence[ObjectTypeDef], bool]:
+            answer = client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=after, MaxKeys=_PAGE_KEYS)
+            self._check_listing(answer, prefix)
+            contents, more = answer.get("Contents", []), answer.get("IsTruncated", False)
+            keys = [item["Key"] for item in contents]
+            if more and not keys:
+                raise self._unexpected("the listing does not move on", "list", prefix)
+            for earlier, later in itertools.pairwise([after, *keys]):
+                if later <= earlier:
+                    raise PermanentError(
+                        f"keys are not in ascending order: {later!r} comes after {earlier!r}",
+                        "s3",
+                        "list",
+                        self._place(prefix),
+                        "This service does not list as S3 does, and paging would lose keys: use another",
+                    )
+
+            return contents, more
+
+        return self._ask("list", prefix, request)
+
+    def list_folders(self, prefix: str) -> builtins.list[str]:
+        """See `ObjectStore.list_folders`."""
+        folders: builtins.list[str] = []
+        token = ""
+        while True:
+
+            def request(client: S3Client, token: str = token) -> tuple[builtins.list[str], str]:
+                ask = functools.partial(
+                    client.list_objects_v2,
+                    Bucket=self._bucket,
+                    Prefix=prefix,
+                    Delimiter="/",
+                    MaxKeys=_PAGE_KEYS,
+                )
+                answer = ask(ContinuationToken=token) if token else ask()
+                self._check_listing(answer, prefix)
+                following = answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
+                if answer.get("IsTruncated") and following in {"", token}:
+                    raise self._unexpected("the listing does not move on", "list", prefix)
+                return [item["Prefix"] for item in answer.get("CommonPrefixes", [])], following
+
+            page, token = self._ask("list", prefix, request)
+            folders += page
+            if not token:
+                return sorted(set(folders))
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        give_up_at = self._clock() + self._policy.deadline_s
+
+        def request(client: S3Client) -> bytes:
+            answer = client.get_object(Bucket=self._bucket, Key=key)
+            self._check_etag(answer, "get", key)
+            chunks = []
+            with contextlib.closing(answer["Body"]) as body:  # an unread rest must not stay in the connection
+                # `body.read` waits for a whole chunk, however slowly it drips; read1 gives what has come.
+                while chunk := body._raw_stream.read1(_READ_CHUNK_BYTES):  # type: ignore[attr-defined]
+                    chunks.append(chunk)
+                    if self._clock() > give_up_at:
+                        raise self._unexpected(f"not done within {self._policy.deadline_s:g} s", "get", key)
+            content = b"".join(chunks)
+            check_content(
+                content,
+                answer.get("ContentLength", len(content)),
+                answer.get("Metadata", {}).get("sha256"),
+                ("s3", "get", self._place(key)),
+            )
+            return content
+
+        return self._ask("get", key, request)
+
+    def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """See `ObjectStore.get_many`."""
+        executor = ThreadPoolExecutor(self._threads, thread_name_prefix="s3-get")
+        waiting: deque[tuple[str, Future[bytes]]] = deque()
+        remaining = iter(keys)
+        first = list(itertools.islice(remaining, self._in_flight))
+        get = self.get
+        if self._bulk is not None and len(first) > _FEW and not (self._breaker is not None and self._breaker.is_open):
+            get = functools.partial(self._get_in_bulk, self._bulk)
+        try:
+            for key in first:
+                waiting.append((key, executor.submit(get, key)))
+            while waiting:
+                key, future = waiting.popleft()
+                yield key, future.result()
+                del future  # and with it the body, before the next one is asked for
+                for following in itertools.islice(remaining, 1):
+                    waiting.append((following, executor.submit(get, following)))
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _get_in_bulk(self, bulk: BulkReader, key: str) -> bytes:
+        """By the fast way, and by the ordinary one for what did not arrive so."""
+        if self._rate is not None:
+            self._rate.wait()
+        body = bulk.get(key)
+        record = self._on_event or retry.REQUESTS
+        record("s3", "get", "ok" if body is not None else "retried")
+        return self.get(key) if body is None else body
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore.stat`. HEAD says 404 for an absent bucket, too, so that gives None as well."""
+
+        def request(client: S3Client) -> ObjectInfo | None:
+            from botocore.exceptions import ClientError
+
+            try:
+                answer = client.head_object(Bucket=self._bucket, Key=key)
+            except ClientError as exc:
+                if _status(exc) == 404:
+                    return None
+                raise
+            self._check_etag(answer, "stat", key)
+            return ObjectInfo(
+                key=key,
+                size_bytes=answer["ContentLength"],
+                etag=answer["ETag"].strip('"'),
+                last_modified=answer["LastModified"].astimezone(UTC),
+                metadata=answer.get("Metadata", {}),
+            )
+
+        return self._ask("stat", key, request)
+
+    def url(self, key: str) -> str:
+        """``s3://bucket/key``."""
+        return f"{self.name}/{key}"
+
+    # Writing
+
+    def put(
+        self,
+        key: str,
+        body: bytes | Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str = BINARY,
+    ) -> ObjectInfo:
+        """See `ObjectStore.put`. `last_modified` is the answer's time: the store's own may be 1 s off."""
+        size_bytes, sha256 = _measure(body)
+        stored = checked_metadata(metadata, sha256)
+
+        def request(client: S3Client) -> ObjectInfo:
+            with contextlib.ExitStack() as stack:
+                answer = client.put_object(
+                    Bucket=self._bucket,
+                    Key=key,
+                    Body=body if isinstance(body, bytes) else stack.enter_context(body.open("rb")),
+                    ContentLength=size_bytes,
+                    ContentType=content_type,
+                    Metadata=stored,
+                )
+            self._check_etag(answer, "put", key)
+            return ObjectInfo(key, size_bytes, answer["ETag"].strip('"'), _answered_at(answer), stored)
+
+        return self._ask("put", key, request)
+
+    def put_if_absent(self, key: str, body: bytes, *, metadata: Mapping[str, str] | None = None) -> bool:
+        """See `ObjectStore.put_if_absent`, and this class on what it rests on."""
+        stored = checked_metadata(metadata, hashlib.sha256(body).hexdigest())
+        honoured = self.honours_if_none_match
+        if not honoured and self.stat(key) is not None:
+            return False
+        if honoured is False:
+            self.put(key, body, metadata=metadata)
+            return True
+
+        written, attempts = self._put_conditionally("put_if_absent", key, body, stored)
+        if written is None:
+            self._distrust("rejects")
+            return self.put_if_absent(key, body, metadata=metadata)
+        if written:
+            if honoured is None:
+                self._try_header(key, body, stored)
+            return True
+        self.honours_if_none_match = True
+        if attempts == 1:
+            return False
+        # An earlier attempt may have been carried out although its answer got lost.
+        present = self.stat(key)
+        return present is not None and present.metadata.get("sha256") == stored["sha256"]
+
+    def _put_conditionally(
+        self, operation: str, key: str, body: bytes, metadata: Mapping[str, str]
+    ) -> tuple[bool | None, int]:
+        """Whether it was written (None: the service rejects the header), and the number of requests."""
+        attempts = 0
+
+        def request(client: S3Client) -> bool | None:
+            from botocore.exceptions import ClientError
+
+            nonlocal attempts
+            attempts += 1
+            try:
+                answer = client.put_object(
+                    Bucket=self._bucket,
+                    Key=key,
+                    Body=body,
+                    ContentType=BINARY,
+                    Metadata=metadata,
+                    IfNoneMatch="*",
+                )
+            except ClientError as exc:
+                status, code = _status(exc), exc.response.get("Error", {}).get("Code", "")
+                if status == 412:
+                    return False
+                if status == 501 or (status == 400 and code in _HEADER_REJECTED_CODES):
+                    return None
+                if status == 409:  # another writer of this key is at it
+                    raise TransientError("HTTP 409 conflict", "s3", operation, self._place(key), status=409) from exc
+                raise
+            self._check_etag(answer, operation, key)
+            return True
+
+        try:
+            return self._ask(operation, key, request), attempts
+        except TransientError as error:
+            if error.status == 409 and self.stat(key) is not None:
+                return False, attempts
+            raise
+
+    def _try_header(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        """Send what was just written once more, to learn if the service minds; harmless if it does not."""
+        try:
+            written, _ = self._put_conditionally("probe", key, body, metadata)
+        except ExternalError:
+            return  # learn it another time
+        if written is False:
+            self.honours_if_none_match = True
+        else:
+            self._distrust("ignores")
+
+    def _distrust(self, verb: str) -> None:
+        self.honours_if_none_match = False
+        logger.warning(
+            "%s at %s %s If-None-Match: create-only writes are a HEAD and a PUT, not atomic",
+            self.name,
+            self._endpoint,
+            verb,
+        )
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+
+        def request(client: S3Client) -> None:
+            answer = client.delete_object(Bucket=self._bucket, Key=key)["ResponseMetadata"]
+            if answer["HTTPStatusCode"] != 204 and "html" in answer["HTTPHeaders"].get("content-type", ""):
+                raise self._unexpected("HTML instead of an S3 answer", "delete", key)
+
+        with contextlib.suppress(ObjectNotFoundError):
+            self._ask("delete", key, request)
+
+    # Asking
+
+    def _ask(self, operation: str, key: str, request: Callable[[S3Client], T]) -> T:
+        def attempt() -> T:
+            from botocore.exceptions import ClientError
+
+            if self._rate is not None:
+                self._rate.wait()
+            try:
+                return request(self._connected())
+            except ClientError as exc:
+                raise self._explain(exc, operation, key) from exc
+
+        return retry.call(
+            attempt,
+            target="s3",
+            operation=operation,
+            policy=self._policy,
+            name=self._place(key),
+            breaker=self._breaker,
+            on_event=self._on_event,
+            clock=self._clock,
+            sleep=self._sleep,
+        )
+
+    def _connected(self) -> S3Client:
+        with self._lock:
+            if self._client is None:
+                self._client = self._client_factory()
+            return self._client
+
+    def _check_listing(self, answer: Mapping[str, Any], prefix: str) -> None:
+        """An HTML or empty body with status 200 parses as a listing without keys: "nothing new", for ever."""
+        if "KeyCount" not in answer or "Name" not in answer:
+            raise self._unexpected("HTTP 200, but the answer is no S3 listing", "list", prefix)
+
+    def _check_etag(self, answer: Mapping[str, Any], operation: str, key: str) -> None:
+        """A proxy's page with status 200 has no ETag; taken for a PUT's answer, it would lose the object."""
+        if not answer.get("ETag"):
+            raise self._unexpected("HTTP 200, but without an ETag: this was not S3", operation, key)
+
+    def _unexpected(self, problem: str, operation: str, key: str) -> UnexpectedAnswerError:
+        return UnexpectedAnswerError(
+            problem,
+            "s3",
+            operation,
+            self._place(key),
+            "See what answers at the endpoint: a proxy, a login or error page",
+        )
+
+    def _place(self, key: str) -> str:
+        return f"{self.name}/{key} at {self._endpoint}"
+
+    def _explain(self, exc: ClientError, operation: str, key: str) -> ExternalError:
+        """In our terms, with what to do about it."""
+        error = retry.classify(exc, target="s3", operation=operation, name=self._place(key))
+        assert error is not None  # noqa: S101 - a ClientError is always an answer
+        code, status = exc.response.get("Error", {}).get("Code", ""), error.status
+        if isinstance(error, TransientError):
+            return error
+        kind, remedy = PermanentError, ""
+        if code == "NoSuchBucket":
+            remedy = f"Create bucket {self._bucket}, or correct BUCKET_NAME or S3_ENDPOINT_URL"
+        elif status == 404:
+            kind = ObjectNotFoundError
+        elif code == "InvalidObjectState":
+            kind = ObjectArchivedError
+            remedy = (
+                "A lifecycle rule has moved it to an archive storage class: restore it from there (S3 RestoreObject), "
+                "and see to the rule"
+            )
+        elif status == 507 or code == "QuotaExceeded":
+            kind, remedy = StorageFullError, f"Make room in bucket {self._bucket}, or raise its quota"
+        elif code == "RequestTimeTooSkewed":
+            kind, remedy = StorageDeniedError, "Set this machine's clock (timedatectl, NTP)"
+        elif status in {401, 403}:
+            kind, remedy = StorageDeniedError, f"Check the S3 keys, and their rights on bucket {self._bucket}"
+        elif status in {301, 307} or code == "AuthorizationHeaderMalformed":
+            remedy = "Check S3_ENDPOINT_URL and S3_REGION_NAME"
+        return kind(error.problem, "s3", operation, error.name, remedy, status)
+
+
+def _status(exc: ClientError) -> int:
+    return exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _answered_at(answer: Mapping[str, Any]) -> datetime:
+    try:
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
+    except (KeyError, ValueError):
+        return datetime.now(UTC)
+
+
+def _measure(body: bytes | Path) -> tuple[int, str]:
+    """Length in bytes and SHA-256 in hex."""
+    if isinstance(body, bytes):
+        return len(body), hashlib.sha256(body).hexdigest()
+    with body.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), sha256

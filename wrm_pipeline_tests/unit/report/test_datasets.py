@@ -1,0 +1,73 @@
+"""Queries and their results as the pages get them."""
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import duckdb
+import pytest
+
+from wrm_pipeline.report.datasets import DATASETS, Answers, Dataset, plain
+
+REFRESHED = datetime(2025, 8, 21, 12, tzinfo=UTC)
+DATASET = Dataset(("a", "b"), "SELECT * FROM wrm_analytics.a JOIN wrm_analytics.b USING (x)")
+
+
+@pytest.fixture
+def connection():
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA wrm_analytics")
+        yield connection
+
+
+def answers(connection, *tables):
+    return Answers(tables, lambda sql: connection.execute(sql).to_arrow_table())
+
+
+def test_rows_come_with_their_tables_the_query_and_the_oldest_refresh(connection):
+    connection.execute("CREATE TABLE wrm_analytics.a AS SELECT 1 AS x, '<b>' AS y")
+    connection.execute("CREATE TABLE wrm_analytics.b AS SELECT 1 AS x, DATE '2025-08-21' AS dt")
+    later = REFRESHED.replace(hour=13)
+    value = answers(connection, "a", "b", "c").page_value(DATASET, {"a": later, "b": REFRESHED})
+    assert value == {
+        "tables": ["wrm_analytics.a", "wrm_analytics.b"],
+        "missing": [],
+        "refreshed": "2025-08-21T12:00:00Z",
+        "sql": DATASET.sql,
+        "columns": ["x", "y", "dt"],
+        "rows": [(1, "<b>", "2025-08-21")],
+    }
+
+
+def test_a_missing_table_gives_no_rows_and_is_remembered(connection):
+    some = answers(connection, "a")
+    value = some.page_value(DATASET, {})
+    assert (value["missing"], value["rows"], value["refreshed"]) == (["b"], [], None)
+    assert some.missing == {"b"}
+    assert some.refreshed() == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "as_json"),
+    [
+        (float("nan"), None),
+        (float("inf"), None),
+        (2.0, 2),
+        (2.5, 2.5),
+        (Decimal("1.50"), 1.5),
+        (date(2025, 8, 21), "2025-08-21"),
+        (datetime.fromisoformat("2025-08-21T15:06:02+02:00"), "2025-08-21T13:06:02Z"),
+        ([1.0, None, [date(2025, 8, 21)]], [1, None, ["2025-08-21"]]),
+        ("=1+1", "=1+1"),
+        (True, True),
+    ],
+)
+def test_values_as_json_has_them(value, as_json):
+    assert json.loads(json.dumps(plain(value), allow_nan=False)) == as_json
+
+
+def test_each_query_names_exactly_the_tables_that_it_reads():
+    for datasets in DATASETS.values():
+        for name, dataset in datasets.items():
+            read = {word.strip("(),") for word in dataset.sql.split() if word.startswith("wrm_analytics.")}
+            assert read == {f"wrm_analytics.{table}" for table in dataset.tables}, name
