@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wrm_pipeline.clients import retry
+from wrm_pipeline.clients.connections import Resolve, resolve_name
 from wrm_pipeline.clients.errors import PermanentError
-from wrm_pipeline.clients.outgoing import MAX_REDIRECTS, Policy, Resolve, request, resolve_name
+from wrm_pipeline.clients.outgoing import MAX_REDIRECTS, Policy, request
 from wrm_pipeline.domain.masking import redact, remember_credentials, without_echo
 
 if TYPE_CHECKING:

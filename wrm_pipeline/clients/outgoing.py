@@ -5,8 +5,8 @@
 - A name is resolved once for each request and the connection goes to that very address, so a name that changes its mind
   changes nothing. An address that is not of the public internet is refused, unless the configured URL is that address
   (or `localhost`), or the host is listed as private, or the whole target is the operator's own (`trusted`).
-- The whole exchange has a deadline, whatever drips: names, headers, bodies, floods of 100 Continue. A body is bounded
-  on the wire and unpacked.
+- The whole exchange has a deadline, whatever drips: the name, headers, bodies, floods of 100 Continue. A body is
+  bounded on the wire and unpacked.
 - Nothing is taken from the surroundings: no proxies, no .netrc, no cookies. Only a CA bundle is (REQUESTS_CA_BUNDLE or
   SSL_CERT_FILE).
 
@@ -17,23 +17,27 @@ import base64
 import contextlib
 import http.client
 import ipaddress
-import os
 import re
-import socket
 import ssl
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from wrm_pipeline.clients.connections import (
+    KeptConnections,
+    Resolve,
+    Wire,
+    connect,
+    is_literal,
+    resolve_name,
+    resolve_within,
+    tls_context,
+)
 from wrm_pipeline.clients.errors import PermanentError, TransientError, UnexpectedAnswerError
 from wrm_pipeline.domain.addresses import why_not_public
-
-Resolve = Callable[[str, int], Sequence[str]]
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -41,17 +45,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CHUNK_BYTES = 64 * 1024
+_SEND_BYTES = 256 * 1024
 _SAFE_IN_PATH = "%/:=&?~+!$,;'@()*[]|"
-
-
-def resolve_name(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system knows them.
-
-    Raises:
-        OSError: it has none.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[4][0]) for address in found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +63,9 @@ class Policy:
         redirect_hosts: `host` or `host:port` that redirects may lead to, besides the configured one.
         private_hosts: Hosts whose names may have private addresses.
         trusted: The configured host is the operator's own, wherever it is.
+        verify: Of certificates; see `tls_context`.
+        with_errors: The body of an answer other than 200 is read, too.
+        unpack: Undo the encoding of the transport; else the body is what was on the wire.
         remedy: What to do about a refusal.
         redirect_remedy: What to do about a redirect that is not followed.
         size_remedy: What to do about an answer that is too long.
@@ -83,6 +81,9 @@ class Policy:
     redirect_hosts: frozenset[str] = frozenset()
     private_hosts: frozenset[str] = frozenset()
     trusted: bool = False
+    verify: bool | str = True
+    with_errors: bool = False
+    unpack: bool = True
     remedy: str = ""
     redirect_remedy: str = ""
     size_remedy: str = ""
@@ -162,7 +163,8 @@ def request(
     *,
     name: str = "",
     headers: Mapping[str, str] | None = None,
-    body: bytes | None = None,
+    body: bytes | BinaryIO | None = None,
+    kept: KeptConnections | None = None,
 ) -> Answer:
     """One request, with the redirects that the policy lets it follow. Does not retry and judges no status.
 
@@ -172,19 +174,21 @@ def request(
         url: As configured. Its user and password are sent to its own host and port only.
         name: How messages call it; the URL is not quoted.
         headers: Sent along to each place.
-        body: Of a POST.
+        body: Of a POST; a file is read to its end, and needs a Content-Length among the headers.
+        kept: Where connections are taken from and given back to.
 
     Raises:
         TransientError: no answer in time, or a damaged one.
         PermanentError: the policy forbids it; the message says what it would have led to.
+        ssl.SSLCertVerificationError: the certificate is not trusted.
     """
-    exchange = _Exchange(policy, method, name or policy.target)
+    exchange = _Exchange(policy, method, name or policy.target, kept)
     try:
         configured = place_of(url)
     except BadUrlError as error:
         raise exchange.refused(f"the URL cannot be used: {error}", policy.remedy) from None
     place = configured
-    with exchange.watched():
+    with exchange.explained():
         for _ in range(policy.max_redirects + 1):
             own = (place.scheme, place.host, place.port) == (configured.scheme, configured.host, configured.port)
             sent = dict(headers or {})
@@ -201,14 +205,12 @@ def request(
 class _Exchange:
     """One request and its redirects, against one deadline."""
 
-    def __init__(self, policy: Policy, method: str, name: str) -> None:
+    def __init__(self, policy: Policy, method: str, name: str, kept: KeptConnections | None = None) -> None:
         self._policy = policy
         self._method = method
         self._name = name
+        self._kept = kept
         self._until = time.monotonic() + policy.total_s
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._late = False
         self._size = 0
 
     def refused(self, problem: str, remedy: str) -> PermanentError:
@@ -241,15 +243,12 @@ class _Exchange:
         return target
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """While the block runs: what is not there by the deadline is cut off, whatever still drips."""
-        timer = threading.Timer(self._policy.total_s, self._cut_off)
-        timer.daemon = True
-        timer.start()
+    def explained(self) -> Iterator[None]:
+        """Put what goes wrong in the block into our terms."""
         try:
             yield
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if self._late:
+            if time.monotonic() >= self._until:
                 raise self._too_slow() from None
             if isinstance(error, ssl.SSLCertVerificationError):
                 raise
@@ -258,74 +257,67 @@ class _Exchange:
             if isinstance(error, OSError):
                 raise TransientError(f"no answer ({text})", *where) from None
             raise UnexpectedAnswerError(f"the answer is not HTTP as it should be: {text}", *where) from None
-        finally:
-            timer.cancel()
 
-    def _cut_off(self) -> None:
-        with self._lock:
-            self._late = True
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
-    def _too_slow(self) -> TransientError:
+    def _too_slow(self, problem: str = "") -> TransientError:
         return TransientError(
-            f"only {self._size} bytes came in {self._policy.total_s:g} s",
+            problem or f"only {self._size} bytes came in {self._policy.total_s:g} s",
             self._policy.target,
             self._method.lower(),
             self._name,
         )
 
-    def ask(self, place: _Place, headers: Mapping[str, str], body: bytes | None, *, configured: bool) -> Answer:
-        connection = self._connect(place, configured=configured)
+    def ask(
+        self, place: _Place, headers: Mapping[str, str], body: bytes | BinaryIO | None, *, configured: bool
+    ) -> Answer:
+        way = (place.scheme, place.host, place.port)
+        wire = self._kept.take(way) if self._kept else None
+        wire = wire or self._connect(place, configured=configured)
+        wire.begin(self._until, self._policy.read_s)
+        connection = http.client.HTTPConnection(place.host, place.port, blocksize=_SEND_BYTES)
+        connection.default_port = DEFAULT_PORTS[place.scheme]  # which the Host header leaves out
+        connection.sock = wire
+        whole = False
         try:
-            connection.request(self._method, place.path, body=body, headers=dict(headers))
+            # Who refuses a request may close before it has all of it; the refusal is there to be read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(self._method, place.path, body=body, headers=dict(headers))
             response = connection.getresponse()
             found: dict[str, str] = {}
             for header, value in response.getheaders():
                 found.setdefault(header.lower(), value)
-            content = b"" if response.status != 200 else self._read(response, found)
+            wanted = response.status == 200 or self._policy.with_errors
+            content = self._read(response, found) if wanted else b""
+            whole = wanted and not response.will_close
             return Answer(response.status, response.reason[:200], found, content)
         finally:
-            with self._lock:
-                self._socket = None
-            connection.close()
+            if whole and self._kept:
+                self._kept.give_back(way, wire)
+            else:
+                wire.end()
 
-    def _connect(self, place: _Place, *, configured: bool) -> http.client.HTTPConnection:
+    def _connect(self, place: _Place, *, configured: bool) -> Wire:
         """A connection to an address that was looked at; the certificate is still that of the name."""
-        problem: OSError | None = None
-        for address in self._addresses(place, configured=configured):
-            left = self._until - time.monotonic()
-            if left <= 0 or self._late:
-                raise self._too_slow()
-            try:
-                opened = socket.create_connection((address, place.port), timeout=min(self._policy.connect_s, left))
-            except OSError as error:
-                problem = error
-                continue
-            connection = http.client.HTTPConnection(place.host, place.port, timeout=self._policy.read_s)
-            connection.default_port = DEFAULT_PORTS[place.scheme]  # which the Host header leaves out
-            with self._lock:
-                self._socket = opened
-            if place.scheme == "https":
-                opened = _tls_context().wrap_socket(opened, server_hostname=place.host)
-            opened.settimeout(self._policy.read_s)
-            with contextlib.suppress(OSError):
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._socket = opened
-            connection.sock = opened
-            return connection
-        raise problem or OSError("the name has no address")
+        return connect(
+            self._addresses(place, configured=configured),
+            place.port,
+            host=place.host,
+            tls=tls_context(self._policy.verify) if place.scheme == "https" else None,
+            connect_s=self._policy.connect_s,
+            until=self._until,
+        )
 
     def _addresses(self, place: _Place, *, configured: bool) -> list[str]:
         policy, refused = self._policy, ""
         allowed = []
-        for text in policy.resolve(place.host, place.port):
+        try:
+            found = resolve_within(policy.resolve, place.host, place.port, self._until - time.monotonic())
+        except TimeoutError as error:
+            raise self._too_slow(str(error)) from None
+        for text in found:
             address = ipaddress.ip_address(text.partition("%")[0])
             why = why_not_public(address)
             own = configured and (
-                policy.trusted or _is_literal(place.host) or (place.host == "localhost" and address.is_loopback)
+                policy.trusted or is_literal(place.host) or (place.host == "localhost" and address.is_loopback)
             )
             if not why or own or place.host in policy.private_hosts:
                 allowed.append(text)
@@ -344,7 +336,7 @@ class _Exchange:
         limit = self._policy.max_bytes
         if (response.length or 0) > limit:
             raise self._too_long()
-        unpack = self._unpacker(headers.get("content-encoding", ""))
+        unpack = self._unpacker(headers.get("content-encoding", "") if self._policy.unpack else "")
         chunks: list[bytes] = []
         unpacked = 0
         # Each read1 gives what has come.
@@ -359,8 +351,6 @@ class _Exchange:
                 chunks.append(piece)
             if time.monotonic() > self._until:
                 raise self._too_slow()
-        if self._late:
-            raise self._too_slow()
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
         chunks.extend(unpack(b""))
@@ -413,28 +403,3 @@ class _Inflater:
             if piece:
                 yield piece
             data = self._state.unconsumed_tail or self._state.unused_data
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-@cache
-def _tls_context() -> ssl.SSLContext:
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or _certifi()
-    if bundle and Path(bundle).is_dir():
-        return ssl.create_default_context(capath=bundle)
-    return ssl.create_default_context(cafile=bundle)
-
-
-def _certifi() -> str | None:
-    """The bundle that `requests` uses, unless the system's is named."""
-    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
-        return None
-    import certifi
-
-    return certifi.where()

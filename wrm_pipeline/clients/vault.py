@@ -7,6 +7,7 @@ not an argument is not used.
 from __future__ import annotations
 
 import copy
+import io
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from wrm_pipeline.clients import retry
+from wrm_pipeline.clients import outgoing, retry
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError, UnexpectedAnswerError
 from wrm_pipeline.domain.masking import remember_secret, scrub
 from wrm_pipeline.domain.values import stripped, unusable_character
@@ -32,6 +33,10 @@ MAX_SECRETS = 32
 
 _RENEW_AFTER = 2 / 3
 """Of a token's life; the rest is for a Vault that is away just then."""
+
+MAX_ANSWER_BYTES = 2**20
+
+_WHO_ANSWERS = "See what answers at VAULT_ADDR: a proxy?"
 
 _CONNECT_SHARE = 3 / 8
 """Of an attempt's time that connecting may take, which leaves the rest for the answer: 1.5 s + 2.5 s."""
@@ -88,7 +93,7 @@ class VaultMisdirectedError(VaultError, PermanentError):
 
 
 class VaultRefusedError(VaultError, PermanentError):
-    """Vault said no in a way that the other classes do not cover; its words are in the message."""
+    """Vault said no in a way that the other classes do not cover, or more than it may; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,18 +366,33 @@ class Vault:
 
             session = requests.Session()
             session.trust_env = False
-            session.verify = self._verify
+            session.headers.clear()
+            session.headers["User-Agent"] = "wrm-pipeline"
+            session.mount("http://", _transport())
+            session.mount("https://", session.get_adapter("http://"))
             self._hvac = hvac.Client(
                 self.address,
                 token="",  # None would mean whatever lies around
-                verify=self._verify,
                 session=session,
                 namespace=self._namespace,
                 allow_redirects=False,  # the token would go along
                 adapter=_adapter_class(),
             )
-            self._hvac.adapter.clock = self._clock
         return self._hvac
+
+    def _policy_for(self, left: float) -> outgoing.Policy:
+        import certifi
+
+        return outgoing.Policy(
+            "vault",
+            max_bytes=MAX_ANSWER_BYTES,
+            connect_s=left * _CONNECT_SHARE,
+            read_s=left * (1 - _CONNECT_SHARE),
+            total_s=left,
+            trusted=True,
+            verify=certifi.where() if self._verify is True else self._verify,  # not of the environment
+            with_errors=True,
+        )
 
     def _ask(self, operation: str, path: str, request: Callable[[Any], Any], ends: float) -> Any:
         import requests
@@ -390,17 +410,21 @@ class Vault:
             )
 
         def attempt() -> Any:
-            client.adapter.ends = min(self._clock() + self._policy.attempt_s, ends)
+            transport = client.session.get_adapter(self.address)
+            transport.policy = self._policy_for(max(min(self._policy.attempt_s, ends - self._clock()), 0.1))
             try:
                 return request(client)
             except _RefusedError as refusal:
                 raise self._explain(refusal, operation, path) from None
-            except requests.RequestException as exc:
-                error = retry.classify(exc, target="vault", operation=operation, name=place)
-                if isinstance(error, TransientError) and not isinstance(error, UnexpectedAnswerError):
-                    raise VaultUnreachableError(error.problem, "vault", operation, place, self._whether_up()) from None
+            except UnexpectedAnswerError as error:
+                raise UnexpectedAnswerError(error.problem, "vault", operation, place, self._whether_up()) from None
+            except TransientError as error:
+                raise VaultUnreachableError(error.problem, "vault", operation, place, self._whether_up()) from None
+            except PermanentError as error:
+                raise VaultRefusedError(error.problem, "vault", operation, place, _WHO_ANSWERS) from None
+            except requests.RequestException as exc:  # of what was to be sent
                 scrub(exc)
-                raise (error or exc) from None
+                raise retry.classify(exc, target="vault", operation=operation, name=place) or exc from None
 
         return retry.call(
             attempt,
@@ -427,8 +451,8 @@ class Vault:
         problem = f"HTTP {status} {said}".strip()
         kind: type[VaultError]
         if status == 200:
-            problem, remedy = "HTTP 200, but the answer is not Vault's", "See what answers at VAULT_ADDR: a proxy?"
-            return UnexpectedAnswerError(problem, "vault", operation, self._place(path, operation), remedy)
+            problem = "HTTP 200, but the answer is not Vault's"
+            return UnexpectedAnswerError(problem, "vault", operation, self._place(path, operation), _WHO_ANSWERS)
         if retry.is_transient_status(status):
             kind, remedy = VaultUnreachableError, self._whether_up()
             if "sealed" in said:
@@ -493,19 +517,38 @@ class _RefusedError(Exception):
         self.retry_after_s = retry_after_s
 
 
+def _transport() -> Any:
+    """Sends the requests of a session of `requests`, each by the policy that is set before."""
+    import requests
+
+    class Transport(requests.adapters.BaseAdapter):
+        policy: outgoing.Policy
+
+        def send(self, request: requests.PreparedRequest, *_: object, **__: object) -> requests.Response:
+            headers, body = dict(request.headers), request.body
+            sent = body.encode() if isinstance(body, str) else body
+            url = request.url or ""
+            answer = outgoing.request(self.policy, request.method or "GET", url, headers=headers, body=sent)
+            response = requests.Response()
+            response.status_code, response.reason = answer.status_code, answer.reason
+            response.headers.update(answer.headers)
+            response.raw, response.url, response.request = io.BytesIO(answer.body), url, request
+            return response
+
+        def close(self) -> None:
+            """Nothing is kept open."""
+
+    return Transport()
+
+
 @cache
 def _adapter_class() -> type[Any]:
-    """How hvac sends a request: with our time-outs and with what its exceptions leave out."""
+    """How hvac sends a request: with what its exceptions leave out."""
     import hvac
 
     class Adapter(hvac.adapters.RawAdapter):  # type: ignore[misc]
-        clock: Callable[[], float] = time.monotonic
-        ends = float("inf")
-
         def request(self, method: str, url: str, **kwargs: Any) -> Any:
-            left = max(self.ends - self.clock(), 0.1)
-            kwargs |= {"timeout": (left * _CONNECT_SHARE, left * (1 - _CONNECT_SHARE)), "raise_exception": False}
-            response = super().request(method, url, **kwargs)
+            response = super().request(method, url, **kwargs | {"raise_exception": False})
             if response.status_code == 204:
                 return {}
             try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +16,11 @@ import pytest
 
 from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.alerts import Webhook
-from wrm_pipeline.clients.errors import ExternalError, PermanentError
+from wrm_pipeline.clients.connections import Resolve
+from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.openlineage import Receiver
+from wrm_pipeline.clients.vault import Token, Vault, VaultMisdirectedError
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline_tests.faults import attacks
 from wrm_pipeline_tests.faults.attacks import CHUNKED, DAMAGED, ENDLESS, OK, ONCE, answer
@@ -212,6 +216,75 @@ def test_a_name_is_resolved_once_and_asked_there(city, world, victim, report):
     assert f"Host: feed.internal:{server.port}".encode() in server.heads[0]
 
 
+# --- names that nobody resolves ---
+
+
+@pytest.fixture
+def silent_name_server(monkeypatch) -> Iterator[Resolve]:
+    """What getaddrinfo is while the name server does not answer; the system's own takes as long."""
+    over, of_system = threading.Event(), socket.getaddrinfo
+
+    def hang(host: str, *arguments: object, **options: object) -> list:
+        if host.endswith(".example"):
+            over.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return of_system(host, *arguments, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", hang)
+    yield hang
+    over.set()
+
+
+ASKED_BY_NAME = {
+    "feed": lambda: Feed("http://feed.example/", policy=ONCE).fetch(),
+    "webhook": lambda: Webhook("http://hooks.example/x", ONCE).post("text"),
+    "lineage receiver": lambda: Receiver("http://lineage.example", "key", policy=ONCE).post(b"{}"),
+    "Vault": lambda: Vault("http://vault.example", Token(lambda: "token"), policy=ONCE).read("wrm/s3"),
+}
+
+
+@pytest.mark.parametrize("client", ASKED_BY_NAME)
+def test_a_name_server_that_hangs_costs_an_attempt_and_no_more(silent_name_server, report, client):
+    report(f"{client}: its name is not resolved", GIVEN_UP)
+    started = time.monotonic()
+    with pytest.raises(TransientError, match=r"the name \w+\.example was not resolved within 1\.0 s"):
+        ASKED_BY_NAME[client]()
+    assert 0.9 < time.monotonic() - started < 2
+
+
+def test_the_name_of_a_redirect_is_resolved_in_time_too(city, report):
+    report("feed: the name of a listed host is not resolved", GIVEN_UP)
+    over, asked = threading.Event(), []
+
+    def resolve(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        over.wait(30)
+        return ["127.0.0.1"]
+
+    with raw_server(lambda _: [answer(b"", "Location: http://mirror.example/", status="302 Found")]) as server:
+        feed = Feed(server.url, policy=ONCE, redirect_hosts=frozenset({"mirror.example"}), resolve=resolve)
+        started = time.monotonic()
+        with pytest.raises(TransientError, match=r"the name mirror\.example was not resolved"):
+            feed.fetch()
+        assert time.monotonic() - started < 2
+    over.set()
+    assert asked == ["mirror.example"]
+
+
+def test_a_slow_name_server_leaves_the_rest_of_the_time(world, city, report):
+    report("feed: its name is resolved late", KEPT)
+    body = city.snapshot(world.now)
+
+    def resolve(_host: str, _port: int) -> list[str]:
+        time.sleep(0.3)
+        return ["127.0.0.1"]
+
+    with raw_server(lambda _: [answer(body)]) as server:
+        world.feed_url = f"http://feed.internal:{server.port}/"
+        found = world.fetch(world.feed(policy=ONCE, resolve=resolve, private_hosts=frozenset({"feed.internal"})))
+    assert isinstance(found, IngestResult), found
+
+
 # --- how it drips ---
 
 
@@ -270,7 +343,7 @@ def test_what_is_odd_and_whole_is_kept_byte_for_byte(world, city, report, kind):
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-@pytest.mark.parametrize("client", ["webhook", "lineage receiver"])
+@pytest.mark.parametrize("client", ["webhook", "lineage receiver", "Vault"])
 def test_nobody_who_is_told_something_leads_elsewhere(victim, report, status, client):
     report(f"{client} redirects with {status}", REFUSED)
     with raw_server(redirecting(LOCATIONS["another port of this machine"], victim, status)) as server:
@@ -278,10 +351,30 @@ def test_nobody_who_is_told_something_leads_elsewhere(victim, report, status, cl
             with pytest.raises(PermanentError) as caught:
                 Webhook(server.url, ONCE).post("text")
             assert str(server.port) not in str(caught.value), "its URL is a secret"
+        elif client == "Vault":
+            with pytest.raises(VaultMisdirectedError):
+                Vault(server.url, Token(lambda: "token"), policy=ONCE).read("wrm/s3")
         else:
             with pytest.raises(PermanentError, match="redirect"):
                 Receiver(server.url, "key", policy=ONCE).post(b"{}")
     assert victim.connections == 0
+
+
+SILENT = [kind for kind in ENDLESS if "100 Continue" in kind or "header" in kind or "body" in kind or kind == "silence"]
+TOO_MUCH = [kind for kind in DAMAGED if "bomb" in kind or "2^60" in kind]
+
+
+@pytest.mark.parametrize("kind", [*SILENT, *TOO_MUCH])
+def test_a_vault_that_never_ends_is_given_up(report, kind):
+    report(f"Vault: {kind}", GIVEN_UP)
+    say = ENDLESS.get(kind) or (lambda _head: [DAMAGED[kind]])
+    with raw_server(say) as server:
+        vault = Vault(f"http://127.0.0.1:{server.port}", Token(lambda: "token"), policy=ONCE)
+        started = time.monotonic()
+        with pytest.raises(ExternalError) as caught:
+            vault.read("wrm/s3")
+        assert time.monotonic() - started < 4
+        assert "secret/wrm/s3 at http://127.0.0.1" in str(caught.value), "it says what was asked for"
 
 
 def test_a_webhook_whose_name_leads_inside_is_not_asked(victim, monkeypatch, report):
