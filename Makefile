@@ -14,7 +14,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults check check-workflows audit sbom bench lock deploy-setup deploy-check deploy-test clean
+.PHONY: help setup demo dev test faults check check-workflows audit sbom bench docs docs-images lock deploy-setup deploy-check deploy-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +44,15 @@ test: setup ## all tests (real servers are started where they are needed)
 faults: setup ## the fault matrix, with its table
 	$(BIN)/pytest wrm_pipeline_tests/faults -q
 
+SECRETS_IN := git ls-files | grep -vE '\.(lock|png|svg)$$|/leaflet|/uplot|\.secrets\.baseline'
+
 check: setup ## what guards main besides the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@# 3: lines have moved, and the baseline in the working tree follows
+	$(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline $$($(SECRETS_IN)) || [ $$? -eq 3 ]
 	cd $$(mktemp -d) && WRM_DATA_DIR=. $(abspath $(BIN))/dagster definitions validate -m wrm_pipeline.definitions
 
 bench: setup ## measure; the figures are ratios within the run
@@ -66,7 +70,7 @@ $(WORKFLOWS_VENV)/.ready: .github/requirements.lock
 	@touch $@
 
 AUDIT_VENV := .venv-audit
-LOCKS := requirements.lock deploy/runtime.lock deploy/requirements.lock .github/requirements.lock .github/audit.lock
+LOCKS := requirements.lock deploy/runtime.lock deploy/requirements.lock docs/requirements.lock .github/requirements.lock .github/audit.lock
 
 audit: $(AUDIT_VENV)/.ready ## known holes in what the locks name (asks PyPI; what it cannot look up fails, too)
 	$(AUDIT_VENV)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off $(addprefix -r ,$(LOCKS))
@@ -80,6 +84,19 @@ $(AUDIT_VENV)/.ready: .github/audit.lock
 	$(PYTHON) -m venv $(AUDIT_VENV)
 	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .github/audit.lock
 	@touch $@
+
+DOCS_VENV := .venv-docs
+
+docs: $(DOCS_VENV)/.ready ## the documentation site, in build/docs; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
+$(DOCS_VENV)/.ready: docs/requirements.lock
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
+	@touch $@
+
+docs-images: ## draw the architecture picture again from its text (needs Graphviz)
+	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg
 
 DEPLOY_VENV := .venv-deploy
 DEPLOY_BIN := $(abspath $(DEPLOY_VENV))/bin
@@ -107,10 +124,12 @@ lock: ## renew the locks (needs uv)
 	  --no-emit-index-url --no-strip-extras --allow-unsafe --quiet -o deploy/runtime.lock
 	uv pip compile deploy/requirements.in --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --quiet -o deploy/requirements.lock
+	uv pip compile docs/requirements.in --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --quiet -o docs/requirements.lock
 	uv pip compile .github/requirements.in --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --quiet -o .github/requirements.lock
 	uv pip compile .github/audit.in --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --quiet -o .github/audit.lock
 
 clean: ## remove the virtual environment and caches; data stays
-	rm -rf $(VENV) $(WORKFLOWS_VENV) $(AUDIT_VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(WORKFLOWS_VENV) $(AUDIT_VENV) $(DOCS_VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

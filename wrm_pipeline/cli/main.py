@@ -209,7 +209,7 @@ def _secrets_scan(options: argparse.Namespace, settings: Settings) -> int:
     in_use = {
         variables_of(n)[0]: value.get_secret_value() for n in names if (value := getattr(settings, n)) is not None
     }
-    scanner = Scanner(frozenset(variable for name in names for variable in variables_of(name)), in_use)
+    scanner = Scanner(in_use)
     leaks = list(scanner.tree(options.path))
     has_history = is_repository(options.path)
     if has_history:
