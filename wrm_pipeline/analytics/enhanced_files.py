@@ -10,7 +10,6 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase
 from wrm_pipeline.analytics.enhanced_views import FileGroup, escaped, missing_columns, sql_type
+from wrm_pipeline.clients.daemon_threads import DaemonThreads
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
@@ -135,12 +135,10 @@ def describe_by(database: AnalyticsDatabase) -> Describe:
 
     def describe(paths: list[str]) -> Described:
         connection = database.scratch()
-        try:
-            with ThreadPoolExecutor(min(_AT_ONCE, len(paths))) as executor:
-                found = executor.map(lambda path: _described(connection.cursor(), path), paths)
-                return dict(zip(paths, found, strict=True))
-        finally:
-            connection.close()
+        with DaemonThreads(min(_AT_ONCE, len(paths)), "describe") as threads:
+            found = threads.map_all(lambda path: _described(connection.cursor(), path), paths)
+        connection.close()  # not after a cancel: it waits for all cursors, and one may wait for a silent server
+        return dict(zip(paths, found, strict=True))
 
     return describe
 

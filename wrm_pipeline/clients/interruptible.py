@@ -8,14 +8,12 @@ connection's own: the main thread only waits, the handler's exception comes thro
 interrupted as DuckDB wants it.
 """
 
-import contextlib
-import queue
-import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, cast
 
+from wrm_pipeline.clients.daemon_threads import DaemonThreads, interrupted, result_of
 from wrm_pipeline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -25,13 +23,8 @@ _log = get_logger(__name__)
 
 # A cancelled run has 10 s to end. A query that reads local files stops within tenths of a second; one that waits for a
 # silent server does not, and is left behind in its thread.
-GRACE_S = 5.0
+GRACE_S = 3.0
 _POLL_S = 0.05
-_LOOK_S = 0.2
-
-Call = Callable[[], Any]
-# The call, what it gave, and what it raised.
-Answer = tuple[Call, Any, BaseException | None]
 
 
 class InterruptibleConnection:
@@ -42,16 +35,13 @@ class InterruptibleConnection:
     """
 
     def __init__(self, connect: "Callable[[], duckdb.DuckDBPyConnection]") -> None:
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._thread = DaemonThreads(1, "duckdb")
         self._abandoned = False
-        self._thread = threading.Thread(target=_serve, args=(self._calls, self._answers), name="duckdb", daemon=True)
-        self._thread.start()
         self._raw: duckdb.DuckDBPyConnection | None = None
         try:
             self._raw = self._run(connect)
         except BaseException:
-            self._calls.put(None)
+            self._thread.shutdown()
             raise
 
     def __getattr__(self, name: str) -> Any:
@@ -73,66 +63,51 @@ class InterruptibleConnection:
         try:
             self._run(raw.close)
         finally:
-            self._calls.put(None)
-        self._thread.join()
+            self._thread.shutdown()
 
-    def _run(self, call: Call) -> Any:
+    def _run(self, call: Callable[[], Any]) -> Any:
         if self._abandoned:
             raise RuntimeError("This connection was left behind with a query that could not be interrupted.")
         try:
-            self._calls.put(call)
-            _, found, error = self._wait()
-        except BaseException:
-            self._stop()
+            found, error = result_of(self._thread.submit(_carried_out, call))
+        except BaseException as signalled:
+            self._stop(type(signalled))
             raise
         if error is not None:
             raise error
         return found
 
-    def _wait(self) -> Answer:
-        """The next answer. Looked for now and then: a signal that comes just before the wait would not end it."""
-        while True:
-            with contextlib.suppress(queue.Empty):
-                return self._answers.get(timeout=_LOOK_S)
-
-    def _stop(self) -> None:
+    def _stop(self, reason: type[BaseException]) -> None:
         """Interrupt what is under way. Again and again, as an interrupt that comes before the query counts for none.
 
-        The signal may have come before the call was handed over or after it was answered: what comes back for the
-        fence tells that nothing is under way.
+        The signal may have come before the call was handed over or after it was answered: once a later call, which does
+        nothing, has its turn, nothing is under way.
         """
         self._abandoned = True  # should another signal come meanwhile
         deadline = time.monotonic() + GRACE_S
-        fence = _nothing_more
-        self._calls.put(fence)
+        fence = self._thread.submit(_nothing)
         while time.monotonic() < deadline:
             if self._raw is not None:
                 self._raw.interrupt()
-            try:
-                answered, _, _ = self._answers.get(timeout=_POLL_S)
-            except queue.Empty:
-                continue
-            if answered is fence:
+            wait([fence], _POLL_S)
+            if fence.done():
                 self._abandoned = False
                 return
-        self._calls.put(None)
+        interrupted(reason)
+        self._thread.shutdown()
         _log.warning("a query was left behind", reason=f"it did not stop within {GRACE_S:.0f} s of being cancelled")
 
 
-def _nothing_more() -> None:
+def _carried_out(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a call gives and what it raises: whatever else the wait for it raises comes from a signal."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - it is raised again where the call came from
+        return None, error
+
+
+def _nothing() -> None:
     """The call that is made last."""
-
-
-def _serve(calls: "SimpleQueue[Call | None]", answers: "SimpleQueue[Answer]") -> None:
-    while (call := calls.get()) is not None:
-        answer: Answer
-        try:
-            answer = (call, call(), None)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the call came from
-            answer = (call, None, error)
-        del call
-        answers.put(answer)
-        del answer
 
 
 def interruptible(connect: "Callable[[], duckdb.DuckDBPyConnection]") -> "duckdb.DuckDBPyConnection":

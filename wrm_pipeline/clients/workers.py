@@ -18,7 +18,6 @@ from concurrent.futures import (
     Executor,
     Future,
     ProcessPoolExecutor,
-    ThreadPoolExecutor,
     wait,
 )
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from functools import cache, partial
 from traceback import format_exception
 from typing import Any, Generic, Literal, TypeVar
 
+from wrm_pipeline.clients.daemon_threads import LOOK_S, DaemonThreads
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.logs import get_logger
 
@@ -114,15 +114,20 @@ class Workers:
             return
         executor: Executor
         if self.kind == "threads":
-            executor = ThreadPoolExecutor(self.count, thread_name_prefix="worker")
+            executor = DaemonThreads(self.count, "worker")
         else:
             # Not forked from this process: it has threads (Arrow's, gRPC's), and a fork may inherit a lock that one
             # holds. The server that is forked from instead has loaded the code once, which takes seconds.
             server = multiprocessing.get_context("forkserver")
             server.set_forkserver_preload(list(self.preload))
             executor = ProcessPoolExecutor(self.count, mp_context=server)
+        others = set(multiprocessing.active_children())
         try:
             yield executor, self.count
+        except BaseException:  # a cancel, say: nobody waits for what is under way
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
         finally:
             executor.shutdown(cancel_futures=True)
 
@@ -149,7 +154,7 @@ class _Queue(Generic[T]):
             except BrokenExecutor:
                 yield from self._lost(list(under_way.values()))
                 return
-            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            done, _ = wait(under_way, LOOK_S, FIRST_COMPLETED)
             broken = False
             for future in done:
                 task = under_way.pop(future)

@@ -15,10 +15,10 @@ next time they are packed with the others.
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from wrm_pipeline.clients.daemon_threads import DaemonThreads
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.quality import column_differences, unbalanced_sources
@@ -105,8 +105,8 @@ def compact_day(
         if ArchiveIndex.from_json(store.get(key)) != index:
             raise AssertionError(f"{key} was written by another compaction at the same time")
     doomed = [key for key, info in RawDay.of(store, layout, dt).loose.items() if raw.loose.get(key) == info]
-    with ThreadPoolExecutor(_DELETE_THREADS, thread_name_prefix="compaction") as pool:
-        list(pool.map(store.delete, doomed))
+    with DaemonThreads(_DELETE_THREADS, "compaction") as threads:
+        threads.map_all(store.delete, doomed)
     if raw.index is not None and raw.index.name != index.name:
         store.delete(raw.archive_key)
     _log.info("packed a day's raw objects", dt=str(dt), objects=len(doomed), bytes=size, archive_bytes=index.size_bytes)
@@ -174,8 +174,8 @@ def _write_archive(raw: RawDay) -> ArchiveIndex:
     infos = {info.key: info for info in raw.objects()}
     folder = raw.layout.raw_folder(raw.dt)
     # A listing does not say who fetched them.
-    with ThreadPoolExecutor(_DELETE_THREADS, thread_name_prefix="compaction") as pool:
-        described = [info for info in pool.map(raw.store.stat, raw.loose) if info is not None]
+    with DaemonThreads(_DELETE_THREADS, "compaction") as threads:
+        described = [info for info in threads.map_all(raw.store.stat, raw.loose) if info is not None]
     runs = {info.key: info.metadata.get(RUN_ID, "") for info in (*infos.values(), *described)}
 
     def members() -> Iterator[tuple[Member, bytes]]:

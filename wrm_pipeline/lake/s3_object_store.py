@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from wrm_pipeline.clients import retry
+from wrm_pipeline.clients.daemon_threads import DaemonThreads, result_of
 from wrm_pipeline.clients.errors import (
     ExternalError,
     ObjectArchivedError,
@@ -304,24 +305,21 @@ class S3ObjectStore:
 
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """See `ObjectStore.get_many`."""
-        executor = ThreadPoolExecutor(self._threads, thread_name_prefix="s3-get")
         waiting: deque[tuple[str, Future[bytes]]] = deque()
         remaining = iter(keys)
         first = list(itertools.islice(remaining, self._in_flight))
         get = self.get
         if self._bulk is not None and len(first) > _FEW and not (self._breaker is not None and self._breaker.is_open):
             get = functools.partial(self._get_in_bulk, self._bulk)
-        try:
+        with DaemonThreads(self._threads, "s3-get") as threads:
             for key in first:
-                waiting.append((key, executor.submit(get, key)))
+                waiting.append((key, threads.submit(get, key)))
             while waiting:
                 key, future = waiting.popleft()
-                yield key, future.result()
+                yield key, result_of(future)
                 del future  # and with it the body, before the next one is asked for
                 for following in itertools.islice(remaining, 1):
-                    waiting.append((following, executor.submit(get, following)))
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+                    waiting.append((following, threads.submit(get, following)))
 
     def _get_in_bulk(self, bulk: BulkReader, key: str) -> bytes:
         """By the fast way, and by the ordinary one for what did not arrive so."""

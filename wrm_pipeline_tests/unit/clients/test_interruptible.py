@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase, S3Access
+from wrm_pipeline.clients import daemon_threads
 from wrm_pipeline.clients import interruptible as module
 from wrm_pipeline.clients.interruptible import interruptible
 
@@ -28,8 +29,9 @@ class Cancelled(BaseException):
 
 
 @pytest.fixture
-def cancel_after() -> Iterator:
+def cancel_after(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     """Sends a signal after some seconds, whose handler raises Cancelled."""
+    monkeypatch.setattr(daemon_threads, "_interrupts", [])  # not this process is to end
 
     def handler(*_: object) -> None:
         raise Cancelled
@@ -47,6 +49,13 @@ def cancel_after() -> Iterator:
     signal.signal(signal.SIGTERM, before)
 
 
+def wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("duckdb"):
+            thread.join(30)
+            assert not thread.is_alive()
+
+
 def test_it_is_a_connection():
     connection = interruptible(duckdb.connect)
     connection.register("numbers", pa.table({"n": [1, 2]}))
@@ -56,15 +65,13 @@ def test_it_is_a_connection():
         connection.execute("SELEC")
     connection.close()
     connection.close()
-    assert not any(thread.name == "duckdb" and thread.is_alive() for thread in threading.enumerate())
+    wait_for_threads()
 
 
 def test_what_cannot_be_opened_leaves_no_thread(tmp_path):
     with pytest.raises(duckdb.IOException):
         interruptible(lambda: duckdb.connect(str(tmp_path / "none.duckdb"), read_only=True))
-    deadline = time.monotonic() + 5
-    while any(thread.name == "duckdb" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
+    wait_for_threads()
 
 
 @pytest.mark.parametrize(
@@ -106,9 +113,7 @@ def test_a_query_that_waits_for_a_silent_server_is_left_behind(tmp_path, cancel_
         with AnalyticsDatabase(database.path).refresh() as connection:
             connection.execute("CREATE TABLE wrm_analytics.t AS SELECT 1")
         assert sorted(path.name for path in tmp_path.iterdir() if "spill" not in path.name) == ["a.duckdb"]
-    for thread in threading.enumerate():  # the server is gone, and so the query ends
-        if thread.name == "duckdb":
-            thread.join(30)
+    wait_for_threads()  # the server is gone, and so the query ends
 
 
 SCRIPT = """

@@ -6,10 +6,13 @@ import os
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from wrm_pipeline.clients import daemon_threads
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.clients.workers import MAX_LOSSES, WorkerLostError, Workers
 
@@ -79,3 +82,40 @@ def test_a_dask_scheduler_that_is_not_there_is_named_with_what_to_do(monkeypatch
     with pytest.raises(PermanentError, match="DASK_SCHEDULER_ADDRESS") as caught:
         list(Workers("dask", dask_address=address).run(square_or_refuse, [1]))
     assert address in str(caught.value)
+
+
+RELEASED = threading.Event()
+
+
+class Cancelled(BaseException):
+    """As Dagster's DagsterExecutionInterruptedError is one."""
+
+
+@pytest.mark.parametrize("workers", KINDS[1:], ids=lambda w: w.kind)
+def test_a_cancel_does_not_wait_for_what_is_under_way(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(daemon_threads, "_interrupts", [])
+
+    def cancel(*_: object) -> None:
+        raise Cancelled
+
+    before = signal.signal(signal.SIGUSR1, cancel)
+    try:
+        tasks = [(str(tmp_path / name), os.getpid()) for name in "abc"]
+        started = time.monotonic()
+        with pytest.raises(Cancelled):
+            list(workers.run(stay_and_cancel, tasks))
+        assert time.monotonic() - started < 20
+        pids = {int(path.read_text()) for path in tmp_path.iterdir()} - {os.getpid()}
+        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=20)
+        assert alive == []
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        RELEASED.set()
+
+
+def stay_and_cancel(task: tuple[str, int]) -> None:
+    """Say which process this is, send a signal to the caller's, and go on."""
+    name, caller = task
+    Path(name).write_text(str(os.getpid()))
+    os.kill(caller, signal.SIGUSR1)
+    RELEASED.wait(60)

@@ -1,0 +1,217 @@
+"""Runs that are cancelled in the UI, or that exceed their time limit, in the middle of a query.
+
+Each is ended at a random moment: `WRM_PROPERTY_FACTOR=7` makes it 21 moments for each way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import dagster as dg
+import psutil
+import pytest
+import yaml
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
+from dagster_graphql.test.utils import execute_dagster_graphql, infer_job_selector
+
+from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase
+from wrm_pipeline.settings import load_settings
+from wrm_pipeline_tests.faults.s3_proxy import S3Proxy, proxy_of
+from wrm_pipeline_tests.fixtures.fault_server import HANG
+from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, build_day, materialize, snapshot
+from wrm_pipeline_tests.integration.conftest import SeaweedFS, wait_until
+
+pytestmark = pytest.mark.integration
+
+MOMENTS = int(3 * float(os.environ.get("WRM_PROPERTY_FACTOR", "1")))
+# What a run that is cancelled may take to end: its process, not only its state.
+ENDS_WITHIN_S = 10
+RecordProperty = Callable[[str, object], None]
+LAUNCH = """
+mutation ($selector: JobOrPipelineSelector!, $tags: [ExecutionTag!]) {
+  launchRun(executionParams: {selector: $selector, runConfigData: {}, executionMetadata: {tags: $tags}}) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message stack }
+  }
+}
+"""
+TERMINATE = """
+mutation ($id: String!) { terminateRun(runId: $id) { __typename ... on PythonError { message stack } } }
+"""
+
+
+@dataclass
+class CodeLocation:
+    """The code location on a server of its own, with an instance whose runs start at once."""
+
+    instance: dg.DagsterInstance
+    context: WorkspaceProcessContext
+
+    def graphql(self, query: str, variables: dict[str, Any]) -> Any:
+        (answer,) = execute_dagster_graphql(self.context.create_request_context(), query, variables).data.values()
+        assert answer["__typename"].endswith("Success"), answer
+        return answer
+
+    def launch(self, job: str, tags: Mapping[str, str] = MappingProxyType({})) -> str:
+        selector = infer_job_selector(self.context.create_request_context(), job)
+        given = [{"key": key, "value": value} for key, value in tags.items()]
+        return self.graphql(LAUNCH, {"selector": selector, "tags": given})["run"]["runId"]
+
+    def run(self, run_id: str) -> dg.DagsterRun:
+        found = self.instance.get_run_by_id(run_id)
+        assert found is not None
+        return found
+
+    def cancel(self, run_id: str) -> None:
+        """As the button in the UI does."""
+        self.graphql(TERMINATE, {"id": run_id})
+
+    def run_out_of_time(self, run_id: str) -> None:
+        """As the daemon does when it next looks after the time limit."""
+        self.instance.add_run_tags(run_id, {MAX_RUNTIME_SECONDS_TAG: "0.001"})
+        assert list(execute_run_monitoring_iteration(self.context, logging.getLogger("daemon"))) == [None]
+        assert self.run(run_id).status is dg.DagsterRunStatus.FAILURE
+
+    def steps_started(self, run_id: str) -> list[str]:
+        logs = self.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)
+        return [entry.step_key for entry in logs]
+
+    def wait_for_step(self, run_id: str, step: str) -> None:
+        def started() -> bool:
+            assert not self.run(run_id).is_finished, self.messages(run_id)
+            return step in self.steps_started(run_id)
+
+        wait_until(started, timeout_s=120, what=f"{step} must start")
+
+    def messages(self, run_id: str) -> list[str]:
+        return [entry.user_message or entry.message for entry in self.instance.all_logs(run_id)]
+
+    def process(self, run_id: str) -> psutil.Process:
+        found = re.search(r"Started process for run \(pid: (\d+)\)", "\n".join(self.messages(run_id)))
+        assert found is not None, self.messages(run_id)
+        return psutil.Process(int(found[1]))
+
+    def seconds_to_end(self, run_id: str, end: Callable[[str], None]) -> float:
+        """From the request to the end of the process; no step begins after it."""
+        process = self.process(run_id)
+        steps = self.steps_started(run_id)
+        asked = time.monotonic()
+        end(run_id)
+        process.wait(100)
+        took = time.monotonic() - asked
+        wait_until(lambda: self.run(run_id).is_finished, timeout_s=10, what="the run must be ended")
+        assert self.steps_started(run_id) == steps
+        return took
+
+
+@contextmanager
+def code_location() -> Iterator[CodeLocation]:
+    configuration = yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text())
+    del configuration["concurrency"]
+    configuration["run_coordinator"] = {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"}
+    Path(os.environ["DAGSTER_HOME"], "dagster.yaml").write_text(yaml.safe_dump(configuration))
+    target = ModuleTarget("wrm_pipeline.definitions", attribute=None, working_directory=None, location_name="wrm")
+    with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
+        yield CodeLocation(instance, context)
+
+
+@pytest.fixture
+def days(lake: Lake) -> None:
+    """60 enhanced days, all copies of one: refreshing the tables from them takes half a minute."""
+    for n in range(240):
+        lake.put_raw(NOON + timedelta(minutes=n), snapshot(NOON, 400, bikes=n))
+    build_day()
+    content = lake.store.get(lake.partition_key("enhanced"))
+    for n in range(1, 60):
+        lake.store.put(lake.partition_key("enhanced", DAY - timedelta(days=n)), content)
+
+
+def assert_free(database: AnalyticsDatabase) -> None:
+    """The next refresh gets the lock at once, and nothing of the last one lies about."""
+    with AnalyticsDatabase(database.path, lock_wait_s=1).refresh() as connection:
+        connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.after AS SELECT 1 AS n")
+    left = [path.name for path in database.path.parent.iterdir() if re.search(r"\.(new|spill)-", path.name)]
+    assert left == []
+
+
+def test_a_run_ends_when_it_is_cancelled_or_out_of_time_in_a_query(days: None, record_property: RecordProperty) -> None:
+    database = AnalyticsDatabase(load_settings().database_path)
+    with code_location() as location:
+        took: dict[str, list[float]] = {"cancel": [], "run_out_of_time": []}
+        for way in [*took] * MOMENTS:
+            database.path.unlink(missing_ok=True)
+            run_id = location.launch("wrm_analytics_job")
+            location.wait_for_step(run_id, "create_materialized_views")
+            time.sleep(random.uniform(0, 3))
+            took[way].append(round(location.seconds_to_end(run_id, getattr(location, way)), 1))
+            assert_free(database)
+    record_property("seconds to end", took)
+    assert max(map(max, took.values())) < ENDS_WITHIN_S, took
+
+
+@pytest.fixture
+def silent_store(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """A store with a built day and more snapshots of it, behind a proxy that can be made to answer nothing."""
+    with proxy_of(seaweedfs.endpoint_url) as (proxy, url):
+        monkeypatch.setenv("BUCKET_NAME", seaweedfs.create_bucket())
+        monkeypatch.setenv("S3_ENDPOINT_URL", url)
+        monkeypatch.setenv("S3_ACCESS_KEY_ID", seaweedfs.access_key_id)
+        monkeypatch.setenv("S3_SECRET_ACCESS_KEY", seaweedfs.secret_access_key)
+        lake = Lake(load_settings())
+        lake.put_day(20)
+        build_day()
+        lake.put_day(20, first=20)
+        yield proxy
+
+
+ANALYTICS, PROCESSING = "wrm_analytics_job", "wrm_stations_processing_job"
+VIEWS = "create_duckdb_enhanced_views"
+DENSITY, PROCESSED = "bike_density_spatial_analysis", "wrm_stations_processed_data_all"
+# Job, step, the request that is not answered, and how the run is ended.
+SILENCES = {
+    "boto3 in the main thread": (ANALYTICS, VIEWS, "list", "enhanced/", "run_out_of_time"),
+    "boto3 and obstore in threads": (PROCESSING, PROCESSED, "get", "raw/", "cancel"),
+    "DuckDB for the columns of files": (ANALYTICS, VIEWS, "head", "enhanced/", "cancel"),
+    "DuckDB in a query": (ANALYTICS, DENSITY, "get", "enhanced/", "cancel"),
+    "DuckDB in a query, out of time": (ANALYTICS, DENSITY, "get", "enhanced/", "run_out_of_time"),
+}
+
+
+def test_a_run_ends_when_it_is_cancelled_or_out_of_time_while_the_store_is_silent(
+    silent_store: S3Proxy, record_property: RecordProperty
+) -> None:
+    settings, took = load_settings(), {}
+    with code_location() as location:
+        for name, (job, step, operation, key, way) in SILENCES.items():
+            silent_store.heal()
+            settings.enhanced_index_path.unlink(missing_ok=True)
+            if step == DENSITY:
+                materialize(VIEWS)  # else it would ask for the columns first
+            silent_store.fail(operation, HANG, key=key)
+            silent_store.seen.clear()
+            run_id = location.launch(job, {"dagster/partition": str(DAY)} if job == PROCESSING else {})
+            asked = partial(is_asked, silent_store, operation, key)
+            wait_until(asked, timeout_s=60, what=f"{job} must ask the store to {operation} {key}")
+            assert location.steps_started(run_id)[-1] == step
+            took[name] = round(location.seconds_to_end(run_id, getattr(location, way)), 1)
+            assert_free(AnalyticsDatabase(settings.database_path))
+    record_property("seconds to end", took)
+    assert max(took.values()) < ENDS_WITHIN_S, took
+
+
+def is_asked(store: S3Proxy, operation: str, key: str) -> bool:
+    return any(seen == operation and key in path for seen, path in store.seen)
