@@ -104,6 +104,14 @@ def density(lake: BenchLake) -> Answer:
     return {"seconds": statistics.median(seconds for seconds, _ in rounds)}
 
 
+def spellings(lake: BenchLake, *, limit: float) -> Answer:
+    """How much longer than the usual spelling the others take: those of the data contract, and several at once."""
+    from wrm_pipeline_tests.bench.spellings import COMBINED_SPELLINGS, SINGLE_SPELLINGS, ratios
+
+    single = ratios(lake.snapshots, SINGLE_SPELLINGS, limit=limit)
+    return {"single": single, "combined": ratios(lake.snapshots, COMBINED_SPELLINGS, limit=limit)}
+
+
 def repeat(lake: BenchLake, *, days: int) -> Answer:
     lake.repeat(days)
     return {}
@@ -197,6 +205,7 @@ _TASKS: dict[str, Callable[..., Answer]] = {
         build_pipeline,
         build_one_more,
         density,
+        spellings,
         repeat,
         rebuild,
         import_definitions,

@@ -1,6 +1,6 @@
 """All groups of figures, in the order in which they are measured. One that is added here is judged and kept."""
 
-from wrm_pipeline_tests.bench.measures import Group, density, large_day, small_day, year_of_history
+from wrm_pipeline_tests.bench.measures import Group, density, large_day, small_day, spellings, year_of_history
 from wrm_pipeline_tests.bench.ranges import bulk_reads, rebuild, sensor_tick
 from wrm_pipeline_tests.bench.runs import queryable, start_up
 
@@ -8,6 +8,7 @@ _ALL: tuple[Group, ...] = (
     small_day,
     large_day,
     density,
+    spellings,
     sensor_tick,
     rebuild,
     bulk_reads,

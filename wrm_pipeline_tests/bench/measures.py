@@ -67,6 +67,26 @@ def density(bench: Bench) -> Iterator[Figure]:
     yield Figure("density_two_snapshots", "density grid over two snapshots", seconds * 1000, "ms", Wanted(high=100))
 
 
+def spellings(bench: Bench) -> Iterator[Figure]:
+    """Whole bodies in other spellings of the same facts, each compared with the usual one."""
+    wanted = Wanted(high=1.5)
+    lake = BenchLake(bench.folder / "spellings", 3 if bench.quick else 240, 260, 152)
+    bench.say(f"{lake.snapshots} snapshots in every spelling of the data contract")
+    lake.data_dir.mkdir()
+    found = in_child("spellings", lake, limit=wanted.high)
+    single, combined = (sorted(found[kind].items(), key=lambda item: item[1]) for kind in ("single", "combined"))
+    bench.say(", ".join(f"{name}: {ratio:.2f}" for name, ratio in (*single[::-1], *combined)))
+    name, ratio = single[-1]
+    yield Figure(
+        "spelling_slowest", f"the slowest of {len(single)} spellings ÷ the usual one ({name})", ratio, "×", wanted
+    )
+    yield Figure(
+        "spelling_median", "the median of these spellings ÷ the usual one", median(found["single"].values()), "×"
+    )
+    name, ratio = combined[-1]
+    yield Figure("spelling_combined", f"four deviations at once ÷ the usual spelling ({name})", ratio, "×")
+
+
 def year_of_history(bench: Bench) -> Iterator[Figure]:
     """One changed day with a year before it, and with a month; what the tables and the views answer."""
     lake = BenchLake(bench.folder / "history", 1440, 260, 152)

@@ -1,6 +1,7 @@
 """The bytes of a run of files as Arrow's CSV reader wants them: UTF-8, and quotes at the start of their fields."""
 
 import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,13 @@ from wrm_pipeline.domain.snapshot.lines import SEPARATORS, decode_line
 from wrm_pipeline.domain.snapshot.typed_refusal import RefusedError
 
 _LINE_FEED, _QUOTE, _SPACE = b'\n" '
+_CHUNK_BYTES = 1 << 19
+# How many blanks before a quote are moved at once.
+_BLANKS_MOVED = 10
+# The UTF-8 of each byte of cp1250: three bytes, the last ones 0 where it is shorter, and how many follow the first.
 _CP1250 = [bytes([byte]).decode("cp1250", "replace").encode() for byte in range(256)]
+_CP1250_UTF8 = np.array([list(code.ljust(3, b"\0")) for code in _CP1250], np.uint8)
+_CP1250_MORE_BYTES = np.array([len(code) - 1 for code in _CP1250])
 # The UTF-8 of blanks beyond ASCII.
 _RARE_BLANKS = rb"[\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
 
@@ -27,7 +34,54 @@ def _field_patterns(separator: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes
 _FIELD_PATTERNS = {separator: _field_patterns(separator) for separator in SEPARATORS}
 
 
-def is_utf8(buffer: bytes) -> bool:
+def _table(characters: bytes) -> npt.NDArray[np.bool_]:
+    """For each byte, whether it is one of these."""
+    return np.isin(np.arange(256), list(characters))
+
+
+_BLANKS = {separator: _table(b" " if separator == "\t" else b" \t") for separator in SEPARATORS}
+_ENDS_FIELD = {separator: _table(separator.encode() + b"\n") for separator in SEPARATORS}
+# Or is the first half of a doubled quote.
+_BEGINS_FIELD = {separator: _table(separator.encode() + b'\n"') for separator in SEPARATORS}
+
+
+def joined(parts: Sequence[bytes], separator: str, *, quotes_behind_blanks: bool) -> bytes:
+    """Lines in UTF-8 and, if `quotes_behind_blanks` says that there may be such, without blanks before quotes.
+
+    Args:
+        parts: Lines, each in UTF-8 or else in cp1250, and with a line feed at its end.
+        separator: What stands between fields.
+        quotes_behind_blanks: Whether to look for them.
+
+    Raises:
+        RefusedError: a quote behind blanks is not closed.
+    """
+    # A line is decoded as a whole: in a column that is not read, cp1250 would not be noticed later.
+    if not quotes_behind_blanks and _is_utf8(parts[0]):
+        buffer = b"".join(parts)
+        if _is_utf8(buffer):
+            return buffer
+    ready: list[bytes | memoryview] = []
+    for chunk in _chunks(parts):
+        text = chunk if _is_utf8(chunk) else _as_utf8(chunk)
+        ready.append(_without_blanks_before_quotes(text, separator) if quotes_behind_blanks else text)
+    return b"".join(ready)
+
+
+def _chunks(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """Some parts at a time: what is made of them stays in the cache, and in memory that is in use anyway."""
+    chunk: list[bytes] = []
+    chunk_bytes = 0
+    for part in parts:
+        chunk.append(part)
+        chunk_bytes += len(part)
+        if chunk_bytes >= _CHUNK_BYTES:
+            yield b"".join(chunk)
+            chunk, chunk_bytes = [], 0
+    yield b"".join(chunk)
+
+
+def _is_utf8(buffer: bytes) -> bool:
     """Whether all of it is UTF-8."""
     offsets = pa.py_buffer(np.array([0, len(buffer)], dtype=np.int64))
     try:
@@ -37,23 +91,33 @@ def is_utf8(buffer: bytes) -> bool:
     return True
 
 
-def as_utf8(buffer: bytes) -> bytes:
+def _as_utf8(buffer: bytes) -> bytes:
     """Lines, each in UTF-8 or else in cp1250, as UTF-8; each line ends in a line feed."""
-    high = np.flatnonzero(np.frombuffer(buffer, np.uint8) >= 0x80)
-    if _some_line_is_utf8(buffer, high):
+    characters = np.frombuffer(buffer, np.uint8)
+    high = np.flatnonzero(characters >= 0x80)
+    if _some_line_is_utf8(buffer, characters, high):
         return b"".join(decode_line(line).encode() + b"\n" for line in buffer.split(b"\n")[:-1])
-    parts: list[bytes] = []
-    end = 0
-    for place in high.tolist():
-        parts += (buffer[end:place], _CP1250[buffer[place]])
-        end = place + 1
-    return b"".join([*parts, buffer[end:]])
+    codes = characters[high]
+    more, rest = _CP1250_MORE_BYTES[codes], _CP1250_UTF8[codes, 1:]
+    rest_at = np.repeat(high + 1, more)
+    rest_at += np.arange(len(rest_at))
+    longer = np.empty(len(characters) + len(rest_at), np.uint8)
+    is_served = np.ones(len(longer), bool)
+    is_served[rest_at] = False
+    longer[is_served] = characters
+    longer[rest_at] = rest[rest != 0]
+    longer[high + np.cumsum(more) - more] = _CP1250_UTF8[codes, 0]
+    return longer.tobytes()
 
 
-def _some_line_is_utf8(buffer: bytes, high: npt.NDArray[np.intp]) -> bool:
-    """Whether a line with bytes beyond ASCII is UTF-8: in none of these, two such bytes touch."""
+def _some_line_is_utf8(buffer: bytes, characters: npt.NDArray[np.uint8], high: npt.NDArray[np.intp]) -> bool:
+    """Whether a line with bytes beyond ASCII is UTF-8."""
+    places = high[:-1][np.diff(high) == 1]
+    first, second, third = characters[places], characters[places + 1], characters[places + 2]
+    # What cannot begin a character of UTF-8 is left out; a line feed at least follows.
+    begins = (first >= 0xC2) & (second < 0xC0) & ((first < 0xE0) | (third >= 0x80) & (third < 0xC0))
     end = -1
-    for place in high[:-1][np.diff(high) == 1].tolist():
+    for place in places[begins].tolist():
         if place < end:
             continue
         start, end = buffer.rfind(b"\n", 0, place) + 1, buffer.index(b"\n", place)
@@ -65,7 +129,7 @@ def _some_line_is_utf8(buffer: bytes, high: npt.NDArray[np.intp]) -> bool:
     return False
 
 
-def without_blanks_before_quotes(buffer: bytes, separator: str) -> bytes:
+def _without_blanks_before_quotes(buffer: bytes, separator: str) -> bytes | memoryview:
     """Fields in quotes begin with the quote.
 
     Raises:
@@ -73,18 +137,12 @@ def without_blanks_before_quotes(buffer: bytes, separator: str) -> bytes:
     """
     characters = np.frombuffer(buffer, np.uint8)
     quotes = np.flatnonzero(characters == _QUOTE)
-    before = characters[np.maximum(quotes - 1, 0)]
+    moved = _with_blanks_moved(buffer, characters, quotes[0::2], separator)
+    if moved is not None:
+        return moved
+    before = characters[quotes - 1]
     # Blanks, and last bytes of those beyond ASCII.
     candidates = quotes[((before <= _SPACE) & (before != _LINE_FEED)) | (before >= 0x80)]
-    if not len(candidates):
-        return buffer
-    behind_spaces = _quotes_behind_a_space(characters, quotes, separator)
-    if behind_spaces == 0:
-        return buffer
-    if behind_spaces is not None:
-        without = buffer.replace(f'{separator} "'.encode(), f'{separator}"'.encode())
-        if len(buffer) - len(without) == behind_spaces:
-            return without
     fields, kept = _FIELD_PATTERNS[separator]
     parts: list[bytes] = []
     end = 0
@@ -101,15 +159,31 @@ def without_blanks_before_quotes(buffer: bytes, separator: str) -> bytes:
     return b"".join([*parts, buffer[end:]])
 
 
-def _quotes_behind_a_space(
-    characters: npt.NDArray[np.uint8], quotes: npt.NDArray[np.intp], separator: str
-) -> int | None:
-    """How many quotes open a field behind a separator and one space; None if others open one behind other blanks.
+def _with_blanks_moved(
+    buffer: bytes, characters: npt.NDArray[np.uint8], opening: npt.NDArray[np.intp], separator: str
+) -> bytes | memoryview | None:
+    """The same fields, with the blanks that a quote stands behind at the end of the field before: `, "` is ` ,"`.
 
-    Where every other quote begins a field, or is half of a doubled one, these are the ones that open.
+    `opening` is every other quote. None if not all of them begin a field or are half of a doubled one: then these need
+    not be the opening ones.
     """
-    opening = quotes[0::2]
-    before, further = characters[np.maximum(opening - 1, 0)], characters[np.maximum(opening - 2, 0)]
-    behind_space = (before == _SPACE) & (further == ord(separator))
-    usual = (before == ord(separator)) | (before == _LINE_FEED) | (before == _QUOTE) | (opening == 0)
-    return int(behind_space.sum()) if (usual | behind_space).all() else None
+    # Before the first character stands, as -1, the line feed at the end.
+    behind = opening[~_BEGINS_FIELD[separator][characters[opening - 1]]]
+    if not len(behind):
+        return buffer
+    ends = behind - 1
+    for _ in range(_BLANKS_MOVED):
+        is_blank = _BLANKS[separator][characters[ends]]
+        if not is_blank.any():
+            break
+        ends = ends - is_blank
+    marks = characters[ends]
+    if not _ENDS_FIELD[separator][marks].all():
+        return None
+    changed = characters.copy()
+    changed[ends] = _SPACE
+    changed[behind - 1] = marks
+    if ends[0] < 0:
+        changed[-1] = _LINE_FEED
+        return changed[behind[0] :].data
+    return changed.data

@@ -181,6 +181,9 @@ def _reports(column: pa.Array, file_micros: npt.NDArray[np.int64]) -> dict[str, 
     else:
         encoded = column.dictionary_encode()
         texts, codes = encoded.dictionary, encoded.indices
+    first = texts[0].as_py()
+    if first != first.strip():
+        texts = pc.ascii_trim(texts, " \t")
     micros, local_s, server_s = _reports_with_one_ending(texts) or _other_reports(texts)
     if codes is not None:
         micros, local_s, server_s = micros[codes.to_numpy()], local_s.take(codes), server_s.take(codes)

@@ -279,6 +279,8 @@ def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
             if search.hopeless:
                 break
             continue
+        if not raw.text:
+            continue
         correction = file.corrections.get(raw.number)
         line = (raw.text if correction is None else correction).rstrip("\r\n")
         if not line.strip() or is_remark(line, header.separator):

@@ -57,10 +57,9 @@ def plain_text(body: bytes) -> bytes:
 
 def _with_line_feeds(text: bytes, returns_end_lines: bool) -> bytes:
     if returns_end_lines:
-        text = text.replace(b"\r\n", b"\n")
-        if b"\r\n" in text:
-            text = _RETURNS_AND_FEED.sub(b"\n", text)
-        return text.replace(b"\r", b"\n")
+        # Line feeds, too, are mostly in what comes before the header, if anywhere.
+        end = text.rfind(b"\n") + 1
+        return (_RETURNS_AND_FEED.sub(b"\n", text[:end]) + text[end:]).replace(b"\r", b"\n")
     characters = np.frombuffer(text, np.uint8)
     following = characters[np.flatnonzero(characters[:-1] == _RETURN) + 1]
     alone = (following != _LINE_FEED) & (following != _RETURN)

@@ -6,14 +6,15 @@ value means what `values.py` says. It refuses whatever might be no row, so that 
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from wrm_pipeline.domain.snapshot.buffers import as_utf8, is_utf8, without_blanks_before_quotes
+from wrm_pipeline.domain.snapshot.buffers import joined
 from wrm_pipeline.domain.snapshot.columns import (
     ARROW_TYPES,
     FALSE_WORDS,
@@ -39,7 +40,8 @@ from wrm_pipeline.domain.snapshot.text import LARGE_BODY_BYTES, plain_text
 from wrm_pipeline.domain.snapshot.typed_refusal import RefusedError
 from wrm_pipeline.domain.snapshot.values import BadValueError
 
-_LINE_FEED, _SPACE, _TAB = b"\n \t"
+_LINE_FEED = 10
+_IS_BLANK = np.isin(np.arange(256), list(b" \t"))
 # First bytes of lines whose first field may be a remark's mark behind blanks: what str.strip takes, in UTF-8.
 _BLANKS_LOOKED_AT = 50
 _ONE_THREAD_BYTES = 1 << 18
@@ -89,26 +91,30 @@ def _cut_header(body: bytes) -> tuple[Header, bytes, int] | None:
     if header is not None:
         return header, data, 0
     search = HeaderSearch()
-    header, number = search.look(1, line), 1
-    while header is None and data and not search.hopeless:
-        line, _, data = data.partition(b"\n")
-        number += 1
-        header = search.look(number, line)
-    return None if header is None else (header, data, search.remark_lines)
+    header, number, end = search.look(1, line), 1, len(line)
+    while header is None and end < len(body) and not search.hopeless and search.remark_lines <= MAX_REMARK_LINES:
+        start, number = end + 1, number + 1
+        end = body.find(b"\n", start)
+        end = len(body) if end < 0 else end
+        header = search.look(number, body[start:end])
+    return None if header is None else (header, body[end + 1 :], search.remark_lines)
 
 
 def prepared_lines(file: RawSnapshot, header: Header, data: bytes, remark_lines: int = 0) -> Prepared | None:
     """Data lines for the typed path, or None where only the exact path knows what to do."""
-    data = data.rstrip(b"\n") + b"\n"
-    line_starts = _line_starts(data)
+    # Arrow skips empty lines, but takes the first line for one that is not.
+    data = data.strip(b"\n") + b"\n"
+    places = _line_places(data)
+    line_starts = _first_bytes(data, places)
     if b"\n" in line_starts:
-        data = _without_blank_lines(data)
-        line_starts = _line_starts(data) if data else b""
+        places = places[np.frombuffer(line_starts, np.uint8) != _LINE_FEED]
+        line_starts = _first_bytes(data, places)
     line_count = len(line_starts)
     blank_starts = len(line_starts.translate(None, _BLANK_STARTS)) < line_count
-    marks = _behind_blanks(data) if blank_starts else line_starts
+    marks = _behind_blanks(data, places) if blank_starts else line_starts
     if b"#" in marks or b"s" in marks:
         data, found = _REMARKS[header.separator].subn(b"", data)
+        data = data.lstrip(b"\n")
         line_count -= found
         remark_lines += found
     if not line_count or remark_lines > MAX_REMARK_LINES or b"\r" in data:
@@ -124,28 +130,46 @@ def prepared_lines(file: RawSnapshot, header: Header, data: bytes, remark_lines:
     return Prepared(file, header, data, line_count, remark_lines, doubtful)
 
 
-def _line_starts(data: bytes) -> bytes:
-    """The first byte of each line of `data`, which ends in a line feed; a line feed for a blank line."""
-    characters = np.frombuffer(data, np.uint8)
-    line_ends = np.flatnonzero(characters == _LINE_FEED)
-    return data[:1] + characters[line_ends[:-1] + 1].tobytes()
+def _line_places(data: bytes) -> npt.NDArray[np.intp]:
+    """Where the lines of `data` begin, of which each ends in a line feed."""
+    places = np.flatnonzero(np.frombuffer(data, np.uint8) == _LINE_FEED) + 1
+    places[1:] = places[:-1]
+    places[:1] = 0
+    return places
 
 
-def _behind_blanks(data: bytes) -> bytes:
-    """The first byte of each line that is no blank; the mark of a remark if that is far."""
+def _first_bytes(data: bytes, places: npt.NDArray[np.intp]) -> bytes:
+    return np.frombuffer(data, np.uint8)[places].tobytes()
+
+
+def _behind_blanks(data: bytes, places: npt.NDArray[np.intp]) -> bytes:
+    """The first byte of each line that is not a blank; the mark of a remark if that is far."""
     characters = np.frombuffer(data, np.uint8)
-    places = np.append(0, np.flatnonzero(characters == _LINE_FEED)[:-1] + 1)
-    blank = (characters[places] == _SPACE) | (characters[places] == _TAB)
     for _ in range(_BLANKS_LOOKED_AT):
+        found = characters[places]
+        blank = _IS_BLANK[found]
         if not blank.any():
-            return bytes(characters[places])
+            return found.tobytes()
         places = places + blank
-        blank = (characters[places] == _SPACE) | (characters[places] == _TAB)
     return b"#"
 
 
-def _without_blank_lines(data: bytes) -> bytes:
-    return b"".join(line + b"\n" for line in data.split(b"\n") if line)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a run may be read: which columns as text, and with how much care for what is odd.
+
+    `finds_quotes`: quotes behind blanks begin a field; elsewhere they are refused. `finds_remarks`: a remark whose mark
+    is in quotes or behind blanks is noticed, and refused.
+    """
+
+    as_text: frozenset[str]
+    finds_quotes: bool
+    finds_remarks: bool
+
+
+_AS_USUAL = _Way(frozenset(), finds_quotes=False, finds_remarks=False)
+_AS_TEXT = _Way(frozenset(ARROW_TYPES), finds_quotes=False, finds_remarks=True)
+_CAREFULLY = _Way(frozenset(ARROW_TYPES), finds_quotes=True, finds_remarks=True)
 
 
 def typed_rows(run: Sequence[Prepared]) -> pa.Table:
@@ -154,10 +178,10 @@ def typed_rows(run: Sequence[Prepared]) -> pa.Table:
     Raises:
         RefusedError: on any doubt.
     """
-    for as_text in _ways(run):
+    for way in _ways(run):
         try:
-            raw = _read(run, as_text)
-            if as_text is not None:
+            raw = _read(run, way)
+            if way.finds_remarks:
                 _refuse_remarks(raw, run[0].header)
             file_micros = np.repeat([micros_of(p.file.file_timestamp) for p in run], [p.line_count for p in run])
             return row_columns(raw, file_micros)
@@ -166,70 +190,58 @@ def typed_rows(run: Sequence[Prepared]) -> pa.Table:
     raise RefusedError
 
 
-def _ways(run: Sequence[Prepared]) -> Iterator[frozenset[str] | None]:
-    """The columns that are to be read as text, as one may try; None: none are, and everything is as usual.
-
-    A feed spells all of a day's files alike, so the first file says what to try with many.
-    """
-    everything = frozenset(ARROW_TYPES)
-    if any(prepared.doubtful for prepared in run):
-        yield everything
-        return
-    if len(run) == 1 or _is_read_as_usual(run[0]):
-        yield None
-    else:
-        some = _unusual_columns(run[0])
-        if some != everything:
-            yield some
-    yield everything
+def _ways(run: Sequence[Prepared]) -> Iterator[_Way]:
+    """What to try. A feed spells all of a day's files alike, so the first file says how many are read best."""
+    if not any(prepared.doubtful for prepared in run):
+        way = _AS_USUAL if len(run) == 1 or _is_read_as_usual(run[0]) else _way_for(run[0])
+        if way != _CAREFULLY:
+            yield way
+    yield _CAREFULLY
 
 
 def _is_read_as_usual(prepared: Prepared) -> bool:
     try:
-        refuse_out_of_range(_read([prepared], None))
+        refuse_out_of_range(_read([prepared], _AS_USUAL))
     except RefusedError:
         return False
     return True
 
 
-def _unusual_columns(prepared: Prepared) -> frozenset[str]:
-    everything = frozenset(ARROW_TYPES)
-    try:
-        raw = _read([prepared], everything)
-    except RefusedError:
-        return everything
-    found = everything & set(raw.column_names)
-    return frozenset(name for name in found if not is_usual(name, only_chunk(raw[name]).dictionary))
+def _way_for(prepared: Prepared) -> _Way:
+    """The least that reads a file which is not spelt as usual."""
+    for way in (_AS_TEXT, _CAREFULLY):
+        try:
+            raw = _read([prepared], way)
+        except RefusedError:
+            continue
+        found = way.as_text & set(raw.column_names)
+        unusual = (name for name in found if not is_usual(name, only_chunk(raw[name]).dictionary))
+        return replace(way, as_text=frozenset(unusual))
+    return _CAREFULLY
 
 
-def _read(run: Sequence[Prepared], as_text: frozenset[str] | None) -> pa.Table:
-    """The run's fields, each line a row; `as_text` as `_ways` gives it."""
+def _read(run: Sequence[Prepared], way: _Way) -> pa.Table:
+    """The run's fields, each line a row."""
     header = run[0].header
     # A last line with an unclosed quote would swallow the end of the input unseen; the first line, repeated at
     # the end, is swallowed instead, and then a row is missing.
     first_line = run[0].data[: run[0].data.index(b"\n") + 1]
-    buffer = b"".join([*(p.data for p in run), first_line])
-    # Latin text in an unread column would go unnoticed, and such a line is decoded as a whole (decode_line).
-    if not is_utf8(buffer):
-        buffer = as_utf8(buffer)
-    if as_text is not None:
-        buffer = without_blanks_before_quotes(buffer, header.separator)
+    parts = [*(p.data for p in run), first_line]
+    buffer = joined(parts, header.separator, quotes_behind_blanks=way.finds_quotes)
     line_count = sum(p.line_count for p in run)
     fields = split_line(decode_line(first_line[:-1]), header.separator, header.field_count + 1)
     surplus = fields is not None and len(fields) == header.field_count + 1
     # A row longer than a block is refused, so a single file is one block.
     block_bytes = max(1 << 22, len(buffer) if len(run) == 1 else 0)
-    raw = _read_csv(buffer, header, block_bytes, as_text, surplus=surplus)
+    raw = _read_csv(buffer, header, block_bytes, way, surplus=surplus)
     if raw.num_rows != line_count + 1:
         raise RefusedError
     raw = raw.slice(0, line_count).unify_dictionaries().combine_chunks()
-    _refuse_odd_text(raw, header, as_usual=as_text is None)
+    _refuse_odd_text(raw, header, quotes_behind_blanks=not way.finds_quotes)
     return raw
 
 
-def _read_csv(
-    buffer: bytes, header: Header, block_bytes: int, as_text: frozenset[str] | None, *, surplus: bool
-) -> pa.Table:
+def _read_csv(buffer: bytes, header: Header, block_bytes: int, way: _Way, *, surplus: bool) -> pa.Table:
     names = [_unread(position) for position in range(header.field_count)]
     for name, position in header.positions.items():
         names[position] = name
@@ -237,10 +249,10 @@ def _read_csv(
     if surplus:
         names.append("surplus")
         wanted.append("surplus")
-    if as_text is not None and names[0] not in wanted:
+    if way.finds_remarks and names[0] not in wanted:
         wanted.append(names[0])
-    text = as_text or frozenset()
-    types = {name: TEXT if name in text else ARROW_TYPES.get(name, TEXT) for name in wanted} | {"combined": pa.string()}
+    types = {name: TEXT if name in way.as_text else ARROW_TYPES.get(name, TEXT) for name in wanted}
+    types["combined"] = pa.string()
     try:
         return pyarrow.csv.read_csv(
             pa.BufferReader(buffer),
@@ -266,10 +278,10 @@ def _unread(position: int) -> str:
     return f"unread {position}"
 
 
-def _refuse_odd_text(raw: pa.Table, header: Header, *, as_usual: bool) -> None:
-    """Refuse line feeds inside fields, a value in the surplus column, and blanks before a quote that are still there.
+def _refuse_odd_text(raw: pa.Table, header: Header, *, quotes_behind_blanks: bool) -> None:
+    """Refuse line feeds inside fields, a value in the surplus column, and quotes behind blanks if they may be there.
 
-    These may come before a field in quotes that Arrow has cut to pieces. In other columns they are no value at all.
+    These may begin a field that Arrow has cut to pieces. In columns that are not text they are not a value.
     """
     for name, column in zip(raw.column_names, raw.columns, strict=True):
         if column.type != TEXT:
@@ -277,7 +289,7 @@ def _refuse_odd_text(raw: pa.Table, header: Header, *, as_usual: bool) -> None:
         values = only_chunk(column).dictionary
         if pc.any(pc.match_substring(values, "\n")).as_py():
             raise RefusedError
-        if as_usual and name in ("station_id", "name"):
+        if quotes_behind_blanks:
             behind_blanks = (value.lstrip() for value in values.to_pylist() if value[:1].isspace())
             if any(value.startswith('"') for value in behind_blanks):
                 raise RefusedError

@@ -58,6 +58,13 @@ def test_the_line_makes_the_row_and_is_where_it_says(body, corrections):
         assert again == row
 
 
+def test_a_correction_of_an_empty_line_is_not_a_line():
+    body = f"{HEADER}\n{line()}\n\n".encode()
+    corrections = {3: line(bikes="7"), 4: line(bikes="8")}
+    assert rows(body, corrections)[0]["bikes"] == 3
+    assert winner(body, "15001", corrections).line_number == 2
+
+
 def test_of_repeats_the_latest_report_wins_and_of_equal_ones_the_last():
     old, new = (f"{AT_S - ago}|7200|-1" for ago in (60, 0))
     lines = [line(combined=new, bikes="1"), line(combined=new, bikes="2"), line(combined=old, bikes="3")]
