@@ -5,13 +5,12 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from wrm_pipeline.checks.results import ERROR, WARN, result
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.clock_repair import ClockTraces, find_traces
-
-SUMMARY_ASSET = "query_station_summary"
 
 
 @dg.asset_check(
-    asset=SUMMARY_ASSET,
+    asset=asset_names.STATION_SUMMARY,
     name="clock_was_not_ahead",
     description=(
         "No run and no tick is dated later than now: the clock was ahead once where one is. An error where sensors and "

@@ -7,6 +7,7 @@ minute: one look every five minutes makes one incident of a change of format, ho
 import dagster as dg
 
 from wrm_pipeline.checks.results import ERROR, result
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.drift import DRIFT_SHARE
 from wrm_pipeline.flows.drift import LOOK_BACK, look_for_drift
 from wrm_pipeline.resources.cache import RedisCacheResource
@@ -19,7 +20,7 @@ EXPLAINED_BY = "explained_by"
 
 
 @dg.asset_check(
-    asset="wrm_stations_dlq",
+    asset=asset_names.DEAD_LETTERS,
     name=FEED_CHECK,
     description=(
         f"Of no body of the newest {LOOK_BACK.seconds // 60} minutes, in raw/ or quarantine/, {DRIFT_SHARE:.0%} of the "

@@ -5,8 +5,8 @@ from datetime import date
 
 import dagster as dg
 
-from wrm_pipeline.checks.published import SUMMARY_ASSET
 from wrm_pipeline.checks.results import WARN, result
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, REFUSED, UNREADABLE, VANISHED, DayFindings
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.lake.findings import LakeFindings
@@ -28,7 +28,7 @@ _SAYS = {
     specs=[
         dg.AssetCheckSpec(
             RAW_CHECK,
-            asset=SUMMARY_ASSET,
+            asset=asset_names.STATION_SUMMARY,
             description=(
                 "Each raw object that a published day was made from is there, with the content that it had. Rows of "
                 "one that is not stay published; they leave only with `allow_shrink`."
@@ -36,7 +36,7 @@ _SAYS = {
         ),
         dg.AssetCheckSpec(
             FILES_CHECK,
-            asset=SUMMARY_ASSET,
+            asset=asset_names.STATION_SUMMARY,
             description=(
                 "The folders of partitions hold no Parquet file but ours, and ours can be read. What other writers "
                 "left there is taken over; one that holds rows which ours lacks, or nothing that can be rows, is left "

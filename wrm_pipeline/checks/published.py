@@ -14,6 +14,7 @@ from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.analytics.enhanced_files import known_problems
 from wrm_pipeline.checks.feed import EXPLAINED_BY, FEED_CHECK
 from wrm_pipeline.checks.results import ERROR, WARN, result
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date, partition_bounds
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
@@ -24,8 +25,6 @@ from wrm_pipeline.resources.lake import ClockResource, LakeResource
 
 # Dagster shows a check as not evaluated once its asset is materialized again without it. So these belong to the assets
 # that the analytics job makes, not to those of the minute.
-SUMMARY_ASSET = "query_station_summary"
-DEAD_LETTERS_ASSET = "wrm_stations_dlq"
 
 DEAD_SHARE_WARN = 0.01
 # Not blocking: the good rows of such a day are as good as any, and withholding them would lose them to readers. What is
@@ -53,7 +52,7 @@ FRESH_WARN, FRESH_ERROR = timedelta(minutes=5), timedelta(minutes=15)
 
 
 @dg.asset_check(
-    asset=DEAD_LETTERS_ASSET,
+    asset=asset_names.DEAD_LETTERS,
     name="dead_letter_share_is_low",
     description=(
         f"Of the newest day's lines (remarks aside) at most {DEAD_SHARE_WARN:.0%} could not become rows; more is odd, "
@@ -80,7 +79,7 @@ def dead_letter_share_is_low(lake: LakeResource) -> dg.AssetCheckResult:
     specs=[
         dg.AssetCheckSpec(
             "flag_shares_are_usual",
-            asset=SUMMARY_ASSET,
+            asset=asset_names.STATION_SUMMARY,
             description=(
                 "No flag is on more of the newest day's enhanced rows than usual: "
                 + ", ".join(f"{name} {share:.0%}" for name, share in FLAG_SHARE_WARN.items())
@@ -89,7 +88,7 @@ def dead_letter_share_is_low(lake: LakeResource) -> dg.AssetCheckResult:
         ),
         dg.AssetCheckSpec(
             "record_types_are_known",
-            asset=SUMMARY_ASSET,
+            asset=asset_names.STATION_SUMMARY,
             description=(
                 f"At most {UNKNOWN_SHARE_WARN:.0%} of the newest day's enhanced rows are neither station nor "
                 "free-standing bike. More hints at a new kind of id or name in the feed."
@@ -179,7 +178,7 @@ def check_record_types(day: str, file: ParquetParts | None) -> dg.AssetCheckResu
 
 
 @dg.asset_check(
-    asset=SUMMARY_ASSET,
+    asset=asset_names.STATION_SUMMARY,
     name="row_count_is_usual",
     description=(
         f"The newest day has between {ROWS_LOW:.0%} and {ROWS_HIGH:.0%} of the rows that the median of the "
@@ -225,7 +224,7 @@ def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetChec
 
 
 @dg.asset_check(
-    asset=SUMMARY_ASSET,
+    asset=asset_names.STATION_SUMMARY,
     name="enhanced_files_are_readable",
     description=(
         "Every day's enhanced file is a Parquet file with the pipeline's columns. One that is not is left out of the "
@@ -247,7 +246,7 @@ def enhanced_files_are_readable(lake: LakeResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset=SUMMARY_ASSET,
+    asset=asset_names.STATION_SUMMARY,
     name="today_is_fresh",
     description=(
         f"The newest published snapshot is at most {FRESH_WARN // timedelta(minutes=1)} minutes old; more than "

@@ -9,12 +9,11 @@ import dagster as dg
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.analytics.quality_tables import REFRESHES
 from wrm_pipeline.checks.results import WARN, result
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.business_rules import FLAG
 from wrm_pipeline.domain.profile import DAYS_COMPARED, DRIFT_HIGH, MIN_DAYS_COMPARED
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.resources.lake import LakeResource
-
-QUALITY_ASSET = "data_quality"
 
 # A rule fires more than usual above three times its median share of the days before, and above this many rows: rules
 # that never fire have a median of 0.
@@ -32,7 +31,7 @@ _NAMES = ("no_rule_fires_more_than_usual", "distributions_are_usual", "anomalies
     specs=[
         dg.AssetCheckSpec(
             _NAMES[0],
-            asset=QUALITY_ASSET,
+            asset=asset_names.QUALITY,
             description=(
                 f"On the newest day no business rule fires on more than {RULE_FACTOR:g} times its median share of rows "
                 f"of the {DAYS_COMPARED} days before, or on at most {RULE_MIN_HITS} rows. Needs {MIN_DAYS_COMPARED} "
@@ -41,7 +40,7 @@ _NAMES = ("no_rule_fires_more_than_usual", "distributions_are_usual", "anomalies
         ),
         dg.AssetCheckSpec(
             _NAMES[1],
-            asset=QUALITY_ASSET,
+            asset=asset_names.QUALITY,
             description=(
                 f"On the newest day that is over no column's distribution drifted by more than {DRIFT_HIGH} (PSI) from "
                 f"that of the {DAYS_COMPARED} days before. Look at quality_profile."
@@ -49,7 +48,7 @@ _NAMES = ("no_rule_fires_more_than_usual", "distributions_are_usual", "anomalies
         ),
         dg.AssetCheckSpec(
             _NAMES[2],
-            asset=QUALITY_ASSET,
+            asset=asset_names.QUALITY,
             description=(
                 f"On the newest day at most {ANOMALOUS_HOURS_WARN} station hours are anomalous. Look at "
                 "quality_anomalies, which says what was seen and what is usual."

@@ -2,15 +2,15 @@
 
 import dagster as dg
 
-from wrm_pipeline.checks.published import DEAD_LETTERS_ASSET
 from wrm_pipeline.checks.results import WARN, result
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.lake import LakeResource
 
 
 @dg.asset_check(
-    asset=DEAD_LETTERS_ASSET,
+    asset=asset_names.DEAD_LETTERS,
     name="spool_is_readable",
     description=(
         "All that is in the spool is a fetched body that can be delivered. What is not (no right to read it, a folder, "

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.snapshot import (
@@ -390,7 +391,7 @@ def _record_quarantined(
         report = replace(found, source_key=key, dead_rows=tuple(kept[:DRIFT_ROWS_KEPT]))
     DeadLetterQueue(store, layout).record(
         [report],
-        asset_name="wrm_stations_raw_data",
+        asset_name=asset_names.RAW,
         # Not the date of the fetch: the next free second may be tomorrow's.
         partition_date=folder_date(key.rpartition("/")[0]) or local_date(fetched_at),
         seen_at=fetched_at,

@@ -10,6 +10,7 @@ from datetime import date, datetime
 import pyarrow as pa
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout
@@ -37,14 +38,11 @@ from wrm_pipeline.flows.take_over import NOTHING, TakeOver, donors, must_fit, se
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue, Entries
 from wrm_pipeline.lake.object_store import ObjectStore
-from wrm_pipeline.lake.published_partitions import Published, PublishedPartitions
+from wrm_pipeline.lake.published_partitions import PartitionFile, Published, PublishedPartitions
 from wrm_pipeline.lake.raw_objects import RawDay
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
-
-# Who a dead letter of a row is from.
-PROCESSED_ASSET = "wrm_stations_processed_data_all"
 
 # Bodies that were read for their time and are held until their rows are wanted; a day of raw is 58 MB.
 HELD_BYTES = 64 * 2**20
@@ -95,6 +93,13 @@ class ProcessedPartition:
         if self.previous is None:
             raise AssertionError("without a build there is a published partition")
         return self.previous
+
+    def to_publish(self, *, allow_shrink: bool) -> PartitionFile | None:
+        """What is to be published; None where nothing changed."""
+        if self.build is None:
+            return None
+        data, rows = self.build.data, self.build.row_count
+        return PartitionFile(data, rows, self.rows_before, allow_shrink, self.take_over.superseded, self.set_aside)
 
 
 def raw_objects_of(raw: RawDay, entries: Entries, published: ParquetParts | None) -> list[RawObject]:
@@ -292,7 +297,7 @@ def process_partition(
         _log.warning("the feed has another format", dt=str(dt), bodies=len(drifts), drift=str(drifts[-1]))
     letters = queue.record(
         build.reports,
-        asset_name=PROCESSED_ASSET,
+        asset_name=asset_names.PROCESSED,
         partition_date=dt,
         seen_at=parsed_at,
         unreadable=entries.unreadable,
@@ -304,7 +309,7 @@ def _no_raw_data(store: ObjectStore, layout: Layout, dt: date, over: TakeOver) -
     beside = f" Files that are there cannot be taken over: {'; '.join(map(str, over.left))}." if over.left else ""
     return NoRawDataError(
         f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day that "
-        f"has raw data, or materialize wrm_stations_raw_data to fetch a snapshot of now.{beside}"
+        f"has raw data, or materialize {asset_names.RAW} to fetch a snapshot of now.{beside}"
     )
 
 
@@ -451,6 +456,13 @@ class EnhancedPartition:
     changed: bool
     take_over: TakeOver = NOTHING
     set_aside: bytes | None = None
+
+    def to_publish(self, *, allow_shrink: bool) -> PartitionFile | None:
+        """What is to be published; None where nothing changed."""
+        if not self.changed:
+            return None
+        data, rows = self.build.data, self.build.row_count
+        return PartitionFile(data, rows, self.rows_before, allow_shrink, self.take_over.superseded, self.set_aside)
 
 
 def enhance_partition(

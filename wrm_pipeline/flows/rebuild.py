@@ -12,7 +12,7 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import LineCounts
-from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.process import EnhancedPartition, ProcessedPartition, enhance_partition, process_partition
 from wrm_pipeline.flows.take_over import TakeOver
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
@@ -121,35 +121,21 @@ def rebuild_partition(
     )
     taken_over: dict[Layer, TakeOver] = {"processed": processed.take_over}
     replaced: list[Layer] = []
-    if processed.build is not None and "processed" in layers:
-        partitions.publish(
-            "processed",
-            dt,
-            processed.build.data,
-            rows_now=processed.build.row_count,
-            rows_before=processed.rows_before,
-            allow_shrink=allow_shrink or bool(moved),
-            superseded=processed.take_over.superseded,
-            set_aside=processed.set_aside,
-        )
-        written.append("processed")
-        replaced += ["processed"] if processed.set_aside is not None else []
+    may_shrink = allow_shrink or bool(moved)
+
+    def publish(layer: Layer, result: ProcessedPartition | EnhancedPartition) -> None:
+        file = result.to_publish(allow_shrink=may_shrink)
+        if file is not None:
+            partitions.publish(layer, dt, file)
+            written.append(layer)
+            replaced.extend([layer] if file.set_aside is not None else [])
+
+    if "processed" in layers:
+        publish("processed", processed)
     if "enhanced" in layers:
         enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now, allow_shrink=allow_shrink)
         taken_over["enhanced"] = enhanced.take_over
-        if enhanced.changed:
-            partitions.publish(
-                "enhanced",
-                dt,
-                enhanced.build.data,
-                rows_now=enhanced.build.row_count,
-                rows_before=enhanced.rows_before,
-                allow_shrink=allow_shrink or bool(moved),
-                superseded=enhanced.take_over.superseded,
-                set_aside=enhanced.set_aside,
-            )
-            written.append("enhanced")
-            replaced += ["enhanced"] if enhanced.set_aside is not None else []
+        publish("enhanced", enhanced)
     return RebuiltPartition(
         dt,
         tuple(written),

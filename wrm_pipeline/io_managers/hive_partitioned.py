@@ -1,7 +1,7 @@
 """`hive_partitioned_s3_io_manager`: a partition <-> one Parquet object in the object store, local or S3."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -11,45 +11,12 @@ from pydantic import PrivateAttr
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
-from wrm_pipeline.lake.object_store import ObjectInfo
-from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import told_on_failure, write_requests
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionFile:
-    """A partition that is ready to be published: the Parquet file, its rows, and the rows that it replaces.
-
-    `superseded` are keys of other writers' files whose rows are in it; `set_aside` is what it replaces and is not ours.
-    """
-
-    data: bytes
-    row_count: int
-    rows_before: int
-    allow_shrink: bool = False
-    superseded: tuple[str, ...] = ()
-    set_aside: bytes | None = None
-
-    def publish(self, partitions: PublishedPartitions, layer: str, dt: date) -> ObjectInfo:
-        """Replace the partition.
-
-        Raises:
-            PartitionWouldShrinkError: it would lose too many rows; nothing was written.
-        """
-        return partitions.publish(
-            layer,
-            dt,
-            self.data,
-            rows_now=self.row_count,
-            rows_before=self.rows_before,
-            allow_shrink=self.allow_shrink,
-            superseded=self.superseded,
-            set_aside=self.set_aside,
-        )
 
 
 class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
@@ -78,7 +45,7 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
         if not isinstance(obj, PartitionFile):
             previous = partitions.read(layer, dt)
             obj = _as_file(obj, previous.row_count if previous else 0, context.run_id)
-        info = obj.publish(partitions, layer, dt)
+        info = partitions.publish(layer, dt, obj)
         self._written[info.key] = obj.data
         context.add_output_metadata(
             {"path": dg.MetadataValue.path(self.lake.store.url(info.key)), "size_bytes": info.size_bytes}

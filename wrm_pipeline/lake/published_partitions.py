@@ -41,6 +41,27 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionFile:
+    """A partition that is ready to be published.
+
+    Attributes:
+        data: The Parquet file.
+        row_count: Its rows.
+        rows_before: The rows that it replaces.
+        allow_shrink: Whether someone has agreed that it may have fewer of them.
+        superseded: Keys of other writers' files whose rows are in it.
+        set_aside: What is under the key now and is not ours.
+    """
+
+    data: bytes
+    row_count: int
+    rows_before: int
+    allow_shrink: bool = False
+    superseded: tuple[str, ...] = ()
+    set_aside: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedPartitions:
     """Reads and replaces partitions; `layer` is `processed` or `enhanced`.
 
@@ -120,18 +141,7 @@ class PublishedPartitions:
         except (ValueError, OSError, LookupError, TypeError, zlib.error) as error:  # Arrow's own are among them
             return Published(None, data, f"{key} is not a Parquet file that can be read ({error})")
 
-    def publish(
-        self,
-        layer: str,
-        dt: date,
-        data: bytes,
-        *,
-        rows_now: int,
-        rows_before: int,
-        allow_shrink: bool,
-        superseded: Sequence[str] = (),
-        set_aside: bytes | None = None,
-    ) -> ObjectInfo:
+    def publish(self, layer: str, dt: date, file: PartitionFile) -> ObjectInfo:
         """Replace a partition by one atomic write.
 
         Before it, what is under the key and is not ours is kept below `superseded/` (`set_aside`); after it, files of
@@ -142,12 +152,12 @@ class PublishedPartitions:
             PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.
         """
         key = self.layout.partition_key(layer, dt)
-        check_shrink(f"{layer} dt={dt}", rows_now, rows_before, allow_shrink=allow_shrink)
-        if set_aside is not None:
-            self._keep(layer, dt, key, set_aside)
+        check_shrink(f"{layer} dt={dt}", file.row_count, file.rows_before, allow_shrink=file.allow_shrink)
+        if file.set_aside is not None:
+            self._keep(layer, dt, key, file.set_aside)
         metadata = {RUN_ID: self.run_id} if self.run_id else None
-        written = self.store.put(key, data, metadata=metadata, content_type="application/vnd.apache.parquet")
-        for other in superseded:
+        written = self.store.put(key, file.data, metadata=metadata, content_type="application/vnd.apache.parquet")
+        for other in file.superseded:
             self.supersede(layer, dt, other)
         return written
 

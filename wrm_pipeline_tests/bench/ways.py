@@ -98,13 +98,8 @@ def pipeline_way(lake: BenchLake) -> tuple[int, Counter[str]]:
     if processed.build is None or processed.dead_letters:
         raise AssertionError("a bench lake has clean snapshots, and there are new ones")
     partitions = PublishedPartitions(store, LAYOUT)
-    row_count = processed.build.row_count
-    before = processed.rows_before
-    partitions.publish(
-        "processed", DT, processed.build.data, rows_now=row_count, rows_before=before, allow_shrink=False
-    )
+    partitions.publish("processed", DT, processed.to_publish(allow_shrink=False))
     parts = ParquetParts.open(processed.build.data)
     enhanced = enhance_partition(parts, partitions, DT, area=DEFAULT_SERVICE_AREA, built_at=now)
-    data, before = enhanced.build.data, enhanced.rows_before
-    partitions.publish("enhanced", DT, data, rows_now=row_count, rows_before=before, allow_shrink=False)
+    partitions.publish("enhanced", DT, enhanced.to_publish(allow_shrink=False))
     return enhanced.build.row_count, store.requests

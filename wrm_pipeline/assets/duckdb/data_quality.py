@@ -16,6 +16,7 @@ from wrm_pipeline.analytics.quality_tables import QUALITY_TABLES
 from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, tables_schema
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.anomalies import DEFAULT_METHOD, ISOLATION_FOREST, ROBUST_Z
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
@@ -56,7 +57,7 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
     deps=[create_duckdb_enhanced_views],
     metadata={
         "dagster/column_schema": tables_schema(QUALITY_TABLES),
-        "dagster/column_lineage": column_lineage("data_quality"),
+        "dagster/column_lineage": column_lineage(asset_names.QUALITY),
     },
     group_name="quality",
     kinds={"duckdb", "table"},

@@ -8,6 +8,7 @@ from wrm_pipeline.analytics.materialized_views import MATERIALIZED_VIEWS, MV_DAI
 from wrm_pipeline.assets.duckdb.pictures import day_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, preview, tables_schema
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
@@ -16,7 +17,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     deps=[create_duckdb_enhanced_views],
     metadata={
         "dagster/column_schema": tables_schema(MATERIALIZED_VIEWS),
-        "dagster/column_lineage": column_lineage("create_materialized_views"),
+        "dagster/column_lineage": column_lineage(asset_names.MATERIALIZED_VIEWS),
     },
     group_name="analytics",
     kinds={"duckdb", "table"},

@@ -11,6 +11,7 @@ from wrm_pipeline.analytics.database import SCHEMA, query_arrow, stored_views
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
 from wrm_pipeline.clients.cache import ARROW, digest_of
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.lake.cached_objects import DAY_S
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import LakeResource
@@ -88,7 +89,7 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     io_manager_key="duckdb_io_manager",
-    metadata={"dagster/column_lineage": column_lineage("query_station_summary")},
+    metadata={"dagster/column_lineage": column_lineage(asset_names.STATION_SUMMARY)},
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],

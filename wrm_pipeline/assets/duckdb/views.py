@@ -9,6 +9,7 @@ from wrm_pipeline.analytics.database import SCHEMA, ViewSet, enhanced_views, sto
 from wrm_pipeline.analytics.enhanced_files import EnhancedFiles, describe_by, look_at_enhanced
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, table_schema
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.schemas import ENHANCED
 from wrm_pipeline.resources.lake import LakeResource
@@ -28,7 +29,7 @@ _SCHEMA = dg.TableSchema(
     io_manager_key="duckdb_hybrid_io_manager",
     metadata={
         "dagster/column_schema": _SCHEMA,
-        "dagster/column_lineage": column_lineage("create_duckdb_enhanced_views"),
+        "dagster/column_lineage": column_lineage(asset_names.VIEWS),
     },
     group_name="analytics",
     kinds={"duckdb"},

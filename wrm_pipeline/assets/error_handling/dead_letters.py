@@ -8,6 +8,7 @@ import dagster as dg
 from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.checks.dead_letters import check_letters, letters_check
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.dead_letters import STATUSES
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.resources.cache import RedisCacheResource
@@ -21,7 +22,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
     kinds={"json"},
     owners=["team:wrm"],
     tags={"layer": "dlq"},
-    check_specs=[letters_check("wrm_stations_dlq")],
+    check_specs=[letters_check(asset_names.DEAD_LETTERS)],
     description=(
         "What is in the dead-letter queue now: rows and bodies that could not be published, by date, error and status. "
         "`pending_reprocessing` waits for the job `reprocess_dlq`, a corrected line (`wrm dlq correct`) or a new "

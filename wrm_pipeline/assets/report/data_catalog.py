@@ -14,6 +14,7 @@ from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_vi
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.presentation import arrow_table_schema, markdown_table
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made
@@ -50,7 +51,7 @@ def data_catalog(
 ) -> dg.MaterializeResult[None]:
     """Look, describe, write."""
     assets = [_as_of_now(context, lake, asset) for asset in asset_graph.assets]
-    assets = [replace(a, refreshed_at=clock.now()) if a.name == "data_catalog" else a for a in assets]
+    assets = [replace(a, refreshed_at=clock.now()) if a.name == asset_names.CATALOG else a for a in assets]
     with lake.database.refresh() as connection:
         catalog = build_catalog(describe_database(connection, lake.partitions.newest("enhanced")), assets, MEANINGS)
         write_catalog(connection, catalog)

@@ -9,7 +9,7 @@ from wrm_pipeline.assets.report.data_catalog import data_catalog
 @dg.asset(
     deps=[data_catalog],
     io_manager_key="duckdb_s3_io_manager",
-    group_name="analytics",
+    group_name="reports",
     kinds={"duckdb", "s3"},
     owners=["team:wrm"],
     tags={"layer": "analytics"},

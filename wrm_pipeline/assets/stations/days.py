@@ -24,7 +24,7 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.partition_build import RULES_VERSION
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
-from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
+from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.partitions import no_day_given
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import write_requests
@@ -170,7 +170,7 @@ def publish_day(task: DayTask) -> dict[str, Any]:
         raise UnsoundDayError(f"{built.check.check_name} does not hold. {built.check.description}")
     metadata = dict(built.metadata)
     if built.file is not None:
-        info = built.file.publish(lake.partitions, task.layer, task.dt)
+        info = lake.partitions.publish(task.layer, task.dt, built.file)
         metadata |= {"path": dg.MetadataValue.path(lake.store.url(info.key)), "size_bytes": info.size_bytes}
     return metadata | write_requests()
 

@@ -16,37 +16,36 @@ from wrm_pipeline.assets.stations.days import (
     nothing_to_do,
     publish_days,
 )
-from wrm_pipeline.assets.stations.processed_all import NAME as PROCESSED_NAME
 from wrm_pipeline.assets.stations.processed_all import BuildConfig
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
 from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS
 from wrm_pipeline.flows.process import enhance_partition
-from wrm_pipeline.io_managers.hive_partitioned import PartitionFile, read_published
+from wrm_pipeline.io_managers.hive_partitioned import read_published
+from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.lake.raw_objects import RawDay
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 from wrm_pipeline.resources.workers import WorkersResource
 
-NAME = "wrm_stations_enhanced_data_all"
-
 
 @dg.asset(
-    name=NAME,
-    ins={"processed": dg.AssetIn(PROCESSED_NAME)},
+    name=asset_names.ENHANCED,
+    ins={"processed": dg.AssetIn(asset_names.PROCESSED)},
     partitions_def=daily_partitions,
     io_manager_key="hive_partitioned_s3_io_manager",
-    check_specs=[enhanced_check(NAME)],
+    check_specs=[enhanced_check(asset_names.ENHANCED)],
     freshness_policy=dg.FreshnessPolicy.time_window(
         fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5)
     ),
     metadata={
         "layer": "enhanced",
         "dagster/column_schema": table_schema(ENHANCED),
-        "dagster/column_lineage": column_lineage(NAME),
+        "dagster/column_lineage": column_lineage(asset_names.ENHANCED),
     },
     group_name="stations",
     kinds={"python", "arrow", "parquet"},
@@ -82,7 +81,7 @@ def wrm_stations_enhanced_data_all(
             )
     except NothingToDoError as nothing:
         context.log.info("Nothing to do: %s", nothing)
-        metadata, found = nothing_to_do(enhanced_check(NAME).name, str(nothing))
+        metadata, found = nothing_to_do(enhanced_check(asset_names.ENHANCED).name, str(nothing))
         yield dg.Output(None, metadata=metadata)
         yield found
         return
@@ -107,7 +106,7 @@ def enhance_published_day(lake: LakeResource, dt: date, order: BuildOrder) -> Bu
     return _enhance(lake, processed, dt, order)
 
 
-THEN = NextLayer("enhanced", enhance_published_day, dg.AssetKey(NAME))
+THEN = NextLayer("enhanced", enhance_published_day, dg.AssetKey(asset_names.ENHANCED))
 
 
 def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: BuildOrder) -> BuiltDay:
@@ -122,14 +121,6 @@ def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: Build
     )
     build = result.build
     file = ParquetParts.open(build.data)
-    to_publish = PartitionFile(
-        build.data,
-        build.row_count,
-        result.rows_before,
-        order.allow_shrink,
-        result.take_over.superseded,
-        result.set_aside,
-    )
     metadata: dict[str, Any] = {
         "unchanged": not result.changed,
         "rows_in": processed.row_count,
@@ -143,4 +134,4 @@ def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: Build
     if build.row_count:
         metadata["preview"] = preview(next(file.read_groups(0, 1)))
     check = check_enhanced(dt.isoformat(), processed.row_count, file)
-    return BuiltDay(to_publish if result.changed else None, metadata, check)
+    return BuiltDay(result.to_publish(allow_shrink=order.allow_shrink), metadata, check)

@@ -26,18 +26,17 @@ from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks.results import publish_if_sound
 from wrm_pipeline.checks.stations import check_processed, processed_check
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import LineCounts
-from wrm_pipeline.flows.process import PROCESSED_ASSET, NoRawDataError, ProcessedPartition, process_partition
-from wrm_pipeline.io_managers.hive_partitioned import PartitionFile
+from wrm_pipeline.flows.process import NoRawDataError, ProcessedPartition, process_partition
+from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
 from wrm_pipeline.resources.workers import WorkersResource
-
-NAME = PROCESSED_ASSET
 
 
 class BuildConfig(dg.Config):
@@ -50,11 +49,11 @@ class BuildConfig(dg.Config):
 
 
 @dg.asset(
-    name=NAME,
+    name=asset_names.PROCESSED,
     deps=[wrm_stations_raw_data],
     partitions_def=daily_partitions,
     io_manager_key="hive_partitioned_s3_io_manager",
-    check_specs=[processed_check(NAME)],
+    check_specs=[processed_check(asset_names.PROCESSED)],
     # Of any day: `today_is_fresh` (on the enhanced rows) is about today.
     freshness_policy=dg.FreshnessPolicy.time_window(
         fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5)
@@ -62,7 +61,7 @@ class BuildConfig(dg.Config):
     metadata={
         "layer": "processed",
         "dagster/column_schema": table_schema(PROCESSED),
-        "dagster/column_lineage": column_lineage(NAME),
+        "dagster/column_lineage": column_lineage(asset_names.PROCESSED),
     },
     group_name="stations",
     kinds={"python", "arrow", "parquet"},
@@ -100,7 +99,7 @@ def wrm_stations_processed_data_all(
             built = process_day(lake, days[0], order, cache.client)
     except NothingToDoError as nothing:
         context.log.info("Nothing to do: %s", nothing)
-        metadata, found = nothing_to_do(processed_check(NAME).name, str(nothing))
+        metadata, found = nothing_to_do(processed_check(asset_names.PROCESSED).name, str(nothing))
         yield dg.Output(None, metadata=metadata)
         yield found
         return
@@ -126,19 +125,13 @@ def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = 
         )
     except NoRawDataError as error:
         raise NothingToDoError(str(error)) from error
-    file, to_publish = result.file, None
-    if result.build is not None:
-        to_publish = PartitionFile(
-            result.build.data,
-            result.build.row_count,
-            result.rows_before,
-            order.allow_shrink,
-            result.take_over.superseded,
-            result.set_aside,
-        )
-    rows = result.build.row_count if result.build else result.rows_before
+    file = result.file
     metadata = {**_metadata(result, file), **requests_made()}
-    return BuiltDay(to_publish, metadata, check_processed(dt.isoformat(), rows, result.manifest, file))
+    return BuiltDay(
+        result.to_publish(allow_shrink=order.allow_shrink),
+        metadata,
+        check_processed(dt.isoformat(), file.row_count, result.manifest, file),
+    )
 
 
 def _metadata(result: ProcessedPartition, file: ParquetParts) -> dict[str, Any]:

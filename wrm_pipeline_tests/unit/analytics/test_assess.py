@@ -14,7 +14,7 @@ from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.domain.business_rules import business_rules
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.flows.process import enhance_partition, process_partition
-from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, snapshot
 
@@ -47,7 +47,7 @@ def build_day(lake: Lake, dt: date = DAY) -> None:
     enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=at)
     for layer, build in (("processed", processed.build), ("enhanced", enhanced.build)):
         assert build is not None
-        partitions.publish(layer, dt, build.data, rows_now=build.row_count, rows_before=0, allow_shrink=False)
+        partitions.publish(layer, dt, PartitionFile(build.data, build.row_count, 0))
 
 
 def put_day(lake: Lake, dt: date, count: int = 2, first: int = 0) -> None:

@@ -32,7 +32,7 @@ from wrm_pipeline.analytics.database import (
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
 from wrm_pipeline.flows.process import enhance_partition, process_partition
-from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions
 from wrm_pipeline_tests.fixtures.lake import DAY, Lake
 
 VIEWS = ["wrm_bikes_only", "wrm_stations_enhanced_data", "wrm_stations_latest", "wrm_stations_only"]
@@ -68,10 +68,10 @@ def publish_day(lake: Lake, dt: date, snapshots: int = 2) -> None:
     lake.put_day(snapshots, dt=dt)
     partitions = PublishedPartitions(lake.store, lake.layout)
     built = process_partition(lake.store, lake.layout, dt, parsed_at=NOW, full_rebuild=True).build
-    partitions.publish("processed", dt, built.data, rows_now=1, rows_before=0, allow_shrink=True)
+    partitions.publish("processed", dt, PartitionFile(built.data, 1, 0, allow_shrink=True))
     processed = partitions.read("processed", dt)
     build = enhance_partition(processed, partitions, dt, area=DEFAULT_SERVICE_AREA, built_at=NOW).build
-    partitions.publish("enhanced", dt, build.data, rows_now=1, rows_before=0, allow_shrink=True)
+    partitions.publish("enhanced", dt, PartitionFile(build.data, 1, 0, allow_shrink=True))
 
 
 def refresh_views(lake: Lake, database: AnalyticsDatabase) -> None:

@@ -280,24 +280,21 @@ class Comparison:
         result = process_partition(
             self.lake.store, layout, dt, parsed_at=at, full_rebuild=False, allow_shrink=allow_shrink
         )
-        from wrm_pipeline.lake.published_partitions import PublishedPartitions
+        from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions
 
         partitions = PublishedPartitions(self.lake.store, layout)
         if result.build is not None:
             partitions.publish(
                 "processed",
                 dt,
-                result.build.data,
-                rows_now=result.build.row_count,
-                rows_before=result.rows_before,
-                allow_shrink=allow_shrink,
+                PartitionFile(result.build.data, result.build.row_count, result.rows_before, allow_shrink),
             )
         if enhanced:
             done = enhance_partition(
                 partitions.read("processed", dt), partitions, dt, area=DEFAULT_SERVICE_AREA, built_at=at
             )
             rows = done.build.row_count
-            partitions.publish("enhanced", dt, done.build.data, rows_now=rows, rows_before=0, allow_shrink=allow_shrink)
+            partitions.publish("enhanced", dt, PartitionFile(done.build.data, rows, 0, allow_shrink))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from wrm_pipeline.clients.errors import ExternalError, UnexpectedAnswerError
 from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
 from wrm_pipeline.flows.take_over import remove_expired
-from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
+from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline_tests.fixtures.lake import DAY, Lake, WatchedStore
 
 KEY = "bike-data/gen_info/processed/all/dt=2025-08-21/all_processed_20250821_000000.parquet"
@@ -28,7 +28,7 @@ def partitions(lake: Lake) -> PublishedPartitions:
 
 
 def publish(partitions, rows, *, before=0, allow_shrink=False, layer="processed", dt=DAY):
-    return partitions.publish(layer, dt, parquet(rows), rows_now=rows, rows_before=before, allow_shrink=allow_shrink)
+    return partitions.publish(layer, dt, PartitionFile(parquet(rows), rows, before, allow_shrink))
 
 
 def test_a_partition_that_was_never_published_is_none(partitions):
@@ -70,9 +70,7 @@ def test_what_is_superseded_moves_after_the_write_and_keeps_its_bytes(partitions
     nested = f"{KEY.rpartition('/')[0]}/hour=13/part-0.parquet"
     lake.store.put(STRAY, parquet(1))
     lake.store.put(nested, parquet(2))
-    partitions.publish(
-        "processed", DAY, parquet(3), rows_now=3, rows_before=0, allow_shrink=False, superseded=(STRAY, nested)
-    )
+    partitions.publish("processed", DAY, PartitionFile(parquet(3), 3, 0, superseded=(STRAY, nested)))
     folder = "bike-data/gen_info/superseded/processed/dt=2025-08-21/"
     assert lake.keys() == sorted([KEY, folder + STRAY.rpartition("/")[2], f"{folder}hour=13/part-0.parquet"])
     assert lake.store.get(folder + STRAY.rpartition("/")[2]) == parquet(1)
@@ -82,11 +80,11 @@ def test_what_is_superseded_moves_after_the_write_and_keeps_its_bytes(partitions
 def test_a_crash_on_the_way_loses_nothing_and_is_made_good(lake, fails_at):
     lake.store.put(STRAY, parquet(1))
     failing = WatchedStore(lake.store, fails=lambda operation, _key: operation == fails_at)
-    arguments = {"rows_now": 3, "rows_before": 0, "allow_shrink": False, "superseded": (STRAY,)}
+    file = PartitionFile(parquet(3), 3, 0, superseded=(STRAY,))
     with pytest.raises(ExternalError):
-        PublishedPartitions(failing, lake.layout).publish("processed", DAY, parquet(3), **arguments)
+        PublishedPartitions(failing, lake.layout).publish("processed", DAY, file)
     assert lake.store.get(STRAY) == parquet(1)
-    PublishedPartitions(lake.store, lake.layout).publish("processed", DAY, parquet(3), **arguments)
+    PublishedPartitions(lake.store, lake.layout).publish("processed", DAY, file)
     assert lake.store.stat(STRAY) is None
     assert [lake.store.get(key) for key in lake.keys("superseded/")] == [parquet(1)]
 
@@ -104,9 +102,7 @@ def test_what_is_under_the_key_and_not_ours_is_kept_before_it_is_replaced(partit
     found = partitions.find("processed", DAY)
     assert (found.parts, found.set_aside) == (None, b"PAR1 of old")
     assert "not a Parquet file" in found.problem
-    partitions.publish(
-        "processed", DAY, parquet(3), rows_now=3, rows_before=0, allow_shrink=False, set_aside=found.set_aside
-    )
+    partitions.publish("processed", DAY, PartitionFile(parquet(3), 3, 0, set_aside=found.set_aside))
     (kept,) = lake.keys("superseded/")
     assert lake.store.get(kept) == b"PAR1 of old"
     assert lake.store.get(KEY) == parquet(3)
