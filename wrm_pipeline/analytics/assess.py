@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, make_way
-from wrm_pipeline.analytics.quality_tables import (
+from wrm_pipeline.analytics.registry import Table
+from wrm_pipeline.analytics.registry.quality import (
     ACCOUNTING,
     ANOMALIES,
     PROFILE,
@@ -22,7 +23,6 @@ from wrm_pipeline.analytics.quality_tables import (
     RULE_HITS,
     RULES,
     STATION_HOURS,
-    TableDefinition,
 )
 from wrm_pipeline.domain import anomalies, profile
 from wrm_pipeline.domain.anomalies import find_anomalies, last_counts, station_hours
@@ -100,11 +100,11 @@ def assess(
         connection.begin()
         for table in QUALITY_TABLES:
             make_way(connection, table.name, "BASE TABLE", [column.name for column in table.columns])
-            connection.execute(table.create_sql(SCHEMA))
+            connection.execute(f'CREATE TABLE IF NOT EXISTS {SCHEMA}."{table.name}" ({table.columns_sql})')
         _write_rules(connection, area)
         for day in removed:
             for table in QUALITY_TABLES:
-                if table.by_day:
+                if table is not RULES:
                     connection.execute(f"DELETE FROM {SCHEMA}.{table.name} WHERE dt = ?", [day])
         for day in chosen:
             rows = _assess_day(connection, partitions, day, area=area, method=method)
@@ -297,7 +297,7 @@ def _profile_rows(connection: "duckdb.DuckDBPyConnection", rows: pa.Table, day: 
 
 def _replace(
     connection: "duckdb.DuckDBPyConnection",
-    table: TableDefinition,
+    table: Table,
     day: date,
     rows: "Sequence[Mapping[str, Any]] | pd.DataFrame",
 ) -> None:
@@ -307,7 +307,7 @@ def _replace(
 
 
 def _insert(
-    connection: "duckdb.DuckDBPyConnection", table: TableDefinition, rows: "Sequence[Mapping[str, Any]] | pd.DataFrame"
+    connection: "duckdb.DuckDBPyConnection", table: Table, rows: "Sequence[Mapping[str, Any]] | pd.DataFrame"
 ) -> None:
     if not len(rows):
         return

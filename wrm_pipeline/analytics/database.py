@@ -37,7 +37,9 @@ from wrm_pipeline.analytics.database_files import (
     set_aside_logs,
     take_over_rights,
 )
-from wrm_pipeline.analytics.enhanced_views import SCHEMA, ViewSet, enhanced_views
+from wrm_pipeline.analytics.enhanced_views import ViewSet, enhanced_views
+from wrm_pipeline.analytics.registry.model import SCHEMA
+from wrm_pipeline.analytics.registry.views import VIEW_DEFINITIONS
 from wrm_pipeline.clients.interruptible import interruptible
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret, scrub
 
@@ -66,7 +68,7 @@ __all__ = [
 # A macro by which a database of this pipeline is known.
 _SIGNATURE = "written_by"
 # Where the views' SQL is kept.
-_DEFINITIONS = "view_definitions"
+_DEFINITIONS = VIEW_DEFINITIONS.name
 
 # Of a VPS with 4 GB; DuckDB's own default is 80 % of the machine, whatever else runs on it.
 MEMORY_LIMIT = "1GB"
@@ -479,10 +481,7 @@ def create_views(connection: "duckdb.DuckDBPyConnection", views: ViewSet, *, ref
         make_way(connection, name, "VIEW", None if name in ours else ())
         connection.execute(f"CREATE OR REPLACE VIEW {SCHEMA}.{name} AS {definition}")
     make_way(connection, _DEFINITIONS, "BASE TABLE")
-    connection.execute(
-        f"CREATE OR REPLACE TABLE {SCHEMA}.{_DEFINITIONS} "
-        "(view_name VARCHAR, definition VARCHAR, refreshed_at TIMESTAMPTZ)"
-    )
+    connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{_DEFINITIONS} ({VIEW_DEFINITIONS.columns_sql})")
     connection.executemany(
         f"INSERT INTO {SCHEMA}.{_DEFINITIONS} VALUES (?, ?, ?)",
         [[name, definition, refreshed_at] for name, definition in views.definitions.items()],

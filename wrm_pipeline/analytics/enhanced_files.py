@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase
-from wrm_pipeline.analytics.enhanced_views import FileGroup, escaped, missing_columns, sql_type
+from wrm_pipeline.analytics.enhanced_views import FileGroup, escaped, missing_columns
+from wrm_pipeline.analytics.registry.types import sql_type
 from wrm_pipeline.clients.daemon_threads import DaemonThreads
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema

@@ -8,27 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-import pyarrow as pa
-
+from wrm_pipeline.analytics.registry.types import sql_type
+from wrm_pipeline.analytics.registry.views import BIKES_ONLY, ENHANCED_DATA, NEWEST, STATIONS_LATEST, STATIONS_ONLY
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
-
-SCHEMA = "wrm_analytics"
 
 # Columns that parser version 1 did not write, and what its rows hold in them.
 LATER_COLUMNS = {"feed": "'ucl'", "count_capped": "false"}
 
 _HIVE_PART = re.compile(r"([^=/]+)=[^/]*")
 _DT_OF_PATH = "CAST(regexp_extract(filename, '/dt=([0-9-]{10})/[^/]*$', 1) AS DATE)"
-
-_SQL_TYPES = {
-    "string": "VARCHAR",
-    "timestamp[us, tz=UTC]": "TIMESTAMP WITH TIME ZONE",
-    "int32": "INTEGER",
-    "int16": "SMALLINT",
-    "double": "DOUBLE",
-    "bool": "BOOLEAN",
-    "date32[day]": "DATE",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +33,6 @@ class FileGroup:
 
     paths: tuple[str, ...]
     missing: frozenset[str] = frozenset()
-
-
-def sql_type(arrow_type: pa.DataType) -> str:
-    """DuckDB's name of a column type of ours."""
-    return _SQL_TYPES[str(arrow_type)]
 
 
 def missing_columns(columns: Mapping[str, str]) -> tuple[frozenset[str], str]:
@@ -84,28 +67,9 @@ def enhanced_views(files: str | Sequence[FileGroup], newest: date | None) -> Vie
         everything = " UNION ALL ".join(
             _select([escaped(path) for path in group.paths], group.missing, group.paths[0]) for group in files
         )
-    name = f"{SCHEMA}.wrm_stations_enhanced_data"
-    # A literal date: DuckDB reads every file for max(dt) or current_date, and one file for this.
-    of_day = f"dt = DATE '{newest or date(1970, 1, 1)}' AND record_type = 'station'"
-    return ViewSet(
-        {
-            "wrm_stations_enhanced_data": everything,
-            "wrm_stations_only": f"SELECT * FROM {name} WHERE record_type = 'station'",
-            "wrm_bikes_only": f"SELECT * FROM {name} WHERE record_type = 'bike'",
-            # A join, and half the time of QUALIFY row_number() … = 1, which an ORDER BY … LIMIT around it turns into
-            # an internal error (DuckDB 1.5.5, top_n_window_elimination). A station has one row in a snapshot.
-            # Snapshots later than now are of a clock that was ahead, and not the latest of anything yet.
-            "wrm_stations_latest": (
-                f"SELECT found.* FROM {name} AS found JOIN "
-                f"(SELECT station_id, max(file_timestamp) AS file_timestamp FROM {name} WHERE {of_day} "
-                "AND file_timestamp <= now() + INTERVAL 5 MINUTE GROUP BY ALL) "
-                "AS newest ON found.station_id = newest.station_id AND found.file_timestamp = newest.file_timestamp "
-                f"WHERE found.{of_day} "
-                "ORDER BY found.station_id"  # else in no order, and the catalog's samples are others each time
-            ),
-        },
-        newest,
-    )
+    newest_date = str(newest or date(1970, 1, 1))
+    others = {view.name: view.sql.replace(NEWEST, newest_date) for view in (STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST)}
+    return ViewSet({ENHANCED_DATA.name: everything, **others}, newest)
 
 
 def _nothing() -> str:

@@ -8,16 +8,12 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, make_way
-from wrm_pipeline.analytics.materialized_views import (
-    BY_DAY,
-    MATERIALIZED_VIEWS,
-    MV_REFRESHES,
-    OF_NOW,
-    PREPARED,
-    PROFILE_DAYS,
-    SOURCE_COLUMNS,
-    MaterializedView,
-)
+from wrm_pipeline.analytics.registry import Table, tables_of
+from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS, MV_REFRESHES
+from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS, PROFILE_DAYS
+from wrm_pipeline.analytics.registry.staging import SOURCE_COLUMNS, STAGING_SQL
+from wrm_pipeline.analytics.registry.types import short_type
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import folder_date
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.logs import get_logger
@@ -48,7 +44,7 @@ class RefreshPlan:
 
     write: Mapping[Part, str]
     drop: frozenset[Part]
-    recreate: tuple[MaterializedView, ...]
+    recreate: tuple[Table, ...]
     newest: date | None
 
     @property
@@ -114,10 +110,10 @@ def plan_refresh(connection: "duckdb.DuckDBPyConnection", published: Mapping[dat
     columns: dict[str, list[tuple[str, str]]] = {}
     sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE schema_name = ? ORDER BY column_index"
     for table, column, sql_type in connection.execute(sql, [SCHEMA]).fetchall():
-        columns.setdefault(table, []).append((column, _SHORT_TYPES.get(sql_type, sql_type)))
+        columns.setdefault(table, []).append((column, short_type(sql_type)))
     recreate = tuple(
         view
-        for view in MATERIALIZED_VIEWS
+        for view in tables_of(asset_names.MATERIALIZED_VIEWS)
         if columns.get(view.name) != [(column.name, column.type) for column in view.columns]
     )
     held: dict[Part, str] = {}
@@ -129,25 +125,28 @@ def plan_refresh(connection: "duckdb.DuckDBPyConnection", published: Mapping[dat
     return RefreshPlan(
         write={part: source for part, source in wanted.items() if held.get(part) != source},
         drop=frozenset(part for part in held if part not in wanted),
-        recreate=MATERIALIZED_VIEWS if MV_REFRESHES in recreate else recreate,
+        recreate=tables_of(asset_names.MATERIALIZED_VIEWS) if MV_REFRESHES in recreate else recreate,
         newest=max(published, default=None),
     )
 
 
-_SHORT_TYPES = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
+def version_of(view: Table) -> str:
+    """Changes with the SQL and the columns: rows of another version were made by another rule."""
+    made_by = (view.columns_sql, view.sql, sorted(STAGING_SQL.items()))
+    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
 
 
 def _sources(published: Mapping[date, str]) -> dict[Part, str]:
     """What each part is to be made from: the published object, or objects, and the view's version."""
     days = sorted(published)
     sources: dict[Part, str] = {}
-    for view in BY_DAY:
+    for view in DAILY_VIEWS:
         for dt in days[-view.kept_days :] if view.kept_days else days:
-            sources[view.name, dt] = f"{published[dt]} {view.version}"
+            sources[view.name, dt] = f"{published[dt]} {version_of(view)}"
     # The profile of mv_rebalancing is made from the days before the newest.
     recent = repr([(dt, published[dt]) for dt in days if (days[-1] - dt).days <= PROFILE_DAYS])
     recent_id = hashlib.sha256(recent.encode()).hexdigest()[:16]
-    return sources | {(view.name, None): f"{recent_id} {view.version}" for view in OF_NOW}
+    return sources | {(view.name, None): f"{recent_id} {version_of(view)}" for view in LATEST_VIEWS}
 
 
 def _apply(
@@ -159,7 +158,7 @@ def _apply(
     """Do what is planned; gives the days whose object cannot be read."""
     for view in plan.recreate:
         make_way(connection, view.name, "BASE TABLE")
-        connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{view.name} ({view.create_sql})")
+        connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{view.name} ({view.columns_sql})")
     for name, dt in plan.drop:
         _delete(connection, name, dt)
     loaded, unreadable = None, list[date]()
@@ -167,11 +166,11 @@ def _apply(
         readable = _load(connection, partitions, dt, must=dt == plan.newest)
         loaded = dt if readable else None
         unreadable += [] if readable else [dt]
-        for view in BY_DAY:
+        for view in DAILY_VIEWS:
             if (view.name, dt) in plan.write:
                 sql = view.sql if readable else None
                 _write(connection, (view.name, dt), sql, plan.write[view.name, dt], refreshed_at)
-    outdated = [view for view in OF_NOW if (view.name, None) in plan.write]
+    outdated = [view for view in LATEST_VIEWS if (view.name, None) in plan.write]
     if outdated and plan.newest is not None and loaded != plan.newest:
         _load(connection, partitions, plan.newest, must=True)
     for view in outdated:
@@ -201,7 +200,7 @@ def _load(connection: "duckdb.DuckDBPyConnection", partitions: PublishedPartitio
     connection.register("incoming_rows", rows)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE day_rows AS SELECT *, DATE '{dt}' AS dt FROM incoming_rows")
     connection.unregister("incoming_rows")
-    for name, sql in PREPARED.items():
+    for name, sql in STAGING_SQL.items():
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
     return True
 
@@ -231,4 +230,4 @@ def _delete(connection: "duckdb.DuckDBPyConnection", name: str, dt: date | None)
 def _row_counts(connection: "duckdb.DuckDBPyConnection") -> dict[str, int]:
     sql = f"SELECT table_name, sum(rows)::BIGINT FROM {SCHEMA}.{MV_REFRESHES.name} GROUP BY table_name"
     counts = dict(connection.execute(sql).fetchall())
-    return {view.name: counts.get(view.name, 0) for view in (*OF_NOW, *BY_DAY)}
+    return {view.name: counts.get(view.name, 0) for view in (*LATEST_VIEWS, *DAILY_VIEWS)}

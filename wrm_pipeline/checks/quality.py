@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
-from wrm_pipeline.analytics.quality_tables import REFRESHES
+from wrm_pipeline.analytics.registry.quality import REFRESHES
 from wrm_pipeline.checks.results import WARN, result
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.business_rules import FLAG

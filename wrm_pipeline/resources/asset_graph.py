@@ -21,16 +21,10 @@ class AssetGraph:
 
 
 def _facts(spec: dg.AssetSpec) -> AssetFacts:
-    lineage = spec.metadata.get("dagster/column_lineage")
-    deps = getattr(lineage, "value", lineage)
     return AssetFacts(
         name=spec.key.path[-1],
         description=spec.description or "",
         layer=spec.tags.get("layer", spec.group_name or ""),
         owner=", ".join(owner.removeprefix("team:") for owner in spec.owners),
         sources=tuple(dep.asset_key.path[-1] for dep in spec.deps),
-        column_sources={
-            column: tuple(f"{dep.asset_key.path[-1]}.{dep.column_name}" for dep in sources)
-            for column, sources in (deps.deps_by_column.items() if deps else ())
-        },
     )

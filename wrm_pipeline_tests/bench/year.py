@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views, query_arrow, write_table
-from wrm_pipeline.analytics.materialize import published_days, refresh_materialized_views
-from wrm_pipeline.analytics.materialized_views import BY_DAY
-from wrm_pipeline.assets.duckdb import station_summary
+from wrm_pipeline.analytics.materialize import published_days, refresh_materialized_views, version_of
+from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
+from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS
 from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.flows.process import enhance_partition, process_partition
@@ -67,7 +67,7 @@ def fill(lake: BenchLake) -> dict[str, Any]:
 def _add_weeks(connection: Any, published: dict[date, str]) -> None:
     """What the refresh of the earlier weeks gives, without the minutes that it takes: the first one's rows, shifted."""
     weeks = -(-len(published) // 7)
-    for view in BY_DAY:
+    for view in DAILY_VIEWS:
         instants = [column.name for column in view.columns if column.type == "TIMESTAMPTZ"]
         for week in range(1, weeks):
             moved = "".join(f", {name} - INTERVAL {7 * week} DAY AS {name}" for name in instants)
@@ -79,7 +79,7 @@ def _add_weeks(connection: Any, published: dict[date, str]) -> None:
             )
         connection.executemany(
             f"INSERT INTO wrm_analytics.mv_refreshes SELECT '{view.name}', ?, now(), 0, ?",
-            [[dt, f"{published[dt]} {view.version}"] for dt in sorted(published) if (NEWEST - dt).days > 7],
+            [[dt, f"{published[dt]} {version_of(view)}"] for dt in sorted(published) if (NEWEST - dt).days > 7],
         )
 
 
@@ -163,7 +163,7 @@ def _refresh(database: AnalyticsDatabase, store: LocalObjectStore) -> None:
     if done.days_refreshed != (NEWEST,):
         raise AssertionError(f"{done.days_refreshed} were refreshed, and only {NEWEST} had changed")
     with database.reading() as connection:
-        summary = query_arrow(connection, station_summary._SQL, [str(NEWEST)])
+        summary = query_arrow(connection, STATION_SUMMARY.sql, [str(NEWEST)])
     with database.refresh() as connection:
         write_table(connection, "query_station_summary", summary)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from wrm_pipeline.analytics.materialized_views import MATERIALIZED_VIEWS
+from wrm_pipeline.analytics.registry import tables_of
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.history import History
 from wrm_pipeline_tests.fixtures.lake import Lake
@@ -35,7 +36,8 @@ def test_there_are_a_dozen_questions_and_each_has_its_query():
     assert len(QUESTIONS) >= 12
     assert len(QUESTIONS) == PAGE.count("```sql")
     used = "".join(QUESTIONS.values())
-    assert all(f"wrm_analytics.{view.name}" in used for view in MATERIALIZED_VIEWS if view.name != "mv_city_hourly")
+    tables = {view.name for view in tables_of(asset_names.MATERIALIZED_VIEWS)} - {"mv_city_hourly"}
+    assert all(f"wrm_analytics.{name}" in used for name in tables)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

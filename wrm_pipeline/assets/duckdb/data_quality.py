@@ -12,7 +12,7 @@ import pyarrow as pa
 from wrm_pipeline.analytics.assess import assess
 from wrm_pipeline.analytics.data_contract import data_contract
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
-from wrm_pipeline.analytics.quality_tables import QUALITY_TABLES
+from wrm_pipeline.analytics.registry import tables_of
 from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, tables_schema
@@ -56,7 +56,7 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     metadata={
-        "dagster/column_schema": tables_schema(QUALITY_TABLES),
+        "dagster/column_schema": tables_schema(tables_of(asset_names.QUALITY)),
         "dagster/column_lineage": column_lineage(asset_names.QUALITY),
     },
     group_name="quality",
@@ -67,7 +67,7 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
     description=(
         "Can the data be trusted? Tables in `wrm_analytics`, a day at a time; only days that are new or changed are "
         "computed, in one refresh of the database:\n\n"
-        + "\n".join(f"- `{table.name}`: {table.description}" for table in QUALITY_TABLES)
+        + "\n".join(f"- `{table.name}`: {table.description}" for table in tables_of(asset_names.QUALITY))
         + f"\n\nThe expectations are published as `reports/{DATA_CONTRACT_FILE}` (Open Data Contract Standard). "
         "docs/quality.md explains all."
     ),

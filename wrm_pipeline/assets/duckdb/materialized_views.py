@@ -4,7 +4,8 @@ import dagster as dg
 
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.analytics.materialize import refresh_materialized_views
-from wrm_pipeline.analytics.materialized_views import MATERIALIZED_VIEWS, MV_DAILY_AGGREGATES
+from wrm_pipeline.analytics.registry import tables_of
+from wrm_pipeline.analytics.registry.daily import MV_DAILY_AGGREGATES
 from wrm_pipeline.assets.duckdb.pictures import day_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, preview, tables_schema
@@ -16,7 +17,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     metadata={
-        "dagster/column_schema": tables_schema(MATERIALIZED_VIEWS),
+        "dagster/column_schema": tables_schema(tables_of(asset_names.MATERIALIZED_VIEWS)),
         "dagster/column_lineage": column_lineage(asset_names.MATERIALIZED_VIEWS),
     },
     group_name="analytics",
@@ -28,7 +29,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
         "Tables in `wrm_analytics` that answer at once what would otherwise read the Parquet. Only days that are new "
         "or changed since the last refresh are read; all tables change in one transaction, and `mv_refreshes` says "
         "what they hold, since when.\n\n"
-        + "\n".join(f"- `{view.name}`: {view.description}" for view in MATERIALIZED_VIEWS)
+        + "\n".join(f"- `{view.name}`: {view.description}" for view in tables_of(asset_names.MATERIALIZED_VIEWS))
     ),
 )
 def create_materialized_views(

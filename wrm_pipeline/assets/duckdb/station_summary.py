@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
-from wrm_pipeline.analytics.database import SCHEMA, query_arrow, stored_views
+from wrm_pipeline.analytics.database import query_arrow, stored_views
+from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
 from wrm_pipeline.clients.cache import ARROW, digest_of
@@ -20,32 +21,6 @@ from wrm_pipeline.resources.requests import requests_made
 if TYPE_CHECKING:
     import duckdb
 
-# One row per station; shares are of the day's snapshots in which the station was reported.
-_SQL = f"""
-SELECT
-    station_id,
-    arg_max(name, file_timestamp) AS name,
-    arg_max(lat, file_timestamp) AS lat,
-    arg_max(lon, file_timestamp) AS lon,
-    arg_max(total_docks, file_timestamp) AS total_docks,
-    arg_max(bikes, file_timestamp) AS bikes_latest,
-    arg_max(spaces, file_timestamp) AS spaces_latest,
-    round(avg(bikes), 2) AS bikes_mean,
-    min(bikes) AS bikes_min,
-    max(bikes) AS bikes_max,
-    round(avg((bikes = 0)::INT), 4) AS share_empty,
-    round(avg(coalesce(spaces = 0 AND total_docks > 0, false)::INT), 4) AS share_full,
-    count(*) AS snapshots,
-    count(*) FILTER (stale) AS snapshots_stale,
-    min(file_timestamp) AS first_snapshot,
-    max(file_timestamp) AS last_snapshot,
-    any_value(dt) AS dt
-FROM {SCHEMA}.wrm_stations_only
-WHERE dt = CAST(? AS DATE)
-GROUP BY station_id
-ORDER BY station_id
-"""
-
 
 def _identity(day: str, lake: LakeResource, connection: "duckdb.DuckDBPyConnection") -> str:
     """What the answer depends on: the day's files, the views, the question, and who answers it."""
@@ -54,7 +29,7 @@ def _identity(day: str, lake: LakeResource, connection: "duckdb.DuckDBPyConnecti
         [
             *(f"{info.key} {info.etag} {info.size_bytes}" for info in lake.store.list(folder)),
             *(f"{name} {sql}" for name, sql in sorted(stored_views(connection).items())),
-            _SQL,
+            STATION_SUMMARY.sql,
             version("duckdb"),
         ]
     )
@@ -107,7 +82,7 @@ def query_station_summary(config: DayConfig, lake: LakeResource, cache: RedisCac
         rows = cache.client.get_or_compute(
             f"station_summary:{lake.store.name}:{day}:{_identity(day, lake, connection)}",
             ARROW,
-            lambda: query_arrow(connection, _SQL, [day]),
+            lambda: query_arrow(connection, STATION_SUMMARY.sql, [day]),
             ttl_s=DAY_S,
             worth_keeping=lambda table: table.num_rows > 0,
         )

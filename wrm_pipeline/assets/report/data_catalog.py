@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, MEANINGS, AssetFacts, build_catalog
+from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, AssetFacts, build_catalog
 from wrm_pipeline.analytics.database_catalog import describe_database, write_catalog
 from wrm_pipeline.analytics.lineage import object_folder
+from wrm_pipeline.analytics.registry import TABLES
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
@@ -53,7 +54,7 @@ def data_catalog(
     assets = [_as_of_now(context, lake, asset) for asset in asset_graph.assets]
     assets = [replace(a, refreshed_at=clock.now()) if a.name == asset_names.CATALOG else a for a in assets]
     with lake.database.refresh() as connection:
-        catalog = build_catalog(describe_database(connection, lake.partitions.newest("enhanced")), assets, MEANINGS)
+        catalog = build_catalog(describe_database(connection, lake.partitions.newest("enhanced")), assets, TABLES)
         write_catalog(connection, catalog)
     kinds = catalog.tables["kind"].to_pylist()
     return dg.MaterializeResult(

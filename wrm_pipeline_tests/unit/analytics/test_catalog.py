@@ -1,31 +1,31 @@
 """What the catalog says of tables, with and without definitions."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
 
 from wrm_pipeline.analytics.catalog import (
-    MEANINGS,
     SAMPLE_LENGTH,
     AssetFacts,
-    ColumnMeaning,
     FoundColumn,
     FoundTable,
-    TableMeaning,
     build_catalog,
     samples,
 )
+from wrm_pipeline.analytics.registry import TABLES, Column, Refreshed, Table
 
 MADE = datetime(2025, 8, 21, 12, tzinfo=UTC)
 TABLE = FoundTable(
     "t", "table", (FoundColumn("a", "INTEGER", nullable=False, samples=("1", "2")),), 7, newest_dt=date(2025, 8, 21)
 )
-ASSET = AssetFacts("t", "Makes t.", "analytics", "wrm", ("u",), {"a": ("u.x", "u.y")}, "/lake", MADE)
-MEANING = TableMeaning("Holds a.", "t", {"a": ColumnMeaning("The a", "bikes")})
+ASSET = AssetFacts("t", "Makes t.", "analytics", "wrm", ("u",), "/lake", MADE)
+A = Column("a", "INTEGER", "The a", "bikes", ("x", "y"))
+REGISTERED = Table("t", "t", "Holds a.", (A,), Refreshed.EVERY_RUN, columns_from="u")
 
 
 def test_a_table_has_its_meaning_its_maker_and_its_state():
-    catalog = build_catalog([TABLE], [ASSET], {"t": MEANING})
+    catalog = build_catalog([TABLE], [ASSET], {"t": REGISTERED})
     table, asset = catalog.tables.to_pylist()
     assert (table["kind"], table["row_count"], table["rows_counted"]) == ("table", 7, "whole table")
     assert (table["layer"], table["owner"], table["sources"], table["refreshed_at"]) == ("analytics", "wrm", "u", MADE)
@@ -50,20 +50,20 @@ def test_what_nobody_describes_is_listed_all_the_same_and_named():
     new = FoundColumn("b", "VARCHAR", nullable=True)
     more = FoundTable("t", "table", (*TABLE.columns, new), 7)
     unknown = FoundTable("v", "view", (new,), 0)
-    catalog = build_catalog([more, unknown], [ASSET], {"t": MEANING})
+    catalog = build_catalog([more, unknown], [ASSET], {"t": REGISTERED})
     assert catalog.undescribed == ("t.b", "v", "v.b")
     assert catalog.columns["column_name"].to_pylist() == ["a", "b", "b"]
 
 
 def test_a_column_that_is_gone_is_not_listed():
-    meaning = TableMeaning("Holds a.", "t", {**MEANING.columns, "gone": ColumnMeaning("Was here")})
-    assert build_catalog([TABLE], [ASSET], {"t": meaning}).columns["column_name"].to_pylist() == ["a"]
+    more = replace(REGISTERED, columns=(A, Column("gone", "INTEGER", "Was here")))
+    assert build_catalog([TABLE], [ASSET], {"t": more}).columns["column_name"].to_pylist() == ["a"]
 
 
 def test_the_database_knows_better_than_the_asset_when_a_table_was_made():
     later = datetime(2025, 8, 21, 13, tzinfo=UTC)
     found = FoundTable("t", "table", TABLE.columns, 7, refreshed_at=later)
-    assert build_catalog([found], [ASSET], {"t": MEANING}).tables["refreshed_at"].to_pylist() == [later, MADE]
+    assert build_catalog([found], [ASSET], {"t": REGISTERED}).tables["refreshed_at"].to_pylist() == [later, MADE]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_samples_are_few_different_and_short(values, shown):
 
 
 def test_every_definition_describes_its_table_and_all_its_columns():
-    for name, meaning in MEANINGS.items():
-        assert meaning.description, name
-        assert meaning.asset, name
-        assert all(column.description for column in meaning.columns.values()), name
+    for name, table in TABLES.items():
+        assert table.description, name
+        assert table.asset, name
+        assert table.columns, name
+        assert all(column.description for column in table.columns), name

@@ -14,7 +14,10 @@ import pytest
 
 from wrm_pipeline.analytics import materialize
 from wrm_pipeline.analytics.materialize import PartitionGoneError
-from wrm_pipeline.analytics.materialized_views import BY_DAY, MATERIALIZED_VIEWS, MV_FLOWS, OF_NOW
+from wrm_pipeline.analytics.registry import tables_of
+from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS, MV_FLOWS
+from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import folder_date
 from wrm_pipeline.lake.published_partitions import UnreadablePartitionError
 from wrm_pipeline_tests.fixtures import brute_force
@@ -25,8 +28,8 @@ from wrm_pipeline_tests.fixtures.lake import Lake
 AUTUMN, SPRING = date(2025, 10, 26), date(2026, 3, 29)
 # The days before spring's: a Sunday, three working days that make a profile, one more, and a Saturday.
 SUNDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY, SATURDAY = (date(2026, 3, day) for day in (22, 24, 25, 26, 27, 28))
-DAYS = [view.name for view in BY_DAY]
-ALL = [*DAYS, *(view.name for view in OF_NOW)]
+DAYS = [view.name for view in DAILY_VIEWS]
+ALL = [*DAYS, *(view.name for view in LATEST_VIEWS)]
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def assert_equal_to_brute_force(history: History) -> brute_force.Tables:
     """Every table, row by row, column by column."""
     expected = expected_tables(history)
     with history.database.reading() as connection:
-        for view in MATERIALIZED_VIEWS[:-1]:
+        for view in tables_of(asset_names.MATERIALIZED_VIEWS)[:-1]:
             found = connection.execute(f"FROM wrm_analytics.{view.name}").to_arrow_table().to_pylist()
             names = [column.name for column in view.columns]
             key = sorted_by(names)
@@ -131,7 +134,7 @@ def test_all_are_as_computed_by_hand_from_the_raw_text(history):
     assert_equal_to_brute_force(history)
     after = refreshed(history)
     changed = {part for part in after if after[part] != before.get(part)}
-    assert changed == {(name, FRIDAY) for name in DAYS} | {(view.name, None) for view in OF_NOW}
+    assert changed == {(name, FRIDAY) for name in DAYS} | {(view.name, None) for view in LATEST_VIEWS}
 
     # What a day says of flows adds up: bikes at its end are those at its start, and what came, and what left.
     balance = """
@@ -189,7 +192,7 @@ def test_a_first_day_has_no_profile_and_expects_nothing(history):
 def test_an_empty_lake_has_all_tables_with_the_columns_that_are_documented(history):
     done = history.refresh()
     assert (done.newest, set(done.rows)) == (None, set(ALL))
-    for view in MATERIALIZED_VIEWS:
+    for view in tables_of(asset_names.MATERIALIZED_VIEWS):
         with history.database.reading() as connection:
             found = connection.execute(f"FROM wrm_analytics.{view.name}")
             assert [column[0] for column in found.description] == [column.name for column in view.columns]
@@ -247,8 +250,8 @@ def test_a_table_of_another_version_is_made_again_and_no_other(history):
 
 
 def test_detailed_tables_keep_so_many_days_and_the_others_all(history, monkeypatch):
-    kept = tuple(replace(view, kept_days=2) if view.kept_days else view for view in BY_DAY)
-    monkeypatch.setattr(materialize, "BY_DAY", kept)
+    kept = tuple(replace(view, kept_days=2) if view.kept_days else view for view in DAILY_VIEWS)
+    monkeypatch.setattr(materialize, "DAILY_VIEWS", kept)
     small_days(history, TUESDAY, WEDNESDAY, THURSDAY)
     history.refresh()
     small_days(history, FRIDAY)

@@ -1,0 +1,110 @@
+"""Answers about one day: how each station fared, and where the bikes were."""
+
+from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
+from wrm_pipeline.domain import asset_names
+
+STATION_SUMMARY = Table(
+    "query_station_summary",
+    asset_names.STATION_SUMMARY,
+    "One row per station for one day: bikes now, mean, fewest and most, and how often it was empty or full.",
+    columns=(
+        Column("station_id", "VARCHAR", "Station number", sources=("station_id",)),
+        Column("name", "VARCHAR", "Its name in the day's newest snapshot", sources=("name", "file_timestamp")),
+        Column("lat", "DOUBLE", "Latitude, WGS84", "deg", ("lat", "file_timestamp")),
+        Column("lon", "DOUBLE", "Longitude, WGS84", "deg", ("lon", "file_timestamp")),
+        Column(
+            "total_docks",
+            "INTEGER",
+            "Docks in all in the newest snapshot; may be 0; null where unknown",
+            "docks",
+            ("total_docks", "file_timestamp"),
+        ),
+        Column("bikes_latest", "INTEGER", "Bikes in the newest snapshot", "bikes", ("bikes", "file_timestamp")),
+        Column(
+            "spaces_latest",
+            "INTEGER",
+            "Free docks in the newest snapshot; null where unknown",
+            "docks",
+            ("spaces", "file_timestamp"),
+        ),
+        Column("bikes_mean", "DOUBLE", "Mean bikes over the day's snapshots", "bikes", ("bikes",)),
+        Column("bikes_min", "INTEGER", "Fewest bikes in a snapshot", "bikes", ("bikes",)),
+        Column("bikes_max", "INTEGER", "Most bikes in a snapshot", "bikes", ("bikes",)),
+        Column("share_empty", "DOUBLE", "Share of the snapshots without a bike", "share", ("bikes",)),
+        Column(
+            "share_full",
+            "DOUBLE",
+            "Share of the snapshots without a free dock; 0 where there are no docks or they are unknown",
+            "share",
+            ("spaces", "total_docks"),
+        ),
+        Column("snapshots", "BIGINT", "Snapshots that report the station", "snapshots", ("file_timestamp",)),
+        Column("snapshots_stale", "BIGINT", "Of these, with a report more than 1 h old", "snapshots", ("stale",)),
+        Column("first_snapshot", "TIMESTAMPTZ", "Time of the first of them", sources=("file_timestamp",)),
+        Column("last_snapshot", "TIMESTAMPTZ", "Time of the last of them", sources=("file_timestamp",)),
+        Column("dt", "DATE", "The day: calendar date in Europe/Warsaw", sources=("dt",)),
+    ),
+    refreshed=Refreshed.EVERY_RUN,
+    # Shares are of the day's snapshots in which the station was reported; the parameter is the day.
+    sql=f"""
+SELECT
+    station_id,
+    arg_max(name, file_timestamp) AS name,
+    arg_max(lat, file_timestamp) AS lat,
+    arg_max(lon, file_timestamp) AS lon,
+    arg_max(total_docks, file_timestamp) AS total_docks,
+    arg_max(bikes, file_timestamp) AS bikes_latest,
+    arg_max(spaces, file_timestamp) AS spaces_latest,
+    round(avg(bikes), 2) AS bikes_mean,
+    min(bikes) AS bikes_min,
+    max(bikes) AS bikes_max,
+    round(avg((bikes = 0)::INT), 4) AS share_empty,
+    round(avg(coalesce(spaces = 0 AND total_docks > 0, false)::INT), 4) AS share_full,
+    count(*) AS snapshots,
+    count(*) FILTER (stale) AS snapshots_stale,
+    min(file_timestamp) AS first_snapshot,
+    max(file_timestamp) AS last_snapshot,
+    any_value(dt) AS dt
+FROM {SCHEMA}.wrm_stations_only
+WHERE dt = CAST(? AS DATE)
+GROUP BY station_id
+ORDER BY station_id
+""",
+    sources=("wrm_stations_only",),
+)
+
+DENSITY_CELLS = Table(
+    "bike_density_spatial_analysis",
+    asset_names.DENSITY,
+    "Bikes per cell of 1000 m² inside the service area, for one day. Only cells that held a bike.",
+    columns=(
+        Column("cell_x", "INTEGER", "Cells east of the area's south-west corner", "cells", ("lat", "lon")),
+        Column("cell_y", "INTEGER", "Cells north of the area's south-west corner", "cells", ("lat", "lon")),
+        Column("south", "DOUBLE", "Latitude of the southern edge, WGS84", "deg", ("lat", "lon")),
+        Column("west", "DOUBLE", "Longitude of the western edge, WGS84", "deg", ("lat", "lon")),
+        Column("north", "DOUBLE", "Latitude of the northern edge, WGS84", "deg", ("lat", "lon")),
+        Column("east", "DOUBLE", "Longitude of the eastern edge, WGS84", "deg", ("lat", "lon")),
+        Column(
+            "bikes_mean",
+            "DOUBLE",
+            "Mean bikes over the day's snapshots",
+            "bikes",
+            ("lat", "lon", "bikes", "file_timestamp"),
+        ),
+        Column("bikes_max", "BIGINT", "Most bikes in one snapshot", "bikes", ("lat", "lon", "bikes", "file_timestamp")),
+        Column("stations", "BIGINT", "Stations in the newest snapshot", "stations", ("record_type", "lat", "lon")),
+        Column(
+            "density_per_km2",
+            "DOUBLE",
+            "Mean bikes per square kilometre",
+            "bikes/km²",
+            ("lat", "lon", "bikes", "file_timestamp"),
+        ),
+        Column("dt", "DATE", "The day: calendar date in Europe/Warsaw", sources=("dt",)),
+    ),
+    refreshed=Refreshed.EVERY_RUN,
+    sources=("wrm_stations_enhanced_data",),
+)
+
+
+ANSWERS = (STATION_SUMMARY, DENSITY_CELLS)

@@ -1,0 +1,310 @@
+"""The materialized views by day: a partition for each published day, and the record of what all of them hold.
+
+A partition is a function of that day's enhanced rows alone: a changed day is computed again without a look at its
+neighbours, and what spans midnight is cut there.
+"""
+
+from wrm_pipeline.analytics.registry.columns import DT, HOUR_START, LOCAL_HOUR, PLACE, STATION_ID
+from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
+from wrm_pipeline.analytics.registry.staging import (
+    EMPTY_AND_FULL,
+    EMPTY_SQL,
+    FULL_SQL,
+    LOCAL_HOUR_SQL,
+    MAX_RIDE_HOURS,
+    MAX_STEP_MINUTES,
+    OF_SNAPSHOTS,
+    STAYS,
+    metres,
+)
+from wrm_pipeline.domain import asset_names
+
+# Days that the tables by hour and by journey keep; those by day and of the city keep all. Every refresh copies the
+# database, and a year of them is 50 MB; what is older is in the Parquet, behind the views.
+DETAIL_DAYS = 400
+
+
+MV_DAILY_AGGREGATES = Table(
+    "mv_daily_aggregates",
+    asset_names.MATERIALIZED_VIEWS,
+    "The city's day in one row.",
+    columns=(
+        DT,
+        Column("snapshots", "INTEGER", "Snapshots with at least one good row", "snapshots", ("file_timestamp",)),
+        Column(
+            "active_stations",
+            "INTEGER",
+            "Stations with at least one report that was not stale",
+            "stations",
+            ("station_id", "record_type", "stale"),
+        ),
+        Column(
+            "bikes_mean", "DOUBLE", "Bikes at all stations, mean over the snapshots", "bikes", ("bikes", "record_type")
+        ),
+        Column(
+            "bikes_max",
+            "INTEGER",
+            "Bikes at all stations, in the snapshot that had most",
+            "bikes",
+            ("bikes", "record_type"),
+        ),
+        Column(
+            "bikes_min",
+            "INTEGER",
+            "Bikes at all stations, in the snapshot that had least",
+            "bikes",
+            ("bikes", "record_type"),
+        ),
+        Column(
+            "free_bikes_mean",
+            "DOUBLE",
+            "Free-standing bikes in the service area, mean over the snapshots",
+            "bikes",
+            ("record_type", "outside_service_area"),
+        ),
+        Column("empty_share", "DOUBLE", "Share of station rows without a bike", "share", ("bikes",)),
+        Column(
+            "full_share",
+            "DOUBLE",
+            "Share of station rows without a free dock, stations without docks left out",
+            "share",
+            ("spaces", "total_docks"),
+        ),
+        Column("rows", "INTEGER", "Enhanced rows of the day, of every record_type", "rows", ("station_id",)),
+    ),
+    refreshed=Refreshed.BY_DAY,
+    formula=(
+        "Bikes of all stations are added up for each snapshot, and the mean, highest and lowest of these sums are the "
+        f"day's. Shares are of all station rows. {EMPTY_AND_FULL}"
+    ),
+    limits=f"{OF_SNAPSHOTS} bikes_min is low where a snapshot lacks stations.",
+    sql="""
+SELECT
+    dt, count(*)::INTEGER AS snapshots,
+    (SELECT count(DISTINCT station_id) FROM day_rows WHERE record_type = 'station' AND NOT stale)::INTEGER
+        AS active_stations,
+    round(avg(bikes), 2) AS bikes_mean, max(bikes)::INTEGER AS bikes_max, min(bikes)::INTEGER AS bikes_min,
+    round(avg(free_bikes), 2) AS free_bikes_mean,
+    round(sum(stations_empty) / nullif(sum(stations), 0), 4) AS empty_share,
+    round(sum(stations_full) / nullif(sum(stations), 0), 4) AS full_share,
+    sum(rows)::INTEGER AS rows
+FROM day_snapshots GROUP BY dt
+""",
+)
+
+MV_STATION_HOURLY = Table(
+    "mv_station_hourly",
+    asset_names.MATERIALIZED_VIEWS,
+    "A station's hour in one row.",
+    columns=(
+        DT,
+        HOUR_START,
+        LOCAL_HOUR,
+        STATION_ID,
+        Column("name", "VARCHAR", "Name of the station at the end of the hour", sources=("name",)),
+        Column(
+            "snapshots", "SMALLINT", "Snapshots of the hour that report the station", "snapshots", ("file_timestamp",)
+        ),
+        Column("bikes_mean", "DOUBLE", "Bikes, mean over the snapshots", "bikes", ("bikes",)),
+        Column("bikes_min", "INTEGER", "Bikes, least", "bikes", ("bikes",)),
+        Column("share_empty", "DOUBLE", "Share of the snapshots without a bike", "share", ("bikes",)),
+        Column(
+            "share_full",
+            "DOUBLE",
+            "Share of the snapshots without a free dock; 0 for a station without docks",
+            "share",
+            ("spaces", "total_docks"),
+        ),
+    ),
+    refreshed=Refreshed.BY_DAY,
+    formula=f"Over the snapshots of the hour in which the station is reported. {EMPTY_AND_FULL}",
+    limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
+    sql=f"""
+SELECT
+    dt, date_trunc('hour', file_timestamp) AS hour_start, {LOCAL_HOUR_SQL} AS local_hour, station_id,
+    arg_max(name, file_timestamp) AS name, count(*)::SMALLINT AS snapshots, round(avg(bikes), 2) AS bikes_mean,
+    min(bikes) AS bikes_min, round(avg({EMPTY_SQL}::INTEGER), 4) AS share_empty,
+    round(avg({FULL_SQL}::INTEGER), 4) AS share_full
+FROM day_rows WHERE record_type = 'station'
+GROUP BY dt, hour_start, station_id ORDER BY station_id, hour_start
+""",
+    kept_days=DETAIL_DAYS,
+)
+
+MV_CITY_HOURLY = Table(
+    "mv_city_hourly",
+    asset_names.MATERIALIZED_VIEWS,
+    "The city's hour in one row.",
+    columns=(
+        DT,
+        HOUR_START,
+        LOCAL_HOUR,
+        Column(
+            "bikes_at_stations_mean",
+            "DOUBLE",
+            "Bikes at all stations, mean over the snapshots",
+            "bikes",
+            ("bikes", "record_type"),
+        ),
+        Column(
+            "free_bikes_mean",
+            "DOUBLE",
+            "Free-standing bikes in the service area, mean over the snapshots",
+            "bikes",
+            ("record_type", "outside_service_area"),
+        ),
+        Column(
+            "stations_empty_mean", "DOUBLE", "Stations without a bike, mean over the snapshots", "stations", ("bikes",)
+        ),
+        Column(
+            "stations_full_mean",
+            "DOUBLE",
+            "Stations with docks and no free one, mean over the snapshots",
+            "stations",
+            ("spaces", "total_docks"),
+        ),
+    ),
+    refreshed=Refreshed.BY_DAY,
+    formula=f"Each snapshot is added up over the stations, and the sums are averaged over the hour. {EMPTY_AND_FULL}",
+    limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
+    sql=f"""
+SELECT
+    dt, hour_start, {LOCAL_HOUR_SQL} AS local_hour, round(avg(bikes), 2) AS bikes_at_stations_mean,
+    round(avg(free_bikes), 2) AS free_bikes_mean, round(avg(stations_empty), 2) AS stations_empty_mean,
+    round(avg(stations_full), 2) AS stations_full_mean
+FROM day_snapshots GROUP BY dt, hour_start ORDER BY hour_start
+""",
+)
+
+MV_FLOWS = Table(
+    "mv_flows",
+    asset_names.MATERIALIZED_VIEWS,
+    "Bikes that left and reached a station in an hour; one row for each station and hour, with zeros.",
+    columns=(
+        DT,
+        HOUR_START,
+        LOCAL_HOUR,
+        STATION_ID,
+        Column("departures", "INTEGER", "Bikes that left, at least", "bikes", ("bikes", "file_timestamp")),
+        Column("arrivals", "INTEGER", "Bikes that came, at least", "bikes", ("bikes", "file_timestamp")),
+        Column(
+            "gap_change",
+            "INTEGER",
+            f"Bikes more (or, below 0, less) after gaps of over {MAX_STEP_MINUTES} minutes",
+            "bikes",
+            ("bikes", "file_timestamp"),
+        ),
+    ),
+    refreshed=Refreshed.BY_DAY,
+    formula=(
+        "The station's bikes in one snapshot minus those in the snapshot of it before: what is below 0 is departures, "
+        f"what is above 0 arrivals, of the hour of the later snapshot. A difference over more than {MAX_STEP_MINUTES} "
+        "minutes counts as neither and goes into gap_change, so over a day bikes at the end - bikes at the start = "
+        "arrivals - departures + gap_change."
+    ),
+    limits=(
+        "A lower bound: a difference of 0 hides a departure and an arrival within one interval, a difference of -1 "
+        "hides two departures and an arrival. Bikes that a van brings or takes count like those of riders. A station "
+        "that reports late moves its rides into the hour of the report. The step from the day before is of no day."
+    ),
+    sql=f"""
+WITH steps AS (
+    SELECT
+        dt, date_trunc('hour', file_timestamp) AS hour_start, station_id, bikes - lag(bikes) OVER one AS change,
+        file_timestamp - lag(file_timestamp) OVER one > INTERVAL {MAX_STEP_MINUTES} MINUTES AS after_gap
+    FROM day_rows WHERE record_type = 'station'
+    WINDOW one AS (PARTITION BY station_id ORDER BY file_timestamp)
+)
+SELECT
+    dt, hour_start, {LOCAL_HOUR_SQL} AS local_hour, station_id,
+    coalesce(sum(-change) FILTER (change < 0 AND NOT after_gap), 0)::INTEGER AS departures,
+    coalesce(sum(change) FILTER (change > 0 AND NOT after_gap), 0)::INTEGER AS arrivals,
+    coalesce(sum(change) FILTER (after_gap), 0)::INTEGER AS gap_change
+FROM steps WHERE change IS NOT NULL
+GROUP BY dt, hour_start, station_id ORDER BY station_id, hour_start
+""",
+    kept_days=DETAIL_DAYS,
+)
+
+MV_BIKE_TRIPS = Table(
+    "mv_bike_trips",
+    asset_names.MATERIALIZED_VIEWS,
+    "Journeys of bikes, followed by their id, that began or ended outside a station; one row a journey.",
+    columns=(
+        DT,
+        Column("bike_id", "VARCHAR", "The bike's id in the feed, fb and bike number", sources=("station_id",)),
+        Column("left_at", "TIMESTAMPTZ", "Last seen where it stood; null for station_to_free", sources=PLACE),
+        Column("left_lat", "DOUBLE", "Where it stood before: latitude, WGS84", "deg", ("lat",)),
+        Column("left_lon", "DOUBLE", "Where it stood before: longitude, WGS84", "deg", ("lon",)),
+        Column("arrived_at", "TIMESTAMPTZ", "First seen where it was left; null for free_to_station", sources=PLACE),
+        Column("arrived_lat", "DOUBLE", "Where it was left: latitude, WGS84", "deg", ("lat",)),
+        Column("arrived_lon", "DOUBLE", "Where it was left: longitude, WGS84", "deg", ("lon",)),
+        Column(
+            "distance_m", "INTEGER", "From the one place to the other; null where one is not known", "m", ("lat", "lon")
+        ),
+        Column("idle_h_before", "DOUBLE", "Hours that it had stood there on this day before it left", "h", PLACE),
+        Column("kind", "VARCHAR", "free_to_free, free_to_station or station_to_free", sources=PLACE),
+    ),
+    refreshed=Refreshed.BY_DAY,
+    formula=(
+        f"{STAYS}. Between two stays of a bike no more than {MAX_RIDE_HOURS} h apart lies one journey, `free_to_free`. "
+        "A stay that ends otherwise, before the day's last snapshot, is `free_to_station`; one that begins otherwise, "
+        "after the day's first, is `station_to_free`. distance_m is the great circle between the two places."
+    ),
+    limits=(
+        "Only free-standing bikes have an id in the feed: a journey from station to station is not seen here (see "
+        "mv_flows). The unseen end need not be a station: a bike that is under way, in repair or out of the feed looks "
+        "the same. A journey over midnight is two halves. Over a gap in the snapshots, left_at and arrived_at are when "
+        "it was last and first seen, so the ride was shorter. The way ridden is longer than distance_m."
+    ),
+    sql=f"""
+WITH stays AS (
+    SELECT
+        *, lead(first_seen) OVER one AS next_seen, lead(first_lat) OVER one AS next_lat,
+        lead(first_lon) OVER one AS next_lon,
+        coalesce(lead(first_seen) OVER one <= last_seen + INTERVAL {MAX_RIDE_HOURS} HOURS, false) AS rides_on,
+        coalesce(first_seen <= lag(last_seen) OVER one + INTERVAL {MAX_RIDE_HOURS} HOURS, false) AS was_ridden_here,
+        (SELECT min(file_timestamp) FROM day_snapshots) AS day_first,
+        (SELECT max(file_timestamp) FROM day_snapshots) AS day_last
+    FROM day_stays WINDOW one AS (PARTITION BY bike_id ORDER BY stay)
+), departures AS (
+    SELECT
+        dt, bike_id, last_seen AS left_at, last_lat AS left_lat, last_lon AS left_lon,
+        CASE WHEN rides_on THEN next_seen END AS arrived_at, CASE WHEN rides_on THEN next_lat END AS arrived_lat,
+        CASE WHEN rides_on THEN next_lon END AS arrived_lon,
+        CASE WHEN rides_on THEN round({metres("last_lat", "last_lon", "next_lat", "next_lon")})::INTEGER END
+            AS distance_m,
+        round(epoch(last_seen - first_seen) / 3600, 2) AS idle_h_before,
+        CASE WHEN rides_on THEN 'free_to_free' ELSE 'free_to_station' END AS kind
+    FROM stays WHERE last_seen < day_last
+), arrivals AS (
+    SELECT
+        dt, bike_id, NULL, NULL, NULL, first_seen, first_lat, first_lon, NULL, NULL, 'station_to_free'
+    FROM stays WHERE first_seen > day_first AND NOT was_ridden_here
+)
+FROM (FROM departures UNION ALL FROM arrivals) ORDER BY bike_id, coalesce(left_at, arrived_at)
+""",
+    kept_days=DETAIL_DAYS,
+)
+
+MV_REFRESHES = Table(
+    "mv_refreshes",
+    asset_names.MATERIALIZED_VIEWS,
+    "What the mv_ tables hold: one row for each table and partition, or for a whole table.",
+    columns=(
+        Column("table_name", "VARCHAR", "The table, without the schema"),
+        Column("dt", "DATE", "The partition; null for a table that is made anew as a whole"),
+        Column("refreshed_at", "TIMESTAMPTZ", "When the rows were written"),
+        Column("rows", "INTEGER", "How many there are", "rows"),
+        Column("source", "VARCHAR", "Identity of what they were made from"),
+    ),
+    refreshed=Refreshed.LEDGER,
+    formula=(
+        "Written in the transaction that writes the rows. source names the enhanced object (its ETag) and the "
+        "definition that the rows were made from; what has another source now is made anew."
+    ),
+    limits="refreshed_at is when the rows were written, not when they were last found to be right.",
+)
+
+
+DAILY_VIEWS = (MV_DAILY_AGGREGATES, MV_STATION_HOURLY, MV_CITY_HOURLY, MV_FLOWS, MV_BIKE_TRIPS)

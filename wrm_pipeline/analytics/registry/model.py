@@ -1,0 +1,94 @@
+"""What the registry says of a table: its columns, its asset, its SQL, and when its rows are made again."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from wrm_pipeline.domain import asset_names
+
+SCHEMA = "wrm_analytics"
+
+
+class Refreshed(Enum):
+    """When rows are made again; the value says it in words, for the documentation."""
+
+    AT_QUERY = "a view: its rows are those of the Parquet at the moment of the query"
+    BY_DAY = "a day at a time: when the day's enhanced object has another ETag, or the definition has changed"
+    LATEST = "as a whole: when an object of the newest days has another ETag, or the definition has changed"
+    WITH_OTHERS = "as a whole: in each refresh that changes another table of its asset"
+    EVERY_RUN = "as a whole: in each run of its asset"
+    LEDGER = "by the refresh that it is the record of, in the same transaction"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        type: DuckDB's, in its short form (TIMESTAMPTZ).
+        description: For people.
+        unit: Of its numbers; empty where they have none.
+        sources: The columns of `Table.columns_from` that it is made from; empty where it is made from none.
+    """
+
+    name: str
+    type: str
+    description: str
+    unit: str = ""
+    sources: tuple[str, ...] = ()
+
+    @property
+    def explained(self) -> str:
+        """The description, with the unit where there is one: the text of comments and of the UI."""
+        return f"{self.description} [{self.unit}]" if self.unit else self.description
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table or view of the schema `wrm_analytics`.
+
+    Attributes:
+        name: Without the schema.
+        asset: The asset that makes it.
+        description: What a row is.
+        columns: In order.
+        refreshed: When its rows are made again.
+        formula: How it is computed, in words.
+        limits: What it cannot tell.
+        sql: Gives its rows, columns in order: those of one day where it is `by_day`; the definition of a view. Empty
+            where Python makes them.
+        kept_days: How many of the newest days it holds; None: all.
+        sources: The tables or assets that it is made from; empty: what its asset depends on.
+        columns_from: The asset whose columns its columns are made from; empty where they are made from none.
+    """
+
+    name: str
+    asset: str
+    description: str
+    columns: tuple[Column, ...]
+    refreshed: Refreshed
+    formula: str = ""
+    limits: str = ""
+    sql: str = ""
+    kept_days: int | None = None
+    sources: tuple[str, ...] = ()
+    columns_from: str = asset_names.VIEWS
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it is a view of the database."""
+        return self.refreshed is Refreshed.AT_QUERY
+
+    @property
+    def by_day(self) -> bool:
+        """Whether its rows belong to the day in `dt`, and are replaced a day at a time."""
+        return self.refreshed is Refreshed.BY_DAY
+
+    @property
+    def explained(self) -> str:
+        """What it holds, how that is computed and what it cannot tell: its comment in the database."""
+        return " ".join(filter(None, (self.description, self.formula, self.limits)))
+
+    @property
+    def columns_sql(self) -> str:
+        """The columns as CREATE TABLE wants them."""
+        return ", ".join(f'"{column.name}" {column.type}' for column in self.columns)

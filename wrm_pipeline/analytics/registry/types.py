@@ -1,0 +1,34 @@
+"""The types of columns: DuckDB's names beside Arrow's."""
+
+import pyarrow as pa
+
+from wrm_pipeline.domain.schemas import UTC_TIMESTAMP
+
+_ARROW_TYPES = {
+    "VARCHAR": pa.string(),
+    "TIMESTAMP WITH TIME ZONE": UTC_TIMESTAMP,
+    "BIGINT": pa.int64(),
+    "INTEGER": pa.int32(),
+    "SMALLINT": pa.int16(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
+}
+_SQL_TYPES = {arrow: name for name, arrow in _ARROW_TYPES.items()}
+_SHORT = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
+_LONG = {short: name for name, short in _SHORT.items()}
+
+
+def short_type(name: str) -> str:
+    """A type as the registry spells it, from DuckDB's own tables."""
+    return _SHORT.get(name, name)
+
+
+def sql_type(arrow_type: pa.DataType) -> str:
+    """DuckDB's name, as its own tables have it, of an Arrow type of ours."""
+    return _SQL_TYPES[arrow_type]
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The Arrow type of one that the registry names."""
+    return _ARROW_TYPES[_LONG.get(name, name)]

@@ -1,0 +1,89 @@
+"""The views over the enhanced Parquet, and the record of their definitions.
+
+Their columns are those of the enhanced schema (domain/schemas.py) and the partition.
+"""
+
+from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
+from wrm_pipeline.analytics.registry.types import short_type, sql_type
+from wrm_pipeline.domain import asset_names
+from wrm_pipeline.domain.schemas import ENHANCED
+
+# In `sql`, the newest published date stands for this.
+NEWEST = "{newest}"
+
+_COLUMNS = (
+    *(
+        Column(name, short_type(sql_type(column.type)), column.description, column.unit, (name,))
+        for name, column in ENHANCED.columns.items()
+    ),
+    Column(
+        "dt",
+        "DATE",
+        "The partition, from the path: calendar date in Europe/Warsaw of the fetch",
+        sources=("date",),
+    ),
+)
+_PASSED_ON = tuple(
+    Column(column.name, column.type, column.description, column.unit, (column.name,)) for column in _COLUMNS
+)
+_ALL = "wrm_stations_enhanced_data"
+# A literal date: DuckDB reads every file for max(dt) or current_date, and one file for this.
+_OF_DAY = f"dt = DATE '{NEWEST}' AND record_type = 'station'"
+
+
+def _view(name: str, description: str, sql: str) -> Table:
+    return Table(
+        name, asset_names.VIEWS, description, columns=_PASSED_ON, refreshed=Refreshed.AT_QUERY, sql=sql, sources=(_ALL,)
+    )
+
+
+# Its SQL names the files, which are known when it is created (analytics/enhanced_views.py).
+ENHANCED_DATA = Table(
+    _ALL,
+    asset_names.VIEWS,
+    "Every good row of every published day, classified and flagged. Filter by a literal dt to read only that day.",
+    columns=_COLUMNS,
+    refreshed=Refreshed.AT_QUERY,
+    sources=(asset_names.ENHANCED,),
+    columns_from=asset_names.ENHANCED,
+)
+
+STATIONS_ONLY = _view(
+    "wrm_stations_only", "The rows of stations.", f"SELECT * FROM {SCHEMA}.{_ALL} WHERE record_type = 'station'"
+)
+
+BIKES_ONLY = _view(
+    "wrm_bikes_only",
+    "The rows of free-standing bikes.",
+    f"SELECT * FROM {SCHEMA}.{_ALL} WHERE record_type = 'bike'",
+)
+
+STATIONS_LATEST = _view(
+    "wrm_stations_latest",
+    "Each station's newest row of the newest day.",
+    # A join, and half the time of QUALIFY row_number() … = 1, which an ORDER BY … LIMIT around it turns into
+    # an internal error (DuckDB 1.5.5, top_n_window_elimination). A station has one row in a snapshot.
+    # Snapshots later than now are of a clock that was ahead, and not the latest of anything yet.
+    f"SELECT found.* FROM {SCHEMA}.{_ALL} AS found JOIN "
+    f"(SELECT station_id, max(file_timestamp) AS file_timestamp FROM {SCHEMA}.{_ALL} WHERE {_OF_DAY} "
+    "AND file_timestamp <= now() + INTERVAL 5 MINUTE GROUP BY ALL) "
+    "AS newest ON found.station_id = newest.station_id AND found.file_timestamp = newest.file_timestamp "
+    f"WHERE found.{_OF_DAY} "
+    "ORDER BY found.station_id",  # else in no order, and the catalog's samples are others each time
+)
+
+VIEW_DEFINITIONS = Table(
+    "view_definitions",
+    asset_names.VIEWS,
+    "The views' definitions, to tell whether they must be created anew.",
+    columns=(
+        Column("view_name", "VARCHAR", "Name of the view"),
+        Column("definition", "VARCHAR", "Its SQL"),
+        Column("refreshed_at", "TIMESTAMPTZ", "When the view was created"),
+    ),
+    refreshed=Refreshed.LEDGER,
+    sources=(asset_names.ENHANCED,),
+    columns_from="",
+)
+
+VIEWS_OF_PARQUET = (ENHANCED_DATA, STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST, VIEW_DEFINITIONS)
