@@ -1,9 +1,8 @@
 """Circuit breakers: while a target keeps failing, calls fail at once instead of waiting out their retries.
 
-Runs are short-lived processes, so the state lives where the next run's process sees it: a small JSON file per
-target, or Redis. `pybreaker` keeps the states and the counts. Its own `call` is not used around the work,
-because it holds a lock for as long as the work lasts (1.4.1), which would turn 16 parallel downloads into one
-after the other; here it is told the result afterwards.
+Runs are short-lived processes, so the state lives where the next run's process sees it: a small JSON file for each
+target, or Redis. What cannot be read means closed; what cannot be written is known to this process only. Two processes
+that count a failure in the same instant may count one: the circuit opens one call later.
 """
 
 from __future__ import annotations
@@ -14,37 +13,89 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-import pybreaker
+from typing import Any, Protocol
 
 from wrm_pipeline.clients.errors import CircuitOpenError
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_STATES = frozenset({pybreaker.STATE_CLOSED, pybreaker.STATE_OPEN, pybreaker.STATE_HALF_OPEN})
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class JsonFileStorage(pybreaker.CircuitBreakerStorage):  # type: ignore[misc,unused-ignore]
-    """One breaker's state in one JSON file, replaced whole, so that a reader never meets half of it.
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known of a target.
 
-    An absent, damaged or unreadable file means closed. If it cannot be written, this process goes on with
-    what it knows in memory. Two processes that count a failure in the same instant may count one: it opens
-    one call later.
+    Attributes:
+        failures: Failed calls in a row.
+        opened_at: Aware; when the circuit opened, or when its latest probe began. None: it is closed.
+        probing: Whether a call is finding out if the target is back.
     """
 
+    failures: int = 0
+    opened_at: datetime | None = None
+    probing: bool = False
+
+    def to_json(self) -> str:
+        """The state as it is kept."""
+        opened_at = self.opened_at.isoformat() if self.opened_at else None
+        return json.dumps({"failures": self.failures, "opened_at": opened_at, "probing": self.probing})
+
+    @classmethod
+    def from_json(cls, text: str | bytes | None) -> State:
+        """The state that was kept; closed where nothing was, or where it is damaged."""
+        try:
+            content = json.loads(text or "")
+            opened_at = content["opened_at"]
+            return cls(
+                int(content["failures"]),
+                None if opened_at is None else datetime.fromisoformat(opened_at).astimezone(UTC),
+                bool(content["probing"]),
+            )
+        except (ValueError, TypeError, KeyError):
+            return CLOSED
+
+
+CLOSED = State()
+
+
+class StateStorage(Protocol):
+    """Keeps the state of one target."""
+
+    def read(self) -> State:
+        """The state."""
+        ...
+
+    def write(self, state: State) -> None:
+        """Replace it."""
+        ...
+
+
+class MemoryStorage:
+    """For this process only."""
+
+    def __init__(self, state: State = CLOSED) -> None:
+        self._state = state
+
+    def read(self) -> State:
+        """See `StateStorage.read`."""
+        return self._state
+
+    def write(self, state: State) -> None:
+        """See `StateStorage.write`."""
+        self._state = state
+
+
+class JsonFileStorage:
+    """One JSON file, replaced whole, so that a reader never meets half of it."""
+
     def __init__(self, path: Path) -> None:
-        super().__init__("file")
         self.path = path
-        self._in_memory: dict[str, Any] | None = None  # set once the file could not be written
         self._sweep_orphans()
 
     def _sweep_orphans(self) -> None:
@@ -54,115 +105,44 @@ class JsonFileStorage(pybreaker.CircuitBreakerStorage):  # type: ignore[misc,unu
                 if not Path(f"/proc/{orphan.name.rpartition('.')[2].partition('-')[0]}").exists():
                     orphan.unlink(missing_ok=True)
 
-    def _read(self) -> dict[str, Any]:
-        if self._in_memory is not None:
-            return self._in_memory
+    def read(self) -> State:
+        """See `StateStorage.read`."""
         try:
-            content = json.loads(self.path.read_bytes())
-            return {
-                "state": content["state"] if content["state"] in _STATES else pybreaker.STATE_CLOSED,
-                "fail_counter": int(content["fail_counter"]),
-                "success_counter": int(content["success_counter"]),
-                "opened_at": _as_iso(content["opened_at"]),
-            }
-        except (OSError, ValueError, TypeError, KeyError):
-            return {
-                "state": pybreaker.STATE_CLOSED,
-                "fail_counter": 0,
-                "success_counter": 0,
-                "opened_at": None,
-            }
+            return State.from_json(self.path.read_bytes())
+        except OSError:
+            return CLOSED
 
-    def _update(self, key: str, value: str | int | None) -> None:
-        content = self._read()
-        if content[key] == value:
-            return  # the usual case: a success resets a counter that is 0 already
-        content[key] = value
-        if self._in_memory is not None:
-            return
+    def write(self, state: State) -> None:
+        """See `StateStorage.write`.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{threading.get_ident()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content))
+            temporary.write_text(state.to_json())
             temporary.replace(self.path)
-        except OSError as exc:
-            logger.warning("circuit breaker state is kept in memory only, %s cannot be written: %s", self.path, exc)
-            self._in_memory = content
+        except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-    @property
-    def state(self) -> str:
-        """``closed``, ``open`` or ``half-open``."""
-        return str(self._read()["state"])
-
-    @state.setter
-    def state(self, state: str) -> None:
-        self._update("state", state)
-
-    @property
-    def counter(self) -> int:
-        """Failures in a row."""
-        return int(self._read()["fail_counter"])
-
-    def increment_counter(self) -> None:
-        """Count one failure more."""
-        self._update("fail_counter", self.counter + 1)
-
-    def reset_counter(self) -> None:
-        """No failures in a row."""
-        self._update("fail_counter", 0)
-
-    @property
-    def success_counter(self) -> int:
-        """Successes in a row while half open."""
-        return int(self._read()["success_counter"])
-
-    def increment_success_counter(self) -> None:
-        """Count one success more."""
-        self._update("success_counter", self.success_counter + 1)
-
-    def reset_success_counter(self) -> None:
-        """No successes in a row."""
-        self._update("success_counter", 0)
-
-    @property
-    def opened_at(self) -> datetime | None:
-        """When it opened, or when its latest probe began (aware, UTC)."""
-        value = self._read()["opened_at"]
-        return None if value is None else datetime.fromisoformat(value)
-
-    @opened_at.setter
-    def opened_at(self, moment: datetime) -> None:
-        self._update("opened_at", moment.isoformat())
+            raise
 
 
-def _as_iso(value: str | None) -> str | None:
-    if value is None:
-        return None
-    return datetime.fromisoformat(value).astimezone(UTC).isoformat()
+class RedisStorage:
+    """One string in Redis, for runs on several machines."""
 
-
-class _Tripwire:
-    """A Redis client that fails at once after its first failure: an outage costs one time-out in all."""
-
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, target: str) -> None:
         self._client = client
-        self.error: Exception | None = None
+        self._key = f"wrm:breaker:{target}"
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
+    def read(self) -> State:
+        """See `StateStorage.read`."""
+        return State.from_json(self._client.get(self._key))
 
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            if self.error is not None:
-                raise self.error
-            try:
-                return method(*args, **kwargs)
-            except Exception as exc:
-                self.error = exc
-                raise
-
-        return guarded
+    def write(self, state: State) -> None:
+        """See `StateStorage.write`."""
+        self._client.set(self._key, state.to_json())
 
 
 class Breaker:
@@ -172,44 +152,35 @@ class Breaker:
     the circuit. A refusal (4xx) counts as a success: the target is up. After the cooldown one call is let
     through as a probe, for which all others keep waiting: its success closes the circuit, its failure opens
     it for another cooldown, and if its process dies, the next cooldown lets another one through.
+
+    Args:
+        target: Its name.
+        storages: Where the state is kept; when one fails, the next takes over for the rest of this process, and
+            after the last of them this process's memory.
+        fail_max: Failed calls in a row that open the circuit.
+        reset_timeout_s: Cooldown in seconds.
+        now: The time (aware).
     """
 
     def __init__(
         self,
         target: str,
-        storage: pybreaker.CircuitBreakerStorage,
-        *,
+        *storages: StateStorage,
         fail_max: int = 5,
         reset_timeout_s: float = 60,
         now: Callable[[], datetime] = _utc_now,
-        redis_guard: _Tripwire | None = None,
-        fallback: Callable[[], pybreaker.CircuitBreakerStorage] = lambda: pybreaker.CircuitMemoryStorage(
-            pybreaker.STATE_CLOSED
-        ),
     ) -> None:
         self.target = target
         self._cooldown = timedelta(seconds=reset_timeout_s)
         self._fail_max = fail_max
         self._now = now
         self._lock = threading.RLock()
-        self._redis_guard = redis_guard
-        self._fallback = fallback
-        self._use(storage)
-
-    def _use(self, storage: pybreaker.CircuitBreakerStorage) -> None:
-        self._storage = storage
-        self._breaker = pybreaker.CircuitBreaker(
-            fail_max=self._fail_max,
-            reset_timeout=self._cooldown.total_seconds(),
-            state_storage=storage,
-            name=self.target,
-            throw_new_error_on_trip=False,
-        )
+        self._storages = list(storages)
 
     @property
     def is_open(self) -> bool:
         """Whether calls are being refused, or the next one is a probe."""
-        return self._safely(lambda: self._breaker.current_state != pybreaker.STATE_CLOSED, default=False)
+        return self._read().opened_at is not None
 
     def admit(self, *, operation: str = "", name: str = "") -> bool:
         """Let a call pass, or not.
@@ -221,69 +192,55 @@ class Breaker:
         Raises:
             CircuitOpenError: The circuit is open, or another call is probing.
         """
-        refused_since: list[datetime] = []
-
-        def gate() -> bool:
-            if self._breaker.current_state == pybreaker.STATE_CLOSED:
+        with self._lock:
+            state, now = self._read(), self._now()
+            if state.opened_at is None:
                 return False
-            now, opened_at = self._now(), self._storage.opened_at
-            if opened_at is not None and timedelta(0) <= now - opened_at < self._cooldown:
-                refused_since.append(opened_at)
-                return False
-            self._storage.opened_at = now  # the probe's lease: others wait another cooldown for its result
-            self._breaker.half_open()
+            if timedelta(0) <= now - state.opened_at < self._cooldown:
+                raise CircuitOpenError(self.target, state.opened_at, state.opened_at + self._cooldown, operation, name)
+            self._write(State(state.failures, now, probing=True))  # others wait another cooldown for its result
             return True
-
-        probe = self._safely(gate, default=False)
-        if refused_since:
-            since = refused_since[0]
-            raise CircuitOpenError(self.target, since, since + self._cooldown, operation, name)
-        return probe
 
     def succeeded(self) -> None:
         """A call that was let pass has succeeded, or was answered with a refusal."""
-
-        def tell() -> None:
-            if self._breaker.current_state != pybreaker.STATE_OPEN:  # else a late answer from before it opened
-                self._breaker.call(lambda: None)
-
-        self._safely(tell, default=None)
+        with self._lock:
+            state = self._read()
+            late = state.opened_at is not None and not state.probing  # it began before the circuit opened
+            if state != CLOSED and not late:
+                self._write(CLOSED)
 
     def failed(self) -> None:
         """A call that was let pass has failed after all its retries."""
-
-        def tell() -> None:
-            if self._breaker.current_state == pybreaker.STATE_OPEN:
-                return
-            with contextlib.suppress(_Failure):
-                self._breaker.call(_fail)
-            if self._breaker.current_state == pybreaker.STATE_OPEN:
-                self._storage.opened_at = self._now()
-                logger.warning("circuit breaker of %s opened for %.0f s", self.target, self._cooldown.total_seconds())
-
-        self._safely(tell, default=None)
-
-    def _safely(self, action: Callable[[], T], default: T) -> T:
-        """Run `action`; trouble with the storage costs this process the shared state, never a call."""
         with self._lock:
+            state = self._read()
+            if state.opened_at is not None and not state.probing:
+                return
+            failures = state.failures + 1
+            if failures < self._fail_max and not state.probing:
+                self._write(State(failures))
+                return
+            self._write(State(failures, self._now()))
+            logger.warning("circuit breaker of %s opened for %.0f s", self.target, self._cooldown.total_seconds())
+
+    def _read(self) -> State:
+        with self._lock:
+            state: State = self._storage(lambda storage: storage.read())
+            return state
+
+    def _write(self, state: State) -> None:
+        self._storage(lambda storage: storage.write(state), state)
+
+    def _storage(self, action: Callable[[StateStorage], Any], state: State = CLOSED) -> Any:
+        """Do `action` with the first storage that works; trouble with one costs the shared state, never a call."""
+        while self._storages:
             try:
-                return action()
-            except Exception:
-                logger.warning("circuit breaker of %s lost its storage", self.target, exc_info=True)
-                self._use(self._fallback())
-                return default
-            finally:
-                if self._redis_guard is not None and self._redis_guard.error is not None:
-                    self._redis_guard = None
-                    self._use(self._fallback())
-
-
-class _Failure(Exception):  # noqa: N818 - a signal to pybreaker, seen by nobody else
-    pass
-
-
-def _fail() -> None:
-    raise _Failure
+                return action(self._storages[0])
+            except Exception as error:  # noqa: BLE001 - no server, wrong password, read-only disk
+                del self._storages[0]
+                instead = "the next place" if self._storages else "memory, for this process only"
+                logger.warning("circuit breaker of %s keeps its state in %s: %r", self.target, instead, error)
+        self._storages.append(MemoryStorage(state))
+        return action(self._storages[0])
 
 
 class Breakers:
@@ -291,9 +248,8 @@ class Breakers:
 
     Args:
         state_dir: Folder of the JSON files, e.g. ``$WRM_DATA_DIR/breakers``; created at the first failure.
-        redis: A `redis.Redis` client (with short time-outs and `decode_responses` off) that keeps the state
-            instead, for runs on several machines. When it fails, the files take over for the rest of this
-            process.
+        redis: A `redis.Redis` client with short time-outs that keeps the state instead, for runs on several
+            machines. When it fails, the files take over for the rest of this process.
         fail_max: Failed calls in a row that open a circuit.
         reset_timeout_s: Cooldown in seconds. With a fetch a minute, 60 s means one probe a minute.
         now: The time (aware).
@@ -318,25 +274,11 @@ class Breakers:
         """The breaker of `target` (``feed``, ``s3``, ``vault``), always the same one."""
         with self._lock:
             if target not in self._breakers:
-                self._breakers[target] = self._create(target)
+                shared = [RedisStorage(self._redis, target)] if self._redis is not None else []
+                files = JsonFileStorage(self._state_dir / f"{target}.json")
+                self._breakers[target] = Breaker(target, *shared, files, **self._options)
             return self._breakers[target]
 
     def is_open(self, target: str) -> bool:
         """Whether `target` is being left alone now, as any process on this state sees it."""
         return self.of(target).is_open
-
-    def _create(self, target: str) -> Breaker:
-        def in_file() -> JsonFileStorage:
-            return JsonFileStorage(self._state_dir / f"{target}.json")
-
-        if self._redis is not None:
-            guard = cast("Any", _Tripwire(self._redis))
-            try:
-                storage = pybreaker.CircuitRedisStorage(
-                    pybreaker.STATE_CLOSED, guard, namespace=f"wrm:breaker:{target}"
-                )
-                return Breaker(target, storage, redis_guard=guard, fallback=in_file, **self._options)
-            except Exception as exc:  # noqa: BLE001 - no package, no server, wrong password: files do as well
-                logger.warning("circuit breaker of %s keeps its state in files, Redis failed: %r", target, exc)
-
-        return Breaker(target, in_file(), **self._options)

@@ -7,7 +7,7 @@ the object store.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from wrm_pipeline.domain.masking import redact
 
@@ -96,10 +96,6 @@ class CircuitOpenError(TransientError):
 
     def __reduce__(self) -> tuple[type[CircuitOpenError], tuple[str, datetime, datetime, str, str]]:
         return type(self), (self.target, self.since, self.next_probe_at, self.operation, self.name)
-
-    def retry_in(self, now: datetime) -> timedelta:
-        """How long to wait from `now` (aware) before the next call has a chance; never negative."""
-        return max(self.next_probe_at - now, timedelta(0))
 
 
 class ObjectNotFoundError(PermanentError):

@@ -42,25 +42,6 @@ FUTURE_S = 300
 _SECOND_US = 1_000_000
 _M_PER_DEGREE = 111_195.0
 
-OBSERVED_COLUMNS = (
-    "station_id",
-    "name",
-    "timestamp",
-    "lat",
-    "lon",
-    "bikes",
-    "spaces",
-    "total_docks",
-    "pedelecs",
-    "file_timestamp",
-    "record_type",
-    "over_capacity",
-    "no_docks",
-    "outside_service_area",
-    "stale",
-    "count_capped",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:

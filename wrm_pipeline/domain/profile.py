@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-DRIFT_NOTICED, DRIFT_HIGH = 0.1, 0.25
+DRIFT_HIGH = 0.25
 DAYS_COMPARED = 28
 MIN_DAYS_COMPARED = 7
 SHARE_FLOOR = 1e-4

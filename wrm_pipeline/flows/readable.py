@@ -11,7 +11,7 @@ from wrm_pipeline.clients.errors import (
     UnexpectedAnswerError,
 )
 from wrm_pipeline.domain.raw_archive import ArchiveReader
-from wrm_pipeline.lake.raw_objects import RawDay, ReadBodies
+from wrm_pipeline.lake.raw_objects import RawDay, ReadVersions
 
 # What may be wrong with one object alone: it is gone since it was listed, in a cold storage class, under rights of its
 # own, damaged, on a bad sector. That the store does not answer is wrong with all of them.
@@ -29,7 +29,7 @@ class ReadableBodies:
         was_read: Some of those that could be.
     """
 
-    def __init__(self, raw: RawDay, bodies: ReadBodies | None = None) -> None:
+    def __init__(self, raw: RawDay, bodies: ReadVersions | None = None) -> None:
         self._raw = raw
         self._bodies = bodies
         self._archive: ArchiveReader | None = None

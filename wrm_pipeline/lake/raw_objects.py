@@ -9,7 +9,8 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.raw_archive import MAX_INDEX_BYTES, ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectInfo, ObjectStore
 
-ReadBodies = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
+# Contents of objects in just these versions, in the order asked.
+ReadVersions = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
 
 
 class UnreadableArchiveError(UnexpectedAnswerError):
@@ -72,7 +73,7 @@ class RawDay:
     def read(
         self,
         keys: Iterable[str],
-        bodies: ReadBodies | None = None,
+        bodies: ReadVersions | None = None,
         archive: Callable[[], ArchiveReader] | None = None,
     ) -> Iterator[tuple[str, bytes]]:
         """Contents in the order asked, checked; loose ones are fetched ahead, the archive once.
