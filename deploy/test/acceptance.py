@@ -768,7 +768,7 @@ class Acceptance:
         self.runs_end_well(begin)
         first.run("systemctl", "stop", "wrm.target")
         wait_until(lambda: self.code_servers() == 0, 600)
-        first.run("/usr/local/sbin/wrm", "rebuild")  # what sensors would have done in the next minutes
+        first.run("/usr/local/sbin/wrm", "rebuild", "--apply")  # what sensors would have done in the next minutes
         first.run("systemctl", "start", "wrm-backup.service")
         snapshots, run_ids = self.snapshot_times(), self.run_ids
         rows, tables = self.partition_rows(), self.table_rows()
@@ -801,7 +801,7 @@ class Acceptance:
         )
         second.run("sh", "-c", "rm -f /var/lib/wrm/data/*.duckdb*")
         begin = time.monotonic()
-        second.run("/usr/local/sbin/wrm", "rebuild")
+        second.run("/usr/local/sbin/wrm", "rebuild", "--apply")
         took = time.monotonic() - begin
         self.check_identical(
             f"wrm rebuild from raw/ and dlq/ ({took:.0f} s): identical rows in every partition",

@@ -1,170 +1,156 @@
 """`wrm dlq`: look at dead letters and settle them."""
 
-import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
+import click
 
-from wrm_pipeline.domain.dead_letters import (
-    DISCARDED,
-    MAX_RAW_DATA_BYTES,
-    MAX_READ_BYTES,
-    MAX_RETRIES,
-    PARKED,
-    PENDING,
-    STATUSES,
-    UNREADABLE,
-    DeadLetter,
+from wrm_pipeline.cli.command import (
+    DAY,
+    NOTHING_CHANGED,
+    AnyFunction,
+    CommandError,
+    Group,
+    apply_option,
+    json_option,
+    lazy_choice,
+    pass_settings,
 )
-from wrm_pipeline.domain.layout import folder_date
-from wrm_pipeline.lake.dead_letter_queue import (
-    DeadLetterQueue,
-    DeadLetterTooLargeError,
-    Entries,
-    UnreadableLetter,
-)
-from wrm_pipeline.settings import Settings
+from wrm_pipeline.cli.output import print_json, print_table, printer
+
+if TYPE_CHECKING:
+    from wrm_pipeline.domain.dead_letters import DeadLetter
+    from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue, Entries, UnreadableLetter
+    from wrm_pipeline.settings import Settings
 
 _SHOWN_RECORDS = 50
 _SHOWN_BYTES = 300
+_UNREADABLE_REMEDY = "Correct the object, or take it out of the queue: wrm dlq discard ID --reason '...' --apply"
 
 
-class DeadLetterCommandError(Exception):
-    """The command cannot be done as it was given; the message says why."""
+def _statuses() -> Sequence[str]:
+    from wrm_pipeline.domain.dead_letters import STATUSES, UNREADABLE
+
+    return [*STATUSES, UNREADABLE]
 
 
-def add_commands(commands: Any) -> None:
-    """Add `dlq` and its verbs to argparse's subparsers."""
-    dlq = commands.add_parser("dlq", help="look at and settle dead letters")
-    verbs = dlq.add_subparsers(required=True, metavar="VERB")
-
-    listing = verbs.add_parser("list", help="entries of the queue, the newest first")
-    listing.set_defaults(command=_list)
-    _add_selection(listing)
-    listing.add_argument("--status", action="append", choices=[*STATUSES, UNREADABLE], default=[])
-    listing.add_argument("--json", action="store_true", help="one JSON array")
-
-    show = verbs.add_parser("show", help="one entry with its records")
-    show.set_defaults(command=_show)
-    show.add_argument("id", help="entry id, or enough of its beginning")
-    show.add_argument("--json", action="store_true", help="the stored JSON")
-
-    correct = verbs.add_parser("correct", help="give the right line for a dead one; the next build uses it")
-    correct.set_defaults(command=_correct)
-    correct.add_argument("id", help="entry id, or enough of its beginning")
-    correct.add_argument("--line", type=int, required=True, help="line number in the raw object, as `show` gives it")
-    correct.add_argument("--data", required=True, help="the whole line as it should have been")
-
-    discard = verbs.add_parser("discard", help="give entries up; they stay in the queue with the reason")
-    discard.set_defaults(command=_discard)
-    discard.add_argument("id", nargs="?", help="entry id, or enough of its beginning: one entry, at once")
-    _add_selection(discard)
-    discard.add_argument("--reason", required=True)
-    discard.add_argument(
-        "--write", action="store_true", help="for many (--error, --date): do it; without, only say how many"
-    )
-
-    again = verbs.add_parser("replay", help="try pending entries again, now and here (as the job reprocess_dlq does)")
-    again.set_defaults(command=_replay)
-    _add_selection(again)
-    again.add_argument(
-        "--id", action="append", default=[], dest="ids", help="only this entry, parked ones, too; may be repeated"
-    )
-    again.add_argument(
-        "--drift",
-        action="store_true",
-        help="after a release that reads a changed format: the bodies and entries of that change, parked ones, too",
-    )
-    again.add_argument("--parked", action="store_true", help="entries that are parked, too")
-    again.add_argument("--max-retries", type=int, default=MAX_RETRIES, help="failures after which an entry is parked")
-    again.add_argument("--dry-run", action="store_true", help="only say what would be tried")
-    again.add_argument("--json", action="store_true", help="one JSON array")
+def _selection(function: AnyFunction) -> AnyFunction:
+    """Options that say which entries are meant."""
+    function = click.option("--error-type", "--error", "error_types", multiple=True, help="May be repeated.")(function)
+    return click.option("--date", "days", type=DAY, multiple=True, help="May be repeated.")(function)
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--date", action="append", type=date.fromisoformat, default=[], help="YYYY-MM-DD; repeatable")
-    parser.add_argument("--error-type", "--error", action="append", default=[], help="may be repeated")
+@click.group(
+    cls=Group,
+    examples=[
+        ("wrm dlq list", "what waits, the newest first"),
+        ("wrm dlq show 3f2a91", "one entry, with its lines and what is wrong with them"),
+        ("wrm dlq replay --apply", "try what is pending again"),
+    ],
+)
+def dlq() -> None:
+    """Look at dead letters, and settle them."""
 
 
-def _queue(settings: Settings) -> DeadLetterQueue:
+@dlq.command(
+    "list",
+    examples=[
+        ("wrm dlq list --date 2025-08-21", "the entries of a day"),
+        ("wrm dlq list --status parked", "those that need a person"),
+        ("wrm dlq list --error bad_count --json", "of one kind, as they are stored"),
+    ],
+)
+@_selection
+@click.option("--status", "statuses", type=lazy_choice(_statuses), multiple=True, help="May be repeated.")
+@json_option
+@pass_settings
+def list_letters(
+    settings: "Settings",
+    days: tuple[date, ...],
+    error_types: tuple[str, ...],
+    statuses: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """List entries of the queue, the newest first."""
+    queue = _queue(settings)
+    _print(_chosen(queue, days, error_types, statuses), queue, as_json=as_json)
+    return 0
+
+
+def _queue(settings: "Settings") -> "DeadLetterQueue":
+    from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
     from wrm_pipeline.resources.lake import connect_store
 
     return DeadLetterQueue(connect_store(settings), settings.layout)
 
 
-def _chosen(queue: DeadLetterQueue, options: argparse.Namespace, statuses: Sequence[str]) -> Entries:
+def _chosen(
+    queue: "DeadLetterQueue", days: Sequence[date], error_types: Sequence[str], statuses: Sequence[str]
+) -> "Entries":
     """The entries that the options name, the newest first."""
-    parts = [queue.entries(dt) for dt in sorted(set(options.date))] if options.date else [queue.entries()]
+    from wrm_pipeline.domain.dead_letters import UNREADABLE
+    from wrm_pipeline.lake.dead_letter_queue import Entries
+
+    parts = [queue.entries(dt) for dt in sorted(set(days))] if days else [queue.entries()]
     letters = [
         letter
         for part in parts
         for letter in part.letters
-        if (not options.error_type or letter.error_type in options.error_type)
-        and (not statuses or letter.status in statuses)
+        if (not error_types or letter.error_type in error_types) and (not statuses or letter.status in statuses)
     ]
     letters.sort(key=lambda letter: letter.timestamp, reverse=True)
     unreadable = [letter for part in parts for letter in part.unreadable]
-    wanted = not options.error_type and (not statuses or UNREADABLE in statuses)
+    wanted = not error_types and (not statuses or UNREADABLE in statuses)
     return Entries(tuple(letters), tuple(unreadable) if wanted else ())
 
 
-def _list(options: argparse.Namespace, settings: Settings) -> int:
-    queue = _queue(settings)
-    _print(_chosen(queue, options, options.status), queue, as_json=options.json)
-    return 0
-
-
-def _print(entries: Entries, queue: DeadLetterQueue, *, as_json: bool) -> None:
+def _print(entries: "Entries", queue: "DeadLetterQueue", *, as_json: bool) -> None:
     if as_json:
         contents = [json.loads(letter.to_json()) for letter in entries.letters]
-        contents += [_unreadable_content(letter) for letter in entries.unreadable]
-        print(json.dumps(contents, ensure_ascii=False, indent=1))
+        print_json(contents + [_unreadable_content(letter) for letter in entries.unreadable])
         return
     if not entries.letters and not entries.unreadable:
         print(f"No such entries in {queue.layout.dead_letter_prefix} of {queue.store.name}.")
         return
-    rows: list[list[Any]] = [
-        [
-            _shown(letter.entry_id, 8, more=""),
-            letter.partition_date,
-            _shown(letter.error_type, 30),
-            letter.status,
-            letter.retry_count,
-            letter.records_total,
-            _shown(PurePosixPath(letter.source_key).name, 60),
-            _shown(letter.error_message, 60),
-        ]
-        for letter in entries.letters
-    ]
-    rows += [
-        [
-            _shown(letter.name, 8, more=""),
-            _day(letter),
-            "",
-            UNREADABLE,
-            "",
-            "",
-            f"{letter.size_bytes} bytes",
-            _shown(letter.reason, 60),
-        ]
-        for letter in entries.unreadable
-    ]
     headers = ["id", "date", "error", "status", "retries", "records", "source", "message"]
-    print(tabulate(rows, headers=headers, disable_numparse=True))
+    rows = [_row(letter) for letter in entries.letters] + [_unreadable_row(letter) for letter in entries.unreadable]
+    print_table(rows, headers, disable_numparse=True)
     if entries.unreadable:
         print(
-            f"\n{len(entries.unreadable)} objects cannot be read as dead letters. `wrm dlq show ID` says why. Correct "
-            "the object, or take it out of the queue: wrm dlq discard ID --reason '...'"
+            f"\n{len(entries.unreadable)} objects cannot be read as dead letters. `wrm dlq show ID` says why. "
+            f"{_UNREADABLE_REMEDY}"
         )
 
 
-def _unreadable_content(letter: UnreadableLetter) -> dict[str, Any]:
+def _row(letter: "DeadLetter") -> list[Any]:
+    return [
+        _shown(letter.entry_id, 8, more=""),
+        letter.partition_date,
+        _shown(letter.error_type, 30),
+        letter.status,
+        letter.retry_count,
+        letter.records_total,
+        _shown(PurePosixPath(letter.source_key).name, 60),
+        _shown(letter.error_message, 60),
+    ]
+
+
+def _unreadable_row(letter: "UnreadableLetter") -> list[Any]:
+    from wrm_pipeline.domain.dead_letters import UNREADABLE
+
+    size = f"{letter.size_bytes} bytes"
+    return [_shown(letter.name, 8, more=""), _day(letter), "", UNREADABLE, "", "", size, _shown(letter.reason, 60)]
+
+
+def _unreadable_content(letter: "UnreadableLetter") -> dict[str, Any]:
+    from wrm_pipeline.domain.dead_letters import UNREADABLE
+
     return {
         "entry_id": letter.name,
         "status": UNREADABLE,
@@ -175,7 +161,9 @@ def _unreadable_content(letter: UnreadableLetter) -> dict[str, Any]:
     }
 
 
-def _day(letter: UnreadableLetter) -> str:
+def _day(letter: "UnreadableLetter") -> str:
+    from wrm_pipeline.domain.layout import folder_date
+
     dt = folder_date(letter.key.rpartition("/")[0])
     return dt.isoformat() if dt else ""
 
@@ -186,30 +174,47 @@ def _shown(text: str, length: int = 10_000, more: str = "…") -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in cut)
 
 
-def _find(queue: DeadLetterQueue, entry_id: str) -> DeadLetter | UnreadableLetter:
+def _find(queue: "DeadLetterQueue", entry_id: str) -> "DeadLetter | UnreadableLetter":
     letter = queue.find(entry_id)
     if letter is None:
-        raise DeadLetterCommandError(
-            f"there is no one entry whose id starts with {entry_id!r}; `wrm dlq list` shows the ids"
-        )
+        raise CommandError(f"there is no one entry whose id starts with {entry_id!r}; `wrm dlq list` shows the ids")
     return letter
 
 
-def _find_readable(queue: DeadLetterQueue, entry_id: str) -> DeadLetter:
+def _find_readable(queue: "DeadLetterQueue", entry_id: str) -> "DeadLetter":
+    from wrm_pipeline.lake.dead_letter_queue import UnreadableLetter
+
     letter = _find(queue, entry_id)
     if isinstance(letter, UnreadableLetter):
-        raise DeadLetterCommandError(f"{letter.key} cannot be read: {letter.reason}. Correct the object first")
+        raise CommandError(f"{letter.key} cannot be read: {letter.reason}. Correct the object first")
     return letter
 
 
-def _show(options: argparse.Namespace, settings: Settings) -> int:
+@dlq.command(
+    examples=[
+        ("wrm dlq show 3f2a91", "the entry whose id begins like that"),
+        ("wrm dlq show 3f2a91 --json", "as it is stored"),
+    ]
+)
+@click.argument("entry_id", metavar="ID")
+@json_option
+@pass_settings
+def show(settings: "Settings", entry_id: str, as_json: bool) -> int:
+    """Show one entry with its records. ID may be the beginning of its id."""
+    from wrm_pipeline.lake.dead_letter_queue import UnreadableLetter
+
     queue = _queue(settings)
-    letter = _find(queue, options.id)
+    letter = _find(queue, entry_id)
     if isinstance(letter, UnreadableLetter):
-        return _show_unreadable(queue, letter, as_json=options.json)
-    if options.json:
+        _show_unreadable(queue, letter, as_json=as_json)
+    elif as_json:
         print(letter.to_json().decode())
-        return 0
+    else:
+        _show(letter)
+    return 0
+
+
+def _show(letter: "DeadLetter") -> None:
     for name in (
         "entry_id",
         "status",
@@ -232,100 +237,203 @@ def _show(options: argparse.Namespace, settings: Settings) -> int:
         print(f"\n{line}: {_shown(record.error_message)}\n  {_shown(repr(record.raw_data))}")
         if record.corrected_data is not None:
             print(f"  corrected: {_shown(repr(record.corrected_data))}")
-    return 0
 
 
-def _show_unreadable(queue: DeadLetterQueue, letter: UnreadableLetter, *, as_json: bool) -> int:
+def _show_unreadable(queue: "DeadLetterQueue", letter: "UnreadableLetter", *, as_json: bool) -> None:
+    from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES
+
     if as_json:
-        print(json.dumps(_unreadable_content(letter), ensure_ascii=False, indent=1))
-        return 0
+        print_json(_unreadable_content(letter))
+        return
     print(f"{letter.key} cannot be read: {_shown(letter.reason)}")
     if letter.size_bytes <= MAX_READ_BYTES:
         print(f"It begins with {queue.store.get(letter.key)[:_SHOWN_BYTES]!r}")
-    print("Correct the object, or take it out of the queue: wrm dlq discard ID --reason '...'")
-    return 0
+    print(_UNREADABLE_REMEDY)
 
 
-def _correct(options: argparse.Namespace, settings: Settings) -> int:
+@dlq.command(
+    examples=[
+        ("wrm dlq correct 3f2a91 --line 8 --data '…'", "show the line as it is and as it would be"),
+        ("wrm dlq correct 3f2a91 --line 8 --data '…' --apply", "write it; the next build of its day uses it"),
+    ]
+)
+@click.argument("entry_id", metavar="ID")
+@click.option("--line", type=int, required=True, help="Line number in the raw object, as `show` gives it.")
+@click.option("--data", required=True, help="The whole line as it should have been.")
+@apply_option()
+@pass_settings
+def correct(settings: "Settings", entry_id: str, line: int, data: str, apply: bool) -> int:
+    """Give the right line for a dead one; the next build uses it. ID may be the beginning of an id."""
+    from wrm_pipeline.domain.dead_letters import PENDING
+    from wrm_pipeline.lake.dead_letter_queue import DeadLetterTooLargeError
+
     queue = _queue(settings)
-    letter = _find_readable(queue, options.id)
-    known = sorted({record.line_number for record in letter.records if record.line_number})
-    if options.line not in known:
-        lines = ", ".join(map(str, known[:20]))
-        raise DeadLetterCommandError(
-            f"entry {letter.entry_id} has no record of line {options.line}; it has {lines or 'none'}"
-        )
-    if "\n" in options.data or "\r" in options.data:
-        raise DeadLetterCommandError("--data is one line")
-    size = len(options.data.encode("utf-8", "replace"))
-    if size > MAX_RAW_DATA_BYTES:
-        raise DeadLetterCommandError(f"--data has {size} bytes; a line has at most {MAX_RAW_DATA_BYTES}")
+    letter = _find_readable(queue, entry_id)
+    _refuse_correction(letter, line, data)
     records = tuple(
-        replace(record, corrected_data=options.data) if record.line_number == options.line else record
-        for record in letter.records
+        replace(record, corrected_data=data) if record.line_number == line else record for record in letter.records
     )
+    if not apply:
+        for record in letter.records:
+            if record.line_number == line:
+                print(f"line {line}: {_shown(repr(record.raw_data))}\n  would be: {_shown(repr(data))}")
+        print(NOTHING_CHANGED)
+        return 0
     try:
         queue.put(replace(letter, records=records, status=PENDING, retry_count=0))
     except DeadLetterTooLargeError as error:
-        raise DeadLetterCommandError(str(error)) from None
-    print(f"Line {options.line} is corrected. `wrm dlq replay --id {letter.entry_id}` publishes it.")
+        raise CommandError(str(error)) from None
+    print(f"Line {line} is corrected. `wrm dlq replay --id {letter.entry_id} --apply` publishes it.")
     return 0
 
 
-def _discard(options: argparse.Namespace, settings: Settings) -> int:
-    queue = _queue(settings)
-    note = f"discarded {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {options.reason}"
-    if bool(options.id) == bool(options.date or options.error_type):
-        raise DeadLetterCommandError("say which: one id, or --error TYPE and --date DAY for many")
-    if options.id:
-        letter = _find(queue, options.id)
-        if isinstance(letter, UnreadableLetter):
-            print(f"{letter.key} is no longer in the queue; its bytes are in {queue.set_aside(letter)}.")
-            return 0
+def _refuse_correction(letter: "DeadLetter", line: int, data: str) -> None:
+    from wrm_pipeline.domain.dead_letters import MAX_RAW_DATA_BYTES
+
+    known = sorted({record.line_number for record in letter.records if record.line_number})
+    if line not in known:
+        lines = ", ".join(map(str, known[:20]))
+        raise CommandError(f"entry {letter.entry_id} has no record of line {line}; it has {lines or 'none'}")
+    if "\n" in data or "\r" in data:
+        raise CommandError("--data is one line")
+    size = len(data.encode("utf-8", "replace"))
+    if size > MAX_RAW_DATA_BYTES:
+        raise CommandError(f"--data has {size} bytes; a line has at most {MAX_RAW_DATA_BYTES}")
+
+
+@dlq.command(
+    examples=[
+        ("wrm dlq discard 3f2a91 --reason 'test bike' --apply", "one entry"),
+        ("wrm dlq discard --error bad_count --date 2025-08-21 --reason '…'", "say how many; --apply does it"),
+    ]
+)
+@click.argument("entry_id", metavar="[ID]", required=False)
+@_selection
+@click.option("--reason", required=True, help="Kept in the entry.")
+@apply_option("--write")
+@json_option
+@pass_settings
+def discard(
+    settings: "Settings",
+    entry_id: str | None,
+    days: tuple[date, ...],
+    error_types: tuple[str, ...],
+    reason: str,
+    apply: bool,
+    as_json: bool,
+) -> int:
+    """Give entries up; they stay in the queue with the reason.
+
+    One whose ID begins like that, or all open ones that --error and --date name.
+    """
+    note = f"discarded {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {reason}"
+    if bool(entry_id) == bool(days or error_types):
+        raise CommandError("say which: one id, or --error TYPE and --date DAY for many")
+    if entry_id:
+        _discard_one(_queue(settings), entry_id, note, apply=apply, as_json=as_json)
+    else:
+        _discard_many(_queue(settings), days, error_types, note, apply=apply, as_json=as_json)
+    return 0
+
+
+def _discard_one(queue: "DeadLetterQueue", entry_id: str, note: str, *, apply: bool, as_json: bool) -> None:
+    from wrm_pipeline.domain.dead_letters import DISCARDED
+    from wrm_pipeline.lake.dead_letter_queue import UnreadableLetter
+
+    say, letter = printer(as_json), _find(queue, entry_id)
+    name = letter.name if isinstance(letter, UnreadableLetter) else letter.entry_id
+    if not apply:
+        say(f"{name} would be discarded. {NOTHING_CHANGED}")
+    elif isinstance(letter, UnreadableLetter):
+        say(f"{letter.key} is no longer in the queue; its bytes are in {queue.set_aside(letter)}.")
+    else:
         queue.put(replace(letter, status=DISCARDED, note=note))
-        print(f"{letter.entry_id} is discarded. The raw object stays.")
-        return 0
-    letters = _chosen(queue, options, [PENDING, PARKED]).letters
+        say(f"{letter.entry_id} is discarded. The raw object stays.")
+    if as_json:
+        print_json({"entries": [{"entry_id": name}], "count": 1, "applied": apply})
+
+
+def _discard_many(
+    queue: "DeadLetterQueue",
+    days: Sequence[date],
+    error_types: Sequence[str],
+    note: str,
+    *,
+    apply: bool,
+    as_json: bool,
+) -> None:
+    from wrm_pipeline.domain.dead_letters import DISCARDED, PARKED, PENDING
+
+    say = printer(as_json)
+    letters = _chosen(queue, days, error_types, [PENDING, PARKED]).letters
     counts = Counter((letter.partition_date, letter.error_type, letter.status) for letter in letters)
     rows = [[dt, _shown(error, 30), status, count] for (dt, error, status), count in sorted(counts.items())]
-    if rows:
-        print(tabulate(rows, headers=["date", "error", "status", "entries"], disable_numparse=True))
-    if not options.write:
-        print(f"{len(letters)} entries would be discarded. Nothing was written. Add --write to do it.")
-        return 0
-    for letter in letters:
-        queue.put(replace(letter, status=DISCARDED, note=note))
-    print(f"{len(letters)} entries are discarded. The raw objects stay.")
-    return 0
+    headers = ["date", "error", "status", "entries"]
+    if rows and not as_json:
+        print_table(rows, headers, disable_numparse=True)
+    if apply:
+        for letter in letters:
+            queue.put(replace(letter, status=DISCARDED, note=note))
+        say(f"{len(letters)} entries are discarded. The raw objects stay.")
+    else:
+        say(f"{len(letters)} entries would be discarded. Nothing was written. Add --apply to do it.")
+    if as_json:
+        entries = [dict(zip(headers, row, strict=True)) for row in rows]
+        print_json({"entries": entries, "count": len(letters), "applied": apply})
 
 
-def _replay(options: argparse.Namespace, settings: Settings) -> int:
-    from wrm_pipeline.flows.replay import InvalidReplayError, Selection, replay, select
+@dlq.command(
+    examples=[
+        ("wrm dlq replay", "say what would be tried"),
+        ("wrm dlq replay --apply", "try it, as the job reprocess_dlq does"),
+        ("wrm dlq replay --id 3f2a91 --apply", "one entry, parked or not"),
+        ("wrm dlq replay --drift --apply", "after a release that reads a changed format"),
+    ]
+)
+@_selection
+@click.option("--id", "ids", multiple=True, help="Only this entry, parked ones, too; may be repeated.")
+@click.option(
+    "--drift",
+    is_flag=True,
+    help="After a release that reads a changed format: the bodies and entries of that change, parked ones, too.",
+)
+@click.option("--parked", is_flag=True, help="Entries that are parked, too.")
+@click.option("--max-retries", type=click.IntRange(min=1), help="Failures after which an entry is parked.")
+@apply_option("--dry-run")
+@json_option
+@pass_settings
+def replay(
+    settings: "Settings",
+    days: tuple[date, ...],
+    error_types: tuple[str, ...],
+    ids: tuple[str, ...],
+    drift: bool,
+    parked: bool,
+    max_retries: int | None,
+    apply: bool,
+    as_json: bool,
+) -> int:
+    """Try pending entries again, now and here."""
+    from wrm_pipeline.domain.dead_letters import MAX_RETRIES
+    from wrm_pipeline.flows import replay as replaying
+    from wrm_pipeline.lake.dead_letter_queue import Entries
 
     queue = _queue(settings)
-    ids = [_find_readable(queue, entry_id).entry_id for entry_id in options.ids]
-    selection = Selection(options.date, options.error_type, ids, options.parked, options.drift)
-    if options.dry_run:
-        _print(Entries(tuple(select(queue, selection))), queue, as_json=options.json)
+    found = [_find_readable(queue, entry_id).entry_id for entry_id in ids]
+    selection = replaying.Selection(days, error_types, found, parked, drift)
+    if not apply:
+        _print(Entries(tuple(replaying.select(queue, selection))), queue, as_json=as_json)
+        printer(as_json)(NOTHING_CHANGED)
         return 0
-    try:
-        result = replay(
-            queue.store,
-            settings.layout,
-            selection,
-            area=settings.area,
-            now=datetime.now(UTC),
-            max_retries=options.max_retries,
-        )
-    except InvalidReplayError as error:
-        raise DeadLetterCommandError(f"--max-retries: {error}") from None
-    _print(Entries(result.letters), queue, as_json=options.json)
-    return _print_failed(result.failed)
-
-
-def _print_failed(failed: Sequence[tuple[date, str]]) -> int:
-    import sys
-
-    for dt, problem in failed:
+    result = replaying.replay(
+        queue.store,
+        settings.layout,
+        selection,
+        area=settings.area,
+        now=datetime.now(UTC),
+        max_retries=MAX_RETRIES if max_retries is None else max_retries,
+    )
+    _print(Entries(result.letters), queue, as_json=as_json)
+    for dt, problem in result.failed:
         print(f"wrm: {dt} was left as it is: {problem}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if result.failed else 0

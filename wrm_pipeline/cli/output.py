@@ -1,7 +1,7 @@
 """What commands write: much of it comes from the feed, and a terminal obeys what it is sent."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,3 +31,26 @@ def shown_safely() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def print_json(content: Any, *, default: Callable[[Any], Any] = str) -> None:
+    """Print one JSON document; `default` is for values that JSON does not have, as dates."""
+    import json
+
+    print(json.dumps(content, ensure_ascii=False, indent=1, default=default))
+
+
+def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], **style: Any) -> None:
+    """Print rows in columns; `style` is tabulate's."""
+    from tabulate import tabulate
+
+    print(tabulate(list(rows), headers=headers, **style))
+
+
+def printer(as_json: bool) -> Callable[[str], None]:
+    """Gives what prints lines for people: to stdout, or to stderr where stdout is for one JSON document."""
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    return say

@@ -499,8 +499,8 @@ class Vault:
             remedy = "See `vault secrets list`, and set VAULT_MOUNT_POINT or VAULT_NAMESPACE"
             return VaultMountError(f"there is no secrets engine at {mount}/", "vault", operation, place, remedy, 404)
         remedy = (
-            f"Write it: `wrm secrets import FILE`, or `vault kv put -mount={mount} {path} …`. If it is there, see "
-            f"VAULT_NAMESPACE, VAULT_MOUNT_POINT, and whether {mount}/ is KV version 2"
+            f"Write it: `wrm secrets import FILE --apply`, or `vault kv put -mount={mount} {path} …`. If it is there, "
+            f"see VAULT_NAMESPACE, VAULT_MOUNT_POINT, and whether {mount}/ is KV version 2"
         )
         return VaultPathMissingError("there is nothing", "vault", operation, place, remedy, 404)
 

@@ -66,7 +66,7 @@ class Layout:
         if dt < self.first_date:
             return f"it is before the first partition ({self.first_date}); to process it, set WRM_FIRST_DATE={dt}"
         if dt > today:
-            return "it has not begun; `wrm raw move-future` moves snapshots of a clock that was ahead"
+            return "it has not begun; `wrm raw move-future --apply` moves snapshots of a clock that was ahead"
         return ""
 
     @property

@@ -78,19 +78,19 @@ CHECK_REMEDIES = {
     "clock_was_not_ahead": (
         "Nothing, if nothing waits: it ends by itself when that time has come. Else `wrm repair-clock --apply`, and "
         "restart the daemon. See why the clock was wrong (`timedatectl`, `journalctl -u systemd-timesyncd`); snapshots "
-        "of that time are listed by `wrm doctor`, and `wrm raw move-future` sets them right"
+        "of that time are listed by `wrm doctor`, and `wrm raw move-future --apply` sets them right"
     ),
     "enhanced_files_are_readable": (
-        "`wrm rebuild --from DAY --to DAY` makes the day's file again; see who else writes to the lake"
+        "`wrm rebuild --from DAY --to DAY --apply` makes the day's file again; see who else writes to the lake"
     ),
     "row_count_is_usual": "Compare the days in the result's samples; look for gaps between the day's raw snapshots",
     "feed_format_is_read": (
         "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; when a "
-        "release reads it, `wrm dlq replay --drift` publishes all of it"
+        "release reads it, `wrm dlq replay --drift --apply` publishes all of it"
     ),
     "dead_letters_are_readable": (
         "`wrm dlq list --status unreadable` names them, `wrm dlq show ID` says why. Correct the object, or take it out "
-        "of the queue with `wrm dlq discard ID --reason '…'`. Nothing else is held up by it"
+        "of the queue with `wrm dlq discard ID --reason '…' --apply`. Nothing else is held up by it"
     ),
     "spool_is_readable": (
         "`wrm doctor` names the files. Correct the owner or mode of a snapshot and move it from `unreadable/` back "
@@ -102,7 +102,7 @@ CHECK_REMEDIES = {
         "archive class, rights); if the loss is meant, run the day with `allow_shrink: true`. `wrm doctor` names them"
     ),
     "partition_files_are_ours": (
-        "See who else writes to the lake. `wrm rebuild --dry-run` says of each file what would become of it; what it "
+        "See who else writes to the lake. `wrm rebuild` says of each file what would become of it; what it "
         "leaves alone holds rows that ours lacks, or cannot be read"
     ),
     "flag_shares_are_usual": "Look at the samples, and at the feed itself; the rows are published and flagged",

@@ -187,13 +187,13 @@ def test_a_drift_of_two_hours_is_one_incident_and_comes_back_by_one_command(worl
     minute(respelt(city.snapshot(world.now), "total_docks", docks))
     tables()
     assert len(watched.messages) == 1
-    assert main(["dlq", "replay", "--drift"]) == 0
+    assert main(["dlq", "replay", "--drift", "--apply"]) == 0
     assert {letter.status for letter in letters(world)} == {"reprocessed"}
     bodies[taken + timedelta(seconds=1)] = bodies[taken]
     bodies[taken] = spare
     assert_all_published_once(world, bodies)
     before = world.contents("")
-    assert main(["dlq", "replay", "--drift"]) == 0
+    assert main(["dlq", "replay", "--drift", "--apply"]) == 0
     assert world.contents("") == before
 
     world.now += 11 * MINUTE

@@ -136,7 +136,13 @@ def test_a_foreign_letter_is_in_the_way_of_nothing(world, city, report, what, ca
 
     # The operator's commands.
     capsys.readouterr()
-    for command in (["list"], ["list", "--json"], ["show", "foreign"], ["show", "foreign", "--json"], ["replay"]):
+    for command in (
+        ["list"],
+        ["list", "--json"],
+        ["show", "foreign"],
+        ["show", "foreign", "--json"],
+        ["replay", "--apply"],
+    ):
         assert main(["dlq", *command]) == 0, command
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
@@ -148,7 +154,7 @@ def test_a_foreign_letter_is_in_the_way_of_nothing(world, city, report, what, ca
     assert {s.labels["status"]: s.value for s in metric.samples}["unreadable"] == (not read)
 
     # What others wrote is still there, and taken away by a person who says so.
-    assert main(["dlq", "discard", "foreign", "--reason", "not ours"]) == 0
+    assert main(["dlq", "discard", "foreign", "--reason", "not ours", "--apply"]) == 0
     assert world.keys("dlq_set_aside/") == ([] if read else [world.layout.set_aside_key(key)])
     if read:
         kept = json.loads(world.truth.get(key))
@@ -175,7 +181,7 @@ def test_a_published_correction_outlives_its_letter(world, city, report, what):
         world.truth.put(key, right)
         world.verify(DEAD_LETTERED)
         world.truth.put(key, content_of(what))
-    assert main(["dlq", "discard", PurePosixPath(key).stem, "--reason", "beyond repair"]) == 0
+    assert main(["dlq", "discard", PurePosixPath(key).stem, "--reason", "beyond repair", "--apply"]) == 0
     world.corrections.clear()
     assert asked_for(world) == ["2025-08-21"], "now the correction is gone, and its line is dead again"
     assert world.process(DAY), world.failures
@@ -240,8 +246,8 @@ def test_max_retries_below_one_parks_nothing(world, city, report, max_retries, c
     world.put_raw(NOON, good + dead_row("bikes_not_a_number", good))
     assert world.process(DAY), world.failures
     before = world.contents("")
-    assert main(["dlq", "replay", "--max-retries", str(max_retries)]) == 2
-    assert f"max_retries is {max_retries}; it must be at least 1" in capsys.readouterr().err
+    assert main(["dlq", "replay", "--max-retries", str(max_retries), "--apply"]) == 2
+    assert f"{max_retries} is not in the range x>=1" in capsys.readouterr().err
     assert world.contents("") == before
 
 

@@ -360,7 +360,7 @@ def test_days_before_the_first_date_are_one_thing_to_all(world, report, monkeypa
         ),
     ]
     assert all([run.dt for run in look.runs] == ([dt] if processed else []) for look in looks)
-    assert main(["rebuild", "--layer", "processed"]) == (0 if processed else 1)
+    assert main(["rebuild", "--layer", "processed", "--apply"]) == (0 if processed else 1)
     said = "".join(capsys.readouterr())
     assert ("set WRM_FIRST_DATE=2025-05-20" in said) is not processed
     assert bool(world.keys("processed/")) is processed

@@ -58,7 +58,7 @@ def test_by_command_which_says_first_what_it_would_do(older, capsys):
     assert "nothing to do" in said["2025-08-19"]
     assert foretold.count("processed: 3 files move to superseded/") == 3
 
-    assert main(["rebuild"]) == 0
+    assert main(["rebuild", "--apply"]) == 0
     done = capsys.readouterr().out
     assert_taken_over(older)
     days = [line for line in done.splitlines() if line.startswith("2025-08-2")]
@@ -67,7 +67,7 @@ def test_by_command_which_says_first_what_it_would_do(older, capsys):
     ]
 
     after = older.lake.etags("processed/") | older.lake.etags("enhanced/")
-    assert main(["rebuild", "--full", "--layer", "processed", "--layer", "enhanced"]) == 0
+    assert main(["rebuild", "--full", "--layer", "processed", "--layer", "enhanced", "--apply"]) == 0
     assert set(published_rows(older.lake, "processed")) == older.rows
     assert after.keys() == (older.lake.etags("processed/") | older.lake.etags("enhanced/")).keys()
 

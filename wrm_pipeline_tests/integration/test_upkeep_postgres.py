@@ -135,7 +135,7 @@ def test_a_bare_machine_gets_everything_back(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     machine.put_day(3)
-    assert main(["rebuild", "--layer", "processed", "--layer", "enhanced"]) == 0
+    assert main(["rebuild", "--layer", "processed", "--layer", "enhanced", "--apply"]) == 0
     machine.settings.database_path.write_bytes(os.urandom(3_000_000))
     assert main(["backup"]) == 0
     before = tables(server, os.environ["POSTGRES_DB"])

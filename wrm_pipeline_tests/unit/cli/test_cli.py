@@ -45,10 +45,10 @@ def test_show_gives_the_line_and_what_is_wrong_with_it(entry: str, capsys: pytes
 def test_correct_and_replay_publish_the_row(entry: str, lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     combined = f"{int(NOON.timestamp())}|7200|-1"
     good = line(id="15998", combined=combined, bikes="4")
-    assert main(["dlq", "correct", entry, "--line", "8", "--data", good]) == 0
+    assert main(["dlq", "correct", entry, "--line", "8", "--data", good, "--apply"]) == 0
     assert main(["dlq", "replay", "--dry-run"]) == 0
     assert not any(row["station_id"] == "15998" for row in lake.rows("enhanced"))
-    assert main(["dlq", "replay", "--id", entry[:8]]) == 0
+    assert main(["dlq", "replay", "--id", entry[:8], "--apply"]) == 0
     assert "reprocessed" in capsys.readouterr().out
     (row,) = [row for row in lake.rows("enhanced") if row["station_id"] == "15998"]
     assert row["bikes"] == 4
@@ -72,11 +72,11 @@ def test_a_command_that_cannot_be_done_says_why_and_changes_nothing(
 
 
 def test_discard_keeps_the_entry_with_the_reason(entry: str, lake: Lake) -> None:
-    assert main(["dlq", "discard", entry, "--reason", "test bike"]) == 0
+    assert main(["dlq", "discard", entry, "--reason", "test bike", "--apply"]) == 0
     stored = json.loads(lake.store.get(lake.layout.dead_letter_key(DAY, entry)))
     assert stored["status"] == "discarded"
     assert "test bike" in stored["note"]
-    assert main(["dlq", "replay"]) == 0
+    assert main(["dlq", "replay", "--apply"]) == 0
     assert json.loads(lake.store.get(lake.layout.dead_letter_key(DAY, entry)))["retry_count"] == 0
 
 
@@ -144,14 +144,14 @@ def test_discard_of_many_says_how_many_and_does_it_when_told(
     assert "2 entries would be discarded" in capsys.readouterr().out
     assert lake.etags() == before
 
-    assert main([*many, "--write"]) == 0
+    assert main([*many, "--apply"]) == 0
     assert "2 entries are discarded" in capsys.readouterr().out
     letters = [json.loads(lake.store.get(key)) for key in lake.letters()]
     assert {(letter["error_type"], letter["status"]) for letter in letters} == {
         ("bad_count", "discarded"),
         ("bad_coordinates", "pending_reprocessing"),
     }
-    assert main([*many, "--write"]) == 0
+    assert main([*many, "--apply"]) == 0
     assert "0 entries" in capsys.readouterr().out
 
 
@@ -161,18 +161,18 @@ def test_discard_must_know_which(
 ) -> None:
     before = lake.etags()
     chosen = [entry if argument == "ENTRY" else argument for argument in arguments]
-    assert main(["dlq", "discard", *chosen, "--reason", "x", "--write"]) == 2
+    assert main(["dlq", "discard", *chosen, "--reason", "x", "--apply"]) == 2
     assert "say which" in capsys.readouterr().err
     assert lake.etags() == before
 
 
 def test_a_parked_entry_is_replayed_when_it_is_meant(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dlq", "replay", "--max-retries", "1"]) == 0
+    assert main(["dlq", "replay", "--max-retries", "1", "--apply"]) == 0
     assert "parked" in capsys.readouterr().out
-    assert main(["dlq", "replay", "--dry-run"]) == 0
+    assert main(["dlq", "replay"]) == 0
     assert "No such entries" in capsys.readouterr().out
     for meant in (["--parked"], ["--id", entry]):
-        assert main(["dlq", "replay", "--dry-run", *meant]) == 0
+        assert main(["dlq", "replay", *meant]) == 0
         assert entry[:8] in capsys.readouterr().out
 
 

@@ -118,9 +118,9 @@ def test_nothing_is_overwritten_unless_told_so(machine: Lake, capsys: pytest.Cap
 
 
 def test_the_manifest_tells_settings_and_no_secret(machine: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wrm_pipeline.cli import maintenance as upkeep
+    from wrm_pipeline.cli.backup import _facts
 
-    facts = json.dumps(upkeep._facts(machine.settings))
+    facts = json.dumps(_facts(machine.settings))
     assert str(machine.settings.data_dir) in facts
     assert KEY not in facts
     assert CANARY not in facts
@@ -178,7 +178,7 @@ def test_a_backup_that_cannot_be_read_back_does_not_stay_and_removes_no_other(
     first = keys(machine)
     get = LocalObjectStore.get
     monkeypatch.setattr(LocalObjectStore, "get", lambda self, key: get(self, key)[:-1])
-    monkeypatch.setattr("wrm_pipeline.cli.maintenance.datetime", _Later)
+    monkeypatch.setattr("wrm_pipeline.cli.backup.datetime", _Later)
     assert wrm("backup") == 1
     assert "was removed again" in capsys.readouterr().err
     assert keys(machine) == first

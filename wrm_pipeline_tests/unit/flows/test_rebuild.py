@@ -93,7 +93,7 @@ def test_from_raw_and_dead_letters_alone_every_row_comes_back(
     full_lake: Lake, environment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake = full_lake
-    assert main(["rebuild"]) == 0
+    assert main(["rebuild", "--apply"]) == 0
     before, tables_before = partitions(lake), tables(lake)
     letters_before = {letter.entry_id: letter for letter in DeadLetterQueue(lake.store, lake.layout).all()}
     assert any(row["station_id"] == "15998" for row in before[lake.partition_key("enhanced", DAYS[1])])
@@ -108,7 +108,7 @@ def test_from_raw_and_dead_letters_alone_every_row_comes_back(
     shutil.rmtree(environment.parent / "dagster_home")
     (environment.parent / "dagster_home").mkdir()
     capsys.readouterr()
-    assert main(["rebuild"]) == 0
+    assert main(["rebuild", "--apply"]) == 0
 
     assert partitions(lake) == before
     assert tables(lake) == tables_before
@@ -144,13 +144,13 @@ def test_a_rebuild_that_was_cut_short_goes_on_where_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalObjectStore, "put", fails)
-        assert main(["rebuild"]) == 1
+        assert main(["rebuild", "--apply"]) == 1
     captured = capsys.readouterr()
     assert "2025-08-21  failed: s3 put" in captured.out
     assert "1 of 3 days failed (2025-08-21)" in captured.err
     assert not lake.settings.database_path.exists()
 
-    assert main(["rebuild", "--layer", "processed", "--layer", "enhanced"]) == 0
+    assert main(["rebuild", "--layer", "processed", "--layer", "enhanced", "--apply"]) == 0
     said = capsys.readouterr().out
     assert "2025-08-20  4 snapshots, 44 rows, 0 dead-lettered: there already" in said
     assert "2025-08-21  6 snapshots, 51 rows, 1 dead-lettered: enhanced written" in said
@@ -171,7 +171,7 @@ def test_a_dry_run_and_a_part(
     assert "Nothing was changed" in said
     assert lake.etags() == before
 
-    assert main(["rebuild", "--from", "2025-08-21", "--to", "2025-08-21", "--layer", "enhanced"]) == 0
+    assert main(["rebuild", "--from", "2025-08-21", "--to", "2025-08-21", "--layer", "enhanced", "--apply"]) == 0
     assert sorted(set(lake.etags()) - set(before)) == [lake.partition_key("enhanced", DAYS[1])]
     assert main(["rebuild", "--from", "2025-09-01"]) == 1
     assert "no raw snapshot of such a day" in capsys.readouterr().err
@@ -181,6 +181,6 @@ def test_full_parses_everything_again(full_lake: Lake, monkeypatch: pytest.Monke
     lake = full_lake
     monkeypatch.delenv("DAGSTER_HOME")
     before, rows = lake.etags("processed/"), partitions(lake)
-    assert main(["rebuild", "--full", "--layer", "processed", "--layer", "enhanced"]) == 0
+    assert main(["rebuild", "--full", "--layer", "processed", "--layer", "enhanced", "--apply"]) == 0
     assert not set(before.items()) & set(lake.etags("processed/").items())
     assert partitions(lake) == rows

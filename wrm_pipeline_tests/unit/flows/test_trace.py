@@ -54,7 +54,7 @@ def odd_lake(lake: Lake) -> Lake:
     (key,) = lake.letters()
     entry = key.rpartition("/")[2].removesuffix(".json")
     good = line(id="16001", bikes="9", combined=combined(late), name="Łącznik")
-    assert main(["dlq", "correct", entry, "--line", "6", "--data", good]) == 0
+    assert main(["dlq", "correct", entry, "--line", "6", "--data", good, "--apply"]) == 0
     build_day()
     return lake
 
@@ -235,7 +235,7 @@ def test_the_command_sends_no_control_characters_to_the_terminal(lake: Lake, cap
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["trace", "15001", "noon"], 2, "'noon' is no ISO 8601 time"),
+        (["trace", "15001", "noon"], 2, "'noon' is not an ISO 8601 time"),
         (["trace", "15001", "2025-08-21T12:00"], 1, "Nothing is published yet"),
     ],
 )

@@ -1,0 +1,193 @@
+"""How a command of `wrm` is declared: examples in its help, the settings, one flag for writing, one for JSON.
+
+Modules of commands import only click and this at the top, and everything else inside functions: `wrm --help` and the
+shell's completion must not wait for Dagster, Arrow or pydantic.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from click.shell_completion import CompletionItem
+
+    from wrm_pipeline.settings import Settings
+
+Parameters = ParamSpec("Parameters")
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+NOTHING_CHANGED = "Nothing was changed. Add --apply to do it."
+
+
+class CommandError(click.ClickException):
+    """The command cannot be done as it was given; the message says why. Exit status 2.
+
+    `click.ClickException` itself is for what was understood and went wrong: exit status 1.
+    """
+
+    exit_code = 2
+
+
+class _WithExamples(click.Command):
+    """A command whose help ends with examples, each a line to type and what it does."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[tuple[str, str]] = (), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if not self.examples:
+            return
+        with formatter.section("Examples"):
+            width = max(len(line) for line, _ in self.examples)
+            for line, what in self.examples:
+                # Not wrapped: a line is there to be copied.
+                formatter.write(f"{'':{formatter.current_indent}}{line:{width}}  # {what}\n")
+
+
+class Command(_WithExamples):
+    """A command of `wrm`."""
+
+
+class Group(_WithExamples, click.Group):
+    """A group of commands; what is declared in it is of these two classes, too."""
+
+    command_class = Command
+    group_class = type
+
+
+class Entrance:
+    """What the entrance of `wrm` hands on to its commands, as click's context object."""
+
+    @functools.cached_property
+    def settings(self) -> "Settings":
+        """The environment, read when a command begins and never again; help and completion do not need it.
+
+        Raises:
+            SettingsError: it is not usable.
+        """
+        from wrm_pipeline.logs import guard_process
+        from wrm_pipeline.settings import load_settings
+
+        guard_process()
+        return load_settings()
+
+
+def pass_settings(command: Callable[Concatenate["Settings", Parameters], int]) -> Callable[Parameters, int]:
+    """Give a command the settings as its first argument, and end it as all commands end.
+
+    Settings that are not usable are exit status 2, an outside system that fails is 1, each with its message.
+    """
+
+    @functools.wraps(command)
+    def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> int:
+        from wrm_pipeline.clients.errors import ExternalError
+        from wrm_pipeline.settings import SettingsError
+
+        entrance = click.get_current_context().find_object(Entrance)
+        if entrance is None:
+            raise AssertionError("a command of wrm runs below its main group")
+        try:
+            status = command(entrance.settings, *arguments, **options)
+            sys.stdout.flush()
+        except SettingsError as error:
+            raise CommandError(str(error)) from error
+        except ExternalError as error:
+            raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            # `wrm dlq list | head` ends the reader first; nothing more can be said to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return status
+
+    return run
+
+
+class _Day(click.ParamType[date]):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        if isinstance(value, date):
+            return value
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a date like 2025-08-21.", param, ctx)
+
+
+class _LazyChoice(click.ParamType[str]):
+    """click.Choice of names that only a heavy module knows."""
+
+    name = "choice"
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        self._names = names
+
+    @functools.cached_property
+    def _choice(self) -> "click.Choice[str]":
+        return click.Choice(self._names())
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self._choice.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return self._choice.get_metavar(param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        return self._choice.shell_complete(ctx, param, incomplete)
+
+
+DAY = _Day()
+
+
+def lazy_choice(names: Callable[[], Sequence[str]]) -> click.ParamType[str]:
+    """The type of an option that is one of `names`, which are asked for when the option is used or explained."""
+    return _LazyChoice(names)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+
+
+def apply_option(*old: str) -> Callable[[AnyFunction], AnyFunction]:
+    """`--apply`, the one flag for writing: without it a command only says what it would do.
+
+    Args:
+        old: Spellings of earlier versions, which do as they did and are not in the help. `--dry-run` changes nothing,
+            and is refused together with `--apply`; any other is `--apply`.
+    """
+
+    def decorate(function: AnyFunction) -> AnyFunction:
+        for spelling in old:
+            if spelling == "--dry-run":
+                option = click.option(spelling, is_flag=True, hidden=True, expose_value=False, callback=_not_both)
+            else:
+                option = click.option(spelling, "apply", is_flag=True, hidden=True, callback=_not_both)
+            function = option(function)
+        return click.option("--apply", is_flag=True, help="Do it; without it, only say what.", callback=_not_both)(
+            function
+        )
+
+    return decorate
+
+
+def _not_both(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    if value:
+        meant: set[str] = ctx.meta.setdefault(__name__, set())
+        meant.add(str(param.name))
+        if len(meant) > 1:
+            raise click.UsageError("--dry-run and --apply exclude each other.", ctx)
+    return value
+
+
+def dagster_instance() -> "dg.DagsterInstance | None":
+    """Dagster's instance of DAGSTER_HOME; None where that is not set, so that none is made in some folder."""
+    import dagster as dg
+
+    return dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else None

@@ -1,0 +1,127 @@
+"""`wrm doctor`, `config`, `trace` and `smoke`: commands that look, and change nothing."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from wrm_pipeline.cli.command import Command, CommandError, json_option, pass_settings
+from wrm_pipeline.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from wrm_pipeline.settings import Settings
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("wrm doctor", "a line for each thing that is tried, and what to do where it fails"),
+        ("wrm doctor --json", "the same for a program; exit status 1 if anything failed"),
+    ],
+)
+@json_option
+@pass_settings
+def doctor(settings: "Settings", as_json: bool) -> int:
+    """Try everything that the pipeline needs, and say what to do."""
+    from dataclasses import asdict
+
+    from wrm_pipeline.cli.doctor import examine
+
+    findings = []
+    for finding in examine(settings):
+        findings.append(finding)
+        if not as_json:
+            print(f"{finding.status:<9} {finding.name:<13} {finding.tried} ({finding.seconds:.1f} s)")
+            print(f"{'':<23} {finding.got}")
+            if finding.todo:
+                print(f"{'':<23} → {finding.todo}")
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    return 1 if any(finding.status == "failed" for finding in findings) else 0
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("wrm config", "each variable, its value and where that comes from"),
+        ("wrm config --json", "the same for a program, with what each variable is for"),
+    ],
+)
+@json_option
+@pass_settings
+def config(settings: "Settings", as_json: bool) -> int:
+    """Show the settings in force and where each comes from.
+
+    Secrets are masked.
+    """
+    from dataclasses import asdict
+
+    from wrm_pipeline.cli.config import effective_values
+    from wrm_pipeline.resources.vault import Secrets, open_vault
+
+    values, problems = effective_values(Secrets(settings, open_vault(settings)))
+    if as_json:
+        print_json({"settings": [asdict(value) for value in values], "remarks": settings.remarks, "problems": problems})
+    else:
+        rows = [[value.name, value.value, value.origin] for value in values]
+        print_table(rows, ["name", "value", "from"], disable_numparse=True)
+        for text in (*settings.remarks, *problems):
+            print(f"\n{text}")
+    return 1 if problems else 0
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("wrm trace 15001 2025-08-21T15:04", "a station's row, Warsaw time"),
+        ("wrm trace fb591106 2025-08-21T13:04Z --json", "a free-standing bike, UTC, for a program"),
+    ],
+)
+@click.argument("station_id")
+@click.argument("time")
+@json_option
+@pass_settings
+def trace(settings: "Settings", station_id: str, time: str, as_json: bool) -> int:
+    """Trace a published row back to the feed's line.
+
+    It names the runs in between. STATION_ID is as published: 15001, or fb591106 for a free-standing bike. TIME is
+    ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts.
+    """
+    from dataclasses import replace
+
+    from wrm_pipeline.flows import trace as tracing
+    from wrm_pipeline.resources.lake import connect_store
+
+    try:
+        at, assumed = tracing.parse_time(time)
+    except (ValueError, OverflowError):
+        raise CommandError(
+            f"{time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04 (Warsaw) or 2025-08-21T13:04Z"
+        ) from None
+    try:
+        found = tracing.trace(connect_store(settings), settings.layout, station_id, at)
+    except tracing.NothingToTraceError as error:
+        raise click.ClickException(" ".join([assumed, str(error)]).strip()) from error
+    found = replace(found, remarks=(*([assumed] if assumed else []), *found.remarks))
+    if as_json:
+        print_json(tracing.to_json(found), default=lambda value: value.isoformat())
+    else:
+        for text in tracing.to_text(found, settings.ui_url):
+            print(text)
+    return 0
+
+
+@click.command(cls=Command, examples=[("wrm smoke", "the gate of a release; about half a minute")])
+@pass_settings
+def smoke(settings: "Settings") -> int:
+    """Try this version's jobs on a copy of the newest data.
+
+    They run in a scratch folder: nothing that is in use is written.
+    """
+    from wrm_pipeline.cli.smoke import SmokeError, run_smoke
+
+    try:
+        done = run_smoke(settings)
+    except SmokeError as error:
+        raise click.ClickException(str(error)) from error
+    print(f"{done.partition}: {done.rows} rows from {done.snapshots} snapshots, in a scratch folder.")
+    return 0

@@ -1,0 +1,321 @@
+"""`wrm rebuild`: partitions and tables from scratch, of what is in raw/ and dlq/."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wrm_pipeline.cli.command import (
+    DAY,
+    NOTHING_CHANGED,
+    Command,
+    apply_option,
+    dagster_instance,
+    json_option,
+    pass_settings,
+)
+from wrm_pipeline.cli.output import print_json, print_table, printer
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from wrm_pipeline.flows.rebuild import Layer, RebuiltPartition
+    from wrm_pipeline.lake.object_store import ObjectStore
+    from wrm_pipeline.settings import Settings
+
+ANALYTICS = "analytics"
+# The layers as `flows.rebuild.LAYERS` has them, and the tables; not imported, to keep `--help` fast.
+PARTS = ("processed", "enhanced", ANALYTICS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What was asked for."""
+
+    layers: Sequence["Layer"]
+    full: bool
+    allow_shrink: bool
+    apply: bool
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of the days, in their order; `days` is for --json."""
+
+    days: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[date] = field(default_factory=list)
+    refused: list[date] = field(default_factory=list)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("wrm rebuild", "do all of it in memory, and say what would be written"),
+        ("wrm rebuild --apply", "every day, then tables, published database and map"),
+        ("wrm rebuild --from 2025-08-01 --to 2025-08-31 --apply", "the days of a month"),
+        ("wrm rebuild --layer analytics --apply", "tables, published database and map only"),
+    ],
+)
+@click.option("--from", "first", type=DAY, help="Default the first day.")
+@click.option("--to", "last", type=DAY, help="Default the last day.")
+@click.option("--layer", "parts", type=click.Choice(PARTS), multiple=True, help="May be repeated; default all.")
+@click.option("--full", is_flag=True, help="Parse all raw objects again, even of complete days.")
+@click.option("--allow-shrink", is_flag=True, help="Let rows leave whose raw objects or files are gone or refused.")
+@apply_option("--dry-run")
+@json_option
+@pass_settings
+def rebuild(
+    settings: "Settings",
+    first: date | None,
+    last: date | None,
+    parts: tuple[str, ...],
+    full: bool,
+    allow_shrink: bool,
+    apply: bool,
+    as_json: bool,
+) -> int:
+    """Build partitions and tables from raw/ and dlq/ alone.
+
+    It makes what is missing or differs, a line a day, and goes on where it was if it was cut short.
+    """
+    from wrm_pipeline.flows.rebuild import LAYERS
+    from wrm_pipeline.resources.lake import connect_store
+
+    say = printer(as_json)
+    if not apply:
+        say("A trial: nothing is written without --apply.")
+    store = connect_store(settings)
+    days = _days(store, settings, first, last, say)
+    state = _state(store, settings, days)
+    if not as_json:
+        print_table([list(row.values()) for row in state], list(state[0]))
+        say("")
+    wanted = parts or PARTS
+    order = _Order([layer for layer in LAYERS if layer in wanted], full, allow_shrink, apply)
+    instance = dagster_instance() if apply else None
+    outcome = _build_days(store, settings, days if order.layers else [], order, instance, say)
+    if as_json:
+        print_json({"layers": state, "days": outcome.days, "applied": apply})
+    if not apply:
+        if ANALYTICS in wanted:
+            say("Tables, published database and map would be refreshed.")
+        say(NOTHING_CHANGED)
+        return 1 if outcome.failed else 0
+    return _finish(settings, outcome, len(days), instance, tables=ANALYTICS in wanted, say=say)
+
+
+def _days(
+    store: "ObjectStore", settings: "Settings", first: date | None, last: date | None, say: Callable[[str], None]
+) -> list[date]:
+    """The days that can be built.
+
+    Raises:
+        ClickException: there is none; the message says why.
+    """
+    from wrm_pipeline.domain.layout import local_date
+    from wrm_pipeline.flows.rebuild import days_of
+
+    found, today = days_of(store, settings.layout, first, last), local_date(datetime.now(UTC))
+    no_days = {dt: why for dt in found if (why := settings.layout.not_a_partition(dt, today))}
+    for dt, why in no_days.items():
+        say(f"{dt}  is left alone: {why}.")
+    days = [dt for dt in found if dt not in no_days]
+    if no_days and not days:
+        dt = min(no_days)
+        raise click.ClickException(
+            f"No partition has raw data; {dt} has, but {no_days[dt]}. Sensors and UI see it likewise."
+        )
+    if not days:
+        raise click.ClickException(
+            f"There is no raw snapshot of such a day in {settings.layout.raw_prefix} of {store.name}. Check the dates, "
+            "BUCKET_NAME and WRM_STATIONS_S3_PREFIX."
+        )
+    return days
+
+
+def _state(store: "ObjectStore", settings: "Settings", days: Sequence[date]) -> list[dict[str, Any]]:
+    """What is there before: a row for raw and for each layer."""
+    from wrm_pipeline.lake.published_partitions import PublishedPartitions
+
+    partitions = PublishedPartitions(store, settings.layout)
+    rows: list[dict[str, Any]] = [
+        {"layer": "raw", "days": len(days), "missing": 0, "first": days[0], "last": days[-1]},
+    ]
+    for layer in ("processed", "enhanced"):
+        there = sorted(set(partitions.dates(layer)) & set(days))
+        ends = (there[0], there[-1]) if there else ("", "")
+        missing = len(days) - len(there)
+        rows.append({"layer": layer, "days": len(there), "missing": missing, "first": ends[0], "last": ends[1]})
+    return rows
+
+
+def _build_days(
+    store: "ObjectStore",
+    settings: "Settings",
+    days: Sequence[date],
+    order: _Order,
+    instance: "dg.DagsterInstance | None",
+    say: Callable[[str], None],
+) -> _Outcome:
+    from wrm_pipeline.clients.errors import ExternalError
+    from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
+    from wrm_pipeline.flows.process import NoRawDataError
+
+    history, outcome = _History(instance), _Outcome()
+    for number, dt in enumerate(days, start=1):
+        started = time.monotonic()
+        try:
+            built = _build_day(store, settings, dt, order)
+        except NoRawDataError as error:
+            outcome.days.append({"dt": dt, "outcome": "nothing to do", "message": str(error)})
+            say(f"{dt}  nothing to do: {error}")
+            continue
+        except PartitionWouldShrinkError as error:
+            outcome.refused.append(dt)
+            outcome.days.append({"dt": dt, "outcome": "refused", "message": str(error)})
+            say(f"{dt}  {'' if order.apply else 'would be '}refused: {error}")
+            continue
+        except (ExternalError, RuntimeError, ValueError) as error:
+            outcome.failed.append(dt)
+            outcome.days.append({"dt": dt, "outcome": "failed", "message": str(error)})
+            say(f"{dt}  failed: {error}")
+            continue
+        history.report(built, order.layers)
+        outcome.days.append(_as_json(built))
+        seconds = f"({time.monotonic() - started:.1f} s; {number} of {len(days)})"
+        say(f"{dt}  {_said_of(built, apply=order.apply)} {seconds}")
+        for remark in built.remarks:
+            say(f"            {remark}")
+    return outcome
+
+
+def _build_day(store: "ObjectStore", settings: "Settings", dt: date, order: _Order) -> "RebuiltPartition":
+    from wrm_pipeline.flows.rebuild import rebuild_partition
+    from wrm_pipeline.lake.dry_run_store import DryRunStore
+
+    return rebuild_partition(
+        store if order.apply else DryRunStore(store),
+        settings.layout,
+        dt,
+        area=settings.area,
+        now=datetime.now(UTC),
+        layers=order.layers,
+        full=order.full,
+        allow_shrink=order.allow_shrink,
+    )
+
+
+def _as_json(built: "RebuiltPartition") -> dict[str, Any]:
+    return {
+        "dt": built.dt,
+        "outcome": "written" if built.written else "there already",
+        "written": built.written,
+        "snapshots": built.snapshots,
+        "rows": built.counts.rows_out,
+        "dead_lettered": built.counts.dead_lettered,
+        "rows_before": built.rows_before,
+        "remarks": built.remarks,
+    }
+
+
+def _said_of(built: "RebuiltPartition", *, apply: bool) -> str:
+    counts = built.counts
+    what = f"{'+'.join(built.written)} {'written' if apply else 'would be written'}"
+    said = (
+        f"{built.snapshots:,} snapshots, {counts.rows_out:,} rows, {counts.dead_lettered:,} dead-lettered: "
+        f"{what if built.written else 'there already'}"
+    )
+    others = [
+        f"{o.row_count:,} in {o.file_count} other {layer} files" for layer, o in built.take_over.items() if o.file_count
+    ]
+    if apply and not others:
+        return said
+    return f"{said}; before: {built.rows_before:,} rows in ours{''.join(f', {text}' for text in others)}"
+
+
+class _History:
+    """Reports to Dagster what was rebuilt: its UI shows what was reported to it, and a new one knows of nothing."""
+
+    def __init__(self, instance: "dg.DagsterInstance | None") -> None:
+        from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
+        from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
+
+        self._instance = instance
+        self._keys = {"processed": wrm_stations_processed_data_all.key, "enhanced": wrm_stations_enhanced_data_all.key}
+        self._known = (
+            {layer: instance.get_materialized_partitions(key) for layer, key in self._keys.items()} if instance else {}
+        )
+
+    def report(self, built: "RebuiltPartition", layers: Sequence[str]) -> None:
+        """What was written, and what Dagster has not heard of."""
+        import dagster as dg
+
+        if self._instance is None:
+            return
+        day = built.dt.isoformat()
+        for layer in layers:
+            if layer in built.written or day not in self._known[layer]:
+                rows = built.counts.rows_out
+                event = dg.AssetMaterialization(
+                    asset_key=self._keys[layer],
+                    partition=day,
+                    metadata={"rebuilt_by": dg.MetadataValue.text("wrm rebuild"), "dagster/partition_row_count": rows},
+                )
+                self._instance.report_runless_asset_event(event)
+
+
+def _finish(
+    settings: "Settings",
+    outcome: _Outcome,
+    day_count: int,
+    instance: "dg.DagsterInstance | None",
+    *,
+    tables: bool,
+    say: Callable[[str], None],
+) -> int:
+    """The tables, if every day was built, and the exit status."""
+    failed, refused = outcome.failed, outcome.refused
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {day_count} days failed ({', '.join(map(str, failed[:5]))}): see above. The others are "
+            "done; the same command goes on with what is missing. The tables were not refreshed."
+        )
+    if tables:
+        _rebuild_tables(settings, instance, say)
+    if refused:
+        raise click.ClickException(
+            f"{len(refused)} of {day_count} days would lose rows and are as they were "
+            f"({', '.join(map(str, refused[:5]))}): see above. If the loss is meant: `wrm rebuild --from {refused[0]} "
+            f"--to {refused[0]} --allow-shrink --apply`. The others are done."
+        )
+    return 0
+
+
+def _rebuild_tables(settings: "Settings", instance: "dg.DagsterInstance | None", say: Callable[[str], None]) -> None:
+    """Views, tables, published database and map, by the job that makes them every few minutes."""
+    import logging
+
+    from wrm_pipeline.definitions import build_defs
+    from wrm_pipeline.jobs.processing import wrm_analytics_job
+
+    logging.getLogger("dagster").setLevel(logging.WARNING)
+    started = time.monotonic()
+    say("tables, published database and map: wrm_analytics_job ...")
+    done = (
+        build_defs(settings)
+        .resolve_job_def(wrm_analytics_job.name)
+        .execute_in_process(
+            instance=instance,
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            raise_on_error=False,
+        )
+    )
+    if not done.success:
+        raise click.ClickException(
+            f"wrm_analytics_job failed (run {done.run_id}); partitions are complete. See the error above or the run in "
+            "the UI, then `wrm rebuild --layer analytics --apply`."
+        )
+    say(f"done ({time.monotonic() - started:.1f} s): {settings.database_path}")
