@@ -1,27 +1,18 @@
-"""Where each asset's data lies, and which columns each column is made from: the one place that says so.
+"""Where each asset's data lies, and which columns each column is made from.
 
-Dagster's `dagster/column_lineage`, the OpenLineage events and the report all show what stands here. A column that is
-made from no column (the key of the raw object, say) has an empty list.
+Dagster's `dagster/column_lineage`, the OpenLineage events and the report all show what stands here: of the Parquet
+layers from below, of tables and views from the registry. A column that is made from no column (the key of the raw
+object, say) has an empty list.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from wrm_pipeline.analytics.registry import TABLES, Column, Table, tables_of
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
+from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import BATTERY_COLUMN, COMBINED_COLUMN
-
-RAW = "wrm_stations_raw_data"
-PROCESSED_ROWS = "wrm_stations_processed_data_all"
-ENHANCED_ROWS = "wrm_stations_enhanced_data_all"
-VIEWS = "create_duckdb_enhanced_views"
-SUMMARY = "query_station_summary"
-DENSITY = "bike_density_spatial_analysis"
-MAP = "bike_density_map"
-DEAD_LETTERS = "wrm_stations_dlq"
-MATERIALIZED = "create_materialized_views"
-QUALITY = "data_quality"
-CATALOG = "data_catalog"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,139 +58,12 @@ _MADE_OTHERWISE = {
     "count_capped": ["bikes", "spaces", "total_docks", "pedelecs"],
 }
 
-_STATION_FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale", "count_capped")
-_PLACE = ["lat", "lon", "file_timestamp"]
-_EMPTY, _FULL = ["bikes"], ["spaces", "total_docks"]
-_BY_HOUR = {"dt": ["dt"], "hour_start": ["file_timestamp"], "local_hour": ["file_timestamp"]}
-_EXPECTED = ["bikes", "file_timestamp"]
-
-# Of an asset that writes several tables: table -> column -> columns of the views.
-_MATERIALIZED: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "mv_station_latest": {
-        **{name: [name] for name in ("station_id", "name", "lat", "lon", "bikes", "spaces", "total_docks", "pedelecs")},
-        "fill": ["bikes", "total_docks"],
-        **{name: [name] for name in (*_STATION_FLAGS, "timestamp", "file_timestamp", "dt")},
-    },
-    "mv_bike_latest": {
-        **{name: [name] for name in ("station_id", "name", "lat", "lon", "battery_pct", "outside_service_area")},
-        **{name: [name] for name in ("file_timestamp", "dt")},
-        "standing_since": _PLACE,
-        "idle_h": _PLACE,
-    },
-    "mv_rebalancing": {
-        **{name: [name] for name in ("station_id", "name", "bikes", "total_docks")},
-        "expected_bikes": _EXPECTED,
-        "empty_at": _EXPECTED,
-        "full_at": [*_EXPECTED, "spaces", "total_docks"],
-        "profile_days": ["dt"],
-        "file_timestamp": ["file_timestamp"],
-        "dt": ["dt"],
-    },
-    "mv_daily_aggregates": {
-        "dt": ["dt"],
-        "snapshots": ["file_timestamp"],
-        "active_stations": ["station_id", "record_type", "stale"],
-        **{name: ["bikes", "record_type"] for name in ("bikes_mean", "bikes_max", "bikes_min")},
-        "free_bikes_mean": ["record_type", "outside_service_area"],
-        "empty_share": _EMPTY,
-        "full_share": _FULL,
-        "rows": ["station_id"],
-    },
-    "mv_station_hourly": {
-        **_BY_HOUR,
-        "station_id": ["station_id"],
-        "name": ["name"],
-        "snapshots": ["file_timestamp"],
-        "bikes_mean": ["bikes"],
-        "bikes_min": ["bikes"],
-        "share_empty": _EMPTY,
-        "share_full": _FULL,
-    },
-    "mv_city_hourly": {
-        **_BY_HOUR,
-        "bikes_at_stations_mean": ["bikes", "record_type"],
-        "free_bikes_mean": ["record_type", "outside_service_area"],
-        "stations_empty_mean": _EMPTY,
-        "stations_full_mean": _FULL,
-    },
-    "mv_flows": {
-        **_BY_HOUR,
-        "station_id": ["station_id"],
-        **{name: ["bikes", "file_timestamp"] for name in ("departures", "arrivals", "gap_change")},
-    },
-    "mv_bike_trips": {
-        "dt": ["dt"],
-        "bike_id": ["station_id"],
-        "left_at": _PLACE,
-        "left_lat": ["lat"],
-        "left_lon": ["lon"],
-        "arrived_at": _PLACE,
-        "arrived_lat": ["lat"],
-        "arrived_lon": ["lon"],
-        "distance_m": ["lat", "lon"],
-        "idle_h_before": _PLACE,
-        "kind": _PLACE,
-    },
-    # What the tables hold, told by the refresh itself.
-    "mv_refreshes": {name: [] for name in ("table_name", "dt", "refreshed_at", "rows", "source")},
-}
-
-_JUDGED = ["station_id", "bikes", "file_timestamp"]
-# The rules are asked of these.
-_RULED = [
-    *("station_id", "name", "record_type", "timestamp", "file_timestamp", "lat", "lon"),
-    *("bikes", "spaces", "total_docks", *_STATION_FLAGS),
-]
-_QUALITY: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "quality_rules": {name: [] for name in ("rule", "severity", "reason")},
-    "quality_rule_hits": {
-        "dt": ["dt"],
-        "rule": [],
-        **dict.fromkeys(("hits", "rows_checked", "samples"), _RULED),
-    },
-    # One row for each column: made from that one, so from all of them, which is said once.
-    "quality_profile": {
-        **{name: ["dt"] for name in ("dt", "compared_days")},
-        **{name: [] for name in ("column_name", "rows", "nulls", "distinct_values", "minimum", "maximum", "mean")},
-        "drift": [],
-        "distribution": list(ENHANCED.columns),
-    },
-    "quality_anomalies": {
-        **_BY_HOUR,
-        "station_id": ["station_id"],
-        "name": ["name"],
-        "method": [],
-        "score": _JUDGED,
-        "reason": _JUDGED,
-    },
-    # Lines are counted by the parser; the processed partition keeps the counts.
-    "quality_accounting": {
-        "dt": ["dt"],
-        **{name: [] for name in ("lines_in", "rows_out", "dead_lettered", "duplicate_rows", "remark_lines")},
-        **{name: ["file_timestamp"] for name in ("snapshots", "first_snapshot", "last_snapshot")},
-    },
-    "quality_station_hours": {
-        **_BY_HOUR,
-        "station_id": ["station_id"],
-        "name": ["name"],
-        "snapshots": ["file_timestamp"],
-        "bikes_mean": ["bikes"],
-        **{name: ["bikes", "file_timestamp"] for name in ("bikes_last", "moves", "largest_step", "emptied")},
-    },
-    "quality_refreshes": {name: [] for name in ("dt", "etag", "version", "rows", "refreshed_at")},
-}
-
-
-def _from_views(tables: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, tuple[Origin, ...]]:
-    named = {f"{table}.{column}": names for table, columns in tables.items() for column, names in columns.items()}
-    return _from(VIEWS, named)
-
-
-# Asset -> column -> where it comes from. An asset that writes several tables names its columns `table.column`.
-COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
-    PROCESSED_ROWS: _from(RAW, {name: _MADE_OTHERWISE.get(name, [name]) for name in PROCESSED.columns}),
-    ENHANCED_ROWS: _from(
-        PROCESSED_ROWS,
+_PARQUET: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
+    asset_names.PROCESSED: _from(
+        asset_names.RAW, {name: _MADE_OTHERWISE.get(name, [name]) for name in PROCESSED.columns}
+    ),
+    asset_names.ENHANCED: _from(
+        asset_names.PROCESSED,
         {
             **{name: [name] for name in PROCESSED.columns},
             "record_type": ["station_id", "name"],
@@ -211,58 +75,55 @@ COLUMN_LINEAGE: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
             "stale": ["timestamp", "file_timestamp"],
         },
     ),
-    VIEWS: _from(ENHANCED_ROWS, {**{name: [name] for name in ENHANCED.columns}, "dt": ["date"]}),
-    SUMMARY: _from(
-        VIEWS,
-        {
-            "station_id": ["station_id"],
-            "name": ["name", "file_timestamp"],
-            "lat": ["lat", "file_timestamp"],
-            "lon": ["lon", "file_timestamp"],
-            "total_docks": ["total_docks", "file_timestamp"],
-            "bikes_latest": ["bikes", "file_timestamp"],
-            "spaces_latest": ["spaces", "file_timestamp"],
-            **{name: ["bikes"] for name in ("bikes_mean", "bikes_min", "bikes_max", "share_empty")},
-            "share_full": ["spaces", "total_docks"],
-            "snapshots": ["file_timestamp"],
-            "snapshots_stale": ["stale"],
-            "first_snapshot": ["file_timestamp"],
-            "last_snapshot": ["file_timestamp"],
-            "dt": ["dt"],
-        },
-    ),
-    DENSITY: _from(
-        VIEWS,
-        {
-            **{name: ["lat", "lon"] for name in ("cell_x", "cell_y", "south", "west", "north", "east")},
-            **{
-                name: ["lat", "lon", "bikes", "file_timestamp"]
-                for name in ("bikes_mean", "bikes_max", "density_per_km2")
-            },
-            "stations": ["record_type", "lat", "lon"],
-            "dt": ["dt"],
-        },
-    ),
-    MATERIALIZED: _from_views(_MATERIALIZED),
-    QUALITY: _from_views(_QUALITY),
 }
+
+# Of these assets' tables and views only the one that the others are about is shown.
+_SHOWN = {asset_names.VIEWS: "wrm_stations_enhanced_data", asset_names.CATALOG: "catalog_columns"}
+
+
+def shown_tables(asset: str) -> tuple[Table, ...]:
+    """The tables that stand for an asset in lineage and in the UI; none for an asset that makes no table."""
+    shown = _SHOWN.get(asset)
+    return (TABLES[shown],) if shown else tables_of(asset)
+
+
+def shown_columns(asset: str) -> dict[str, tuple[Table, Column]]:
+    """Their columns, by the name under which they are shown: `table.column` where the asset has several tables."""
+    tables = shown_tables(asset)
+    return {
+        column.name if len(tables) == 1 else f"{table.name}.{column.name}": (table, column)
+        for table in tables
+        for column in table.columns
+    }
+
+
+def column_lineage(asset: str) -> Mapping[str, tuple[Origin, ...]]:
+    """Column, as it is shown -> where it comes from; empty for an asset whose columns are made from none."""
+    if asset in _PARQUET:
+        return _PARQUET[asset]
+    return {
+        name: (Origin(table.columns_from, column.sources),) if column.sources else ()
+        for name, (table, column) in shown_columns(asset).items()
+        if table.columns_from
+    }
+
+
+def assets_with_lineage() -> tuple[str, ...]:
+    """The assets whose columns are made from columns of another."""
+    made = dict.fromkeys(table.asset for table in TABLES.values())
+    return (*_PARQUET, *(asset for asset in made if column_lineage(asset)))
 
 
 def object_folder(asset: str, layout: Layout) -> str | None:
     """The folder (or the one object) in the store that an asset writes; None for a table of the database."""
     folders = {
-        RAW: layout.raw_prefix,
-        PROCESSED_ROWS: layout.layer_prefix("processed"),
-        ENHANCED_ROWS: layout.layer_prefix("enhanced"),
-        DEAD_LETTERS: layout.dead_letter_prefix,
-        MAP: layout.report_key("bike_density_map.html"),
-        "city_report": layout.report_key("site"),
-        "published_database": layout.database_key,
+        asset_names.RAW: layout.raw_prefix,
+        asset_names.PROCESSED: layout.layer_prefix("processed"),
+        asset_names.ENHANCED: layout.layer_prefix("enhanced"),
+        asset_names.DEAD_LETTERS: layout.dead_letter_prefix,
+        asset_names.DENSITY_MAP: layout.report_key("bike_density_map.html"),
+        asset_names.REPORT: layout.report_key("site"),
+        asset_names.PUBLISHED_DATABASE: layout.database_key,
     }
     folder = folders.get(asset)
     return folder.rstrip("/") if folder else None
-
-
-def table_name(asset: str) -> str:
-    """The table or view in the analytics database, for assets that are one."""
-    return {VIEWS: "wrm_stations_enhanced_data", CATALOG: "catalog_columns"}.get(asset, asset)

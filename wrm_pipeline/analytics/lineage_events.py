@@ -7,12 +7,13 @@ built: in the daemon's code server, once, never in a run.
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from importlib.metadata import version
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from wrm_pipeline.analytics.registry import Column
 from wrm_pipeline.domain.layout import partition_bounds
 
 Ending = Literal["COMPLETE", "FAIL", "ABORT"]
@@ -49,21 +50,19 @@ class DatasetName:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the output, and the columns that it is made from."""
-
-    name: str
-    type: str
-    description: str = ""
-    made_from: tuple[tuple[DatasetName, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Output:
-    """A dataset that was written; `rows` and `size_bytes` are what was written, None where that is not known."""
+    """A dataset that was written.
+
+    Attributes:
+        columns: Its columns; none where an earlier event has them.
+        origins: The columns that each is made from, by its name.
+        rows: How many were written; None where that is not known.
+        size_bytes: Their size; None where that is not known.
+    """
 
     dataset: DatasetName
     columns: Sequence[Column] = ()
+    origins: Mapping[str, Sequence[tuple[DatasetName, str]]] = field(default_factory=dict)
     rows: int | None = None
     size_bytes: int | None = None
 
@@ -191,7 +190,7 @@ def _dataset_facets(output: Output, producer: str) -> dict[str, Any]:
             ],
             producer=producer,
         )
-    made = {column.name: column.made_from for column in output.columns if column.made_from}
+    made = {name: origins for name, origins in output.origins.items() if origins}
     if made:
         facets["columnLineage"] = column_lineage_dataset.ColumnLineageDatasetFacet(
             fields={

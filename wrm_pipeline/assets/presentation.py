@@ -1,14 +1,15 @@
 """How tables, schemas and lineage are shown in the Dagster UI."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 from tabulate import tabulate
 
-from wrm_pipeline.analytics.lineage import COLUMN_LINEAGE, RAW_COLUMNS
+from wrm_pipeline.analytics import lineage
+from wrm_pipeline.analytics.lineage import RAW_COLUMNS, shown_columns
 from wrm_pipeline.domain.schemas import TableSchema, describe
 from wrm_pipeline.domain.shown import cell
 from wrm_pipeline.domain.snapshot import LineCounts
@@ -70,11 +71,6 @@ def table_schema(schema: TableSchema) -> dg.TableSchema:
     )
 
 
-def arrow_table_schema(schema: pa.Schema) -> dg.TableSchema:
-    """Columns and types of an Arrow schema."""
-    return dg.TableSchema(columns=[dg.TableColumn(name=field.name, type=str(field.type)) for field in schema])
-
-
 def raw_schema() -> dg.TableSchema:
     """The feed's columns: text, as it is in the raw objects."""
     return dg.TableSchema(
@@ -82,43 +78,23 @@ def raw_schema() -> dg.TableSchema:
     )
 
 
-class _Described(Protocol):
-    """A column as the definitions of tables have it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def description(self) -> str: ...
+def table_metadata(asset: str) -> dict[str, Any]:
+    """What the registry says of the columns of an asset's tables, for the definition of the asset."""
+    deps = column_lineage(asset)
+    lineage_shown = {"dagster/column_lineage": deps} if deps.deps_by_column else {}
+    return {"dagster/column_schema": _column_schema(asset), **lineage_shown}
 
 
-class _Table(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def columns(self) -> Sequence[_Described]: ...
-
-
-def tables_schema(tables: Iterable[_Table]) -> dg.TableSchema:
-    """The columns of an asset that writes several tables, as `table.column`."""
+def _column_schema(asset: str) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(
-                f"{table.name}.{column.name}",
-                column.type,
-                f"{column.description}{' [' + column.unit + ']' if column.unit else ''}",
-            )
-            for table in tables
-            for column in table.columns
+            dg.TableColumn(name, column.type, column.explained) for name, (_, column) in shown_columns(asset).items()
         ]
     )
 
 
 def column_lineage(asset: str) -> dg.TableColumnLineage:
-    """Which columns of which assets each column of `asset` is made from (analytics/lineage.py)."""
+    """Which columns of which assets each column of `asset` is made from."""
     return dg.TableColumnLineage(
         deps_by_column={
             column: [
@@ -126,7 +102,7 @@ def column_lineage(asset: str) -> dg.TableColumnLineage:
                 for origin in origins
                 for name in origin.columns
             ]
-            for column, origins in COLUMN_LINEAGE[asset].items()
+            for column, origins in lineage.column_lineage(asset).items()
         }
     )
 

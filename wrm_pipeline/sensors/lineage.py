@@ -16,12 +16,14 @@ import dagster as dg
 from dagster import DagsterEventType as EventType
 
 from wrm_pipeline.analytics.database import SCHEMA
-from wrm_pipeline.analytics.lineage import RAW, object_folder, table_name
-from wrm_pipeline.analytics.lineage_events import Column, DatasetName, Ending, Output, Step, run_events, to_json
+from wrm_pipeline.analytics.lineage import object_folder, shown_columns, shown_tables
+from wrm_pipeline.analytics.lineage_events import DatasetName, Ending, Output, Step, run_events, to_json
+from wrm_pipeline.analytics.registry import Column
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError, ObjectNotFoundError, PermanentError
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY
+from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import folder_date, local_date
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.lake.object_store import ObjectStore
@@ -116,10 +118,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Assets and their datasets, as this installation has them.
-
-    An asset that writes several tables names its columns `table.column`.
-    """
+    """Assets and their datasets, as this installation has them."""
 
     graph: Any
     settings: Settings
@@ -130,24 +129,20 @@ class Names:
         folder = object_folder(asset, self.settings.layout)
         if folder is not None:
             return [DatasetName.of_object(self.store.url(folder))]
-        node = self._node(asset)
-        schema = _plain(node.metadata.get("dagster/column_schema")) if node else None
-        tables = {column.name.partition(".")[0] for column in (schema.columns if schema else ()) if "." in column.name}
-        return [self._table(table) for table in sorted(tables) or [table_name(asset)]]
+        tables = sorted(table.name for table in shown_tables(asset))
+        return [self._table(table) for table in tables or [asset]]
 
     def column(self, asset: str, name: str) -> tuple[DatasetName, str]:
         """A column of an asset, and the dataset that has it."""
-        if object_folder(asset, self.settings.layout) is None and "." in name:
-            table, _, column = name.partition(".")
-            return self._table(table), column
-        return self.datasets(asset)[0], name
+        shown = shown_columns(asset).get(name)
+        return (self._table(shown[0].name), shown[1].name) if shown else (self.datasets(asset)[0], name)
 
     def _table(self, name: str) -> DatasetName:
         return DatasetName.of_table(str(self.settings.database_path), SCHEMA, name)
 
     def inputs(self, asset: str) -> list[DatasetName]:
         """What an asset is made from."""
-        if asset == RAW:
+        if asset == asset_names.RAW:
             return [DatasetName.of_feed(self.settings.feed_url)]
         node = self._node(asset)
         return [one for key in sorted(node.parent_keys) for one in self.datasets(_name(key))] if node else []
@@ -159,28 +154,32 @@ class Names:
 
     def outputs(self, asset: str, metadata: Mapping[str, Any]) -> list[Output]:
         """What a materialization wrote: columns as it shows them, or else as the asset does."""
-        found = {dataset: list[Column]() for dataset in self.datasets(asset)}
-        # What was left as it was keeps the schema that an earlier event told: 11 kB less a minute.
-        for column in () if _left_alone(metadata) else self._columns(asset, metadata):
+        columns = {dataset: list[Column]() for dataset in self.datasets(asset)}
+        origins = {dataset: dict[str, Sequence[tuple[DatasetName, str]]]() for dataset in columns}
+        # What was left as it was keeps the schema of an earlier event: 11 kB less a minute.
+        for column, made_from in () if _left_alone(metadata) else self._columns(asset, metadata):
             dataset, name = self.column(asset, column.name)
-            found.setdefault(dataset, []).append(replace(column, name=name))
-        if len(found) > 1:
+            columns[dataset].append(replace(column, name=name))
+            origins[dataset][name] = made_from
+        if len(columns) > 1:
             rows = getattr(metadata.get("rows_by_table"), "value", None) or {}
-            return [Output(one, columns, rows.get(one.name.rpartition(".")[2])) for one, columns in found.items()]
-        ((dataset, columns),) = found.items()
-        return [Output(dataset, columns, _written(metadata, _ROWS), _written(metadata, _SIZES))]
+            return [Output(one, columns[one], origins[one], rows.get(one.name.rpartition(".")[2])) for one in columns]
+        (dataset,) = columns
+        counted = _written(metadata, _ROWS), _written(metadata, _SIZES)
+        return [Output(dataset, columns[dataset], origins[dataset], *counted)]
 
-    def _columns(self, asset: str, metadata: Mapping[str, Any]) -> list[Column]:
+    def _columns(
+        self, asset: str, metadata: Mapping[str, Any]
+    ) -> list[tuple[Column, Sequence[tuple[DatasetName, str]]]]:
+        """Columns as the asset shows them, and what each is made from."""
         node = self._node(asset)
         shown = {**(node.metadata if node else {}), **{name: value.value for name, value in metadata.items()}}
         schema, lineage = (_plain(shown.get(f"dagster/column_{kind}")) for kind in ("schema", "lineage"))
         made_from = lineage.deps_by_column if lineage else {}
         return [
-            Column(
-                column.name,
-                column.type,
-                column.description or "",
-                tuple(self.column(_name(dep.asset_key), dep.column_name) for dep in made_from.get(column.name, ())),
+            (
+                Column(column.name, column.type, column.description or ""),
+                [self.column(_name(dep.asset_key), dep.column_name) for dep in made_from.get(column.name, ())],
             )
             for column in (schema.columns if schema else ())
         ]

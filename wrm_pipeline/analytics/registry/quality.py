@@ -1,5 +1,7 @@
 """The tables of data quality; Python computes their rows (analytics/quality_tables.py)."""
 
+from dataclasses import replace
+
 from wrm_pipeline.analytics.registry.columns import DT
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
 from wrm_pipeline.domain import asset_names
@@ -169,7 +171,7 @@ REFRESHES = Table(
     asset_names.QUALITY,
     "The days that the quality tables hold, and what each was computed from.",
     columns=(
-        DT,
+        replace(DT, sources=()),
         Column("etag", "VARCHAR", "ETag of the enhanced object"),
         Column("version", "VARCHAR", "Versions of the rules, method of the anomalies, and the service area"),
         Column("rows", "BIGINT", "Rows of the enhanced object", "rows"),

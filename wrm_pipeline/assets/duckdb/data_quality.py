@@ -15,7 +15,7 @@ from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.analytics.registry import tables_of
 from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, tables_schema
+from wrm_pipeline.assets.presentation import markdown_table, page, table_metadata
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.anomalies import DEFAULT_METHOD, ISOLATION_FOREST, ROBUST_Z
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
@@ -55,10 +55,7 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
-    metadata={
-        "dagster/column_schema": tables_schema(tables_of(asset_names.QUALITY)),
-        "dagster/column_lineage": column_lineage(asset_names.QUALITY),
-    },
+    metadata=table_metadata(asset_names.QUALITY),
     group_name="quality",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],

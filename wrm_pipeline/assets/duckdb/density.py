@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.assets.duckdb.station_summary import DayConfig, chosen_day
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, page, picture, preview
+from wrm_pipeline.assets.presentation import page, picture, preview, table_metadata
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.density import DensityGrid, bike_density
 from wrm_pipeline.report.density_map import density_svg, render_density_map
@@ -36,7 +36,7 @@ WHERE dt = CAST($1 AS DATE) AND file_timestamp = (
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     io_manager_key="duckdb_io_manager",
-    metadata={"dagster/column_lineage": column_lineage(asset_names.DENSITY)},
+    metadata=table_metadata(asset_names.DENSITY),
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -66,7 +66,6 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
             **requests_made(),
             "picture": picture(density_svg(grid, lake.area), "Bikes per square kilometre"),
             "map": page(lake, MAP_PAGE),
-            "dagster/column_schema": arrow_table_schema(table.schema),
             "preview": preview(grid.cells),
         },
     )

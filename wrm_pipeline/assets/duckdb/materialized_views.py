@@ -8,7 +8,7 @@ from wrm_pipeline.analytics.registry import tables_of
 from wrm_pipeline.analytics.registry.daily import MV_DAILY_AGGREGATES
 from wrm_pipeline.assets.duckdb.pictures import day_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import column_lineage, markdown_table, page, preview, tables_schema
+from wrm_pipeline.assets.presentation import markdown_table, page, preview, table_metadata
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import requests_made, told_on_failure
@@ -16,10 +16,7 @@ from wrm_pipeline.resources.requests import requests_made, told_on_failure
 
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
-    metadata={
-        "dagster/column_schema": tables_schema(tables_of(asset_names.MATERIALIZED_VIEWS)),
-        "dagster/column_lineage": column_lineage(asset_names.MATERIALIZED_VIEWS),
-    },
+    metadata=table_metadata(asset_names.MATERIALIZED_VIEWS),
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],

@@ -10,7 +10,7 @@ import pyarrow as pa
 from wrm_pipeline.analytics.database import query_arrow, stored_views
 from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import arrow_table_schema, column_lineage, markdown_table
+from wrm_pipeline.assets.presentation import markdown_table, table_metadata
 from wrm_pipeline.clients.cache import ARROW, digest_of
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.lake.cached_objects import DAY_S
@@ -64,7 +64,7 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     io_manager_key="duckdb_io_manager",
-    metadata={"dagster/column_lineage": column_lineage(asset_names.STATION_SUMMARY)},
+    metadata=table_metadata(asset_names.STATION_SUMMARY),
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -95,6 +95,5 @@ def query_station_summary(config: DayConfig, lake: LakeResource, cache: RedisCac
             "stations": rows.num_rows,
             **requests_made(),
             "emptiest_stations": dg.MetadataValue.md(markdown_table(emptiest.select(columns).to_pylist())),
-            "dagster/column_schema": arrow_table_schema(rows.schema),
         },
     )

@@ -7,30 +7,18 @@ import dagster as dg
 
 from wrm_pipeline.analytics.database import SCHEMA, ViewSet, enhanced_views, stored_views
 from wrm_pipeline.analytics.enhanced_files import EnhancedFiles, describe_by, look_at_enhanced
-from wrm_pipeline.assets.presentation import column_lineage, markdown_table, table_schema
+from wrm_pipeline.assets.presentation import markdown_table, table_metadata
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
-from wrm_pipeline.domain.schemas import ENHANCED
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
-
-# The enhanced columns, and the partition from the path.
-_SCHEMA = dg.TableSchema(
-    columns=[
-        *table_schema(ENHANCED).columns,
-        dg.TableColumn("dt", "date", "The partition, from the folder's name: filter by it to read only some days"),
-    ]
-)
 
 
 @dg.asset(
     deps=[wrm_stations_enhanced_data_all],
     io_manager_key="duckdb_hybrid_io_manager",
-    metadata={
-        "dagster/column_schema": _SCHEMA,
-        "dagster/column_lineage": column_lineage(asset_names.VIEWS),
-    },
+    metadata=table_metadata(asset_names.VIEWS),
     group_name="analytics",
     kinds={"duckdb"},
     owners=["team:wrm"],

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, AssetFacts, build_catalog
+from wrm_pipeline.analytics.catalog import AssetFacts, build_catalog
 from wrm_pipeline.analytics.database_catalog import describe_database, write_catalog
 from wrm_pipeline.analytics.lineage import object_folder
 from wrm_pipeline.analytics.registry import TABLES
@@ -14,7 +14,7 @@ from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_sp
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
-from wrm_pipeline.assets.presentation import arrow_table_schema, markdown_table
+from wrm_pipeline.assets.presentation import markdown_table, table_metadata
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
@@ -32,6 +32,7 @@ _PARQUET_LAYERS = ("processed", "enhanced")
         data_quality,
         wrm_stations_dlq,
     ],
+    metadata=table_metadata(asset_names.CATALOG),
     group_name="reports",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
@@ -66,7 +67,6 @@ def data_catalog(
             "undescribed": list(catalog.undescribed),
             **requests_made(),
             "dagster/row_count": catalog.columns.num_rows,
-            "dagster/column_schema": arrow_table_schema(COLUMNS_SCHEMA),
             "catalog": dg.MetadataValue.md(
                 markdown_table(
                     catalog.tables.select(["kind", "name", "row_count", "refreshed_at", "description"]).to_pylist()
