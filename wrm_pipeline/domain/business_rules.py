@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
 from wrm_pipeline.domain.schemas import FLAGS
+from wrm_pipeline.domain.snapshot import MAX_NAME_CHARACTERS
+from wrm_pipeline.domain.snapshot.values import CUT_MARK
 
 if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pandera
 
 # Part of what a computed day remembers: another version means that it is computed anew.
-BUSINESS_RULES_VERSION = "3"
+BUSINESS_RULES_VERSION = "4"
 
 # It fires on lines, of which the dead letters tell.
 DRIFT_RULE = "feed_has_another_format"
@@ -110,6 +112,19 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
             "More e-bikes than bikes: one of the two counts is wrong",
             lambda rows: ~(rows["pedelecs"] > rows["bikes"]),
             shows=("pedelecs", "bikes"),
+        ),
+        Rule(
+            "count_capped",
+            FLAG,
+            "A count that the feed gives as 5+ or the like: the true one may be larger",
+            lambda rows: ~rows["count_capped"],
+            shows=("bikes", "spaces", "total_docks", "pedelecs"),
+        ),
+        Rule(
+            "name_cut",
+            FLAG,
+            f"A name of more than {MAX_NAME_CHARACTERS:,} characters was cut: the raw object has all of it",
+            lambda rows: ~rows["is_cut"],
         ),
         Rule(
             "unknown_kind",
@@ -256,6 +271,7 @@ def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) 
         "minutes": elapsed,
         "is_station": is_station,
         "is_unknown": is_unknown,
+        "is_cut": _are_cut(rows["name"].chunk(0))[order],
         "has_previous": has_previous,
         "is_followed_station": is_station & has_previous,
         "appears": is_station & appears,
@@ -264,6 +280,13 @@ def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) 
     for name in ("spaces", "total_docks", "pedelecs", *FLAGS):
         frame[name] = sorted_column(name)
     return pd.DataFrame(frame, copy=False)
+
+
+def _are_cut(names: pa.DictionaryArray) -> NDArray[np.bool_]:
+    """Which names the parser has cut."""
+    cut = [len(name) == MAX_NAME_CHARACTERS and name.endswith(CUT_MARK) for name in names.dictionary.to_pylist()]
+    are_cut: NDArray[np.bool_] = np.array(cut, dtype=bool)[names.indices.to_numpy()]
+    return are_cut
 
 
 def _previous(values: NDArray[Any]) -> NDArray[Any]:

@@ -65,6 +65,8 @@ CASES = {
     "pedelecs_above_bikes": Case(
         [[station(0, bikes="3", pedelecs="4")]], [[station(0, bikes="3", pedelecs="3")]], {"pedelecs": 4, "bikes": 3}
     ),
+    "count_capped": Case([[station(0, bikes="5+")]], [[station(0, bikes="5")]], {"bikes": 5}),
+    "name_cut": Case([[station(0, name="a" * 1001)]], [[station(0, name="a" * 1000)]]),
     "unknown_kind": Case([[station(0, "XY7")]], [[station(0), line(id="fb1", combined=combined(0), name="BIKE 1")]]),
     "stale": Case([[station(-61)]], [[station(-59)]], {"reported_at": "2025-08-21T10:59:00Z"}),
     "report_in_the_future": Case([[station(6)]], [[station(4)]]),
