@@ -446,7 +446,7 @@ _IN_HEADERS = frozenset({"vault_token", "openlineage_api_key", *_S3_KEYS})
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ResolvedSetting:
     """A value as the environment gives it, by which variable and where.
 
     Attributes:
@@ -460,10 +460,10 @@ class Found:
     origin: str
 
     def __repr__(self) -> str:
-        return f"Found({self.variable!r}, {self.origin!r})"
+        return f"ResolvedSetting({self.variable!r}, {self.origin!r})"
 
 
-def find(field_name: str, environment: Mapping[str, str] | None = None) -> Found | None:
+def find(field_name: str, environment: Mapping[str, str] | None = None) -> ResolvedSetting | None:
     """What the environment says now about a field; None if nothing.
 
     For each of the field's variables, the preferred one first: `NAME`, then `NAME_FILE`, then a file in
@@ -488,11 +488,11 @@ def find(field_name: str, environment: Mapping[str, str] | None = None) -> Found
     return None
 
 
-def _found(field_name: str, value: str, variable: str, origin: str) -> Found:
+def _found(field_name: str, value: str, variable: str, origin: str) -> ResolvedSetting:
     make_known(field_name, value)
     if problem := unusable_character(value, secret=is_secret(field_name), in_header=field_name in _IN_HEADERS):
         raise SettingsError(f"{variable} ({origin}) {problem}")
-    return Found(value, variable, origin)
+    return ResolvedSetting(value, variable, origin)
 
 
 def make_known(field_name: str, value: str) -> None:

@@ -35,7 +35,9 @@ def result(
     )
 
 
-def publish_if_sound(output: dg.Output[T], found: dg.AssetCheckResult) -> Iterator[dg.Output[T] | dg.AssetCheckResult]:
+def publish_if_check_passes(
+    output: dg.Output[T], found: dg.AssetCheckResult
+) -> Iterator[dg.Output[T] | dg.AssetCheckResult]:
     """The output and the result of its blocking check; if that failed, the result alone, and the step fails.
 
     Dagster stores an output before it looks at the result, and then only keeps what is downstream from running. Here

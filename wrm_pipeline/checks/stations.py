@@ -10,7 +10,7 @@ import dagster as dg
 from wrm_pipeline.checks.results import result
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
-from wrm_pipeline.domain.quality import Found, column_differences, rows_out_of_order, unbalanced_sources
+from wrm_pipeline.domain.quality import Violations, column_differences, rows_out_of_order, unbalanced_sources
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, TableSchema
 
 
@@ -75,7 +75,7 @@ def check_enhanced(day: str, processed_rows: int, file: ParquetParts) -> dg.Asse
     """Of an enhanced partition that is or will be published."""
     differences = column_differences(file, ENHANCED)
     # Without its key columns, a file has no order to look at.
-    disorder = rows_out_of_order(file) if not differences.count else Found(0)
+    disorder = rows_out_of_order(file) if not differences.count else Violations(0)
     return result(
         "rows_and_columns_are_right",
         file.row_count == processed_rows and not disorder.count and not differences.count,
@@ -90,5 +90,5 @@ def check_enhanced(day: str, processed_rows: int, file: ParquetParts) -> dg.Asse
     )
 
 
-def _columns(differences: Found, schema: TableSchema) -> str:
+def _columns(differences: Violations, schema: TableSchema) -> str:
     return f"{differences.count} of {len(schema.columns)} columns differ from the schema."

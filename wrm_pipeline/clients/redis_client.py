@@ -18,11 +18,11 @@ T = TypeVar("T")
 TIMEOUT_S = 0.3
 
 # A run is over by then. What lives longer (code server, exporter) asks again after it.
-REST_S = 60.0
+COOLDOWN_S = 60.0
 
 
 class RedisGuard:
-    """A Redis client whose first connection error or time-out is raised again, unasked, for REST_S seconds.
+    """A Redis client whose first connection error or time-out is raised again, unasked, for COOLDOWN_S seconds.
 
     Commands are methods, as of `redis.Redis`; `ask` is for several at once.
     """
@@ -32,7 +32,7 @@ class RedisGuard:
         self._clock = clock
         self._lock = threading.Lock()
         self._error: Exception | None = None
-        self._rests_until = 0.0
+        self._cooldown_until = 0.0
 
     def ask(self, question: Callable[[Any], T]) -> T:
         """What `question` gives, which is called with the client.
@@ -42,7 +42,7 @@ class RedisGuard:
         """
         from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004 - their names
 
-        if self._error is not None and self._clock() < self._rests_until:
+        if self._error is not None and self._clock() < self._cooldown_until:
             raise self._error
         try:
             answer = question(self._client)
@@ -51,7 +51,7 @@ class RedisGuard:
             if not isinstance(error, ConnectionError | TimeoutError | OSError):
                 raise
             with self._lock:
-                self._error, self._rests_until = error, self._clock() + REST_S
+                self._error, self._cooldown_until = error, self._clock() + COOLDOWN_S
             raise
         self._error = None
         return answer

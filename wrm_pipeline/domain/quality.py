@@ -22,14 +22,14 @@ MAX_SAMPLES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Violations:
     """How many there are, and at most MAX_SAMPLES of them."""
 
     count: int
     samples: tuple[Mapping[str, Any], ...] = ()
 
 
-def column_differences(file: ParquetParts, schema: TableSchema) -> Found:
+def column_differences(file: ParquetParts, schema: TableSchema) -> Violations:
     """Columns whose name, type, nullability or place is not what the schema says."""
     expected, actual = (
         [str(field) for field in fields] for fields in (arrow_schema(schema), file.metadata.schema.to_arrow_schema())
@@ -39,20 +39,20 @@ def column_differences(file: ParquetParts, schema: TableSchema) -> Found:
         for position, (wanted, found) in enumerate(zip_longest(expected, actual, fillvalue="nothing"))
         if wanted != found
     ]
-    return Found(len(differences), tuple(differences[:MAX_SAMPLES]))
+    return Violations(len(differences), tuple(differences[:MAX_SAMPLES]))
 
 
-def unbalanced_sources(manifest: Manifest) -> Found:
+def unbalanced_sources(manifest: Manifest) -> Violations:
     """Raw objects of which a line is not accounted for."""
     wrong = [
         {"source": key, "lines_in": source.counts.lines_in, "counts": str(source.counts)}
         for key, source in manifest.sources.items()
         if not source.counts.balanced
     ]
-    return Found(len(wrong), tuple(wrong[:MAX_SAMPLES]))
+    return Violations(len(wrong), tuple(wrong[:MAX_SAMPLES]))
 
 
-def rows_out_of_order(file: ParquetParts) -> Found:
+def rows_out_of_order(file: ParquetParts) -> Violations:
     """Rows that do not come strictly after the one before by (file_timestamp, station_id).
 
     Without any, the rows are sorted and no key is there twice: one pass, no hashing.
@@ -76,7 +76,7 @@ def rows_out_of_order(file: ParquetParts) -> Found:
             count, positions = count + 1, [0, *positions]
         samples += [{"row": row + at, "file_timestamp": str(times[at]), "station_id": str(ids[at])} for at in positions]
         last, row = (times[-1].as_py(), ids[-1].as_py()), row + group.num_rows
-    return Found(count, tuple(samples[:MAX_SAMPLES]))
+    return Violations(count, tuple(samples[:MAX_SAMPLES]))
 
 
 def count_by(file: ParquetParts, column: str) -> Counter[Any]:

@@ -71,7 +71,7 @@ class WantedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class RunPlan:
     """What a look found: runs to ask for, the cursor to keep, and what a person should know.
 
     `compared` has what the thorough look found wrong with each day that it compared; `days` are all that there are.
@@ -102,7 +102,7 @@ class ArrivalCursor:
         return cls(data["after"], data["waiting"])
 
 
-def look_for_arrivals(
+def plan_new_data_runs(
     store: ObjectStore,
     layout: Layout,
     cursor: str | None,
@@ -110,7 +110,7 @@ def look_for_arrivals(
     today: date,
     started: frozenset[date],
     now: datetime | None = None,
-) -> Tick:
+) -> RunPlan:
     """Find partitions with raw objects beyond the cursor.
 
     A day whose run has `started` (or is queued) waits for its end, so that at most one run works on a day and all that
@@ -158,7 +158,7 @@ def look_for_arrivals(
                     del waiting[day]
                     continue
             runs.append(WantedRun(dt, f"{day}:{_digest(waiting.pop(day))}"))
-    return Tick(
+    return RunPlan(
         tuple(runs),
         json.dumps(asdict(ArrivalCursor(after, waiting))),
         tuple(unknown[:UNKNOWN_KEYS_KEPT]),
@@ -195,7 +195,7 @@ def _raw_days(store: ObjectStore, layout: Layout, today: date) -> tuple[list[dat
     return days, unknown
 
 
-def look_for_unpublished(
+def plan_reconciliation_runs(
     store: ObjectStore,
     layout: Layout,
     cursor: str | None,
@@ -204,7 +204,7 @@ def look_for_unpublished(
     now: datetime,
     today: date,
     started: frozenset[date],
-) -> Tick:
+) -> RunPlan:
     """Compare days with what their published partitions remember.
 
     Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind
@@ -274,7 +274,7 @@ def look_for_unpublished(
     wrong = [dt.isoformat() for dt in sorted({*(d for d in found_wrong if d not in compared), *compared})]
     wrong = [day for day in wrong if compared.get(date.fromisoformat(day), True)]
     text = json.dumps({"version": 1, "after": after, "tries": tries, "found": wrong[-MAX_FOUND_COMPARED:]})
-    return Tick(tuple(runs), text, tuple(unknown[:UNKNOWN_KEYS_KEPT]), compared=compared, days=frozenset(days))
+    return RunPlan(tuple(runs), text, tuple(unknown[:UNKNOWN_KEYS_KEPT]), compared=compared, days=frozenset(days))
 
 
 def _compared(

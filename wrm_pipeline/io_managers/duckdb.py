@@ -22,7 +22,7 @@ from wrm_pipeline.analytics.database import (
     write_table,
 )
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import told_on_failure, write_requests
+from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
 
 class DuckDBTableIOManager(dg.ConfigurableIOManager, extra="forbid"):
@@ -69,7 +69,7 @@ class DuckDBPublishingIOManager(DuckDBTableIOManager):
         if obj is not None:
             super().handle_output(context, obj)
         key = self.lake.layout.database_key
-        with told_on_failure(context):
+        with record_requests_on_failure(context):
             info = self.lake.store.put(key, self.lake.database.path, content_type="application/vnd.duckdb")
         context.add_output_metadata(
             {"published": self.lake.store.url(key), "published_bytes": info.size_bytes, **write_requests()}

@@ -13,7 +13,7 @@ from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.resources.lake import LakeResource
-from wrm_pipeline.resources.requests import told_on_failure, write_requests
+from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Publish a partition by one atomic write."""
-        with told_on_failure(context):
+        with record_requests_on_failure(context):
             if obj is not None:
                 self._publish(context, obj)
         context.add_output_metadata(write_requests())

@@ -28,7 +28,7 @@ def write_requests() -> dict[str, Any]:
 
 
 @contextmanager
-def told_on_failure(context: dg.AssetExecutionContext | dg.OutputContext) -> Iterator[None]:
+def record_requests_on_failure(context: dg.AssetExecutionContext | dg.OutputContext) -> Iterator[None]:
     """Leave an observation if what is done fails: then no materialization will carry the counts."""
     try:
         yield

@@ -131,7 +131,7 @@ ReadRun = Callable[[dg.DagsterInstance, dg.RunRecord], Sequence[Outcome]]
 
 
 @dataclass(slots=True)
-class State:
+class AlertCursor:
     """What a sensor knows between two ticks; its cursor.
 
     Attributes:
@@ -145,7 +145,7 @@ class State:
     incidents: Incidents = field(default_factory=Incidents)
 
     @classmethod
-    def from_cursor(cls, cursor: str | None, now: float) -> "State":
+    def from_cursor(cls, cursor: str | None, now: float) -> "AlertCursor":
         """Read back; a cursor of another version, or one that is not ours, counts as a first look.
 
         One from the future, where a clock that was ahead has left it, goes on from now.
@@ -166,27 +166,29 @@ class State:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
-def look(instance: dg.DagsterInstance, state: State, read: ReadRun, *, now: float | None = None) -> int:
+def collect_outcomes(
+    instance: dg.DagsterInstance, cursor: AlertCursor, read: ReadRun, *, now: float | None = None
+) -> int:
     """Take the runs that ended since into account; gives their number. What ended later than `now` ended now."""
     now = time.time() if now is None else now
-    records = ended_runs(instance, state.until, state.seen, _ENDINGS, RUNS_PER_TICK)
-    forget_before = state.until - REMEMBERED_S
+    records = ended_runs(instance, cursor.until, cursor.seen, _ENDINGS, RUNS_PER_TICK)
+    forget_before = cursor.until - REMEMBERED_S
     outcomes: list[Outcome] = []
     for record in records:
         if ended_at(record) >= forget_before:
             outcomes += read(instance, record)
-        state.seen[short_id(record)] = remembered_at(record)
-        state.until = max(state.until, seen_until(record, now))
+        cursor.seen[short_id(record)] = remembered_at(record)
+        cursor.until = max(cursor.until, seen_until(record, now))
     for outcome in sorted(outcomes, key=lambda outcome: outcome.at):
-        state.incidents.observe(replace(outcome, at=min(outcome.at, now)))
-    state.seen = {run: at for run, at in state.seen.items() if at >= state.until - REMEMBERED_S}
+        cursor.incidents.observe(replace(outcome, at=min(outcome.at, now)))
+    cursor.seen = {run: at for run, at in cursor.seen.items() if at >= cursor.until - REMEMBERED_S}
     return len(records)
 
 
-def tell(state: State, post: Callable[[str], None], *, now: float, ui_url: str) -> tuple[int, str]:
+def send_notifications(cursor: AlertCursor, post: Callable[[str], None], *, now: float, ui_url: str) -> tuple[int, str]:
     """Send what is due; gives how many messages were delivered, and why the others were not."""
     delivered, trouble = 0, ""
-    for message in state.incidents.to_tell(now, ui_url)[:MESSAGES_PER_TICK]:
+    for message in cursor.incidents.to_tell(now, ui_url)[:MESSAGES_PER_TICK]:
         try:
             post(message.text)
         except ExternalError as error:
@@ -194,7 +196,7 @@ def tell(state: State, post: Callable[[str], None], *, now: float, ui_url: str) 
             if isinstance(error, TransientError):
                 break
         else:
-            state.incidents.told(message, now)
+            cursor.incidents.told(message, now)
             delivered += 1
     return delivered, trouble
 
@@ -310,19 +312,19 @@ def _tick(context: dg.SensorEvaluationContext, read: ReadRun) -> dg.SensorResult
     if settings.alert_webhook_url is None and settings.vault_addr is None:
         return dg.SkipReason("There is no webhook to tell: WRM_ALERT_WEBHOOK_URL is not set.")
     now = time.time()
-    state = State.from_cursor(context.cursor, now)
-    runs = look(context.instance, state, read, now=now)
+    cursor = AlertCursor.from_cursor(context.cursor, now)
+    runs = collect_outcomes(context.instance, cursor, read, now=now)
 
     def post(text: str) -> None:
         url = secrets_of(settings).webhook_url()
         if url is not None:
             Webhook(url, private_hosts=settings.private_host_names).post(text)
 
-    delivered, trouble = tell(state, post, now=now, ui_url=settings.ui_url)
+    delivered, trouble = send_notifications(cursor, post, now=now, ui_url=settings.ui_url)
     if trouble:
         context.log.warning("An alert waits for the webhook, and is sent later: %s", trouble)
     told = f"{runs} runs ended; {delivered} messages sent."
-    return dg.SensorResult(skip_reason=told, cursor=state.to_cursor())
+    return dg.SensorResult(skip_reason=told, cursor=cursor.to_cursor())
 
 
 @dg.sensor(

@@ -65,7 +65,7 @@ _SIZES = ("size_bytes", "published_bytes")
 
 
 @dataclass(slots=True)
-class State:
+class LineageCursor:
     """What the sensor knows between two ticks; its cursor.
 
     Attributes:
@@ -83,16 +83,16 @@ class State:
     removed_on: str = ""
 
     @classmethod
-    def from_cursor(cls, cursor: str | None, now: float) -> "State":
+    def from_cursor(cls, cursor: str | None, now: float) -> "LineageCursor":
         """Read back; a cursor of another version, or one that is not ours, counts as a first look.
 
         One from the future, where a clock that was ahead has left it, goes on from now.
         """
         try:
-            state = cls(**json.loads(cursor or ""))
-            if state._is_sound():
-                state.until = min(max(state.until, now - LOOK_BACK_S), now)
-                return state
+            parsed = cls(**json.loads(cursor or ""))
+            if parsed._is_sound():
+                parsed.until = min(max(parsed.until, now - LOOK_BACK_S), now)
+                return parsed
         except (ValueError, TypeError, RecursionError):
             pass
         return cls(now - LOOK_BACK_S)
@@ -117,7 +117,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class DatasetResolver:
     """Assets and their datasets, as this installation has them."""
 
     graph: Any
@@ -197,7 +197,7 @@ def _name(key: dg.AssetKey) -> str:
     return "/".join(key.path)
 
 
-def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, names: Names) -> list[Step]:
+def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, resolver: DatasetResolver) -> list[Step]:
     """What an ended run materialized, and what it failed to; nothing for assets that were never begun."""
     run = record.dagster_run
     finished = datetime.fromtimestamp(ended_at(record), UTC)
@@ -239,15 +239,17 @@ def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, names: Names) -
         partition = (made.partition if made else None) or run.tags.get("dagster/partition", "")
         return Step(
             asset=asset,
-            description=names.description(asset),
+            description=resolver.description(asset),
             job="materialize" if run.job_name.startswith("__") else run.job_name,
             run_id=run.run_id,
             partition=folder_date(f"dt={partition}"),
             ending=ending,
             began_at=min(began.get(step, at), at),
             ended_at=at,
-            inputs=names.inputs(asset),
-            outputs=names.outputs(asset, made.metadata) if made else [Output(one) for one in names.datasets(asset)],
+            inputs=resolver.inputs(asset),
+            outputs=resolver.outputs(asset, made.metadata)
+            if made
+            else [Output(one) for one in resolver.datasets(asset)],
             error=error,
         )
 
@@ -285,38 +287,38 @@ def _left_alone(metadata: Mapping[str, Any]) -> bool:
 # --- a tick ----------------------------------------------------------------------------------------------------
 
 
-def record_runs(instance: dg.DagsterInstance, state: State, names: Names) -> int:
+def record_runs(instance: dg.DagsterInstance, cursor: LineageCursor, resolver: DatasetResolver) -> int:
     """Write the events of runs that ended since; gives how many runs have some.
 
     Raises:
         ExternalError: the store failed; a later tick goes on where this one stopped.
     """
     started, recorded, now = time.monotonic(), 0, time.time()
-    for record in ended_runs(instance, state.until, state.seen, _ENDINGS, RUNS_PER_TICK):
+    for record in ended_runs(instance, cursor.until, cursor.seen, _ENDINGS, RUNS_PER_TICK):
         if time.monotonic() - started > RECORD_S:
             break
-        steps = steps_of(instance, record, names)
+        steps = steps_of(instance, record, resolver)
         if steps:
-            events = [event for step in steps for event in run_events(step, names.settings.openlineage_namespace)]
+            events = [event for step in steps for event in run_events(step, resolver.settings.openlineage_namespace)]
             dt = local_date(datetime.fromtimestamp(min(ended_at(record), now), UTC))
-            key = names.settings.layout.lineage_key(dt, record.dagster_run.run_id)
-            names.store.put(key, to_json(events), content_type="application/json")
-            state.unsent.append(key)
+            key = resolver.settings.layout.lineage_key(dt, record.dagster_run.run_id)
+            resolver.store.put(key, to_json(events), content_type="application/json")
+            cursor.unsent.append(key)
             recorded += 1
-        state.seen[short_id(record)] = remembered_at(record)
-        state.until = max(state.until, seen_until(record, now))
-    state.seen = {run: at for run, at in state.seen.items() if at >= state.until - REMEMBERED_S}
+        cursor.seen[short_id(record)] = remembered_at(record)
+        cursor.until = max(cursor.until, seen_until(record, now))
+    cursor.seen = {run: at for run, at in cursor.seen.items() if at >= cursor.until - REMEMBERED_S}
     return recorded
 
 
-def send(state: State, store: ObjectStore, post: Callable[[bytes], None]) -> tuple[int, str]:
+def send(cursor: LineageCursor, store: ObjectStore, post: Callable[[bytes], None]) -> tuple[int, str]:
     """Post what waits, the oldest first; gives for how many runs, and why the others still wait."""
-    state.dropped += max(len(state.unsent) - MOST_UNSENT, 0)
-    state.unsent = state.unsent[-MOST_UNSENT:]
+    cursor.dropped += max(len(cursor.unsent) - MOST_UNSENT, 0)
+    cursor.unsent = cursor.unsent[-MOST_UNSENT:]
     started, sent, trouble = time.monotonic(), 0, ""
-    while state.unsent and time.monotonic() - started < SEND_S:
+    while cursor.unsent and time.monotonic() - started < SEND_S:
         try:
-            for event in json.loads(store.get(state.unsent[0])):
+            for event in json.loads(store.get(cursor.unsent[0])):
                 post(to_json(event))
             sent += 1
         except ExternalError as error:
@@ -324,18 +326,18 @@ def send(state: State, store: ObjectStore, post: Callable[[bytes], None]) -> tup
             refused = isinstance(error, PermanentError) and error.status in {400, 413, 422}
             if not refused and not isinstance(error, ObjectNotFoundError):
                 break  # not about this run: it waits for a better time or configuration
-            state.dropped += 1
-        state.unsent.pop(0)
+            cursor.dropped += 1
+        cursor.unsent.pop(0)
     return sent, trouble
 
 
-def remove_old(state: State, store: ObjectStore, settings: Settings, today: date) -> int:
+def remove_old(cursor: LineageCursor, store: ObjectStore, settings: Settings, today: date) -> int:
     """Once a day, remove what is older than WRM_LINEAGE_DAYS; gives how many objects.
 
     Raises:
         ExternalError: the store failed.
     """
-    if state.removed_on == today.isoformat():
+    if cursor.removed_on == today.isoformat():
         return 0
     started, removed = time.monotonic(), 0
     first_kept = today - timedelta(days=settings.lineage_days)
@@ -348,7 +350,7 @@ def remove_old(state: State, store: ObjectStore, settings: Settings, today: date
                 return removed  # the next tick goes on
             store.delete(info.key)
             removed += 1
-    state.removed_on = today.isoformat()
+    cursor.removed_on = today.isoformat()
     return removed
 
 
@@ -365,27 +367,27 @@ def wrm_lineage_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Record, send, tidy up."""
     settings = load_settings()
     now = datetime.now(UTC)
-    state = State.from_cursor(context.cursor, now.timestamp())
+    cursor = LineageCursor.from_cursor(context.cursor, now.timestamp())
     told: list[str] = []
     try:
         store = connect_store(settings, SENSOR_POLICY)
         if context.repository_def is None:
             raise dg.DagsterInvariantViolationError("this sensor needs the code location that it is in")
-        names = Names(context.repository_def.asset_graph, settings, store)
-        told.append(f"{record_runs(context.instance, state, names)} runs recorded")
+        resolver = DatasetResolver(context.repository_def.asset_graph, settings, store)
+        told.append(f"{record_runs(context.instance, cursor, resolver)} runs recorded")
         if settings.openlineage_url is None:
-            state.unsent = []
+            cursor.unsent = []
         else:
-            sent, trouble = send(state, store, _receiver(settings).post)
-            told.append(f"{sent} sent, {len(state.unsent)} wait, {state.dropped} were dropped so far")
+            sent, trouble = send(cursor, store, _receiver(settings).post)
+            told.append(f"{sent} sent, {len(cursor.unsent)} wait, {cursor.dropped} were dropped so far")
             if trouble:
                 context.log.warning("Lineage events wait for the receiver, and are sent later: %s", trouble)
-        if removed := remove_old(state, store, settings, local_date(now)):
+        if removed := remove_old(cursor, store, settings, local_date(now)):
             told.append(f"{removed} objects older than {settings.lineage_days} days removed")
     except ExternalError as error:
         context.log.warning("Lineage waits for the object store; runs are recorded later: %s", error)
         told.append("the object store failed")
-    return dg.SensorResult(skip_reason=f"{'; '.join(told)}.", cursor=state.to_cursor())
+    return dg.SensorResult(skip_reason=f"{'; '.join(told)}.", cursor=cursor.to_cursor())
 
 
 def _receiver(settings: Settings) -> Receiver:

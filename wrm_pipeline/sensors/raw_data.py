@@ -9,7 +9,7 @@ from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
-from wrm_pipeline.flows.watch import Tick, look_for_arrivals, look_for_unpublished
+from wrm_pipeline.flows.watch import RunPlan, plan_new_data_runs, plan_reconciliation_runs
 from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_stations_processing_job
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.object_store import ObjectStore
@@ -35,7 +35,7 @@ _TO_COME = [dg.DagsterRunStatus.NOT_STARTED]
     job=wrm_stations_processing_job,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for a run for each day that has new raw objects; one listing a tick.",
+    description="Asks for a run for each day that has new raw objects; one listing per tick.",
 )
 def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """The fast look: what is beyond the cursor."""
@@ -44,7 +44,7 @@ def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext) -> dg.Sens
     started = _days(context, _UNDER_WAY)
     return _result(
         context,
-        look_for_arrivals(store, layout, context.cursor, today=local_date(now), started=started, now=now),
+        plan_new_data_runs(store, layout, context.cursor, today=local_date(now), started=started, now=now),
     )
 
 
@@ -62,7 +62,7 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext) -> d
     """The thorough look: a few days at a time."""
     store, layout = _lake()
     now = datetime.now(UTC)
-    tick = look_for_unpublished(
+    plan = plan_reconciliation_runs(
         store,
         layout,
         context.cursor,
@@ -72,10 +72,10 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext) -> d
         started=_days(context, [*_UNDER_WAY, *_TO_COME]),
     )
     try:
-        LakeFindings(store, layout).update(tick.compared, tick.days)
+        LakeFindings(store, layout).update(plan.compared, plan.days)
     except ExternalError as error:
         context.log.warning("What is wrong with days of the lake could not be kept; the next look does it: %s", error)
-    return _result(context, tick)
+    return _result(context, plan)
 
 
 @dg.sensor(
@@ -121,15 +121,15 @@ def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatu
     return frozenset(days)
 
 
-def _result(context: dg.SensorEvaluationContext, tick: Tick) -> dg.SensorResult:
+def _result(context: dg.SensorEvaluationContext, plan: RunPlan) -> dg.SensorResult:
     layout, today = load_settings().layout, local_date(datetime.now(UTC))
-    for key in tick.unknown_keys:
+    for key in plan.unknown_keys:
         dt = folder_date(key.removeprefix(layout.raw_prefix).partition("/")[0])
         why = layout.not_a_partition(dt, today) if dt else ""
         context.log.warning("Not processed: %s: %s", key, why or "it is not a snapshot of a date")
-    if tick.waiting:
-        context.log.info("Waiting for the run that is under way: %s", ", ".join(map(str, tick.waiting)))
-    runs = [dg.RunRequest(run_key=run.run_key, partition_key=run.dt.isoformat()) for run in tick.runs]
-    unknown = f" {len(tick.unknown_keys)} key(s) of unknown dates were left alone." if tick.unknown_keys else ""
+    if plan.waiting:
+        context.log.info("Waiting for the run that is under way: %s", ", ".join(map(str, plan.waiting)))
+    runs = [dg.RunRequest(run_key=run.run_key, partition_key=run.dt.isoformat()) for run in plan.runs]
+    unknown = f" {len(plan.unknown_keys)} key(s) of unknown dates were left alone." if plan.unknown_keys else ""
     reason = None if runs else f"Nothing new.{unknown}"
-    return dg.SensorResult(run_requests=runs, cursor=tick.cursor, skip_reason=reason)
+    return dg.SensorResult(run_requests=runs, cursor=plan.cursor, skip_reason=reason)

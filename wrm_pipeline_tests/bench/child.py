@@ -122,8 +122,8 @@ def rebuild(lake: BenchLake, *, days: int, one_core: bool = False) -> Answer:
     import hashlib
     from datetime import UTC, datetime, timedelta
 
-    from wrm_pipeline.assets.stations.days import PRELOADED, BuildOrder, DayTask, publish_day
     from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
+    from wrm_pipeline.assets.stations.fan_out import PRELOADED, BuildOptions, DayTask, publish_day
     from wrm_pipeline.assets.stations.processed_all import process_day
     from wrm_pipeline.resources.lake import LakeResource
     from wrm_pipeline.resources.workers import WorkersResource
@@ -136,12 +136,14 @@ def rebuild(lake: BenchLake, *, days: int, one_core: bool = False) -> Answer:
     lake.unpublish()
     settings = load_settings()
     workers, resource = WorkersResource.of(settings).client(*PRELOADED), LakeResource.of(settings)
-    order = BuildOrder(datetime(2025, 10, 1, tzinfo=UTC), full_rebuild=True)
+    options = BuildOptions(datetime(2025, 10, 1, tzinfo=UTC), full_rebuild=True)
 
     def build() -> None:
         for layer, function in (("processed", process_day), ("enhanced", enhance_published_day)):
             tasks = [
-                DayTask(DT + timedelta(days=n), layer, function, order, resource.place, resource.layout, resource.area)
+                DayTask(
+                    DT + timedelta(days=n), layer, function, options, resource.place, resource.layout, resource.area
+                )
                 for n in range(days)
             ]
             if failed := [outcome.error for outcome in workers.run(publish_day, tasks) if outcome.error]:

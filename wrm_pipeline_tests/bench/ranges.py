@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from wrm_pipeline.domain.layout import FIRST_DATE, folder_date, partition_bounds
-from wrm_pipeline.flows.watch import look_for_arrivals
+from wrm_pipeline.flows.watch import plan_new_data_runs
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.object_store import ObjectInfo
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
@@ -70,9 +70,9 @@ def sensor_tick(bench: Bench) -> Iterator[Figure]:
         archive = _Archive(count)
         store = CountingStore(archive)
         today = FIRST_DATE + timedelta(days=count // 1440)
-        cursor = look_for_arrivals(store, LAYOUT, None, today=today, started=frozenset()).cursor
+        cursor = plan_new_data_runs(store, LAYOUT, None, today=today, started=frozenset()).cursor
         # The days of the first look are asked for in the following ones.
-        while waiting := look_for_arrivals(store, LAYOUT, cursor, today=today, started=frozenset()):
+        while waiting := plan_new_data_runs(store, LAYOUT, cursor, today=today, started=frozenset()):
             cursor = waiting.cursor
             if not waiting.runs:
                 break
@@ -81,11 +81,11 @@ def sensor_tick(bench: Bench) -> Iterator[Figure]:
             archive.count += 1
             store.requests.clear()
             start = time.thread_time()
-            tick = look_for_arrivals(store, LAYOUT, cursor, today=today + timedelta(days=1), started=frozenset())
+            plan = plan_new_data_runs(store, LAYOUT, cursor, today=today + timedelta(days=1), started=frozenset())
             times.append(time.thread_time() - start)
-            if len(tick.runs) != 1:
-                raise AssertionError(f"one new object is one run, not {tick.runs}")
-            cursor = tick.cursor
+            if len(plan.runs) != 1:
+                raise AssertionError(f"one new object is one run, not {plan.runs}")
+            cursor = plan.cursor
         requests[count], seconds[count] = store.requests["list"], median(times)
     few, many = sorted(requests)
     for count in (few, many):

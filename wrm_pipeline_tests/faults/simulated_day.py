@@ -39,7 +39,7 @@ from wrm_pipeline.clients.feed import FetchedBody
 from wrm_pipeline.clients.retry import RetryPolicy
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.flows.ingest import IngestResult
-from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.spool import Kind, Spool, SpooledBody
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
@@ -193,7 +193,7 @@ def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Pa
                     }
             elif order["do"] == "look":
                 try:
-                    tick = look_for_unpublished(
+                    plan = plan_reconciliation_runs(
                         store,
                         world.layout,
                         order["cursor"],
@@ -202,7 +202,7 @@ def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Pa
                         today=local_day(world.now),
                         started=frozenset(),
                     )
-                    answer = {"days": [run.dt.isoformat() for run in tick.runs], "cursor": tick.cursor}
+                    answer = {"days": [run.dt.isoformat() for run in plan.runs], "cursor": plan.cursor}
                 except TransientError as error:
                     world.failures.append(str(error))
             else:

@@ -21,7 +21,7 @@ from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.replay import Selection, replay
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
-from wrm_pipeline.sensors.alerts import State, check_outcomes, look, run_outcomes, tell
+from wrm_pipeline.sensors.alerts import AlertCursor, check_outcomes, collect_outcomes, run_outcomes, send_notifications
 from wrm_pipeline_tests.faults.world import (
     ANALYTICS,
     JOB,
@@ -82,13 +82,13 @@ class Watched:
     def __init__(self, world: World) -> None:
         self.world = world
         self.world.instance = dg.DagsterInstance.ephemeral()
-        self.states = [(State(time.time() - 60), read) for read in (run_outcomes, check_outcomes)]
+        self.states = [(AlertCursor(time.time() - 60), read) for read in (run_outcomes, check_outcomes)]
         self.messages: list[str] = []
 
     def look(self, *, later: float = 0) -> None:
         for state, read in self.states:
-            look(self.world.instance, state, read)
-            tell(state, self.messages.append, now=time.time() + later, ui_url="http://ui")
+            collect_outcomes(self.world.instance, state, read)
+            send_notifications(state, self.messages.append, now=time.time() + later, ui_url="http://ui")
 
     def run(self, job: str, dt=None, *, body: bytes | None = None) -> bool:
         """A run of Dagster's, as the schedules and sensors start them."""

@@ -15,7 +15,7 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.flows.lake_files import look_at_files
 from wrm_pipeline.flows.rebuild import days_of, rebuild_partition
-from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
@@ -40,7 +40,7 @@ def findings(world: World, looks: int = 3) -> dict[str, int]:
     cursor = None
     for _ in range(looks):
         world.now += timedelta(hours=7)
-        tick = look_for_unpublished(
+        plan = plan_reconciliation_runs(
             world.store,
             world.layout,
             cursor,
@@ -49,10 +49,10 @@ def findings(world: World, looks: int = 3) -> dict[str, int]:
             today=DAY,
             started=frozenset(),
         )
-        cursor = tick.cursor
-        for run in tick.runs:
+        cursor = plan.cursor
+        for run in plan.runs:
             world.process(run.dt)
-        LakeFindings(world.truth, world.layout).update(tick.compared, tick.days)
+        LakeFindings(world.truth, world.layout).update(plan.compared, plan.days)
     found = LakeFindings(world.truth, world.layout).read()
     return {kind: one.count for day in found.values() for kind, one in day.found.items()}
 
@@ -208,10 +208,10 @@ def test_the_lakes_own_path_is_no_pattern(tmp_path, city, report, folder, prefix
     for _ in range(2):
         rebuild_partition(store, layout, DAY, area=DEFAULT_SERVICE_AREA, now=NOON)
     assert partitions.strays_by_day() == {}
-    tick = look_for_unpublished(
+    plan = plan_reconciliation_runs(
         store, layout, None, area=DEFAULT_SERVICE_AREA, now=NOON, today=DAY, started=frozenset()
     )
-    assert (tick.runs, tick.compared) == ((), {DAY: DayFindings()})
+    assert (plan.runs, plan.compared) == ((), {DAY: DayFindings()})
     assert partitions.read("enhanced", DAY).row_count > 30
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from wrm_pipeline.cli.main import main
 from wrm_pipeline.exporter.lake import DeadLetterSource
-from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.misbehaviour import dead_row
 from wrm_pipeline_tests.faults.world import (
@@ -98,7 +98,7 @@ def corrected_day(world: World, city) -> str:
 
 
 def asked_for(world: World) -> list[str]:
-    tick = look_for_unpublished(
+    plan = plan_reconciliation_runs(
         world.store,
         world.layout,
         None,
@@ -107,7 +107,7 @@ def asked_for(world: World) -> list[str]:
         today=local_day(DAY_LATER),
         started=frozenset(),
     )
-    return [run.dt.isoformat() for run in tick.runs]
+    return [run.dt.isoformat() for run in plan.runs]
 
 
 @pytest.mark.parametrize("what", LETTERS)

@@ -10,7 +10,7 @@ import pytest
 
 from wrm_pipeline.clients.errors import ExternalError, StorageDeniedError, TransientError
 from wrm_pipeline.flows.ingest import IngestResult
-from wrm_pipeline.flows.watch import look_for_arrivals
+from wrm_pipeline.flows.watch import plan_new_data_runs
 from wrm_pipeline_tests.faults.s3_proxy import (
     DENIED,
     GONE,
@@ -381,18 +381,18 @@ def test_a_sensor_that_cannot_list_fails_and_forgets_nothing(s3, report, fault):
     day = local_day(NOON)
 
     def look(cursor):
-        return look_for_arrivals(world.store, world.layout, cursor, today=day, started=frozenset())
+        return plan_new_data_runs(world.store, world.layout, cursor, today=day, started=frozenset())
 
-    tick = look(None)
-    assert [run.dt for run in tick.runs] == [day]
+    plan = look(None)
+    assert [run.dt for run in plan.runs] == [day]
     ingest(world)
     proxy.fail("list", FAULTS[fault])
     with pytest.raises(ExternalError) as caught:
-        look(tick.cursor)
+        look(plan.cursor)
     world.failures.append(str(caught.value))
     proxy.heal()
     world.now += 2 * MINUTE
-    assert [run.dt for run in look(tick.cursor).runs] == [day]
+    assert [run.dt for run in look(plan.cursor).runs] == [day]
     assert world.process()
     world.verify(REPAIRED)
 

@@ -16,7 +16,7 @@ from wrm_pipeline.domain.snapshot_time import OUTSIDE_DAY
 from wrm_pipeline.flows.future_raw import days_to_rebuild, future_raw, move_future, remove_emptied
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.flows.rebuild import rebuild_partition
-from wrm_pipeline.flows.watch import look_for_arrivals, look_for_unpublished
+from wrm_pipeline.flows.watch import plan_new_data_runs, plan_reconciliation_runs
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.settings import load_settings
@@ -128,14 +128,14 @@ def test_snapshots_for_yesterday_that_come_after_midnight(clocked, report):
     yesterday, today = date(2025, 8, 21), date(2025, 8, 22)
     world.now = datetime(2025, 8, 21, 21, 50, 2, tzinfo=UTC)  # 23:50 in Warsaw
     world.fetch()
-    tick = look_for_arrivals(world.store, world.layout, None, today=yesterday, started=frozenset())
+    plan = plan_new_data_runs(world.store, world.layout, None, today=yesterday, started=frozenset())
     assert world.process(yesterday)
     with failing(world, lambda _operation, _key: True):
         for _ in range(12):
             world.fetch()
     world.fetch()
-    tick = look_for_arrivals(world.store, world.layout, tick.cursor, today=today, started=frozenset())
-    asked = {run.dt for run in tick.runs}
+    plan = plan_new_data_runs(world.store, world.layout, plan.cursor, today=today, started=frozenset())
+    asked = {run.dt for run in plan.runs}
     assert asked == {yesterday, today}
     for day in asked:
         assert world.process(day)
@@ -151,10 +151,10 @@ def test_a_late_snapshot_below_the_cursor_is_found_by_the_reconciliation(clocked
         world.fetch()
         assert world.process(local_day(now))
     today = local_day(world.now)
-    cursor = look_for_arrivals(world.store, world.layout, None, today=today, started=frozenset()).cursor
+    cursor = plan_new_data_runs(world.store, world.layout, None, today=today, started=frozenset()).cursor
     world.put_raw(late_at, city.snapshot(late_at))
     world.served.sort()
-    seen = look_for_arrivals(world.store, world.layout, cursor, today=today, started=frozenset())
+    seen = plan_new_data_runs(world.store, world.layout, cursor, today=today, started=frozenset())
     assert seen.runs == (), "it is below the cursor"
     assert world.settle() == [date(2025, 8, 21)]
     world.verify(PUBLISHED)
@@ -168,15 +168,15 @@ def test_a_folder_that_is_no_partition_is_left_alone_and_stops_nobody(clocked, c
     foreign = f"{world.settings.prefix}raw/{folder}/wrm_stations_2025-08-21_12-00-02.txt"
     world.truth.put(foreign, city.snapshot(NOON))
     today = local_day(NOON)
-    ticks = [
-        look_for_arrivals(world.store, world.layout, None, today=today, started=frozenset()),
-        look_for_unpublished(
+    plans = [
+        plan_new_data_runs(world.store, world.layout, None, today=today, started=frozenset()),
+        plan_reconciliation_runs(
             world.store, world.layout, None, area=world.settings.area, now=NOON, today=today, started=frozenset()
         ),
     ]
-    for tick in ticks:
-        assert [run.dt for run in tick.runs] == [today]
-        assert any(folder in key for key in tick.unknown_keys), "somebody is told"
+    for plan in plans:
+        assert [run.dt for run in plan.runs] == [today]
+        assert any(folder in key for key in plan.unknown_keys), "somebody is told"
     assert world.process(today)
     assert world.truth.get(foreign) == city.snapshot(NOON)
     world.truth.delete(foreign)
@@ -266,13 +266,13 @@ def ahead_and_right_again(world: World, by: timedelta) -> list[date]:
             at = world.now
             world.truth.put(world.layout.raw_key(at), snapshot(at - (by if step > timedelta(0) else timedelta(0)), 5))
             world.now += MINUTE
-        tick = look_for_arrivals(
+        plan = plan_new_data_runs(
             world.store, world.layout, cursor, today=local_day(world.now), started=frozenset(), now=world.now
         )
-        cursor = tick.cursor
-        for run in tick.runs:
+        cursor = plan.cursor
+        for run in plan.runs:
             build(world, run.dt)
-    return [run.dt for run in tick.runs]
+    return [run.dt for run in plan.runs]
 
 
 @pytest.mark.parametrize("by", [timedelta(hours=2), timedelta(days=1), timedelta(days=93)], ids=["2h", "1d", "93d"])
@@ -354,8 +354,8 @@ def test_days_before_the_first_date_are_one_thing_to_all(world, report, monkeypa
     at = datetime(2025, 5, 20, 12, tzinfo=UTC)
     world.truth.put(layout.raw_key(at), snapshot(at, 5))
     looks = [
-        look_for_arrivals(world.store, layout, None, today=local_day(NOON), started=frozenset()),
-        look_for_unpublished(
+        plan_new_data_runs(world.store, layout, None, today=local_day(NOON), started=frozenset()),
+        plan_reconciliation_runs(
             world.store, layout, None, area=world.settings.area, now=NOON, today=local_day(NOON), started=frozenset()
         ),
     ]

@@ -30,7 +30,7 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
-from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.io_managers.duckdb import DuckDBHybridIOManager, DuckDBPublishingIOManager, DuckDBTableIOManager
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
 from wrm_pipeline.lake.object_store import ObjectStore
@@ -160,7 +160,7 @@ class World:
         asked: list[date] = []
         for _ in range(6):
             self.now += timedelta(hours=7)  # beyond any back-off
-            tick = look_for_unpublished(
+            plan = plan_reconciliation_runs(
                 self.store,
                 self.layout,
                 None,
@@ -169,9 +169,9 @@ class World:
                 today=max(local_day(at) for at, _ in self.served) if self.served else local_day(self.now),
                 started=frozenset(),
             )
-            if not tick.runs:
+            if not plan.runs:
                 return asked
-            for wanted in tick.runs:
+            for wanted in plan.runs:
                 asked.append(wanted.dt)
                 assert self.process(wanted.dt), self.failures[-1]
         raise AssertionError(f"the reconciliation asks again and again for {asked}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distributed import Client
 
-from wrm_pipeline.assets.stations.days import PRELOADED
+from wrm_pipeline.assets.stations.fan_out import PRELOADED
 from wrm_pipeline_tests.integration.conftest import free_ports, wait_until
 
 REPOSITORY = Path(__file__).parents[2]

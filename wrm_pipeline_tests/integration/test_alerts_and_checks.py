@@ -16,11 +16,11 @@ import pytest
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.resources.lake import ClockResource
 from wrm_pipeline.sensors.alerts import (
-    State,
+    AlertCursor,
     check_outcomes,
-    look,
+    collect_outcomes,
     run_outcomes,
-    tell,
+    send_notifications,
     wrm_check_alerts_sensor,
     wrm_run_alerts_sensor,
 )
@@ -90,9 +90,9 @@ def tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str 
 def tick_later(read, instance: dg.DagsterInstance, cursor: str, receiver: Receiver, *, minutes: float) -> str:
     """What the sensor does, so many minutes from now."""
     now = time.time() + minutes * 60
-    state = State.from_cursor(cursor, now)
-    look(instance, state, read)
-    tell(state, Webhook(receiver.url).post, now=now, ui_url="http://127.0.0.1:3000")
+    state = AlertCursor.from_cursor(cursor, now)
+    collect_outcomes(instance, state, read)
+    send_notifications(state, Webhook(receiver.url).post, now=now, ui_url="http://127.0.0.1:3000")
     return state.to_cursor()
 
 

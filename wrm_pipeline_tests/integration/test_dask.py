@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, DayTask, publish_day
 from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
+from wrm_pipeline.assets.stations.fan_out import BuildOptions, BuiltDay, DayTask, publish_day
 from wrm_pipeline.assets.stations.processed_all import process_day
 from wrm_pipeline.clients.workers import Workers
 from wrm_pipeline.resources.lake import LakeResource
@@ -22,13 +22,13 @@ from wrm_pipeline_tests.integration.dask_cluster import dask_cluster
 pytestmark = pytest.mark.integration
 
 DAYS = [DAY + timedelta(days=n) for n in range(4)]
-ORDER = BuildOrder(datetime(2025, 9, 1, 4, tzinfo=UTC), full_rebuild=True)
+OPTIONS = BuildOptions(datetime(2025, 9, 1, 4, tzinfo=UTC), full_rebuild=True)
 LAYERS = ("processed", "enhanced")
 
 
-def dies_once(lake: LakeResource, dt: date, order: BuildOrder) -> BuiltDay:
+def dies_once(lake: LakeResource, dt: date, options: BuildOptions) -> BuiltDay:
     """`process_day` that takes its worker down in the middle of the second day, the first time."""
-    built = process_day(lake, dt, order)
+    built = process_day(lake, dt, options)
     if dt == DAYS[1] and lake.store.put_if_absent(f"{lake.layout.prefix}died", b"once"):
         os.kill(os.getpid(), signal.SIGKILL)
     return built
@@ -36,7 +36,7 @@ def dies_once(lake: LakeResource, dt: date, order: BuildOrder) -> BuiltDay:
 
 def tasks(lake: Lake, layer: str, build) -> list[DayTask]:
     resource = LakeResource.of(lake.settings)
-    return [DayTask(dt, layer, build, ORDER, resource.place, resource.layout, resource.area) for dt in DAYS]
+    return [DayTask(dt, layer, build, OPTIONS, resource.place, resource.layout, resource.area) for dt in DAYS]
 
 
 def rebuild(lake: Lake, workers: Workers, process=process_day) -> dict[str, bytes]:

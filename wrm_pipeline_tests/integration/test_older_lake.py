@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from wrm_pipeline.cli.main import main
-from wrm_pipeline.flows.watch import look_for_arrivals, look_for_unpublished
+from wrm_pipeline.flows.watch import plan_new_data_runs, plan_reconciliation_runs
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import Lake, run_job
 from wrm_pipeline_tests.fixtures.older_lake import OlderLake, published_rows
@@ -77,8 +77,8 @@ def test_by_the_sensors_alone(older):
     now, cursor, arrivals = datetime.now(UTC), None, None
     with dg.DagsterInstance.ephemeral() as instance:
         for _ in range(4):
-            first = look_for_arrivals(lake.store, lake.layout, arrivals, today=DAYS[-1], started=frozenset())
-            tick = look_for_unpublished(
+            first = plan_new_data_runs(lake.store, lake.layout, arrivals, today=DAYS[-1], started=frozenset())
+            plan = plan_reconciliation_runs(
                 lake.store,
                 lake.layout,
                 cursor,
@@ -87,12 +87,12 @@ def test_by_the_sensors_alone(older):
                 today=DAYS[-1],
                 started=frozenset(run.dt for run in first.runs),
             )
-            cursor, arrivals = tick.cursor, first.cursor
+            cursor, arrivals = plan.cursor, first.cursor
             now += timedelta(minutes=10)
-            for run in (*first.runs, *tick.runs):
+            for run in (*first.runs, *plan.runs):
                 assert run.dt in DAYS
                 assert run_job("wrm_stations_processing_job", dt=run.dt, instance=instance).success
-        assert not tick.runs
-        assert not any(tick.compared.values())
+        assert not plan.runs
+        assert not any(plan.compared.values())
         run_job("wrm_analytics_job", instance=instance)
     assert_taken_over(older)

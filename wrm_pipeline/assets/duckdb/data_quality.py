@@ -19,7 +19,7 @@ from wrm_pipeline.assets.presentation import markdown_table, page, table_metadat
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.anomalies import DEFAULT_METHOD, ISOLATION_FOREST, ROBUST_Z
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 DATA_CONTRACT_FILE = "data_contract.odcs.json"
 
@@ -73,7 +73,7 @@ def data_quality(
     context: dg.AssetExecutionContext, config: QualityConfig, lake: LakeResource, clock: ClockResource
 ) -> dg.MaterializeResult[None]:
     """Compute what changed, then show the newest day."""
-    with told_on_failure(context):
+    with record_requests_on_failure(context):
         done = assess(lake.partitions, lake.database, area=lake.area, now=clock.now(), method=config.method.value)
     metadata: dict[str, Any] = {
         "days_computed": len(done.computed),

@@ -11,7 +11,7 @@ from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import markdown_table, page, preview, table_metadata
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 
 @dg.asset(
@@ -33,7 +33,7 @@ def create_materialized_views(
     context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource
 ) -> dg.MaterializeResult[None]:
     """Refresh what is out of date."""
-    with told_on_failure(context):
+    with record_requests_on_failure(context):
         done = refresh_materialized_views(lake.database, lake.partitions, refreshed_at=clock.now())
     with lake.database.reading() as connection:
         newest = query_arrow(connection, f"FROM {SCHEMA}.{MV_DAILY_AGGREGATES.name} ORDER BY dt DESC LIMIT 5")

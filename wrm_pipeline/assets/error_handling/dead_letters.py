@@ -13,7 +13,7 @@ from wrm_pipeline.domain.dead_letters import STATUSES
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 
 @dg.asset(
@@ -34,7 +34,7 @@ def wrm_stations_dlq(
     context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource, cache: RedisCacheResource
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Count what waits."""
-    with told_on_failure(context):
+    with record_requests_on_failure(context):
         entries = DeadLetterQueue(lake.store, lake.layout, cache.client).entries()
     letters = entries.letters
     statuses = Counter(letter.status for letter in letters)

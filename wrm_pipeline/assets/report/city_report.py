@@ -13,7 +13,7 @@ from wrm_pipeline.report.datasets import Answers
 from wrm_pipeline.report.site import PAGES, build_site
 from wrm_pipeline.report.site_files import publish_site
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 # Below the folder of all reports, here and in the store.
 SITE = "site/"
@@ -44,7 +44,7 @@ def city_report(
         site = build_site(answers, lake.area, clock.now())
     folder = lake.settings.reports_dir / SITE
     prefix = lake.layout.report_key(SITE)
-    with told_on_failure(context):
+    with record_requests_on_failure(context):
         written = publish_site(site, folder, lake.store, prefix)
     return dg.MaterializeResult(
         metadata={

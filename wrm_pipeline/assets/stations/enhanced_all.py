@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline.assets.presentation import column_lineage, handled_rows, preview, table_schema
-from wrm_pipeline.assets.stations.days import (
-    BuildOrder,
+from wrm_pipeline.assets.stations.fan_out import (
+    BuildOptions,
     BuiltDay,
     NextLayer,
     NothingToDoError,
@@ -17,7 +17,7 @@ from wrm_pipeline.assets.stations.days import (
     publish_days,
 )
 from wrm_pipeline.assets.stations.processed_all import BuildConfig
-from wrm_pipeline.checks.results import publish_if_sound
+from wrm_pipeline.checks.results import publish_if_check_passes
 from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain import asset_names
@@ -29,7 +29,7 @@ from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.lake.raw_objects import RawDay
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 from wrm_pipeline.resources.workers import WorkersResource
 
 
@@ -67,17 +67,17 @@ def wrm_stations_enhanced_data_all(
     workers: WorkersResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Classify and flag."""
-    order = BuildOrder.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
+    options = BuildOptions.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
     days = days_of(context)
     if len(days) > 1:
-        yield from publish_days(context, "enhanced", enhance_published_day, order, lake=lake, workers=workers)
+        yield from publish_days(context, "enhanced", enhance_published_day, options, lake=lake, workers=workers)
         return
     try:
-        with told_on_failure(context):
+        with record_requests_on_failure(context):
             built = (
-                enhance_published_day(lake, days[0], order)
+                enhance_published_day(lake, days[0], options)
                 if processed is None
-                else _enhance(lake, processed, days[0], order)
+                else _enhance(lake, processed, days[0], options)
             )
     except NothingToDoError as nothing:
         context.log.info("Nothing to do: %s", nothing)
@@ -85,10 +85,10 @@ def wrm_stations_enhanced_data_all(
         yield dg.Output(None, metadata=metadata)
         yield found
         return
-    yield from publish_if_sound(dg.Output(built.file, metadata=built.metadata), built.check)
+    yield from publish_if_check_passes(dg.Output(built.file, metadata=built.metadata), built.check)
 
 
-def enhance_published_day(lake: LakeResource, dt: date, order: BuildOrder) -> BuiltDay:
+def enhance_published_day(lake: LakeResource, dt: date, options: BuildOptions) -> BuiltDay:
     """Build one day from its published processed rows, and check it; nothing is published yet.
 
     Raises:
@@ -103,21 +103,21 @@ def enhance_published_day(lake: LakeResource, dt: date, order: BuildOrder) -> Bu
                 f"There are no processed rows of {dt}, and no raw snapshot in {lake.layout.raw_folder(dt)}."
             ) from None
         raise
-    return _enhance(lake, processed, dt, order)
+    return _enhance(lake, processed, dt, options)
 
 
 THEN = NextLayer("enhanced", enhance_published_day, dg.AssetKey(asset_names.ENHANCED))
 
 
-def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: BuildOrder) -> BuiltDay:
+def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, options: BuildOptions) -> BuiltDay:
     result = enhance_partition(
         processed,
         lake.partitions,
         dt,
         area=lake.area,
-        built_at=order.built_at,
-        allow_shrink=order.allow_shrink,
-        look_for_strays=order.look_for_strays,
+        built_at=options.built_at,
+        allow_shrink=options.allow_shrink,
+        look_for_strays=options.look_for_strays,
     )
     build = result.build
     file = ParquetParts.open(build.data)
@@ -134,4 +134,4 @@ def _enhance(lake: LakeResource, processed: ParquetParts, dt: date, order: Build
     if build.row_count:
         metadata["preview"] = preview(next(file.read_groups(0, 1)))
     check = check_enhanced(dt.isoformat(), processed.row_count, file)
-    return BuiltDay(result.to_publish(allow_shrink=order.allow_shrink), metadata, check)
+    return BuiltDay(result.to_publish(allow_shrink=options.allow_shrink), metadata, check)

@@ -14,8 +14,8 @@ from wrm_pipeline.assets.presentation import (
     preview,
     table_schema,
 )
-from wrm_pipeline.assets.stations.days import (
-    BuildOrder,
+from wrm_pipeline.assets.stations.fan_out import (
+    BuildOptions,
     BuiltDay,
     NothingToDoError,
     days_of,
@@ -23,7 +23,7 @@ from wrm_pipeline.assets.stations.days import (
     publish_days,
 )
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.checks.results import publish_if_sound
+from wrm_pipeline.checks.results import publish_if_check_passes
 from wrm_pipeline.checks.stations import check_processed, processed_check
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain import asset_names
@@ -35,7 +35,7 @@ from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 from wrm_pipeline.resources.workers import WorkersResource
 
 
@@ -86,27 +86,27 @@ def wrm_stations_processed_data_all(
     cache: RedisCacheResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
-    order = BuildOrder.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
+    options = BuildOptions.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
     days = days_of(context)
     if len(days) > 1:
         # Here, since the module of the next layer imports this one.
         from wrm_pipeline.assets.stations.enhanced_all import THEN
 
-        yield from publish_days(context, "processed", process_day, order, lake=lake, workers=workers, then=THEN)
+        yield from publish_days(context, "processed", process_day, options, lake=lake, workers=workers, then=THEN)
         return
     try:
-        with told_on_failure(context):
-            built = process_day(lake, days[0], order, cache.client)
+        with record_requests_on_failure(context):
+            built = process_day(lake, days[0], options, cache.client)
     except NothingToDoError as nothing:
         context.log.info("Nothing to do: %s", nothing)
         metadata, found = nothing_to_do(processed_check(asset_names.PROCESSED).name, str(nothing))
         yield dg.Output(None, metadata=metadata)
         yield found
         return
-    yield from publish_if_sound(dg.Output(built.file, metadata=built.metadata), built.check)
+    yield from publish_if_check_passes(dg.Output(built.file, metadata=built.metadata), built.check)
 
 
-def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = NO_CACHE) -> BuiltDay:
+def process_day(lake: LakeResource, dt: date, options: BuildOptions, cache: Cache = NO_CACHE) -> BuiltDay:
     """Build one day, and check it; nothing is published yet but dead letters.
 
     Raises:
@@ -117,10 +117,10 @@ def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = 
             lake.store,
             lake.layout,
             dt,
-            parsed_at=order.built_at,
-            full_rebuild=order.full_rebuild,
-            allow_shrink=order.allow_shrink,
-            look_for_strays=order.look_for_strays,
+            parsed_at=options.built_at,
+            full_rebuild=options.full_rebuild,
+            allow_shrink=options.allow_shrink,
+            look_for_strays=options.look_for_strays,
             cache=cache,
         )
     except NoRawDataError as error:
@@ -128,7 +128,7 @@ def process_day(lake: LakeResource, dt: date, order: BuildOrder, cache: Cache = 
     file = result.file
     metadata = {**_metadata(result, file), **requests_made()}
     return BuiltDay(
-        result.to_publish(allow_shrink=order.allow_shrink),
+        result.to_publish(allow_shrink=options.allow_shrink),
         metadata,
         check_processed(dt.isoformat(), file.row_count, result.manifest, file),
     )

@@ -10,7 +10,7 @@ from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
-from wrm_pipeline.resources.requests import requests_made, told_on_failure
+from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 # Files of the spool that are named one by one in a run's log.
 _NAMED = 10
@@ -41,7 +41,7 @@ def wrm_stations_raw_data(
     context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource, cache: RedisCacheResource
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
-    with told_on_failure(context):
+    with record_requests_on_failure(context):
         result = take_snapshot(
             feed.client,
             lambda: lake.store,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from wrm_pipeline.assets.stations import enhanced_all, processed_all
-from wrm_pipeline.checks.results import ERROR, WARN, publish_if_sound, result
+from wrm_pipeline.checks.results import ERROR, WARN, publish_if_check_passes, result
 from wrm_pipeline.checks.stations import check_enhanced, check_processed, enhanced_check, processed_check
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, arrow_schema
@@ -129,7 +129,7 @@ def test_the_same_station_a_minute_later_is_another_row():
 def test_an_error_keeps_it_from_being_published_and_a_warning_does_not(passed, severity, published):
     output = dg.Output(1)
     found = result("it_holds", passed, "It is so.", severity=severity)
-    events = publish_if_sound(output, found)
+    events = publish_if_check_passes(output, found)
     if published:
         assert list(events) == [output, found]
         return

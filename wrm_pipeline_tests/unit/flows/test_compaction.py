@@ -14,7 +14,7 @@ from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.flows.compaction import Compaction, compact_day, days_to_pack, restore_day
-from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.raw_objects import RawDay, UnreadableArchiveError
 from wrm_pipeline_tests.fixtures.lake import (
     DAY,
@@ -46,7 +46,7 @@ def bodies(lake: Lake) -> dict[str, bytes]:
 
 def unpublished(lake: Lake) -> list[date]:
     """Days that the reconciliation asks for."""
-    tick = look_for_unpublished(
+    plan = plan_reconciliation_runs(
         lake.store,
         lake.layout,
         None,
@@ -55,7 +55,7 @@ def unpublished(lake: Lake) -> list[date]:
         today=TODAY,
         started=frozenset(),
     )
-    return [run.dt for run in tick.runs]
+    return [run.dt for run in plan.runs]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.snapshot_time import OUTSIDE_DAY
 from wrm_pipeline.flows import process
 from wrm_pipeline.flows.rebuild import rebuild_partition
-from wrm_pipeline.flows.watch import look_for_unpublished
+from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline_tests.fixtures.lake import DAY, WatchedStore, snapshot
 
@@ -35,7 +35,7 @@ def times_of(lake, dt: date = DAY) -> list[datetime]:
 
 
 def wanted(lake) -> list[date]:
-    look = look_for_unpublished(
+    look = plan_reconciliation_runs(
         lake.store, lake.layout, None, area=lake.settings.area, now=NOW, today=NOW.date(), started=frozenset()
     )
     return [run.dt for run in look.runs]

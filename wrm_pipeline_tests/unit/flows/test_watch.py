@@ -21,9 +21,9 @@ from wrm_pipeline.flows.watch import (
     MAX_KEYS_PER_TICK,
     MAX_REQUESTS_PER_TICK,
     MAX_UPGRADES_PER_TICK,
-    Tick,
-    look_for_arrivals,
-    look_for_unpublished,
+    RunPlan,
+    plan_new_data_runs,
+    plan_reconciliation_runs,
 )
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
@@ -47,8 +47,8 @@ def raw_key(day: date | str, name: str) -> str:
     return f"bike-data/gen_info/raw/dt={day}/{name}"
 
 
-def days(tick: Tick) -> list[date]:
-    return [run.dt for run in tick.runs]
+def days(plan: RunPlan) -> list[date]:
+    return [run.dt for run in plan.runs]
 
 
 # --- the fast look ---
@@ -62,12 +62,12 @@ class Arrivals:
         self.store = WatchedStore(lake.store)
         self.cursor: str | None = None
 
-    def look(self, *, today: date = TODAY, started: frozenset[date] = NO_DAYS) -> Tick:
+    def look(self, *, today: date = TODAY, started: frozenset[date] = NO_DAYS) -> RunPlan:
         self.store.calls.clear()
         self.store.listed = 0
-        tick = look_for_arrivals(self.store, self.lake.layout, self.cursor, today=today, started=started)
-        self.cursor = tick.cursor
-        return tick
+        plan = plan_new_data_runs(self.store, self.lake.layout, self.cursor, today=today, started=started)
+        self.cursor = plan.cursor
+        return plan
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def arrivals(lake: Lake) -> Arrivals:
 def test_the_first_look_asks_for_every_day_the_newest_first(arrivals, lake):
     for day in ("2025-08-19", "2025-08-21", "2025-06-01"):
         touch(lake, raw_key(day, "a.txt"), raw_key(day, "b.txt"))
-    tick = arrivals.look()
-    assert days(tick) == [TODAY, date(2025, 8, 19), date(2025, 6, 1)]
-    assert tick.unknown_keys == ()
+    plan = arrivals.look()
+    assert days(plan) == [TODAY, date(2025, 8, 19), date(2025, 6, 1)]
+    assert plan.unknown_keys == ()
     assert days(arrivals.look()) == []
 
 
@@ -144,9 +144,9 @@ def test_more_days_than_a_tick_asks_for_wait_in_the_cursor(arrivals, lake):
     wanted = [date(2025, 6, 1) + timedelta(days=n) for n in range(2 * MAX_REQUESTS_PER_TICK + 5)]
     touch(lake, *(raw_key(dt, "a.txt") for dt in wanted))
     looks = [arrivals.look() for _ in range(4)]
-    assert [len(tick.runs) for tick in looks] == [MAX_REQUESTS_PER_TICK, MAX_REQUESTS_PER_TICK, 5, 0]
-    assert sorted(dt for tick in looks for dt in days(tick)) == wanted
-    assert [len(tick.waiting) for tick in looks] == [MAX_REQUESTS_PER_TICK + 5, 5, 0, 0]
+    assert [len(plan.runs) for plan in looks] == [MAX_REQUESTS_PER_TICK, MAX_REQUESTS_PER_TICK, 5, 0]
+    assert sorted(dt for plan in looks for dt in days(plan)) == wanted
+    assert [len(plan.waiting) for plan in looks] == [MAX_REQUESTS_PER_TICK + 5, 5, 0, 0]
 
 
 def test_keys_of_unknown_dates_are_told_and_hide_nothing(arrivals, lake):
@@ -162,10 +162,10 @@ def test_keys_of_unknown_dates_are_told_and_hide_nothing(arrivals, lake):
     )
     lake.put_day(1, first=5)
 
-    tick = arrivals.look()
-    assert days(tick) == [TODAY]
-    assert raw_key(TODAY, "zzz.tmp") in tick.unknown_keys
-    assert raw_key("2025-08-22", "tomorrow.txt") in tick.unknown_keys
+    plan = arrivals.look()
+    assert days(plan) == [TODAY]
+    assert raw_key(TODAY, "zzz.tmp") in plan.unknown_keys
+    assert raw_key("2025-08-22", "tomorrow.txt") in plan.unknown_keys
 
     # The cursor has not passed the key from the future: neither today's nor its own day is blinded.
     touch(lake, raw_key(TODAY, "zzzz.txt"))
@@ -176,9 +176,9 @@ def test_keys_of_unknown_dates_are_told_and_hide_nothing(arrivals, lake):
 def test_a_first_look_tells_folders_of_unknown_dates(arrivals, lake):
     lake.put_day(1)
     touch(lake, *(raw_key(day, "x.txt") for day in ("1999-01-01", "2025-05-31", "2025-08-22", "garbage")))
-    tick = arrivals.look()
-    assert days(tick) == [TODAY]
-    assert len(tick.unknown_keys) == 4
+    plan = arrivals.look()
+    assert days(plan) == [TODAY]
+    assert len(plan.unknown_keys) == 4
     touch(lake, raw_key(TODAY, "zzzz.txt"))
     assert days(arrivals.look()) == [TODAY]
 
@@ -189,8 +189,8 @@ def test_a_day_under_way_waits_and_all_that_comes_meanwhile_is_one_run(arrivals,
     busy = frozenset({DAY})
     for n in range(1, 4):
         lake.put_day(1, first=n)
-        tick = arrivals.look(started=busy)
-        assert (tick.runs, tick.waiting) == ((), (DAY,))
+        plan = arrivals.look(started=busy)
+        assert (plan.runs, plan.waiting) == ((), (DAY,))
     touch(lake, raw_key("2025-08-20", "late-day.txt"))
     (run,) = arrivals.look().runs
     assert run.dt == DAY
@@ -265,12 +265,12 @@ class Comparison:
 
     def look(
         self, *, started: frozenset[date] = NO_DAYS, today: date = TODAY, area: ServiceArea = DEFAULT_SERVICE_AREA
-    ) -> Tick:
-        tick = look_for_unpublished(
+    ) -> RunPlan:
+        plan = plan_reconciliation_runs(
             self.store, self.lake.layout, self.cursor, area=area, now=self.now, today=today, started=started
         )
-        self.cursor = tick.cursor
-        return tick
+        self.cursor = plan.cursor
+        return plan
 
     def run(self, dt: date = DAY, *, enhanced: bool = True, allow_shrink: bool = False) -> None:
         """What the processing job does."""
@@ -341,9 +341,9 @@ def test_raw_objects_that_vanish_are_a_finding_until_they_are_back_or_missed_by_
     findings = LakeFindings(lake.store, lake.layout)
     for key in bodies:
         lake.store.delete(key)
-        tick = comparison.look()
-        assert tick.runs == ()
-        findings.update(tick.compared, tick.days)
+        plan = comparison.look()
+        assert plan.runs == ()
+        findings.update(plan.compared, plan.days)
     (found,) = findings.read().values()
     assert (found.found[VANISHED].count, found.found[VANISHED].named) == (count, tuple(keys[:count]))
     if count == 1:
@@ -353,9 +353,9 @@ def test_raw_objects_that_vanish_are_a_finding_until_they_are_back_or_missed_by_
         comparison.run()
     else:
         comparison.run(allow_shrink=True)
-    tick = comparison.look()
-    assert tick.runs == ()
-    findings.update(tick.compared, tick.days)
+    plan = comparison.look()
+    assert plan.runs == ()
+    findings.update(plan.compared, plan.days)
     assert findings.read() == {}
     assert lake.keys("findings/") == []
     assert len(lake.rows("enhanced")) == (55 if count == 1 else 0)
@@ -409,9 +409,9 @@ def test_days_of_an_older_version_are_rebuilt_a_few_at_a_time_the_newest_first(c
     published_by(comparison, monkeypatch, what)
     asked = []
     for _ in range(3):
-        tick = comparison.look()
-        assert len(tick.runs) <= MAX_UPGRADES_PER_TICK
-        for dt in days(tick):
+        plan = comparison.look()
+        assert len(plan.runs) <= MAX_UPGRADES_PER_TICK
+        for dt in days(plan):
             comparison.run(dt)
             asked.append(dt)
     assert asked == OLD_DAYS[::-1]
@@ -513,9 +513,9 @@ def test_old_days_are_compared_in_turn_and_the_newest_always(comparison, lake):
 def test_folders_of_unknown_dates_are_told_and_cost_nothing(comparison, lake):
     lake.put_day(1)
     touch(lake, *(raw_key(day, "x.txt") for day in ("1999-01-01", "2025-08-22", "garbage")))
-    tick = comparison.look()
-    assert days(tick) == [DAY]
-    assert len(tick.unknown_keys) == 3
+    plan = comparison.look()
+    assert days(plan) == [DAY]
+    assert len(plan.unknown_keys) == 3
 
 
 def test_a_folder_without_a_snapshot_needs_no_run(comparison, lake):
@@ -594,12 +594,12 @@ def test_a_day_that_waited_while_the_clock_was_ahead_waits_no_more(arrivals, lak
 )
 def test_a_day_that_a_clock_ahead_has_put_off_is_asked_for_now(lake, not_before):
     lake.put_raw(NOON)
-    first = look_for_unpublished(
+    first = plan_reconciliation_runs(
         lake.store, lake.layout, None, area=DEFAULT_SERVICE_AREA, now=NOON, today=TODAY, started=NO_DAYS
     )
     state = json.loads(first.cursor)
     state["tries"][str(TODAY)]["not_before"] = not_before
-    again = look_for_unpublished(
+    again = plan_reconciliation_runs(
         lake.store, lake.layout, json.dumps(state), area=DEFAULT_SERVICE_AREA, now=NOON, today=TODAY, started=NO_DAYS
     )
     assert days(again) == [TODAY]
@@ -645,10 +645,10 @@ def one_day(tmp_path_factory) -> LocalObjectStore:
 def test_a_cursor_that_is_not_ours_counts_as_a_first_look(one_day, cursor):
     """Nothing raises, and the day is asked for: hypothesis cannot guess a cursor that says it was seen."""
     layout = Layout()
-    tick = look_for_arrivals(one_day, layout, cursor, today=TODAY, started=NO_DAYS)
-    assert days(tick) == [TODAY]
-    assert look_for_arrivals(one_day, layout, tick.cursor, today=TODAY, started=NO_DAYS).runs == ()
+    plan = plan_new_data_runs(one_day, layout, cursor, today=TODAY, started=NO_DAYS)
+    assert days(plan) == [TODAY]
+    assert plan_new_data_runs(one_day, layout, plan.cursor, today=TODAY, started=NO_DAYS).runs == ()
     options = {"area": DEFAULT_SERVICE_AREA, "now": NOON, "today": TODAY, "started": NO_DAYS}
-    tick = look_for_unpublished(one_day, layout, cursor, **options)
-    assert days(tick) == [TODAY]
-    assert look_for_unpublished(one_day, layout, tick.cursor, **options).runs == ()
+    plan = plan_reconciliation_runs(one_day, layout, cursor, **options)
+    assert days(plan) == [TODAY]
+    assert plan_reconciliation_runs(one_day, layout, plan.cursor, **options).runs == ()

@@ -29,12 +29,12 @@ from wrm_pipeline.sensors.alerts import (
     MESSAGES_PER_TICK,
     READ_RUN,
     REMEDIES,
+    AlertCursor,
     ReadRun,
-    State,
     check_outcomes,
-    look,
+    collect_outcomes,
     run_outcomes,
-    tell,
+    send_notifications,
     wrm_check_alerts_sensor,
     wrm_run_alerts_sensor,
 )
@@ -87,10 +87,10 @@ class Watch:
     def tick(self, later_s: float = 0) -> list[str]:
         """One tick, so many seconds from now; gives the messages that it sent."""
         now = time.time() + later_s
-        state = State.from_cursor(self.cursor, now)
-        self.runs_read += look(self.instance, state, self.read, now=now)
+        state = AlertCursor.from_cursor(self.cursor, now)
+        self.runs_read += collect_outcomes(self.instance, state, self.read, now=now)
         before = len(self.receiver.texts)
-        tell(state, self.receiver, now=now, ui_url=UI)
+        send_notifications(state, self.receiver, now=now, ui_url=UI)
         self.cursor = state.to_cursor()
         return self.receiver.texts[before:]
 
@@ -183,10 +183,10 @@ def test_runs_from_the_future_are_told_once_and_hide_no_others(instance, runs):
 )
 def test_a_cursor_that_is_not_ours_counts_as_a_first_look(cursor):
     now = 1_755_781_502.0
-    state = State.from_cursor(cursor, now)
+    state = AlertCursor.from_cursor(cursor, now)
     assert now - 86_400 <= state.until <= now
-    tell(state, lambda _: None, now=now, ui_url=UI)
-    assert State.from_cursor(state.to_cursor(), now).until <= now
+    send_notifications(state, lambda _: None, now=now, ui_url=UI)
+    assert AlertCursor.from_cursor(state.to_cursor(), now).until <= now
 
 
 # --- runs ---
@@ -425,8 +425,8 @@ def test_a_webhook_that_is_down_is_asked_once_a_tick_however_much_there_is_to_te
 def test_a_message_that_is_refused_does_not_hold_up_the_others(instance, runs):
     for n in range(2):
         run(instance, unavailable(), job=f"job_{n}")
-    state = State.from_cursor(None, time.time())
-    look(instance, state, run_outcomes)
+    state = AlertCursor.from_cursor(None, time.time())
+    collect_outcomes(instance, state, run_outcomes)
     sent: list[str] = []
 
     def refuse_the_first(text: str) -> None:
@@ -434,7 +434,7 @@ def test_a_message_that_is_refused_does_not_hold_up_the_others(instance, runs):
             raise PermanentError("HTTP 400", "webhook", "post")
         sent.append(text)
 
-    delivered, trouble = tell(state, refuse_the_first, now=time.time(), ui_url=UI)
+    delivered, trouble = send_notifications(state, refuse_the_first, now=time.time(), ui_url=UI)
     assert (delivered, len(sent)) == (1, 1)
     assert "HTTP 400" in trouble
 

@@ -16,7 +16,7 @@ from wrm_pipeline.assets.stations import processed_all
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.sensors import lineage
-from wrm_pipeline.sensors.lineage import MOST_UNSENT, State, wrm_lineage_sensor
+from wrm_pipeline.sensors.lineage import MOST_UNSENT, LineageCursor, wrm_lineage_sensor
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
@@ -398,7 +398,7 @@ def test_an_event_that_is_refused_is_dropped_and_a_wrong_configuration_waits(
 
 
 def test_with_too_many_waiting_the_oldest_are_dropped_and_counted(lake: Lake) -> None:
-    state = State(0.0, unsent=[f"key-{n}" for n in range(MOST_UNSENT + 3)])
+    state = LineageCursor(0.0, unsent=[f"key-{n}" for n in range(MOST_UNSENT + 3)])
     sent, trouble = lineage.send(state, lake.store, lambda _: None)
     # None of these is in the store: what was removed meanwhile holds up nothing.
     assert (sent, state.unsent, state.dropped) == (0, [], MOST_UNSENT + 3)

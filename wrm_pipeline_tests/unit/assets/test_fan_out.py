@@ -11,9 +11,9 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
-from wrm_pipeline.assets.stations import days
-from wrm_pipeline.assets.stations.days import BuildOrder, BuiltDay, DayTask, WorkerDiffersError, publish_day
+from wrm_pipeline.assets.stations import fan_out
 from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
+from wrm_pipeline.assets.stations.fan_out import BuildOptions, BuiltDay, DayTask, WorkerDiffersError, publish_day
 from wrm_pipeline.assets.stations.processed_all import process_day
 from wrm_pipeline.clients.workers import Workers
 from wrm_pipeline.domain.rules import ServiceArea
@@ -29,7 +29,7 @@ from wrm_pipeline_tests.fixtures.lake import (
 )
 
 DAYS = [DAY + timedelta(days=n) for n in range(4)]
-ORDER = BuildOrder(datetime(2025, 9, 1, 4, tzinfo=UTC), full_rebuild=True)
+OPTIONS = BuildOptions(datetime(2025, 9, 1, 4, tzinfo=UTC), full_rebuild=True)
 
 
 def fill(lake: Lake) -> None:
@@ -69,13 +69,13 @@ def columns(lake: Lake, layer: str, *, without: tuple[str, ...] = ()) -> dict[da
 
 def tasks(lake: Lake, layer: str, build) -> list[DayTask]:
     resource = LakeResource.of(lake.settings)
-    return [DayTask(dt, layer, build, ORDER, resource.place, resource.layout, resource.area) for dt in DAYS]
+    return [DayTask(dt, layer, build, OPTIONS, resource.place, resource.layout, resource.area) for dt in DAYS]
 
 
-def dies_once(lake: LakeResource, dt: date, order: BuildOrder) -> BuiltDay:
+def dies_once(lake: LakeResource, dt: date, options: BuildOptions) -> BuiltDay:
     """`process_day` that takes its process down in the middle of the second day, the first time."""
     marker = Path(lake.place).parent / "died"
-    built = process_day(lake, dt, order)
+    built = process_day(lake, dt, options)
     if dt == DAYS[1] and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_a_day_that_fails_costs_itself_only_is_named_and_the_others_are_enhanced
             raise ValueError("damaged")
         return publish_day(task)
 
-    monkeypatch.setattr(days, "publish_day", fails)
+    monkeypatch.setattr(fan_out, "publish_day", fails)
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_range(DAYS[0], DAYS[-1], instance=instance, raise_on_error=False)
         message = failure_of(result)
@@ -228,7 +228,7 @@ def test_a_run_that_names_no_day_says_so_in_one_sentence(lake, selection):
 def test_a_worker_of_another_lake_or_release_builds_nothing(lake, change, said):
     fill(lake)
     (task, *_) = tasks(lake, "processed", process_day)
-    wanted = {name: getattr(task, name) for name in ("dt", "layer", "build", "order", "place", "layout", "area")}
+    wanted = {name: getattr(task, name) for name in ("dt", "layer", "build", "options", "place", "layout", "area")}
     with pytest.raises(WorkerDiffersError, match=said):
         publish_day(DayTask(**(wanted | change)))
     assert lake.keys("processed/") == []

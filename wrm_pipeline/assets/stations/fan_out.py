@@ -59,7 +59,7 @@ class UnsoundDayError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class BuildOrder:
+class BuildOptions:
     """How to build, for each day alike."""
 
     built_at: datetime
@@ -70,7 +70,7 @@ class BuildOrder:
     @classmethod
     def of(
         cls, context: dg.AssetExecutionContext, built_at: datetime, *, full_rebuild: bool, allow_shrink: bool
-    ) -> "BuildOrder":
+    ) -> "BuildOptions":
         """As the run wants it. One that a sensor asks for comes each minute, and lists nothing for files of others."""
         return cls(built_at, full_rebuild, allow_shrink, look_for_strays=SENSOR_TAG not in context.run.tags)
 
@@ -84,7 +84,7 @@ class BuiltDay:
     check: dg.AssetCheckResult
 
 
-BuildDay = Callable[[LakeResource, date, BuildOrder], BuiltDay]
+BuildDay = Callable[[LakeResource, date, BuildOptions], BuiltDay]
 
 
 class NothingToDoError(RuntimeError):
@@ -132,7 +132,7 @@ class DayTask:
     dt: date
     layer: str
     build: BuildDay
-    order: BuildOrder
+    options: BuildOptions
     place: str
     layout: Layout
     area: ServiceArea
@@ -163,7 +163,7 @@ def publish_day(task: DayTask) -> dict[str, Any]:
             "release and the same settings as the code server, and start it again."
         )
     try:
-        built = task.build(lake, task.dt, task.order)
+        built = task.build(lake, task.dt, task.options)
     except NothingToDoError as nothing:
         return {NOTHING: str(nothing), "rows_out": 0, "dagster/partition_row_count": 0}
     if not built.check.passed and built.check.severity is ERROR:
@@ -179,7 +179,7 @@ def publish_days(
     context: dg.AssetExecutionContext,
     layer: str,
     build: BuildDay,
-    order: BuildOrder,
+    options: BuildOptions,
     *,
     lake: LakeResource,
     workers: WorkersResource,
@@ -195,7 +195,7 @@ def publish_days(
     """
     days = days_of(context)
     _allow_time_for(context, len(days))
-    run = partial(_run_days, context, order=order, lake=lake, workers=workers)
+    run = partial(_run_days, context, options=options, lake=lake, workers=workers)
     done, failed = run(days, layer, build)
     if failed:
         _tell(context, context.asset_key, done)
@@ -234,12 +234,12 @@ def _run_days(
     layer: str,
     build: BuildDay,
     *,
-    order: BuildOrder,
+    options: BuildOptions,
     lake: LakeResource,
     workers: WorkersResource,
 ) -> tuple[dict[date, dict[str, Any]], dict[date, Exception]]:
     """Metadata of the days that are published (or had nothing to do), and why the others are not."""
-    tasks = [DayTask(dt, layer, build, order, lake.place, lake.layout, lake.area) for dt in days]
+    tasks = [DayTask(dt, layer, build, options, lake.place, lake.layout, lake.area) for dt in days]
     context.log.info("Building %s of %d days; workers: %s", layer, len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}
