@@ -38,6 +38,7 @@ from wrm_pipeline.analytics.database_files import (
     take_over_rights,
 )
 from wrm_pipeline.analytics.enhanced_views import ViewSet, enhanced_views
+from wrm_pipeline.analytics.httpfs import way_to
 from wrm_pipeline.analytics.registry.model import SCHEMA
 from wrm_pipeline.analytics.registry.views import VIEW_DEFINITIONS
 from wrm_pipeline.clients.interruptible import interruptible
@@ -389,7 +390,10 @@ def _without_secrets() -> Iterator[None]:
 
 
 def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> None:
-    """Load httpfs from its wheel and create a secret for one bucket, in this connection's memory only."""
+    """Load httpfs from its wheel and create a secret for one bucket, in this connection's memory only.
+
+    It goes through a proxy that leads to the endpoint and nowhere else, as it follows redirects wherever they lead.
+    """
     connection.execute(f"LOAD '{_quoted(str(httpfs_path()))}'")
     endpoint = s3.endpoint_url or f"https://s3.{s3.region_name or 'us-east-1'}.amazonaws.com"
     scheme, _, host = endpoint.partition("://")
@@ -404,6 +408,8 @@ def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> Non
     values = ", ".join(f"{name} '{_quoted(value)}'" for name, value in options.items())
     use_ssl = "true" if scheme == "https" else "false"
     connection.execute(f"CREATE OR REPLACE TEMPORARY SECRET wrm (TYPE s3, {values}, USE_SSL {use_ssl})")
+    for name, value in way_to(endpoint).items():
+        connection.execute(f"SET {name} = '{_quoted(value)}'")
 
 
 def httpfs_path() -> Path:

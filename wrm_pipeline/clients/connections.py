@@ -173,17 +173,13 @@ class KeptConnections:
                 self._idle.pop(0)[1].end()
 
 
-def connect(
-    addresses: Sequence[str], port: int, *, host: str, tls: ssl.SSLContext | None, connect_s: float, until: float
-) -> Wire:
-    """A connection to the first address that answers; the certificate is that of `host`.
+def dial(addresses: Sequence[str], port: int, *, connect_s: float, until: float) -> socket.socket:
+    """A connection to the first address that answers.
 
     Args:
-        addresses: Of the host, looked at already.
+        addresses: Of a host, looked at already.
         port: Where it listens.
-        host: Whose certificate is expected.
-        tls: None: in the clear.
-        connect_s: Seconds for each address, and for the handshake.
+        connect_s: Seconds for each address.
         until: Monotonic seconds at which all of it ends.
 
     Raises:
@@ -200,17 +196,23 @@ def connect(
         except OSError as error:
             problem = error
             continue
-        try:
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None:
-                # The time-out is of the whole handshake, however it drips.
-                opened.settimeout(max(min(connect_s, until - time.monotonic()), 0.001))
-                opened = tls.wrap_socket(opened, server_hostname=host)
-        except BaseException:
-            opened.close()
-            raise
-        return Wire(opened)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
     raise problem or OSError("the name has no address")
+
+
+def secured(opened: socket.socket, tls: ssl.SSLContext, host: str, *, within_s: float) -> ssl.SSLSocket:
+    """TLS on a connection, with the certificate of `host`; `within_s` seconds for all of the handshake.
+
+    Raises:
+        OSError: no handshake in time, or a certificate that is not trusted.
+    """
+    try:
+        opened.settimeout(max(within_s, 0.001))
+        return tls.wrap_socket(opened, server_hostname=host)
+    except BaseException:
+        opened.close()
+        raise
 
 
 @cache
@@ -225,17 +227,17 @@ def tls_context(verify: bool | str = True) -> ssl.SSLContext:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
-    environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or _certifi()
-    bundle = environment if verify is True else verify
+    bundle = ca_bundle() if verify is True else verify
     if bundle and Path(bundle).is_dir():
         return ssl.create_default_context(capath=bundle)
     return ssl.create_default_context(cafile=bundle)
 
 
-def _certifi() -> str | None:
-    """The bundle that `requests` uses, unless the system's is named."""
-    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
-        return None
+def ca_bundle() -> str | None:
+    """The file or folder of trusted CAs: that of the environment, else certifi's. None: the system's."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if named or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        return named
     import certifi
 
     return certifi.where()

@@ -30,10 +30,11 @@ from wrm_pipeline.clients.connections import (
     KeptConnections,
     Resolve,
     Wire,
-    connect,
+    dial,
     is_literal,
     resolve_name,
     resolve_within,
+    secured,
     tls_context,
 )
 from wrm_pipeline.clients.errors import PermanentError, TransientError, UnexpectedAnswerError
@@ -101,7 +102,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where a request goes: an address of the web, taken apart. Its text shows neither path nor credentials."""
 
     scheme: str
@@ -117,6 +118,7 @@ class _Place:
 
     @property
     def listed_as(self) -> set[str]:
+        """What a list of hosts may call it."""
         names = {f"{self.host}:{self.port}"}
         return names | {self.host} if self.port == DEFAULT_PORTS[self.scheme] else names
 
@@ -125,7 +127,7 @@ class BadUrlError(ValueError):
     """Not an address of the web; the message says why and does not quote it."""
 
 
-def place_of(url: str) -> _Place:
+def place_of(url: str) -> Place:
     """Take a URL apart.
 
     Raises:
@@ -153,7 +155,7 @@ def place_of(url: str) -> _Place:
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         credentials = "Basic " + base64.b64encode(pair.encode()).decode()
-    return _Place(parts.scheme, host.lower(), DEFAULT_PORTS[parts.scheme] if port is None else port, path, credentials)
+    return Place(parts.scheme, host.lower(), DEFAULT_PORTS[parts.scheme] if port is None else port, path, credentials)
 
 
 def request(
@@ -182,7 +184,7 @@ def request(
         PermanentError: the policy forbids it; the message says what it would have led to.
         ssl.SSLCertVerificationError: the certificate is not trusted.
     """
-    exchange = _Exchange(policy, method, name or policy.target, kept)
+    exchange = _Exchange(policy, method, name, kept)
     try:
         configured = place_of(url)
     except BadUrlError as error:
@@ -216,7 +218,7 @@ class _Exchange:
     def refused(self, problem: str, remedy: str) -> PermanentError:
         return PermanentError(problem, self._policy.target, self._method.lower(), self._name, remedy)
 
-    def redirected(self, configured: _Place, here: _Place, location: str) -> _Place:
+    def redirected(self, configured: Place, here: Place, location: str) -> Place:
         """Where an answer wants to lead, if it may.
 
         Raises:
@@ -267,7 +269,7 @@ class _Exchange:
         )
 
     def ask(
-        self, place: _Place, headers: Mapping[str, str], body: bytes | BinaryIO | None, *, configured: bool
+        self, place: Place, headers: Mapping[str, str], body: bytes | BinaryIO | None, *, configured: bool
     ) -> Answer:
         way = (place.scheme, place.host, place.port)
         wire = self._kept.take(way) if self._kept else None
@@ -295,18 +297,16 @@ class _Exchange:
             else:
                 wire.end()
 
-    def _connect(self, place: _Place, *, configured: bool) -> Wire:
+    def _connect(self, place: Place, *, configured: bool) -> Wire:
         """A connection to an address that was looked at; the certificate is still that of the name."""
-        return connect(
-            self._addresses(place, configured=configured),
-            place.port,
-            host=place.host,
-            tls=tls_context(self._policy.verify) if place.scheme == "https" else None,
-            connect_s=self._policy.connect_s,
-            until=self._until,
-        )
+        addresses, connect_s = self._addresses(place, configured=configured), self._policy.connect_s
+        opened = dial(addresses, place.port, connect_s=connect_s, until=self._until)
+        if place.scheme == "https":
+            left = min(connect_s, self._until - time.monotonic())
+            opened = secured(opened, tls_context(self._policy.verify), place.host, within_s=left)
+        return Wire(opened)
 
-    def _addresses(self, place: _Place, *, configured: bool) -> list[str]:
+    def _addresses(self, place: Place, *, configured: bool) -> list[str]:
         policy, refused = self._policy, ""
         allowed = []
         try:

@@ -1,4 +1,4 @@
-"""Many objects of a bucket, fast: what boto3 takes 2 ms of processor time for takes obstore (Rust) 0.3 ms.
+"""Many objects of a bucket, fast: what boto3 takes 2 ms of processor time for takes this a fifth of it.
 
 It only ever says "here it is, checked" or "ask the other way": errors, retries and the circuit breaker have one
 meaning, that of `S3ObjectStore.get`, which is asked for whatever did not simply arrive (docs/performance.md has the
@@ -6,67 +6,48 @@ comparison).
 """
 
 import hashlib
-import threading
-from datetime import timedelta
-from typing import Any
+import ssl
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from wrm_pipeline.clients import outgoing
+from wrm_pipeline.clients.connections import KeptConnections
+from wrm_pipeline.clients.errors import ExternalError
+from wrm_pipeline.lake.s3_requests import MAX_OBJECT_BYTES, Signer, object_path
 
 
 class BulkReader:
-    """One bucket; thread-safe. Connects when it is first used."""
+    """One bucket; thread-safe. Connects when it is first used.
+
+    Args:
+        bucket: Its name.
+        endpoint_url: Of the service.
+        signer: Signs each request.
+        policy: Of each request.
+        connections: Kept open at most.
+    """
 
     def __init__(
-        self,
-        *,
-        bucket: str,
-        endpoint_url: str | None,
-        access_key_id: str,
-        secret_access_key: str,
-        region_name: str,
-        connect_timeout_s: float,
-        timeout_s: float,
+        self, bucket: str, endpoint_url: str, signer: Signer, policy: outgoing.Policy, connections: int
     ) -> None:
         self._bucket = bucket
-        self._config = {
-            "access_key_id": access_key_id,
-            "secret_access_key": secret_access_key,
-            "region": region_name,
-            "virtual_hosted_style_request": False,
-            **({"endpoint": endpoint_url} if endpoint_url else {}),
-        }
-        self._client_options: dict[str, Any] = {
-            "allow_http": bool(endpoint_url and endpoint_url.startswith("http://")),
-            "connect_timeout": timedelta(seconds=connect_timeout_s),
-            "timeout": timedelta(seconds=timeout_s),
-        }
-        self._lock = threading.Lock()
-        self._store: Any = None
+        self._endpoint = outgoing.place_of(endpoint_url)
+        self._signer = signer
+        self._policy = replace(policy, max_bytes=MAX_OBJECT_BYTES, with_errors=False)
+        self._kept = KeptConnections(connections)
 
     def get(self, key: str) -> bytes | None:
         """The content, length and stored SHA-256 checked; None if it did not come so, for whatever reason."""
-        import obstore
-        from obstore.exceptions import BaseError
-
+        path = self._endpoint.path.rstrip("/") + object_path(self._bucket, key)
+        host = str(self._endpoint).partition("://")[2]
+        headers = self._signer.headers("GET", host, path, datetime.now(UTC)) | {"User-Agent": "wrm-pipeline"}
         try:
-            answer = obstore.get(self._connected(), key)
-            body = bytes(answer.bytes())
-        except (BaseError, ValueError, OSError):
+            answer = outgoing.request(self._policy, "GET", f"{self._endpoint}{path}", headers=headers, kept=self._kept)
+        except (ExternalError, ssl.SSLCertVerificationError):
             return None
-        sha256 = answer.attributes.get("sha256")
-        whole = len(body) == answer.meta["size"] and bool(answer.meta["e_tag"])
-        if not whole or (sha256 is not None and hashlib.sha256(body).hexdigest() != sha256):
+        if answer.status_code != 200 or not answer.headers.get("etag"):
             return None
-        return body
-
-    def _connected(self) -> Any:
-        with self._lock:
-            if self._store is None:
-                from obstore import store
-
-                create: Any = store.S3Store  # its types want literals
-                self._store = create(
-                    self._bucket,
-                    client_options=self._client_options,
-                    retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
-                    **self._config,
-                )
-            return self._store
+        sha256 = answer.headers.get("x-amz-meta-sha256")
+        if sha256 is not None and hashlib.sha256(answer.body).hexdigest() != sha256:
+            return None
+        return answer.body

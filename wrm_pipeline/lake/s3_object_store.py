@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ from wrm_pipeline.clients.errors import (
 )
 from wrm_pipeline.lake.bulk_reads import BulkReader
 from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, check_content, checked_metadata
+from wrm_pipeline.lake.s3_requests import S3Transport, Signer, s3_policy
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -58,9 +60,6 @@ _PAGE_KEYS = 1000
 
 _FEW = 8
 """Objects that are not worth a second client in `get_many`."""
-
-_READ_CHUNK_BYTES = 1 << 20
-"""Between two of these a download looks at its deadline."""
 
 _HEADER_REJECTED_CODES = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
 
@@ -98,31 +97,35 @@ def s3_object_store(
         read_timeout_s: Seconds without a byte.
         rate: What the service allows for; None means no bound.
     """
+    region = region_name or "us-east-1"
+    connections = threads + 4  # + the caller's own requests meanwhile
+    way = s3_policy(connect_s=connect_timeout_s, read_s=read_timeout_s, total_s=policy.deadline_s)
 
     def create_client() -> S3Client:
         import boto3
         from botocore.config import Config
 
+        options: Any = {"ignore_configured_endpoint_urls": True}  # those of ~/.aws; unknown to the stubs
         config = Config(
             s3={"addressing_style": "path"},  # no DNS name and certificate per bucket needed
             # boto3's default since 1.36, a trailing CRC in aws-chunked encoding, is refused by Ceph and
             # others
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            connect_timeout=connect_timeout_s,
-            read_timeout=read_timeout_s,
             retries={"total_max_attempts": 1},  # `retry.call` is the one that retries
-            max_pool_connections=threads + 4,  # + the caller's own requests meanwhile
+            **options,
         )
         # A session of our own: boto3's shared one is not thread-safe.
-        return boto3.session.Session().client(
+        client = boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint_url,
             aws_access_key_id=access_key_id,
             aws_secret_access_key=secret_access_key,
-            region_name=region_name or "us-east-1",
+            region_name=region,
             config=config,
         )
+        S3Transport(endpoint_url, way, connections).serve(client)
+        return client
 
     return S3ObjectStore(
         bucket,
@@ -135,13 +138,11 @@ def s3_object_store(
         on_event=on_event,
         rate=rate,
         bulk=BulkReader(
-            bucket=bucket,
-            endpoint_url=endpoint_url,
-            access_key_id=access_key_id,
-            secret_access_key=secret_access_key,
-            region_name=region_name or "us-east-1",
-            connect_timeout_s=connect_timeout_s,
-            timeout_s=connect_timeout_s + read_timeout_s,
+            bucket,
+            endpoint_url or f"https://s3.{region}.amazonaws.com",
+            Signer(access_key_id, secret_access_key, region),
+            replace(way, total_s=connect_timeout_s + read_timeout_s),
+            connections,
         ),
     )
 
@@ -280,19 +281,11 @@ class S3ObjectStore:
 
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
-        give_up_at = self._clock() + self._policy.deadline_s
 
         def request(client: S3Client) -> bytes:
             answer = client.get_object(Bucket=self._bucket, Key=key)
             self._check_etag(answer, "get", key)
-            chunks = []
-            with contextlib.closing(answer["Body"]) as body:  # an unread rest must not stay in the connection
-                # `body.read` waits for a whole chunk, however slowly it drips; read1 gives what has come.
-                while chunk := body._raw_stream.read1(_READ_CHUNK_BYTES):  # type: ignore[attr-defined]
-                    chunks.append(chunk)
-                    if self._clock() > give_up_at:
-                        raise self._unexpected(f"not done within {self._policy.deadline_s:g} s", "get", key)
-            content = b"".join(chunks)
+            content = answer["Body"].read()
             check_content(
                 content,
                 answer.get("ContentLength", len(content)),
@@ -493,6 +486,11 @@ class S3ObjectStore:
                 return request(self._connected())
             except ClientError as exc:
                 raise self._explain(exc, operation, key) from exc
+            except ExternalError as exc:
+                if exc.name:
+                    raise
+                # Of the way there, where nobody knows what is asked for.
+                raise type(exc)(exc.problem, "s3", operation, self._place(key), exc.remedy, exc.status) from None
 
         return retry.call(
             attempt,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -45,6 +47,22 @@ def report(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         request.node.user_properties.append(("fault", (category, request.node.name, injected, outcome)))
 
     return tell
+
+
+@pytest.fixture
+def silent_name_server(monkeypatch) -> Iterator[None]:
+    """What getaddrinfo is while the name server does not answer; the system's own takes as long."""
+    over, of_system = threading.Event(), socket.getaddrinfo
+
+    def hang(host: str, *arguments: object, **options: object) -> list:
+        if host.endswith(".example"):
+            over.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return of_system(host, *arguments, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", hang)
+    yield
+    over.set()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +15,6 @@ import pytest
 
 from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.alerts import Webhook
-from wrm_pipeline.clients.connections import Resolve
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.openlineage import Receiver
@@ -217,22 +215,6 @@ def test_a_name_is_resolved_once_and_asked_there(city, world, victim, report):
 
 
 # --- names that nobody resolves ---
-
-
-@pytest.fixture
-def silent_name_server(monkeypatch) -> Iterator[Resolve]:
-    """What getaddrinfo is while the name server does not answer; the system's own takes as long."""
-    over, of_system = threading.Event(), socket.getaddrinfo
-
-    def hang(host: str, *arguments: object, **options: object) -> list:
-        if host.endswith(".example"):
-            over.wait(30)
-            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return of_system(host, *arguments, **options)
-
-    monkeypatch.setattr("socket.getaddrinfo", hang)
-    yield hang
-    over.set()
 
 
 ASKED_BY_NAME = {

@@ -1,0 +1,173 @@
+"""How requests to the object store leave: botocore's and our own, by the one policy for outgoing requests.
+
+botocore signs and parses. What it would send itself goes through `outgoing.request` instead, so that it takes no proxy
+from the environment, waits for no answer beyond the deadline, holds no endless one, and is led nowhere: it would follow
+"the bucket is in another region" to whatever endpoint it makes of that, and asks for a region that nobody names until
+Python's stack is full. What is left of it: a request that failed for its region is signed for the one that the answer
+names and sent once more, to the same host.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from wrm_pipeline.clients import outgoing
+from wrm_pipeline.clients.connections import KeptConnections
+from wrm_pipeline.clients.errors import PermanentError
+
+if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+    from botocore.model import OperationModel
+    from mypy_boto3_s3 import S3Client
+
+MAX_OBJECT_BYTES = 5 * 2**30
+"""What S3 takes in one PUT, which is how all objects of ours are written."""
+
+MAX_ANSWER_BYTES = 32 * 2**20
+"""Of any other answer. A listing's page of 1,000 keys of 1,024 bytes, all of them escaped, has 6 MB."""
+
+_AWS = ".amazonaws.com"
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+
+
+def s3_policy(*, connect_s: float, read_s: float, total_s: float) -> outgoing.Policy:
+    """The policy for an object store, which is the operator's own wherever it is."""
+    return outgoing.Policy(
+        "s3",
+        max_bytes=MAX_ANSWER_BYTES,
+        connect_s=connect_s,
+        read_s=read_s,
+        total_s=total_s,
+        trusted=True,
+        verify=os.environ.get("AWS_CA_BUNDLE") or True,
+        with_errors=True,
+        unpack=False,  # an object is what was put, whatever encoding its metadata claims
+        remedy="Check S3_ENDPOINT_URL",
+        size_remedy="See what answers at the endpoint",
+    )
+
+
+class S3Transport:
+    """Sends what botocore has signed; thread-safe.
+
+    Args:
+        endpoint_url: The only place that is asked; None: any of AWS.
+        policy: Of each request.
+        connections: Kept open at most.
+    """
+
+    def __init__(self, endpoint_url: str | None, policy: outgoing.Policy, connections: int) -> None:
+        self._endpoint = outgoing.place_of(endpoint_url) if endpoint_url else None
+        self._policy = policy
+        self._kept = KeptConnections(connections)
+
+    def serve(self, client: S3Client) -> None:
+        """Send all requests of a client from now on."""
+        events = client.meta.events
+        send: Any = self._send  # its answer is taken for that of the request
+        events.register("before-send.s3", send)
+        events.register_last("before-parameter-build.s3", _ask_for_a_region_once)
+
+    def _send(self, request: AWSPreparedRequest, event_name: str = "", **_: object) -> AWSResponse:
+        from botocore.awsrequest import AWSResponse
+        from botocore.compat import HTTPHeaders
+
+        place = outgoing.place_of(request.url)
+        self._check(place)
+        headers = {name: _text(value) for name, value in request.headers.items()}
+        headers.pop("Expect", None)  # nobody waits for a "100 Continue" here
+        is_object = event_name.endswith(".GetObject")
+        body: Any = request.body
+        answer = outgoing.request(
+            replace(self._policy, max_bytes=MAX_OBJECT_BYTES) if is_object else self._policy,
+            request.method,
+            f"{place}{place.path}",  # without a user and password, which would take the signature's place
+            headers=headers,
+            body=body,
+            kept=self._kept,
+        )
+        return AWSResponse(
+            request.url, answer.status_code, HTTPHeaders.from_dict(dict(answer.headers)), _Body(answer.body)
+        )
+
+    def _check(self, place: outgoing.Place) -> None:
+        if self._endpoint is None:
+            is_own = place.scheme == "https" and place.host.endswith(_AWS)
+        else:
+            own = self._endpoint
+            is_own = (place.scheme, place.host, place.port) == (own.scheme, own.host, own.port)
+        if not is_own:
+            raise PermanentError(
+                f"leads to {place}, which is not the configured endpoint", "s3", remedy="Check S3_ENDPOINT_URL"
+            )
+
+
+def _ask_for_a_region_once(model: OperationModel, context: dict[str, Any], **_: object) -> None:
+    """HeadBucket is how botocore learns a region; where it learns none, it would ask by HeadBucket, without end."""
+    if model.name == "HeadBucket":
+        context["s3_redirect"]["redirected"] = True
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+class _Body(io.BytesIO):
+    """What botocore takes for a body that is still to be read."""
+
+    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+        yield self.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """AWS's signature, version 4, for requests without a body."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    region: str
+
+    def headers(self, method: str, host: str, path: str, now: datetime) -> dict[str, str]:
+        """The headers to send.
+
+        Args:
+            method: ``GET``.
+            host: As in the Host header, with its port if that is not the default.
+            path: Percent-encoded, without parameters.
+            now: Aware.
+        """
+        at = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{at[:8]}/{self.region}/s3/aws4_request"
+        signed = "host;x-amz-content-sha256;x-amz-date"
+        lines = (method, path, "", f"host:{host}", f"x-amz-content-sha256:{_EMPTY_SHA256}", f"x-amz-date:{at}", "")
+        request = "\n".join((*lines, signed, _EMPTY_SHA256))
+        text = "\n".join(("AWS4-HMAC-SHA256", at, scope, hashlib.sha256(request.encode()).hexdigest()))
+        signature = hmac.digest(_key(self.secret_access_key, at[:8], self.region), text.encode(), "sha256").hex()
+        return {
+            "x-amz-content-sha256": _EMPTY_SHA256,
+            "x-amz-date": at,
+            "Authorization": f"AWS4-HMAC-SHA256 Credential={self.access_key_id}/{scope}, "
+            f"SignedHeaders={signed}, Signature={signature}",
+        }
+
+
+@functools.lru_cache(maxsize=4)
+def _key(secret: str, day: str, region: str) -> bytes:
+    key = f"AWS4{secret}".encode()
+    for part in (day, region, "s3", "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
+
+
+def object_path(bucket: str, key: str) -> str:
+    """The path of an object, percent-encoded as the signature wants it."""
+    return f"/{quote(bucket, safe='')}/{quote(key, safe='/~')}"
