@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 
 from wrm_pipeline.cli.command import Command, Group, apply_option, json_option, pass_settings
 from wrm_pipeline.cli.output import print_json, print_table, printer
+from wrm_pipeline.cli.progress import progress
 
 if TYPE_CHECKING:
     from wrm_pipeline.flows.backup import OpenBackup, Places, Step
@@ -79,16 +81,18 @@ def _take(settings: "Settings", *, new_key: bool) -> int:
         return 0
     key = _key(settings)
     started = time.monotonic()
-    take_backup(
-        connect_store(settings, BACKUP_POLICY),
-        settings.layout,
-        _places(settings),
-        key,
-        taken_at=datetime.now(UTC),
-        facts=_facts(settings),
-        retention=settings.backup_retention,
-        say=lambda line: print(line, flush=True),
-    )
+    with progress("backup", printer(as_json=False)) as bar:
+        take_backup(
+            connect_store(settings, BACKUP_POLICY),
+            settings.layout,
+            _places(settings),
+            key,
+            taken_at=datetime.now(UTC),
+            facts=_facts(settings),
+            retention=settings.backup_retention,
+            say=bar.say,
+            begin=bar.begin,
+        )
     print(f"done in {time.monotonic() - started:.1f} s, sealed with the key {sealed_file.key_id(key)}")
     return 0
 
@@ -214,13 +218,14 @@ def verify(settings: "Settings", name: str | None, as_json: bool) -> int:
 
     store = connect_store(settings, BACKUP_POLICY)
     chosen = choose(store, settings.layout, name)
-    with opened(store, chosen, _key(settings), _places(settings).scratch) as found:
+    key, scratch = _key(settings), _places(settings).scratch
+    with progress("verify", printer(as_json)) as bar, opened(store, chosen, key, scratch, bar.begin) as found:
         members = [{"member": member, "bytes": facts["bytes"]} for member, facts in found.manifest["members"].items()]
-        if as_json:
-            print_json({"key": found.key, "taken_at": chosen.taken_at, "members": members, "dump": found.dump})
-        else:
-            print_table([list(row.values()) for row in members], ["member", "bytes"], intfmt=",")
-            print(f"\n{found.key} is whole: {len(members)} members compared. {found.dump}".rstrip())
+    if as_json:
+        print_json({"key": found.key, "taken_at": chosen.taken_at, "members": members, "dump": found.dump})
+    else:
+        print_table([list(row.values()) for row in members], ["member", "bytes"], intfmt=",")
+        print(f"\n{found.key} is whole: {len(members)} members compared. {found.dump}".rstrip())
     return 0
 
 
@@ -256,7 +261,9 @@ def restore(
     store, places = connect_store(settings, BACKUP_POLICY), _places(settings)
     chosen = backups.choose(store, settings.layout, name)
     say = printer(as_json)
-    with backups.opened(store, chosen, _key(settings), places.scratch) as opened:
+    with ExitStack() as stack:
+        with progress("open", say) as bar:
+            opened = stack.enter_context(backups.opened(store, chosen, _key(settings), places.scratch, bar.begin))
         steps = backups.plan_restore(opened, places, parts)
         if not as_json:
             _print_plan(opened, chosen.taken_at, steps)
@@ -289,7 +296,9 @@ def _put_back(steps: Sequence["Step"], *, overwrite: bool, apply: bool, say: Cal
     if not apply:
         say("\nNothing was changed. Stop Dagster's services, then add --apply to do it.")
         return
-    for step in steps:
-        if step.change != "there already":
+    to_do = [step for step in steps if step.change != "there already"]
+    with progress("restore", say) as bar:
+        for step in to_do:
+            bar.begin(step.part, len(to_do))
             step.apply()
-            say(f"restored {step.target}")
+            bar.say(f"restored {step.target}")

@@ -1,7 +1,7 @@
 """`wrm repair-clock` and `wrm raw`: what a clock that was ahead has left, set right."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import click
 
 from wrm_pipeline.cli.command import NOTHING_CHANGED, Command, Group, apply_option, json_option, pass_settings
 from wrm_pipeline.cli.output import print_json, printer
+from wrm_pipeline.cli.progress import progress
 
 if TYPE_CHECKING:
     from wrm_pipeline.flows.future_raw import Move
@@ -88,19 +89,18 @@ def move_future(settings: "Settings", apply: bool, as_json: bool) -> int:
     say = printer(as_json)
     store, now = connect_store(settings), datetime.now(UTC)
     moves = []
-    for move in future_raw.move_future(store, settings.layout, now, write=apply):
-        moves.append(move)
-        what = f"{'moved to' if move.done else 'belongs to'} {move.target} (by {move.why})" if move.target else move.why
-        say(f"{move.source}: {what}.")
+    with progress("move", say) as bar:
+        for move in future_raw.move_future(store, settings.layout, now, write=apply, begin=bar.begin):
+            moves.append(move)
+            where = f"{'moved to' if move.done else 'belongs to'} {move.target} (by {move.why})"
+            bar.say(f"{move.source}: {where if move.target else move.why}.")
     content: dict[str, Any] = {"moves": [asdict(move) for move in moves], "built": [], "applied": apply}
     if not moves:
         say("No raw object is of a time to come.")
     elif not apply:
         say(NOTHING_CHANGED)
     else:
-        for built in _build_days(settings, moves, now):
-            content["built"].append(built)
-            say(f"{built['dt']}: built, {built['snapshots']:,} snapshots, {built['rows']:,} rows.")
+        content["built"] = _build_days(settings, moves, now, say)
         for key in future_raw.remove_emptied(store, settings.layout, moves, now):
             say(f"{key}: removed, as each of its rows is from a snapshot that is elsewhere now.")
     if as_json:
@@ -108,7 +108,9 @@ def move_future(settings: "Settings", apply: bool, as_json: bool) -> int:
     return 1 if apply and not all(move.done for move in moves) else 0
 
 
-def _build_days(settings: "Settings", moves: Sequence["Move"], now: datetime) -> Iterator[dict[str, Any]]:
+def _build_days(
+    settings: "Settings", moves: Sequence["Move"], now: datetime, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Build the days that lost or gained a snapshot."""
     from wrm_pipeline.domain.layout import local_date
     from wrm_pipeline.flows.future_raw import days_to_rebuild
@@ -116,7 +118,14 @@ def _build_days(settings: "Settings", moves: Sequence["Move"], now: datetime) ->
     from wrm_pipeline.resources.lake import connect_store
 
     store, layout = connect_store(settings), settings.layout
-    for dt, lost in days_to_rebuild(moves, now).items():
-        if not layout.not_a_partition(dt, local_date(now)):
+    days = {
+        dt: lost for dt, lost in days_to_rebuild(moves, now).items() if not layout.not_a_partition(dt, local_date(now))
+    }
+    done = []
+    with progress("build", say) as bar:
+        for dt, lost in days.items():
+            bar.begin(dt.isoformat(), len(days))
             built = rebuild_partition(store, layout, dt, area=settings.area, now=now, moved=lost)
-            yield {"dt": dt, "snapshots": built.snapshots, "rows": built.counts.rows_out}
+            bar.say(f"{dt}: built, {built.snapshots:,} snapshots, {built.counts.rows_out:,} rows.")
+            done.append({"dt": dt, "snapshots": built.snapshots, "rows": built.counts.rows_out})
+    return done

@@ -73,11 +73,14 @@ class Entrance:
         Raises:
             SettingsError: it is not usable.
         """
-        from wrm_pipeline.logs import guard_process
+        from wrm_pipeline import logs
         from wrm_pipeline.settings import load_settings
 
-        guard_process()
-        return load_settings()
+        logs.guard_process()
+        settings = load_settings()
+        # Without it structlog prints to stdout, which is the command's own. Warnings reach stderr, as Python does it.
+        logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
+        return settings
 
 
 def pass_settings(command: Callable[Concatenate["Settings", Parameters], int]) -> Callable[Parameters, int]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wrm_pipeline.cli.command import DAY, Command, CommandError, apply_option, json_option, pass_settings
-from wrm_pipeline.cli.output import print_json
+from wrm_pipeline.cli.output import print_json, printer
+from wrm_pipeline.cli.progress import progress
 
 if TYPE_CHECKING:
     from wrm_pipeline.flows.compaction import Compaction
@@ -54,17 +55,17 @@ def _restore(settings: "Settings", days: Sequence[date], *, apply: bool, as_json
 
     store, layout = connect_store(settings), settings.layout
     found = []
-    for dt in days:
-        if apply:
-            count = restore_day(store, layout, dt)
-            text = f"{dt}: {count} raw objects are back where they were."
-        else:
-            index = RawDay.of(store, layout, dt).index
-            count = len(index.members) if index else 0
-            text = f"{dt}: {count} raw objects are packed. Add --apply to unpack them."
-        found.append({"dt": dt, "objects": count, "applied": apply})
-        if not as_json:
-            print(text)
+    with progress("unpack", printer(as_json)) as bar:
+        for dt in days:
+            bar.begin(dt.isoformat(), len(days))
+            if apply:
+                count = restore_day(store, layout, dt)
+                bar.say(f"{dt}: {count} raw objects are back where they were.")
+            else:
+                index = RawDay.of(store, layout, dt).index
+                count = len(index.members) if index else 0
+                bar.say(f"{dt}: {count} raw objects are packed. Add --apply to unpack them.")
+            found.append({"dt": dt, "objects": count, "applied": apply})
     if as_json:
         print_json(found)
     return 0
@@ -78,18 +79,18 @@ def _pack(settings: "Settings", age_days: int, days: Sequence[date], *, apply: b
     from wrm_pipeline.resources.lake import connect_store
 
     store, layout, today = connect_store(settings), settings.layout, local_date(datetime.now(UTC))
-    packed = []
-    for dt in days_to_pack(store, layout, today=today, older_than_days=age_days):
-        if days and dt not in days:
-            continue
-        done = compact_day(store, layout, dt, area=settings.area, today=today, dry_run=not apply)
-        packed.append(done)
-        if not as_json:
-            print(_said_of(done, apply=apply))
+    packed, say = [], printer(as_json)
+    with progress("compact", say) as bar:
+        for dt in days_to_pack(store, layout, today=today, older_than_days=age_days, begin=bar.begin):
+            if days and dt not in days:
+                continue
+            done = compact_day(store, layout, dt, area=settings.area, today=today, dry_run=not apply)
+            packed.append(done)
+            bar.say(_said_of(done, apply=apply))
     if as_json:
         print_json([{**asdict(done), "applied": apply and not done.refused} for done in packed])
-    elif not apply:
-        print("Nothing was written. Add --apply to do it.")
+    if not apply:
+        say("Nothing was written. Add --apply to do it.")
     return 1 if any(done.refused for done in packed) else 0
 
 

@@ -23,6 +23,7 @@ from wrm_pipeline.cli.command import (
     pass_settings,
 )
 from wrm_pipeline.cli.output import print_json, print_table, printer
+from wrm_pipeline.cli.progress import progress
 
 if TYPE_CHECKING:
     from wrm_pipeline.domain.dead_letters import DeadLetter
@@ -372,8 +373,10 @@ def _discard_many(
     if rows and not as_json:
         print_table(rows, headers, disable_numparse=True)
     if apply:
-        for letter in letters:
-            queue.put(replace(letter, status=DISCARDED, note=note))
+        with progress("discard", say) as bar:
+            for letter in letters:
+                bar.begin(letter.partition_date.isoformat(), len(letters))
+                queue.put(replace(letter, status=DISCARDED, note=note))
         say(f"{len(letters)} entries are discarded. The raw objects stay.")
     else:
         say(f"{len(letters)} entries would be discarded. Nothing was written. Add --apply to do it.")
@@ -425,14 +428,16 @@ def replay(
         _print(Entries(tuple(replaying.select(queue, selection))), queue, as_json=as_json)
         printer(as_json)(NOTHING_CHANGED)
         return 0
-    result = replaying.replay(
-        queue.store,
-        settings.layout,
-        selection,
-        area=settings.area,
-        now=datetime.now(UTC),
-        max_retries=MAX_RETRIES if max_retries is None else max_retries,
-    )
+    with progress("replay", printer(as_json)) as bar:
+        result = replaying.replay(
+            queue.store,
+            settings.layout,
+            selection,
+            area=settings.area,
+            now=datetime.now(UTC),
+            max_retries=MAX_RETRIES if max_retries is None else max_retries,
+            begin=bar.begin,
+        )
     _print(Entries(result.letters), queue, as_json=as_json)
     for dt, problem in result.failed:
         print(f"wrm: {dt} was left as it is: {problem}", file=sys.stderr)

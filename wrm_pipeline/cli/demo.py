@@ -4,7 +4,6 @@ The feed is a real HTTP server that misbehaves now and then; the sensors say whi
 real Dagster instance, so that the UI can show them afterwards.
 """
 
-import argparse
 import logging
 import shutil
 import sys
@@ -16,9 +15,12 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import dagster as dg
 from tabulate import tabulate
 
+from wrm_pipeline.cli.command import Command
+from wrm_pipeline.cli.progress import progress
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.definitions import build_defs
@@ -57,22 +59,33 @@ class _Clock:
         return self.at
 
 
-def main() -> int:
-    """Run the demonstration; exit status 0 if everything worked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--feed", choices=["simulated", "live"], default="simulated")
-    parser.add_argument("--dagster-yaml", type=Path, default=Path("dagster.yaml"), help="settings of the instance")
-    arguments = parser.parse_args()
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    examples=[
+        ("make demo", "a simulated day, in data/demo"),
+        ("make demo FEED=live", "one snapshot of the real feed"),
+    ],
+)
+@click.option("--feed", type=click.Choice(["simulated", "live"]), default="simulated", show_default=True)
+@click.option(
+    "--dagster-yaml",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=Path("dagster.yaml"),
+    show_default=True,
+    help="Settings of Dagster's instance.",
+)
+def main(feed: str, dagster_yaml: Path) -> None:
+    """Take a day from the feed to the map; exit status 0 if everything worked."""
     warnings.simplefilter("ignore")
     logging.getLogger("dagster").setLevel(logging.WARNING)
     started = time.monotonic()
     settings = load_settings()
     _start_empty(settings.data_dir)
-    shutil.copy(arguments.dagster_yaml, settings.data_dir / "dagster_home")
-    fetched = _simulated_day(settings) if arguments.feed == "simulated" else _live_snapshot(settings)
+    shutil.copy(dagster_yaml, settings.data_dir / "dagster_home")
+    fetched = _simulated_day(settings) if feed == "simulated" else _live_snapshot(settings)
     days = _run_what_is_due(settings)
     _report(settings, fetched, days, time.monotonic() - started)
-    return 0
 
 
 def _start_empty(folder: Path) -> None:
@@ -91,9 +104,10 @@ def _simulated_day(settings: Settings) -> Counter[str]:
     print(f"Fetching {minutes} snapshots of {day} from a simulated feed ...", flush=True)
     lake = LakeResource.of(settings)
     outcome: Counter[str] = Counter()
-    with serve(City(seed=1), clock=lambda: start) as server:
+    with serve(City(seed=1), clock=lambda: start) as server, progress("fetch", print) as bar:
         feed = Feed(server.url, settings.feed_max_bytes)
         for minute in range(minutes):
+            bar.begin("", minutes)
             now = _Clock(start + timedelta(minutes=minute, seconds=2))
             server.clock = now
             if minute in _MISHAPS:
@@ -187,4 +201,4 @@ def _shown(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,6 +18,11 @@ class _Visible:
         self._stream.write(visible(text))
         return len(text)
 
+    @property
+    def unguarded(self) -> Any:
+        """The stream itself, for what is meant to act on a terminal and has no foreign text."""
+        return self._stream
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 

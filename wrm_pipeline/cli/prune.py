@@ -14,6 +14,7 @@ from wrm_pipeline.cli.command import (
     pass_settings,
 )
 from wrm_pipeline.cli.output import print_json, printer
+from wrm_pipeline.cli.progress import progress
 
 if TYPE_CHECKING:
     from wrm_pipeline.jobs.run_history import Pruned
@@ -46,7 +47,8 @@ def prune(settings: "Settings", days: float | None, apply: bool, as_json: bool) 
     if instance is None:
         raise click.ClickException("DAGSTER_HOME is not set, so it is not known whose history is meant.")
     try:
-        done = run_history.prune(instance, before=before, apply=apply)
+        with progress("prune", printer(as_json)) as bar:
+            done = run_history.prune(instance, before=before, apply=apply, begin=bar.begin)
     except run_history.UnknownStorageError as error:
         raise click.ClickException(str(error)) from None
     if apply:

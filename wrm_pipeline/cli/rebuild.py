@@ -18,6 +18,7 @@ from wrm_pipeline.cli.command import (
     pass_settings,
 )
 from wrm_pipeline.cli.output import print_json, print_table, printer
+from wrm_pipeline.cli.progress import Progress, progress
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -96,7 +97,8 @@ def rebuild(
     wanted = parts or PARTS
     order = _Order([layer for layer in LAYERS if layer in wanted], full, allow_shrink, apply)
     instance = dagster_instance() if apply else None
-    outcome = _build_days(store, settings, days if order.layers else [], order, instance, say)
+    with progress("rebuild", say) as bar:
+        outcome = _build_days(store, settings, days if order.layers else [], order, instance, bar)
     if as_json:
         print_json({"layers": state, "days": outcome.days, "applied": apply})
     if not apply:
@@ -158,7 +160,7 @@ def _build_days(
     days: Sequence[date],
     order: _Order,
     instance: "dg.DagsterInstance | None",
-    say: Callable[[str], None],
+    bar: Progress,
 ) -> _Outcome:
     from wrm_pipeline.clients.errors import ExternalError
     from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
@@ -166,29 +168,30 @@ def _build_days(
 
     history, outcome = _History(instance), _Outcome()
     for number, dt in enumerate(days, start=1):
+        bar.begin(dt.isoformat(), len(days))
         started = time.monotonic()
         try:
             built = _build_day(store, settings, dt, order)
         except NoRawDataError as error:
             outcome.days.append({"dt": dt, "outcome": "nothing to do", "message": str(error)})
-            say(f"{dt}  nothing to do: {error}")
+            bar.say(f"{dt}  nothing to do: {error}")
             continue
         except PartitionWouldShrinkError as error:
             outcome.refused.append(dt)
             outcome.days.append({"dt": dt, "outcome": "refused", "message": str(error)})
-            say(f"{dt}  {'' if order.apply else 'would be '}refused: {error}")
+            bar.say(f"{dt}  {'' if order.apply else 'would be '}refused: {error}")
             continue
         except (ExternalError, RuntimeError, ValueError) as error:
             outcome.failed.append(dt)
             outcome.days.append({"dt": dt, "outcome": "failed", "message": str(error)})
-            say(f"{dt}  failed: {error}")
+            bar.say(f"{dt}  failed: {error}")
             continue
         history.report(built, order.layers)
         outcome.days.append(_as_json(built))
         seconds = f"({time.monotonic() - started:.1f} s; {number} of {len(days)})"
-        say(f"{dt}  {_said_of(built, apply=order.apply)} {seconds}")
+        bar.say(f"{dt}  {_said_of(built, apply=order.apply)} {seconds}")
         for remark in built.remarks:
-            say(f"            {remark}")
+            bar.say(f"            {remark}")
     return outcome
 
 

@@ -24,6 +24,7 @@ from wrm_pipeline.clients.postgres_dump import PostgresDatabase, describe
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.flows import sealed_file
+from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.flows.sealed_file import SealedReader, SealedWriter, SealError
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.spool import Spool
@@ -33,6 +34,8 @@ POSTGRES_DUMP = "postgres.dump"
 DATABASE = "analytics.duckdb"
 _FORMAT = 1
 _COPY_BYTES = 1 << 20
+# Of taking a backup: collect, seal, store, read back, remove old ones.
+_STEPS = 5
 
 Say = Callable[[str], None]
 
@@ -108,6 +111,7 @@ def take_backup(
     facts: Mapping[str, Any],
     retention: Retention,
     say: Say,
+    begin: Begin = unobserved,
 ) -> StoredBackup:
     """Dump, seal, store, read back, and only then remove backups that are too many.
 
@@ -119,7 +123,8 @@ def take_backup(
         taken_at: Aware; it names the backup.
         facts: For the manifest: versions, settings without secrets.
         retention: What stays.
-        say: Told each step, a line each.
+        say: Gets a line for each thing that is done.
+        begin: Hears of each step.
 
     Raises:
         BackupError, ExternalError, SealError: no backup was taken; older ones are untouched.
@@ -127,6 +132,7 @@ def take_backup(
     with _scratch(places.scratch) as scratch:
         sealed = scratch / "sealed"
         with contextlib.ExitStack() as stack:
+            begin("collect", _STEPS)
             sources = list(_collect(places, scratch, stack, say))
             manifest = {
                 **facts,
@@ -134,11 +140,14 @@ def take_backup(
                 "taken_at": taken_at.isoformat(),
                 "members": {source.name: source.describe() for source in sources},
             }
+            begin("seal", _STEPS)
             _write(sealed, key, manifest, sources)
         object_key = layout.backup_key(taken_at)
         metadata = {"key-id": sealed_file.key_id(key)}
+        begin("store", _STEPS)
         info = store.put(object_key, sealed, metadata=metadata, content_type="application/octet-stream")
         sealed.unlink()
+        begin("read back", _STEPS)
         try:
             opened = _fetch(store, object_key, key, scratch)
         except (SealError, BackupError, ExternalError) as error:
@@ -148,6 +157,7 @@ def take_backup(
             ) from error
         say(f"stored as {store.url(object_key)}, {info.size_bytes:,} bytes")
         say(f"read back and compared: {len(opened.members)} members {opened.dump}".strip())
+    begin("remove old ones", _STEPS)
     _remove_old(store, layout, retention, say)
     return StoredBackup(object_key, taken_at, info.size_bytes)
 
@@ -301,7 +311,9 @@ def choose(store: ObjectStore, layout: Layout, name: str | None) -> StoredBackup
 
 
 @contextlib.contextmanager
-def opened(store: ObjectStore, backup: StoredBackup, key: bytes, scratch: Path) -> Iterator[OpenBackup]:
+def opened(
+    store: ObjectStore, backup: StoredBackup, key: bytes, scratch: Path, begin: Begin = unobserved
+) -> Iterator[OpenBackup]:
     """A backup, fetched and compared; its files are there while the `with` block lasts.
 
     Raises:
@@ -310,10 +322,11 @@ def opened(store: ObjectStore, backup: StoredBackup, key: bytes, scratch: Path) 
         ExternalError: the store failed.
     """
     with _scratch(scratch) as folder:
-        yield _fetch(store, backup.key, key, folder)
+        yield _fetch(store, backup.key, key, folder, begin)
 
 
-def _fetch(store: ObjectStore, object_key: str, key: bytes, scratch: Path) -> OpenBackup:
+def _fetch(store: ObjectStore, object_key: str, key: bytes, scratch: Path, begin: Begin = unobserved) -> OpenBackup:
+    begin("fetch", 1)
     reader = SealedReader(io.BytesIO(store.get(object_key)), key, object_key)
     members: dict[str, Path] = {}
     manifest: dict[str, Any] | None = None
@@ -327,6 +340,7 @@ def _fetch(store: ObjectStore, object_key: str, key: bytes, scratch: Path) -> Op
             if manifest is None:
                 manifest = _manifest(source.read(), info.name, object_key)
                 continue
+            begin(info.name, 1 + len(manifest["members"]))
             # Numbered files: a name in an archive is never taken for a path.
             path = folder / str(len(members))
             digest, size = hashlib.sha256(), 0

@@ -26,6 +26,7 @@ from wrm_pipeline.domain.raw_archive import ArchiveIndex, Member, pack
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
 from wrm_pipeline.flows.process import is_current, published_manifest, raw_objects_of, with_remembered_times
+from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
@@ -62,12 +63,18 @@ class Compaction:
     refused: str = ""
 
 
-def days_to_pack(store: ObjectStore, layout: Layout, *, today: date, older_than_days: int) -> Iterator[date]:
-    """Days that are old enough and have loose raw objects, the oldest first; a listing for each 1,000 objects."""
+def days_to_pack(
+    store: ObjectStore, layout: Layout, *, today: date, older_than_days: int, begin: Begin = unobserved
+) -> Iterator[date]:
+    """Days that are old enough and have loose raw objects, the oldest first; a listing for each 1,000 objects.
+
+    `begin` hears of each day that is old enough, so that its steps include what the caller does with a day.
+    """
     last = today - timedelta(days=max(older_than_days, MIN_AGE_DAYS))
-    for folder in store.list_folders(layout.raw_prefix):
-        dt = folder_date(folder)
-        if dt is not None and dt <= last and _has_loose(store, layout, dt):
+    days = [dt for folder in store.list_folders(layout.raw_prefix) if (dt := folder_date(folder)) and dt <= last]
+    for dt in days:
+        begin(dt.isoformat(), len(days))
+        if _has_loose(store, layout, dt):
             yield dt
 
 

@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from pathlib import PurePosixPath
 
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.partition_build import RawObject
 from wrm_pipeline.domain.snapshot_time import reported_times
 from wrm_pipeline.flows.process import published_manifest
+from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
@@ -55,7 +57,9 @@ def future_raw(store: ObjectStore, layout: Layout, now: datetime) -> Iterator[Ob
                 yield info
 
 
-def move_future(store: ObjectStore, layout: Layout, now: datetime, *, write: bool) -> Iterator[Move]:
+def move_future(
+    store: ObjectStore, layout: Layout, now: datetime, *, write: bool, begin: Begin = unobserved
+) -> Iterator[Move]:
     """Move each raw object of a time to come to the time of its reports, or of its writing where it has none.
 
     In this order, so that a crash at any point leaves it in at least one place: copied under a key that nobody has,
@@ -65,7 +69,9 @@ def move_future(store: ObjectStore, layout: Layout, now: datetime, *, write: boo
     Raises:
         ExternalError: the store failed; doing it again goes on.
     """
-    for info in list(future_raw(store, layout, now)):
+    found = list(future_raw(store, layout, now))
+    for info in found:
+        begin(PurePosixPath(info.key).name, len(found))
         body = store.get(info.key)
         at, why = _time_of(info, body, now)
         if at is None:

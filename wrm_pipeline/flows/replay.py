@@ -20,6 +20,7 @@ from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.flows.ingest import last_sha256
 from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_stored
 from wrm_pipeline.flows.process import NoRawDataError, is_settled, published_manifest
+from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.flows.rebuild import rebuild_partition
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
@@ -94,6 +95,7 @@ def replay(
     max_retries: int = MAX_RETRIES,
     run_id: str = "",
     cache: Cache = NO_CACHE,
+    begin: Begin = unobserved,
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -115,6 +117,7 @@ def replay(
     rebuilt: list[date] = []
     failed: list[tuple[date, str]] = []
     for dt, letters in by_date.items():
+        begin(dt.isoformat(), len(by_date))
         from_quarantine = [letter for letter in letters if letter.source_key.startswith(layout.quarantine_prefix)]
         of_rows = [letter for letter in letters if letter not in from_quarantine]
         released = [new for letter in from_quarantine if (new := _released(store, layout, letter, cache))]

@@ -37,6 +37,8 @@ from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.storage.schedules.schema import JobTickTable
 from dagster._core.storage.schedules.sql_schedule_storage import SqlScheduleStorage
 
+from wrm_pipeline.flows.progress import Begin, unobserved
+
 # What sensors and the alerts look back to (a day, and their longest pause between tries) must still be there.
 MINIMUM_DAYS = 2
 
@@ -70,8 +72,8 @@ class Pruned:
     remarks: list[str] = field(default_factory=list)
 
 
-def prune(instance: dg.DagsterInstance, *, before: datetime, apply: bool) -> Pruned:
-    """Remove what ended before a time (aware); without `apply` only count.
+def prune(instance: dg.DagsterInstance, *, before: datetime, apply: bool, begin: Begin = unobserved) -> Pruned:
+    """Remove what ended before a time (aware); without `apply` only count. `begin` hears of each few hundred runs.
 
     Raises:
         UnknownStorageError: neither SQLite nor PostgreSQL.
@@ -87,7 +89,9 @@ def prune(instance: dg.DagsterInstance, *, before: datetime, apply: bool) -> Pru
     done = Pruned(runs=len(doomed), runs_left=len(surviving))
 
     _remove_files(instance, events, surviving, before, done, apply=apply)
-    for some in [*_parts(doomed, _RUNS_AT_ONCE), None]:
+    parts = [*_parts(doomed, _RUNS_AT_ONCE), None]
+    for some in parts:
+        begin(f"{len(some)} runs" if some else "events", len(parts))
         with events.index_connection() as connection:
             chosen = _of_runs(some) if some is not None else _of_no_run(before)
             _remove_events(connection, chosen, kept_events, done, apply=apply)
