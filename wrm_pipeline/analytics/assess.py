@@ -36,8 +36,9 @@ from wrm_pipeline.domain.business_rules import (
     observations,
 )
 from wrm_pipeline.domain.dead_letters import REPROCESSED, DeadLetter
+from wrm_pipeline.domain.enhanced_build import rules_id
 from wrm_pipeline.domain.layout import folder_date, partition_bounds
-from wrm_pipeline.domain.partition_build import Manifest, rules_id
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue

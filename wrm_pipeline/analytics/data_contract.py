@@ -7,7 +7,7 @@ The standard: https://bitol-io.github.io/open-data-contract-standard/
 from typing import Any
 
 from wrm_pipeline.domain.business_rules import BUSINESS_RULES_VERSION, DEAD_LETTER, business_rules
-from wrm_pipeline.domain.partition_build import RULES_VERSION
+from wrm_pipeline.domain.enhanced_build import RULES_VERSION
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, SORT_KEY, TableSchema, describe
 from wrm_pipeline.domain.snapshot import PARSER_VERSION

@@ -16,8 +16,8 @@ from wrm_pipeline.checks.feed import EXPLAINED_BY, FEED_CHECK
 from wrm_pipeline.checks.results import ERROR, WARN, result
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date, partition_bounds
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.domain.quality import MAX_SAMPLES, count_by, expected_rows, newest_rows_with
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.flows.drift import look_for_drift, open_drift

@@ -8,8 +8,8 @@ runs. One for each layer, as a run comes every minute: Dagster stores three even
 import dagster as dg
 
 from wrm_pipeline.checks.results import result
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.domain.quality import Violations, column_differences, rows_out_of_order, unbalanced_sources
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, TableSchema
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.domain.schemas import SORT_KEY, TableSchema, arrow_schema
 
 MAX_SAMPLES = 20

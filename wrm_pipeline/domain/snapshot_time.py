@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from wrm_pipeline.domain.layout import RawKey, partition_bounds
-from wrm_pipeline.domain.partition_build import RawObject
+from wrm_pipeline.domain.manifest import RawObject
 from wrm_pipeline.domain.rules import STALE_AFTER
 from wrm_pipeline.domain.snapshot import FileFault, RawSnapshot, parse_snapshots
 

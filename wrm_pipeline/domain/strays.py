@@ -15,16 +15,9 @@ import pyarrow.parquet as pq
 
 from wrm_pipeline.domain.kept_rows import conformed
 from wrm_pipeline.domain.layout import LOCAL_ZONE, Layout
+from wrm_pipeline.domain.manifest import ADOPTED, AccountingError, Manifest, Source
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
-from wrm_pipeline.domain.partition_build import (
-    ADOPTED,
-    SHRINK_TOLERANCE,
-    AccountingError,
-    Manifest,
-    PartitionWouldShrinkError,
-    ProcessedBuild,
-    Source,
-)
+from wrm_pipeline.domain.partition_build import SHRINK_TOLERANCE, PartitionWouldShrinkError, ProcessedBuild
 from wrm_pipeline.domain.schemas import PROCESSED, UTC_TIMESTAMP, arrow_schema, validate
 from wrm_pipeline.domain.snapshot import PARSER_VERSION, LineCounts, dictionary_encoded
 

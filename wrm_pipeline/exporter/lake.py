@@ -10,8 +10,8 @@ import pyarrow as pa
 from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, PARKED, PENDING, STATUSES, UNREADABLE
+from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.layout import Layout, RawKey, folder_date, local_date
-from wrm_pipeline.domain.partition_build import enhance_rows
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots

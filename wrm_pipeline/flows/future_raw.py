@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from pathlib import PurePosixPath
 
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
-from wrm_pipeline.domain.partition_build import RawObject
+from wrm_pipeline.domain.manifest import RawObject
 from wrm_pipeline.domain.snapshot_time import reported_times
 from wrm_pipeline.flows.process import published_manifest
 from wrm_pipeline.flows.progress import Begin, unobserved

@@ -13,21 +13,17 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of
+from wrm_pipeline.domain.enhanced_build import EnhancedBuild, build_enhanced, is_derived_from, rules_id
 from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.manifest import Manifest, RawObject
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import (
     BATCH_BYTES,
     BuildPlan,
-    EnhancedBuild,
-    Manifest,
     ProcessedBuild,
-    RawObject,
     ReadBodies,
-    build_enhanced,
     build_processed,
-    is_derived_from,
     plan_build,
-    rules_id,
 )
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION

@@ -15,7 +15,8 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout, is_plain_key
-from wrm_pipeline.domain.partition_build import AccountingError, PartitionWouldShrinkError
+from wrm_pipeline.domain.manifest import AccountingError
+from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.flows.ingest import last_sha256
 from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_stored

@@ -6,8 +6,9 @@ from datetime import date, datetime, timedelta
 
 from wrm_pipeline.clients.errors import PermanentError, UnexpectedAnswerError
 from wrm_pipeline.domain.layout import Layout, local_date
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.partition_build import Manifest, ProcessedBuild
+from wrm_pipeline.domain.partition_build import ProcessedBuild
 from wrm_pipeline.domain.strays import MAX_AGE, Judged, OurRows, StrayFile, adopted, check_strays, judge
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.published_partitions import LAYERS, Published, PublishedPartitions

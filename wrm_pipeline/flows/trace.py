@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.dead_letters import DeadLetter
 from wrm_pipeline.domain.layout import LOCAL_ZONE, Layout, local_date
+from wrm_pipeline.domain.manifest import Manifest, Source
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.partition_build import Manifest, Source
 from wrm_pipeline.domain.schemas import PROCESSED
 from wrm_pipeline.domain.snapshot import RawSnapshot, SourceLine, lines_of, parse_snapshots
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue

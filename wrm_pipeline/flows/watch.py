@@ -12,9 +12,10 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from wrm_pipeline.clients.errors import PermanentError, UnexpectedAnswerError
+from wrm_pipeline.domain.enhanced_build import has_todays_rules, is_derived_from, rules_id
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
 from wrm_pipeline.domain.layout import Layout, folder_date
-from wrm_pipeline.domain.partition_build import has_todays_rules, is_derived_from, plan_build, rules_id
+from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.flows.process import is_current, raw_objects_of, with_remembered_times

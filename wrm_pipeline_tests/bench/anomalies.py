@@ -28,8 +28,8 @@ from wrm_pipeline.domain.anomalies import (
     usual_of,
 )
 from wrm_pipeline.domain.business_rules import observations
+from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.layout import LOCAL_ZONE, partition_bounds
-from wrm_pipeline.domain.partition_build import enhance_rows
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots
 from wrm_pipeline.simulator.city import City

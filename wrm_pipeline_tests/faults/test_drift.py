@@ -16,8 +16,8 @@ from wrm_pipeline.cli.main import main
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain import partition_build
 from wrm_pipeline.domain import snapshot as parser
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.replay import Selection, replay
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue

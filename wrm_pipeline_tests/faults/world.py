@@ -27,8 +27,8 @@ from wrm_pipeline.clients.feed import Feed, FetchedBody
 from wrm_pipeline.clients.retry import RetryPolicy
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.partition_build import Manifest
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.io_managers.duckdb import DuckDBHybridIOManager, DuckDBPublishingIOManager, DuckDBTableIOManager

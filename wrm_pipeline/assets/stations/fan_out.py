@@ -20,8 +20,8 @@ from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from wrm_pipeline import logs
 from wrm_pipeline.checks.results import ERROR, result
 from wrm_pipeline.clients.workers import TaskFailedError
+from wrm_pipeline.domain.enhanced_build import RULES_VERSION
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.partition_build import RULES_VERSION
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.lake.published_partitions import PartitionFile

@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from wrm_pipeline.domain.manifest import Manifest, Source
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
-from wrm_pipeline.domain.partition_build import Manifest, Source
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON

@@ -22,7 +22,7 @@ from wrm_pipeline.checks.published import (
     today_is_fresh,
 )
 from wrm_pipeline.domain.layout import partition_bounds
-from wrm_pipeline.domain.partition_build import Manifest, Source
+from wrm_pipeline.domain.manifest import Manifest, Source
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.resources.lake import ClockResource, LakeResource

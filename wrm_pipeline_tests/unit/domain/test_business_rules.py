@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from wrm_pipeline.domain.business_rules import DEAD_LETTER, FLAG, RuleHits, apply_rules, business_rules, observations
-from wrm_pipeline.domain.partition_build import enhance_rows
+from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots
 from wrm_pipeline_tests.fixtures.snapshots import body, line

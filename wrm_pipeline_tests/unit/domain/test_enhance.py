@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrm_pipeline.domain.partition_build import enhance_rows
+from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS, PROCESSED, arrow_schema, validate
 from wrm_pipeline.domain.snapshot import dictionary_encoded

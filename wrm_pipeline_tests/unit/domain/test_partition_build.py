@@ -12,17 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrm_pipeline.domain import parquet_parts, partition_build
+from wrm_pipeline.domain import enhanced_build, parquet_parts, partition_build
+from wrm_pipeline.domain.enhanced_build import build_enhanced
+from wrm_pipeline.domain.manifest import AccountingError, Manifest, RawObject, Source
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.domain.partition_build import (
-    AccountingError,
     BuildPlan,
-    Manifest,
     PartitionWouldShrinkError,
     ProcessedBuild,
-    RawObject,
-    Source,
-    build_enhanced,
     build_processed,
     check_shrink,
     plan_build,
@@ -813,9 +810,9 @@ def test_enhanced_takes_over_groups_that_are_sealed():
 def test_enhanced_reads_of_processed_only_what_it_does_not_have(monkeypatch):
     day = ordinary_day(5)
     seen = []
-    enhance_rows = partition_build.enhance_rows
+    enhance_rows = enhanced_build.enhance_rows
     monkeypatch.setattr(
-        partition_build,
+        enhanced_build,
         "enhance_rows",
         lambda rows, **kwargs: seen.append(rows.num_rows) or enhance_rows(rows, **kwargs),
     )

@@ -10,7 +10,7 @@ from statistics import mean
 import pyarrow as pa
 import pytest
 
-from wrm_pipeline.domain.partition_build import enhance_rows
+from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.profile import BIN_EDGES, MIN_DAYS_COMPARED, NOT_COMPARED, drift, profile_rows
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.domain.schemas import ENHANCED

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.partition_build import RawObject
+from wrm_pipeline.domain.manifest import RawObject
 from wrm_pipeline.domain.snapshot_time import OUTSIDE_DAY, named, remembered, reported_times, settled
 from wrm_pipeline_tests.fixtures.snapshots import body, line, property_settings
 

@@ -1,0 +1,144 @@
+"""A day's processed partition -> its enhanced partition: each row classified and flagged."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from wrm_pipeline.domain.manifest import AccountingError, parse_times
+from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
+from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
+from wrm_pipeline.domain.schemas import (
+    ENHANCED,
+    FLAGS,
+    RECORD_TYPES,
+    arrow_schema,
+    validate,
+    with_later_columns,
+)
+
+# Part of what the enhanced partition remembers: another version means that its rows are built anew.
+RULES_VERSION = "2"
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancedBuild:
+    """An enhanced partition, ready to be published.
+
+    `counts` has rows by record type and by flag, for the whole partition.
+    """
+
+    data: bytes
+    row_count: int
+    counts: Mapping[str, int]
+
+
+def build_enhanced(
+    processed: ParquetParts, previous: ParquetParts | None, *, area: ServiceArea, dt: date, build_id: str
+) -> EnhancedBuild:
+    """Classify and flag the rows of a processed partition.
+
+    A pure function of the processed file, the area and RULES_VERSION: rows of sealed row groups that `previous`
+    was built from are taken over as they are.
+    """
+    rules = rules_id(area)
+    parsed_at = parse_times(processed.notes)
+    if parsed_at is None:
+        raise AccountingError("The processed partition has no notes on its raw objects; rebuild it (full_rebuild).")
+    keep = previous is not None and previous.notes.get("rules") == rules and _starts_like(previous, processed)
+    writer = PartsWriter(arrow_schema(ENHANCED), build_id, previous if keep else None)
+    kept_groups = previous.sealed_count if previous is not None and keep else 0
+    sealed_counts: Counter[str] = Counter(previous.notes["sealed_counts"] if previous is not None and keep else {})
+    tail_counts: Counter[str] = Counter()
+    for group, rows in enumerate(processed.read_groups(kept_groups), start=kept_groups):
+        enhanced = enhance_rows(rows, area=area, dt=dt, processed_at=parsed_at)
+        validate(enhanced, ENHANCED)
+        writer.write(enhanced)
+        (sealed_counts if group < processed.sealed_count else tail_counts).update(_count_rows(enhanced))
+    if writer.row_count != processed.row_count:
+        raise AccountingError(f"{processed.row_count} processed rows became {writer.row_count} enhanced rows.")
+    notes = {
+        "rules": rules,
+        "source_built_at": processed.notes["built_at"],
+        "source_groups": list(processed.group_ids),
+        "sealed_counts": dict(sealed_counts),
+    }
+    counts = {name: sealed_counts[name] + tail_counts[name] for name in (*RECORD_TYPES, *FLAGS)}
+    return EnhancedBuild(writer.finish(notes), writer.row_count, counts)
+
+
+def rules_id(area: ServiceArea) -> str:
+    """What tells one set of flag rules from another."""
+    return f"{RULES_VERSION} {area}"
+
+
+def has_todays_rules(enhanced: ParquetParts) -> bool:
+    """Whether an enhanced partition was made by this version's rules, for whatever area."""
+    return str(enhanced.notes.get("rules", "")).partition(" ")[0] == RULES_VERSION
+
+
+def is_derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
+    """Whether an enhanced partition was made from just this processed one."""
+    return "built_at" in processed.notes and enhanced.notes.get("source_built_at") == processed.notes["built_at"]
+
+
+def _starts_like(enhanced: ParquetParts, processed: ParquetParts) -> bool:
+    groups = tuple(enhanced.notes.get("source_groups", ()))
+    if len(groups) != enhanced.sealed_count or groups != processed.group_ids[: len(groups)]:
+        return False
+    # Groups were sealed at other rows if SEALED_ROWS was another one when the processed file was begun.
+    return all(
+        enhanced.metadata.row_group(i).num_rows == processed.metadata.row_group(i).num_rows for i in range(len(groups))
+    )
+
+
+def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: Mapping[str, datetime]) -> pa.Table:
+    """Add class, partition date, time of processing (by raw object) and flags to processed rows.
+
+    Rows of an older parser are taken, too. A flag is off where what it asks about is unknown.
+    """
+    rows = with_later_columns(rows)
+    ids, names, sources = (rows[name].chunk(0) for name in ("station_id", "name", "s3_source_key"))
+    id_values, name_values = ids.dictionary.to_pylist(), names.dictionary.to_pylist()
+    id_codes, name_codes = ids.indices.to_numpy(), names.indices.to_numpy()
+    digits = np.array([value.isascii() and value.isdigit() for value in id_values], dtype=bool)[id_codes]
+    floating = np.array([value.startswith("fb") for value in id_values], dtype=bool)[id_codes]
+    bike_name = np.array([value.startswith("BIKE") for value in name_values], dtype=bool)[name_codes]
+    is_station = digits & ~bike_name
+    is_bike = floating & bike_name
+    type_codes = np.where(is_station, 0, np.where(is_bike, 1, 2)).astype(np.int8)
+    lat, lon, bikes = (rows[name].to_numpy() for name in ("lat", "lon", "bikes"))
+    # Unknown docks are below 0, and unknown spaces too far below for any bikes to make up for.
+    spaces, docks = (_filled(rows[name], unknown) for name, unknown in (("spaces", -1_000_000), ("total_docks", -1)))
+    inside = (lat >= area.lat_min) & (lat <= area.lat_max) & (lon >= area.lon_min) & (lon <= area.lon_max)
+    age = pc.subtract(rows["file_timestamp"], rows["timestamp"])
+    # Dictionaries may hold keys that no row has any more; a row without a time does not pass validation.
+    times = pa.array([processed_at.get(key) for key in sources.dictionary.to_pylist()], pa.timestamp("us", "UTC"))
+    added = {
+        "record_type": pa.DictionaryArray.from_arrays(pa.array(type_codes).cast(pa.int32()), list(RECORD_TYPES)),
+        "date": pa.repeat(pa.scalar(dt, pa.date32()), rows.num_rows),
+        "processed_at": times.take(sources.indices),
+        "over_capacity": pa.array((docks > 0) & (bikes + spaces > docks)),
+        "no_docks": pa.array(is_station & (docks == 0)),
+        "outside_service_area": pa.array(~inside),
+        "stale": pc.greater(age, pa.scalar(STALE_AFTER, pa.duration("us"))),
+    }
+    for name, column in added.items():
+        rows = rows.append_column(name, column)
+    return rows.select(list(ENHANCED.columns))
+
+
+def _filled(values: pa.ChunkedArray, unknown: int) -> NDArray[np.int32]:
+    known = pc.fill_null(values, unknown) if values.null_count else values
+    return np.asarray(known.to_numpy(), dtype=np.int32)
+
+
+def _count_rows(rows: pa.Table) -> dict[str, int]:
+    codes = rows["record_type"].chunk(0).indices.to_numpy()
+    counts = dict(zip(RECORD_TYPES, np.bincount(codes, minlength=len(RECORD_TYPES)).tolist(), strict=True))
+    return counts | {flag: int(pc.sum(rows[flag]).as_py() or 0) for flag in FLAGS}
