@@ -1,7 +1,7 @@
 """The Dagster code location. Loading it opens no socket and writes no file."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -37,11 +37,15 @@ from wrm_pipeline.jobs.processing import (
 )
 from wrm_pipeline.jobs.prune_history import wrm_prune_history_job
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
-from wrm_pipeline.partitions import backfill_policy
+from wrm_pipeline.partitions import backfill_policy, with_first_date
+from wrm_pipeline.resources.alerts import AlertsResource
 from wrm_pipeline.resources.asset_graph import AssetGraph
+from wrm_pipeline.resources.base import share
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
+from wrm_pipeline.resources.lineage import LineageResource
 from wrm_pipeline.resources.masked_dagster import guard_dagster
+from wrm_pipeline.resources.retention import RetentionResource
 from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
@@ -61,9 +65,8 @@ from wrm_pipeline.settings import Settings, load_settings
 
 def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything, wired as the settings say; `overrides` replaces resources by key."""
-    lake = LakeResource.of(settings)
-    clock = ClockResource(fixed_at=None)
-    assets = [
+    resources = build_resources(settings, overrides or {})
+    declared: list[dg.AssetsDefinition] = [
         wrm_stations_raw_data,
         # One run for a range of days, or one for each (WRM_BACKFILL).
         *(
@@ -81,6 +84,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         city_report,
         published_database,
     ]
+    assets = [with_first_date(asset, settings.first_date) for asset in declared]
     return dg.Definitions(
         assets=assets,
         asset_checks=[
@@ -118,26 +122,41 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         ],
         executor=dg.in_process_executor,
         resources={
-            "lake": lake,
-            "clock": clock,
-            "cache": RedisCacheResource.of(settings),
             "asset_graph": dg.ResourceDefinition.hardcoded_resource(AssetGraph.of(assets)),
-            "vault": VaultSecretsResource(),
-            "workers": WorkersResource.of(settings),
-            "feed": FeedResource.of(settings),
-            "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
-            "duckdb_io_manager": DuckDBTableIOManager(lake=lake),
-            "duckdb_s3_io_manager": DuckDBPublishingIOManager(lake=lake),
-            "duckdb_hybrid_io_manager": DuckDBHybridIOManager(lake=lake, clock=clock),
+            **resources,
             **(overrides or {}),
         },
     )
 
 
+def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The resources by key; those that use others use what `overrides` has in their place."""
+    made: dict[str, Any] = {}
+
+    def add(key: str, make: Callable[[], Any]) -> Any:
+        made[key] = share(overrides[key] if key in overrides else make())
+        return made[key]
+
+    vault = add("vault", lambda: VaultSecretsResource.of(settings))
+    lake = add("lake", lambda: LakeResource.of(settings, vault))
+    clock = add("clock", lambda: ClockResource(fixed_at=None))
+    add("cache", lambda: RedisCacheResource.of(settings, vault))
+    add("workers", lambda: WorkersResource.of(settings))
+    add("feed", lambda: FeedResource.of(settings, vault))
+    add("alerts", lambda: AlertsResource.of(settings, vault))
+    add("lineage", lambda: LineageResource.of(settings, vault))
+    add("retention", lambda: RetentionResource.of(settings))
+    add("hive_partitioned_s3_io_manager", lambda: HivePartitionedParquetIOManager(lake=lake))
+    add("duckdb_io_manager", lambda: DuckDBTableIOManager(lake=lake))
+    add("duckdb_s3_io_manager", lambda: DuckDBPublishingIOManager(lake=lake))
+    add("duckdb_hybrid_io_manager", lambda: DuckDBHybridIOManager(lake=lake, clock=clock))
+    return made
+
+
 guard_dagster()
-_settings = load_settings()
-logs.configure(_settings.data_dir / "logs", as_json=_settings.env == "production")
-defs = build_defs(_settings)
+settings = load_settings()
+logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
+defs = build_defs(settings)
 # What is loaded by now stays as long as the process does, and a full collection would look at all of it again: that
 # took 0.15 s of each run (240,000 objects).
 gc.freeze()

@@ -1,13 +1,27 @@
 """The one partition scheme: calendar days in Europe/Warsaw from WRM_FIRST_DATE on, today included."""
 
+from datetime import date
+
 import dagster as dg
 
-from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
-from wrm_pipeline.settings import load_settings
+from wrm_pipeline.domain.layout import FIRST_DATE, LOCAL_ZONE_NAME
 
-daily_partitions = dg.DailyPartitionsDefinition(
-    start_date=load_settings().first_date.isoformat(), timezone=LOCAL_ZONE_NAME, end_offset=1
-)
+
+def daily_partitions_from(first_date: date) -> dg.DailyPartitionsDefinition:
+    """Days from `first_date` to today."""
+    return dg.DailyPartitionsDefinition(start_date=first_date.isoformat(), timezone=LOCAL_ZONE_NAME, end_offset=1)
+
+
+daily_partitions = daily_partitions_from(FIRST_DATE)
+"""What assets are declared with; the definitions put the days that the settings want in its place."""
+
+
+def with_first_date(asset: dg.AssetsDefinition, first_date: date) -> dg.AssetsDefinition:
+    """An asset by day with its days from `first_date` on; others are as they were."""
+    if asset.partitions_def != daily_partitions or first_date == FIRST_DATE:
+        return asset
+    days = daily_partitions_from(first_date)
+    return asset.map_asset_specs(lambda spec: spec.replace_attributes(partitions_def=days))
 
 
 def backfill_policy(backfill: str) -> dg.BackfillPolicy:

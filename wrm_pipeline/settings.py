@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     """All settings, validated together. Field descriptions are shown by `wrm config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    # Given by the caller, whatever the environment says.
+    _overridden: frozenset[str] = PrivateAttr(frozenset())
 
     env: Literal["local", "production"] = Field("local", alias="WRM_ENV")
     data_dir: Path = Field(
@@ -330,6 +333,26 @@ class Settings(BaseSettings):
                 "VAULT_ADDR to take them from Vault, or unset BUCKET_NAME to use a local folder."
             )
 
+    def with_values(self, **values: Any) -> "Settings":
+        """These settings with other values of some fields, which the caller has checked."""
+        if all(getattr(self, name) == value for name, value in values.items()):
+            return self
+        changed = self.model_copy(update=values)
+        changed.__dict__.pop("layout", None)  # it was made from the old values
+        return changed
+
+    def secret(self, field_name: str) -> str | None:
+        """A secret as it is now: its file may have been replaced since the settings were read. None if none was given.
+
+        Raises:
+            SettingsError: its file cannot be read any more.
+        """
+        given: SecretStr | None = getattr(self, field_name)
+        if given is None:
+            return None
+        found = None if field_name in self._overridden else find(field_name)
+        return found.value if found else given.get_secret_value()
+
     @property
     def feed_redirect_host_names(self) -> frozenset[str]:
         """WRM_FEED_REDIRECT_HOSTS, taken apart."""
@@ -565,7 +588,7 @@ def _checked_url(value: SecretStr | None, *schemes: str) -> SecretStr | None:
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read the environment.
+    """Read the environment: once, at the entrance of a process (code location, command, exporter, worker).
 
     Raises:
         SettingsError: a value is wrong or values do not fit together.
@@ -574,9 +597,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         if name in Settings.model_fields and value is not None:
             make_known(name, value.get_secret_value() if isinstance(value, SecretStr) else str(value))
     try:
-        return Settings(**(overrides or {}))
+        settings = Settings(**(overrides or {}))
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+    settings._overridden = frozenset(overrides or {})
+    return settings
 
 
 def _explain(problem: Any) -> str:

@@ -41,7 +41,7 @@ from wrm_pipeline.exporter.vocabulary import Vocabulary
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.logs import guard_process
 from wrm_pipeline.resources.lake import connect_breakers, connect_store
-from wrm_pipeline.settings import Settings, SettingsError, load_settings
+from wrm_pipeline.settings import Settings, SettingsError
 
 logger = logging.getLogger("wrm_pipeline.exporter")
 
@@ -260,8 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in POSTGRES_LIMITS.items():
         os.environ.setdefault(name, value)
     try:
-        settings = load_settings()
-        from wrm_pipeline.definitions import defs
+        from wrm_pipeline.definitions import defs, settings  # which may not load
 
         folder = settings.data_dir / "exporter"
         with only_one(folder):

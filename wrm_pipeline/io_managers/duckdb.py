@@ -21,11 +21,12 @@ from wrm_pipeline.analytics.database import (
     query_arrow,
     write_table,
 )
+from wrm_pipeline.resources.base import BaseIOManager
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
 
-class DuckDBTableIOManager(dg.ConfigurableIOManager, extra="forbid"):
+class DuckDBTableIOManager(BaseIOManager):
     """An Arrow table or pandas frame <-> the table `wrm_analytics.<asset name>`."""
 
     lake: LakeResource

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.lake.published_partitions import PartitionFile
+from wrm_pipeline.resources.base import BaseIOManager
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class HivePartitionedParquetIOManager(dg.ConfigurableIOManager, extra="forbid"):
+class HivePartitionedParquetIOManager(BaseIOManager):
     """Partitions of a Parquet layer; the asset's metadata `layer` says which one.
 
     Takes a PartitionFile, an Arrow table or a pandas frame, or None for "leave it as it is". Gives what the input

@@ -9,6 +9,7 @@ from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.flows.compaction import DAYS_PER_RUN, MIN_AGE_DAYS, compact_day, days_to_pack
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.retention import RetentionResource
 
 
 class CompactionConfig(dg.Config):
@@ -28,10 +29,14 @@ class CompactionConfig(dg.Config):
     description="Pack the raw objects of old, published days into one archive each, and verify it.",
 )
 def pack_old_days(
-    context: dg.OpExecutionContext, config: CompactionConfig, lake: LakeResource, clock: ClockResource
+    context: dg.OpExecutionContext,
+    config: CompactionConfig,
+    lake: LakeResource,
+    clock: ClockResource,
+    retention: RetentionResource,
 ) -> int:
     """The number of days that were packed."""
-    age = config.older_than_days or lake.settings.compact_after_days
+    age = config.older_than_days or retention.compact_after_days
     if age is None:
         raise dg.Failure(
             "Compaction is off. Set WRM_COMPACT_AFTER_DAYS, or give `older_than_days` in the run config.",

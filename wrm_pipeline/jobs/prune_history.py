@@ -7,7 +7,7 @@ import dagster as dg
 from wrm_pipeline.flows.take_over import remove_expired
 from wrm_pipeline.jobs.run_history import oldest_to_keep, prune
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
-from wrm_pipeline.settings import load_settings
+from wrm_pipeline.resources.retention import RetentionResource
 
 
 class PruneConfig(dg.Config):
@@ -18,9 +18,12 @@ class PruneConfig(dg.Config):
 
 
 @dg.op(description="Remove ended runs, their events, ticks and captured output that are older than WRM_HISTORY_DAYS.")
-def prune_dagster_history(context: dg.OpExecutionContext, config: PruneConfig) -> dict[str, Any]:
+def prune_dagster_history(
+    context: dg.OpExecutionContext, config: PruneConfig, retention: RetentionResource
+) -> dict[str, Any]:
     """Counts of what went; this run is under way and stays."""
-    done = prune(context.instance, before=oldest_to_keep(config.days or load_settings().history_days), apply=True)
+    days = config.days or retention.history_days
+    done = prune(context.instance, before=oldest_to_keep(days), apply=True)
     counts = {
         "runs": done.runs,
         "events": done.events,

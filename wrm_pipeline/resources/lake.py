@@ -5,9 +5,9 @@ Secrets are no configuration: they come from the settings or from Vault when a r
 
 import logging
 from datetime import UTC, datetime
+from typing import Annotated, Self
 
-import dagster as dg
-from pydantic import Field, PrivateAttr
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase, S3Access
 from wrm_pipeline.clients.breaker import Breaker, Breakers
@@ -25,38 +25,46 @@ from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.lake.s3_object_store import s3_object_store
 from wrm_pipeline.lake.spool import Spool
-from wrm_pipeline.resources.vault import S3_PATH, secrets_of
-from wrm_pipeline.settings import Settings, load_settings
+from wrm_pipeline.resources.base import BaseResource
+from wrm_pipeline.resources.vault import S3_PATH, VaultSecretsResource, secrets_of
+from wrm_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
+class LakeResource(BaseResource):
     """The object store (a local folder, or an S3 bucket where BUCKET_NAME or VAULT_ADDR is set) and its layout."""
 
+    vault: VaultSecretsResource
     place: str = Field(description="Where the lake is: a folder, or s3://bucket. For people; set by the settings.")
-    _settings: Settings | None = PrivateAttr(default=None)
     _store: ObjectStore | None = PrivateAttr(default=None)
 
     @classmethod
-    def of(cls, settings: Settings) -> "LakeResource":
+    def of(cls, settings: Settings, vault: VaultSecretsResource | None = None) -> Self:
         """The resource as the settings want it."""
+        place = f"s3://{settings.bucket_name}" if settings.bucket_name else str(settings.lake_dir)
         if settings.bucket_name is None and settings.vault_addr is not None:
-            return cls(place=f"the bucket that Vault names in {settings.vault_mount_point}/{S3_PATH}")
-        return cls(place=f"s3://{settings.bucket_name}" if settings.bucket_name else str(settings.lake_dir))
+            place = f"the bucket that Vault names in {settings.vault_mount_point}/{S3_PATH}"
+        return cls(place=place, vault=vault or VaultSecretsResource.of(settings))
 
     @property
     def settings(self) -> Settings:
-        """The environment, read once by each process."""
-        if self._settings is None:
-            self._settings = load_settings()
-        return self._settings
+        """The settings of this process."""
+        return self.vault.settings
+
+    def connect(self, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
+        """The store, with another policy than a run's; makes no request, but for its keys to Vault.
+
+        Raises:
+            ExternalError: Vault gave no keys.
+        """
+        return connect_store(self.settings, policy)
 
     @property
     def store(self) -> ObjectStore:
         """The store; connects when it is first used."""
         if self._store is None:
-            self._store = connect_store(self.settings)
+            self._store = self.connect()
         return self._store
 
     @property
@@ -90,20 +98,21 @@ class LakeResource(dg.ConfigurableResource[None], extra="forbid"):
         return AnalyticsDatabase(self.settings.database_path, s3_access(self.settings))
 
 
-class FeedResource(dg.ConfigurableResource[None], extra="forbid"):
+class FeedResource(BaseResource):
     """The bike-share feed."""
 
+    vault: VaultSecretsResource
     url: str = Field(description="WRM_STATIONS_DATA_URL; its credentials are not shown, and come from there")
 
     @classmethod
-    def of(cls, settings: Settings) -> "FeedResource":
+    def of(cls, settings: Settings, vault: VaultSecretsResource | None = None) -> Self:
         """The resource as the settings want it: Dagster's UI and database show what is in it."""
-        return cls(url=redact(settings.feed_url))
+        return cls(url=redact(settings.feed_url), vault=vault or VaultSecretsResource.of(settings))
 
     @property
     def client(self) -> Feed:
         """The feed, with its circuit breaker."""
-        settings = load_settings()
+        settings = self.vault.settings
         url = settings.feed_url if self.url == redact(settings.feed_url) else self.url
         return Feed(
             url,
@@ -114,10 +123,18 @@ class FeedResource(dg.ConfigurableResource[None], extra="forbid"):
         )
 
 
-class ClockResource(dg.ConfigurableResource[None], extra="forbid"):
+def _moment(value: str | None) -> str | None:
+    if value is not None and datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError("is not a time with an offset; give one like 2025-08-21T12:00:00+00:00")
+    return value
+
+
+class ClockResource(BaseResource):
     """The time. Tests and simulations set it."""
 
-    fixed_at: str | None = Field(None, description="An ISO 8601 time with offset, in place of now")
+    fixed_at: Annotated[str | None, AfterValidator(_moment)] = Field(
+        None, description="An ISO 8601 time with offset, in place of now"
+    )
 
     def now(self) -> datetime:
         """Aware, UTC."""

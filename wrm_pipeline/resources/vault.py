@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import dagster as dg
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from wrm_pipeline.analytics.database import S3Access
 from wrm_pipeline.clients.breaker import Breaker, Breakers
@@ -29,7 +29,6 @@ from wrm_pipeline.settings import (
     SettingsError,
     find,
     is_url,
-    load_settings,
     variables_of,
 )
 
@@ -111,8 +110,8 @@ class Secrets:
         return S3Access(
             settings.bucket_name,
             settings.s3_endpoint_url,
-            settings.s3_access_key_id.get_secret_value(),
-            settings.s3_secret_access_key.get_secret_value(),
+            settings.secret("s3_access_key_id") or "",
+            settings.secret("s3_secret_access_key") or "",
             settings.s3_region_name,
         )
 
@@ -143,8 +142,7 @@ class Secrets:
         """
         if url := self.settings.redis_url_without_password:
             return url
-        given = self.settings.redis_url
-        return self._optional(self.paths.redis, "url", REDIS_SCHEMES, given)
+        return self._optional(self.paths.redis, "url", REDIS_SCHEMES, "redis_url")
 
     def webhook_url(self) -> str | None:
         """Where failures are told; None means nowhere.
@@ -152,8 +150,7 @@ class Secrets:
         Raises:
             ExternalError: Vault did not say.
         """
-        given = self.settings.alert_webhook_url
-        return self._optional(self.paths.alerts, "webhook_url", HTTP_SCHEMES, given)
+        return self._optional(self.paths.alerts, "webhook_url", HTTP_SCHEMES, "alert_webhook_url")
 
     def postgres(self) -> PostgresAccess | None:
         """The database of Dagster's own storage; None means SQLite.
@@ -162,7 +159,7 @@ class Secrets:
             ExternalError: Vault gave no password.
         """
         settings = self.settings
-        given = settings.postgres_password.get_secret_value() if settings.postgres_password else None
+        given = settings.secret("postgres_password")
         if settings.postgres_host and settings.postgres_host.startswith("/"):
             # The system says who asks (pg_hba.conf: peer), and each run starts without Vault.
             password = given if settings.variables_are_enough else None
@@ -191,14 +188,15 @@ class Secrets:
             held.require("password") if held else given,
         )
 
-    def _optional(self, path: str, key: str, schemes: Sequence[str], given: SecretStr | None) -> str | None:
+    def _optional(self, path: str, key: str, schemes: Sequence[str], field_name: str) -> str | None:
         """A URL that does not have to be there."""
+        given = self.settings.secret(field_name)
         try:
             held = self._held(path, given=given is not None)
         except VaultPathMissingError:
             return None
         if held is None:
-            return given.get_secret_value() if given else None
+            return given
         remember_secret(held.require(key))
         return _url(held, key, schemes)
 
@@ -226,6 +224,8 @@ def _url(held: VaultSecret, key: str, schemes: Sequence[str]) -> str | None:
 class VaultSecretsResource(dg.ConfigurableResource[None], extra="forbid"):
     """Credentials, for whoever needs one in a run. Its configuration is where they are in Vault, and nothing else."""
 
+    # Not configuration: what stands here is in no database and on no page of Dagster's.
+    given: dg.ResourceDependency[Settings]
     s3_path: str = Field(
         default=S3_PATH, description="endpoint_url, access_key_id, secret_access_key, region_name, bucket_name"
     )
@@ -233,11 +233,21 @@ class VaultSecretsResource(dg.ConfigurableResource[None], extra="forbid"):
     alerts_path: str = Field(default=ALERTS_PATH, description="webhook_url")
     postgres_path: str = Field(default=POSTGRES_PATH, description="host, port, db, user, password")
 
+    @classmethod
+    def of(cls, settings: Settings) -> "VaultSecretsResource":
+        """The resource as the settings want it."""
+        return cls(given=settings)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process, for the resources that use this one."""
+        return self.given
+
     @property
     def secrets(self) -> Secrets:
         """The credentials; reading one may ask Vault."""
         paths = SecretPaths(self.s3_path, self.redis_path, self.alerts_path, self.postgres_path)
-        return replace(secrets_of(load_settings()), paths=paths)
+        return replace(secrets_of(self.settings), paths=paths)
 
 
 @lru_cache(maxsize=8)
@@ -279,10 +289,9 @@ def _current(settings: Settings, field_name: str) -> Callable[[], str]:
 
     def value() -> str:
         try:
-            found = find(field_name)
+            return settings.secret(field_name) or ""
         except SettingsError as error:
             raise VaultLoginError(str(error), "vault", "login") from None
-        return found.value if found else str(getattr(settings, field_name).get_secret_value())
 
     return value
 

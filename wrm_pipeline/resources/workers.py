@@ -1,28 +1,54 @@
 """Where a range of days is built."""
 
-import dagster as dg
-from pydantic import Field
+from typing import Annotated, Self, get_args
 
-from wrm_pipeline.clients.workers import Workers, processors
-from wrm_pipeline.settings import Settings, load_settings
+from pydantic import AfterValidator, Field
+
+from wrm_pipeline.clients.workers import Kind, Workers, processors
+from wrm_pipeline.resources.base import BaseResource
+from wrm_pipeline.settings import Settings
+
+# Where this machine does the work; Dask is chosen by its address.
+EXECUTORS = tuple(kind for kind in get_args(Kind) if kind != "dask")
 
 
-class WorkersResource(dg.ConfigurableResource[None], extra="forbid"):
-    """Processes of this machine, or a Dask cluster where DASK_SCHEDULER_ADDRESS is set."""
+def _known(value: str) -> str:
+    if value not in EXECUTORS:
+        raise ValueError(f"is not one of {', '.join(EXECUTORS)}")
+    return value
 
-    place: str = Field(description="For people; set by the settings.")
+
+class WorkersResource(BaseResource):
+    """Where a range of days is built: processes or threads of this machine, or a Dask cluster."""
+
+    executor: Annotated[str, AfterValidator(_known)] = Field(
+        "processes", description=f"WRM_EXECUTOR: {', '.join(EXECUTORS)}"
+    )
+    count: int | None = Field(None, ge=1, description="WRM_WORKERS: days built at a time; null: one a core")
+    dask_scheduler_address: str | None = Field(
+        None, description="DASK_SCHEDULER_ADDRESS: the cluster that does the work in place of this machine"
+    )
 
     @classmethod
-    def of(cls, settings: Settings) -> "WorkersResource":
+    def of(cls, settings: Settings) -> Self:
         """The resource as the settings want it."""
-        if settings.dask_scheduler_address:
-            return cls(place=f"the Dask cluster at {settings.dask_scheduler_address}")
-        return cls(place=f"{settings.workers or 'as many as there are cores'}: {settings.executor}")
+        return cls(
+            executor=settings.executor,
+            count=settings.workers,
+            dask_scheduler_address=settings.dask_scheduler_address,
+        )
 
     def client(self, *preload: str) -> Workers:
         """The workers; `preload` names modules that processes of this machine find loaded."""
-        settings = load_settings()
-        if settings.dask_scheduler_address:
-            return Workers("dask", dask_address=settings.dask_scheduler_address)
-        count = settings.workers or processors()
-        return Workers(settings.executor if count > 1 else "sequential", count, preload=preload)
+        if self.dask_scheduler_address:
+            return Workers("dask", dask_address=self.dask_scheduler_address)
+        count = self.count or processors()
+        kind: Kind = self.executor if count > 1 else "sequential"  # type: ignore[assignment]
+        return Workers(kind, count, preload=preload)
+
+    @property
+    def place(self) -> str:
+        """For people."""
+        if self.dask_scheduler_address:
+            return f"the Dask cluster at {self.dask_scheduler_address}"
+        return f"{self.count or 'as many as there are cores'}: {self.executor}"

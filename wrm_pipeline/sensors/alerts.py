@@ -17,11 +17,10 @@ from dagster import DagsterEventType as EventType
 
 from wrm_pipeline.checks import clock, feed, lake, published, quality, spool
 from wrm_pipeline.checks.feed import EXPLAINED_BY
-from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
 from wrm_pipeline.domain.masking import redact
-from wrm_pipeline.resources.vault import secrets_of
+from wrm_pipeline.resources.alerts import AlertsResource
 from wrm_pipeline.sensors.ended_runs import (
     REMEMBERED_S,
     cause_of,
@@ -32,7 +31,6 @@ from wrm_pipeline.sensors.ended_runs import (
     seen_until,
     short_id,
 )
-from wrm_pipeline.settings import load_settings
 
 # At the first tick, so that whoever sets the webhook hears at once of what fails now; and after a long pause.
 FIRST_LOOK_BACK_S = 600.0
@@ -307,20 +305,15 @@ def _names_of_outside_errors() -> frozenset[str]:
 # --- sensors ---------------------------------------------------------------------------------------------------
 
 
-def _tick(context: dg.SensorEvaluationContext, read: ReadRun) -> dg.SensorResult | dg.SkipReason:
-    settings = load_settings()
-    if settings.alert_webhook_url is None and settings.vault_addr is None:
+def _tick(
+    context: dg.SensorEvaluationContext, alerts: AlertsResource, read: ReadRun
+) -> dg.SensorResult | dg.SkipReason:
+    if not alerts.possible:
         return dg.SkipReason("There is no webhook to tell: WRM_ALERT_WEBHOOK_URL is not set.")
     now = time.time()
     cursor = AlertCursor.from_cursor(context.cursor, now)
     runs = collect_outcomes(context.instance, cursor, read, now=now)
-
-    def post(text: str) -> None:
-        url = secrets_of(settings).webhook_url()
-        if url is not None:
-            Webhook(url, private_hosts=settings.private_host_names).post(text)
-
-    delivered, trouble = send_notifications(cursor, post, now=now, ui_url=settings.ui_url)
+    delivered, trouble = send_notifications(cursor, alerts.post, now=now, ui_url=alerts.ui_url)
     if trouble:
         context.log.warning("An alert waits for the webhook, and is sent later: %s", trouble)
     told = f"{runs} runs ended; {delivered} messages sent."
@@ -336,9 +329,11 @@ def _tick(context: dg.SensorEvaluationContext, read: ReadRun) -> dg.SensorResult
         "over: what failed, the first line of the error, a link, what to try."
     ),
 )
-def wrm_run_alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def wrm_run_alerts_sensor(
+    context: dg.SensorEvaluationContext, alerts: AlertsResource
+) -> dg.SensorResult | dg.SkipReason:
     """Runs that failed, and runs that succeeded again."""
-    return _tick(context, run_outcomes)
+    return _tick(context, alerts, run_outcomes)
 
 
 @dg.sensor(
@@ -350,6 +345,8 @@ def wrm_run_alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResul
         "when it holds again."
     ),
 )
-def wrm_check_alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def wrm_check_alerts_sensor(
+    context: dg.SensorEvaluationContext, alerts: AlertsResource
+) -> dg.SensorResult | dg.SkipReason:
     """Checks that do not hold, and checks that hold again."""
-    return _tick(context, check_outcomes)
+    return _tick(context, alerts, check_outcomes)

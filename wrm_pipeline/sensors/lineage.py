@@ -19,15 +19,14 @@ from wrm_pipeline.analytics.database import SCHEMA
 from wrm_pipeline.analytics.lineage import object_folder, shown_columns, shown_tables
 from wrm_pipeline.analytics.lineage_events import DatasetName, Ending, Output, Step, run_events, to_json
 from wrm_pipeline.analytics.registry import Column
-from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError, ObjectNotFoundError, PermanentError
-from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain import asset_names
-from wrm_pipeline.domain.layout import folder_date, local_date
+from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.lake.object_store import ObjectStore
-from wrm_pipeline.resources.lake import connect_store
+from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.lineage import LineageResource
 from wrm_pipeline.sensors.ended_runs import (
     REMEMBERED_S,
     cause_of,
@@ -38,7 +37,7 @@ from wrm_pipeline.sensors.ended_runs import (
     seen_until,
     short_id,
 )
-from wrm_pipeline.settings import Settings, load_settings
+from wrm_pipeline.settings import Settings
 
 # At the first tick, and after a pause: runs that ended longer ago than this are not recorded any more.
 LOOK_BACK_S = 24 * 3600.0
@@ -287,7 +286,7 @@ def _left_alone(metadata: Mapping[str, Any]) -> bool:
 # --- a tick ----------------------------------------------------------------------------------------------------
 
 
-def record_runs(instance: dg.DagsterInstance, cursor: LineageCursor, resolver: DatasetResolver) -> int:
+def record_runs(instance: dg.DagsterInstance, cursor: LineageCursor, resolver: DatasetResolver, namespace: str) -> int:
     """Write the events of runs that ended since; gives how many runs have some.
 
     Raises:
@@ -299,7 +298,7 @@ def record_runs(instance: dg.DagsterInstance, cursor: LineageCursor, resolver: D
             break
         steps = steps_of(instance, record, resolver)
         if steps:
-            events = [event for step in steps for event in run_events(step, resolver.settings.openlineage_namespace)]
+            events = [event for step in steps for event in run_events(step, namespace)]
             dt = local_date(datetime.fromtimestamp(min(ended_at(record), now), UTC))
             key = resolver.settings.layout.lineage_key(dt, record.dagster_run.run_id)
             resolver.store.put(key, to_json(events), content_type="application/json")
@@ -331,8 +330,8 @@ def send(cursor: LineageCursor, store: ObjectStore, post: Callable[[bytes], None
     return sent, trouble
 
 
-def remove_old(cursor: LineageCursor, store: ObjectStore, settings: Settings, today: date) -> int:
-    """Once a day, remove what is older than WRM_LINEAGE_DAYS; gives how many objects.
+def remove_old(cursor: LineageCursor, store: ObjectStore, layout: Layout, today: date, days: int) -> int:
+    """Once a day, remove what is older than `days` days; gives how many objects.
 
     Raises:
         ExternalError: the store failed.
@@ -340,8 +339,8 @@ def remove_old(cursor: LineageCursor, store: ObjectStore, settings: Settings, to
     if cursor.removed_on == today.isoformat():
         return 0
     started, removed = time.monotonic(), 0
-    first_kept = today - timedelta(days=settings.lineage_days)
-    for folder in store.list_folders(settings.layout.lineage_prefix):
+    first_kept = today - timedelta(days=days)
+    for folder in store.list_folders(layout.lineage_prefix):
         dt = folder_date(folder)
         if dt is None or dt >= first_kept:
             continue
@@ -363,37 +362,30 @@ def remove_old(cursor: LineageCursor, store: ObjectStore, settings: Settings, to
         "them to OPENLINEAGE_URL if that is set (docs/lineage.md)."
     ),
 )
-def wrm_lineage_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def wrm_lineage_sensor(
+    context: dg.SensorEvaluationContext, lake: LakeResource, lineage: LineageResource
+) -> dg.SensorResult:
     """Record, send, tidy up."""
-    settings = load_settings()
     now = datetime.now(UTC)
     cursor = LineageCursor.from_cursor(context.cursor, now.timestamp())
     told: list[str] = []
     try:
-        store = connect_store(settings, SENSOR_POLICY)
+        store = lake.connect(SENSOR_POLICY)
         if context.repository_def is None:
             raise dg.DagsterInvariantViolationError("this sensor needs the code location that it is in")
-        resolver = DatasetResolver(context.repository_def.asset_graph, settings, store)
-        told.append(f"{record_runs(context.instance, cursor, resolver)} runs recorded")
-        if settings.openlineage_url is None:
+        resolver = DatasetResolver(context.repository_def.asset_graph, lake.settings, store)
+        told.append(f"{record_runs(context.instance, cursor, resolver, lineage.namespace)} runs recorded")
+        receiver = lineage.receiver
+        if receiver is None:
             cursor.unsent = []
         else:
-            sent, trouble = send(cursor, store, _receiver(settings).post)
+            sent, trouble = send(cursor, store, receiver.post)
             told.append(f"{sent} sent, {len(cursor.unsent)} wait, {cursor.dropped} were dropped so far")
             if trouble:
                 context.log.warning("Lineage events wait for the receiver, and are sent later: %s", trouble)
-        if removed := remove_old(cursor, store, settings, local_date(now)):
-            told.append(f"{removed} objects older than {settings.lineage_days} days removed")
+        if removed := remove_old(cursor, store, lake.layout, local_date(now), lineage.days):
+            told.append(f"{removed} objects older than {lineage.days} days removed")
     except ExternalError as error:
         context.log.warning("Lineage waits for the object store; runs are recorded later: %s", error)
         told.append("the object store failed")
     return dg.SensorResult(skip_reason=f"{'; '.join(told)}.", cursor=cursor.to_cursor())
-
-
-def _receiver(settings: Settings) -> Receiver:
-    key = settings.openlineage_api_key
-    return Receiver(
-        settings.openlineage_url or "",
-        key.get_secret_value() if key else None,
-        Breakers(settings.breaker_dir).of("openlineage"),
-    )

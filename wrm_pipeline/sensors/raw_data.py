@@ -12,9 +12,7 @@ from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.flows.watch import RunPlan, plan_new_data_runs, plan_reconciliation_runs
 from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_stations_processing_job
 from wrm_pipeline.lake.findings import LakeFindings
-from wrm_pipeline.lake.object_store import ObjectStore
-from wrm_pipeline.resources.lake import connect_store
-from wrm_pipeline.settings import load_settings
+from wrm_pipeline.resources.lake import LakeResource
 
 # The tables and the map follow new data at this pace: a run a minute would keep a small machine busy with process
 # starts. The views show new data at once.
@@ -37,15 +35,18 @@ _TO_COME = [dg.DagsterRunStatus.NOT_STARTED]
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Asks for a run for each day that has new raw objects; one listing per tick.",
 )
-def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
     """The fast look: what is beyond the cursor."""
-    store, layout = _lake()
     now = datetime.now(UTC)
-    started = _days(context, _UNDER_WAY)
-    return _result(
-        context,
-        plan_new_data_runs(store, layout, context.cursor, today=local_date(now), started=started, now=now),
+    plan = plan_new_data_runs(
+        lake.connect(SENSOR_POLICY),
+        lake.layout,
+        context.cursor,
+        today=local_date(now),
+        started=_days(context, _UNDER_WAY),
+        now=now,
     )
+    return _result(context, lake.layout, plan)
 
 
 @dg.sensor(
@@ -58,15 +59,15 @@ def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext) -> dg.Sens
         "older, rewritten or removed raw objects, corrected dead letters, runs that failed."
     ),
 )
-def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
     """The thorough look: a few days at a time."""
-    store, layout = _lake()
+    store, layout = lake.connect(SENSOR_POLICY), lake.layout
     now = datetime.now(UTC)
     plan = plan_reconciliation_runs(
         store,
         layout,
         context.cursor,
-        area=load_settings().area,
+        area=lake.area,
         now=now,
         today=local_date(now),
         started=_days(context, [*_UNDER_WAY, *_TO_COME]),
@@ -75,7 +76,7 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext) -> d
         LakeFindings(store, layout).update(plan.compared, plan.days)
     except ExternalError as error:
         context.log.warning("What is wrong with days of the lake could not be kept; the next look does it: %s", error)
-    return _result(context, plan)
+    return _result(context, layout, plan)
 
 
 @dg.sensor(
@@ -104,11 +105,6 @@ def wrm_analytics_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"analytics:{newest}")], cursor=newest)
 
 
-def _lake() -> tuple[ObjectStore, Layout]:
-    settings = load_settings()
-    return connect_store(settings, SENSOR_POLICY), settings.layout
-
-
 def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatus]) -> frozenset[date]:
     """Days that a run in one of these states works on, alone or as one of a range."""
     days: set[date] = set()
@@ -121,8 +117,8 @@ def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatu
     return frozenset(days)
 
 
-def _result(context: dg.SensorEvaluationContext, plan: RunPlan) -> dg.SensorResult:
-    layout, today = load_settings().layout, local_date(datetime.now(UTC))
+def _result(context: dg.SensorEvaluationContext, layout: Layout, plan: RunPlan) -> dg.SensorResult:
+    today = local_date(datetime.now(UTC))
     for key in plan.unknown_keys:
         dt = folder_date(key.removeprefix(layout.raw_prefix).partition("/")[0])
         why = layout.not_a_partition(dt, today) if dt else ""

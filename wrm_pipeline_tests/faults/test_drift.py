@@ -30,7 +30,6 @@ from wrm_pipeline_tests.faults.world import (
     REPLAY,
     Says,
     World,
-    WorldLake,
     _pairs,
     local_day,
     overrides_of,
@@ -92,7 +91,7 @@ class Watched:
 
     def run(self, job: str, dt=None, *, body: bytes | None = None) -> bool:
         """A run of Dagster's, as the schedules and sensors start them."""
-        overrides = overrides_of(WorldLake(place="a world", world=self.world.name), self.world.now)
+        overrides = overrides_of(self.world, self.world.now)
         if body is not None:
             feed = SimpleNamespace(client=Says(lambda: self.world.now, [body]))
             overrides["feed"] = dg.ResourceDefinition.hardcoded_resource(feed)

@@ -24,19 +24,18 @@ import pyarrow.parquet as pq
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed, FetchedBody
-from wrm_pipeline.clients.retry import RetryPolicy
+from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
-from wrm_pipeline.io_managers.duckdb import DuckDBHybridIOManager, DuckDBPublishingIOManager, DuckDBTableIOManager
-from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
 from wrm_pipeline.lake.spool import Spool, SpoolFullError
 from wrm_pipeline.resources.lake import ClockResource, LakeResource, connect_store
+from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.settings import Settings, load_settings
 from wrm_pipeline_tests.faults.oracle import Expected, expected_of
 from wrm_pipeline_tests.faults.s3_proxy import S3Proxy, proxy_of
@@ -356,26 +355,18 @@ class WorldLake(LakeResource, extra="forbid"):
 
     world: str
 
-    @property
-    def settings(self) -> Settings:
-        return _WORLDS[self.world].settings
+    def connect(self, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
+        return _WORLDS[self.world].connect()
 
     @property
     def store(self) -> ObjectStore:
-        return _WORLDS[self.world].connect()
+        return self.connect()  # each time: the world may change it
 
 
-def overrides_of(lake: LakeResource, now: datetime) -> dict[str, Any]:
-    """The lake and the clock in each place of the code location that has one."""
-    clock = ClockResource(fixed_at=now.isoformat())
-    return {
-        "lake": lake,
-        "clock": clock,
-        "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake),
-        "duckdb_io_manager": DuckDBTableIOManager(lake=lake),
-        "duckdb_s3_io_manager": DuckDBPublishingIOManager(lake=lake),
-        "duckdb_hybrid_io_manager": DuckDBHybridIOManager(lake=lake, clock=clock),
-    }
+def overrides_of(world: World, now: datetime) -> dict[str, Any]:
+    """The lake and the clock of a world."""
+    lake = WorldLake(place="a world", world=world.name, vault=VaultSecretsResource.of(world.settings))
+    return {"lake": lake, "clock": ClockResource(fixed_at=now.isoformat())}
 
 
 @cache
@@ -386,7 +377,7 @@ def _instance() -> dg.DagsterInstance:
 def definitions_of(world: World) -> dg.Definitions:
     # Each run has a moment of its own, as in real life, while the scenario's clock stands still.
     now = world.now + timedelta(milliseconds=next(world.runs))
-    return build_defs(world.settings, overrides_of(WorldLake(place="a world", world=world.name), now))
+    return build_defs(world.settings, overrides_of(world, now))
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

@@ -26,6 +26,7 @@ from wrm_pipeline.sensors.alerts import (
 )
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer, html
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, run_job, snapshot
+from wrm_pipeline_tests.fixtures.lake import tick as evaluate
 from wrm_pipeline_tests.fixtures.snapshots import line
 
 pytestmark = pytest.mark.integration
@@ -82,9 +83,7 @@ def instance(environment) -> Iterator[dg.DagsterInstance]:
 
 
 def tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None) -> str:
-    result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
-    assert isinstance(result, dg.SensorResult)
-    return str(result.cursor)
+    return str(evaluate(sensor.name, instance, cursor).cursor)
 
 
 def tick_later(read, instance: dg.DagsterInstance, cursor: str, receiver: Receiver, *, minutes: float) -> str:

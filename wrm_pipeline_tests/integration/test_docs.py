@@ -18,12 +18,11 @@ import pytest
 import yaml
 
 import wrm_pipeline
-from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.server import serve
 from wrm_pipeline_tests.fixtures.history import History
-from wrm_pipeline_tests.fixtures.lake import Lake, definitions
+from wrm_pipeline_tests.fixtures.lake import Lake, definitions, tick
 from wrm_pipeline_tests.fixtures.markdown import ROOT, Block, all_blocks
 
 BLOCKS = all_blocks()
@@ -65,7 +64,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         instance = dg.DagsterInstance.get()
         run = definitions().resolve_job_def("wrm_analytics_job").execute_in_process(instance=instance)
         assert run.success
-        wrm_lineage_sensor(dg.build_sensor_context(instance=instance, definitions=definitions()))
+        tick("wrm_lineage_sensor", instance)
         lineage = load_settings().lake_dir / history.lake.layout.lineage_prefix
         (written,) = lineage.iterdir()
         if written.name != "dt=2026-11-24":  # the day of the run, which is now; the documents name one

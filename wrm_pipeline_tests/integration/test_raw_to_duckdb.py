@@ -21,7 +21,7 @@ from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import SimulatedFeed, serve
-from wrm_pipeline_tests.fixtures.lake import Lake, definitions, failure_of, metadata_of, run_job
+from wrm_pipeline_tests.fixtures.lake import Lake, failure_of, metadata_of, run_job, tick
 
 pytestmark = pytest.mark.integration
 
@@ -66,13 +66,11 @@ def fetch(feed: SimulatedFeed, minutes_ago: int, kind: Misbehaviour | None = Non
 
 def run_what_sensors_ask_for(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[str], str | None]:
     """One tick of the sensor and the runs that it asks for; gives the days and the cursor."""
-    defs = definitions()
-    context = dg.build_sensor_context(instance, cursor=cursor, definitions=defs)
-    tick = defs.resolve_sensor_def("wrm_stations_raw_data_sensor").evaluate_tick(context)
-    days = [request.partition_key for request in tick.run_requests]
+    asked = tick("wrm_stations_raw_data_sensor", instance, cursor)
+    days = [request.partition_key for request in asked.run_requests]
     for day in days:
         run_job("wrm_stations_processing_job", dt=date.fromisoformat(day), instance=instance)
-    return days, tick.cursor
+    return days, asked.cursor
 
 
 def rows_of_raw(lake: Lake) -> list[tuple]:

@@ -11,13 +11,12 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline.cli.main import main
-from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer
-from wrm_pipeline_tests.fixtures.lake import Lake, definitions, run_job
+from wrm_pipeline_tests.fixtures.lake import Lake, run_job, tick
 from wrm_pipeline_tests.fixtures.openlineage import check_event
 
 pytestmark = pytest.mark.integration
@@ -47,8 +46,7 @@ def test_a_fetched_row_leads_back_to_its_line_and_its_run(
         (raw_key,) = lake.keys("raw/")
         dt = lake.layout.parse_raw_key(raw_key).dt
         built = run_job("wrm_stations_processing_job", dt=dt, instance=instance)
-        context = dg.build_sensor_context(instance, definitions=definitions())
-        told = wrm_lineage_sensor.evaluate_tick(context).skip_message
+        told = tick("wrm_lineage_sensor", instance).skip_message
     assert told == "2 runs recorded; 2 sent, 0 wait, 0 were dropped so far."
     events = [json.loads(received.body) for received in receiver.requests]
     for event in events:

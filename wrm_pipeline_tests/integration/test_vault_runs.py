@@ -265,7 +265,7 @@ import time
 from wrm_pipeline.resources.lake import FeedResource, LakeResource
 from wrm_pipeline.flows.ingest import take_snapshot
 from wrm_pipeline.settings import load_settings
-lake, feed = LakeResource.of(load_settings()), FeedResource(url=load_settings().feed_url)
+lake, feed = LakeResource.of(load_settings()), FeedResource.of(load_settings())
 started = time.monotonic()
 client = feed.client
 before = time.monotonic() - started

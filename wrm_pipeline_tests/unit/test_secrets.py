@@ -502,10 +502,11 @@ def test_while_vault_is_away_the_feed_is_fetched_and_spooled(fake):
 
 def test_the_resource_holds_paths_and_nothing_else(monkeypatch, fake):
     fake.put("elsewhere/s3", **{**S3, "region_name": "hel1"})
-    assert VaultSecretsResource(s3_path="elsewhere/s3").secrets.s3().region_name == "hel1"
-    assert set(VaultSecretsResource().model_dump().values()) == {"wrm/s3", "wrm/redis", "wrm/alerts", "wrm/postgres"}
+    assert VaultSecretsResource(given=load_settings(), s3_path="elsewhere/s3").secrets.s3().region_name == "hel1"
+    configured = VaultSecretsResource.of(load_settings()).model_dump(exclude={"given"})
+    assert set(configured.values()) == {"wrm/s3", "wrm/redis", "wrm/alerts", "wrm/postgres"}
     with pytest.raises(Exception, match="secret_id"):
-        VaultSecretsResource(secret_id=CANARY)  # type: ignore[call-arg]
+        VaultSecretsResource(given=load_settings(), secret_id=CANARY)  # type: ignore[call-arg]
 
 
 def test_no_secret_is_in_the_code_locations_snapshot(monkeypatch, fake):

@@ -143,7 +143,7 @@ class DayTask:
 
 
 def publish_day(task: DayTask) -> dict[str, Any]:
-    """Build, check and publish one day, in a worker; gives the metadata.
+    """Build, check and publish one day, in a worker process; gives the metadata.
 
     Raises:
         WorkerDiffersError: the worker's code or lake is another one.
@@ -162,6 +162,15 @@ def publish_day(task: DayTask) -> dict[str, Any]:
             f"The worker on {platform.node()} would build something else: {'; '.join(differences)}. Give it the same "
             "release and the same settings as the code server, and start it again."
         )
+    return build_and_publish(lake, task)
+
+
+def build_and_publish(lake: LakeResource, task: DayTask) -> dict[str, Any]:
+    """Build, check and publish one day to this lake; gives the metadata.
+
+    Raises:
+        UnsoundDayError: the check does not hold; nothing was published.
+    """
     try:
         built = task.build(lake, task.dt, task.options)
     except NothingToDoError as nothing:
@@ -243,7 +252,10 @@ def _run_days(
     context.log.info("Building %s of %d days; workers: %s", layer, len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}
-    for outcome in workers.client(*PRELOADED).run(publish_day, tasks):
+    client = workers.client(*PRELOADED)
+    # A worker in this process has the very lake of this run; another process opens it by its own settings.
+    publish = partial(build_and_publish, lake) if client.kind in {"sequential", "threads"} else publish_day
+    for outcome in client.run(publish, tasks):
         dt = outcome.task.dt
         if outcome.error is not None:
             failed[dt] = outcome.error

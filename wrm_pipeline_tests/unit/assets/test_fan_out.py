@@ -13,7 +13,14 @@ import pytest
 
 from wrm_pipeline.assets.stations import fan_out
 from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
-from wrm_pipeline.assets.stations.fan_out import BuildOptions, BuiltDay, DayTask, WorkerDiffersError, publish_day
+from wrm_pipeline.assets.stations.fan_out import (
+    BuildOptions,
+    BuiltDay,
+    DayTask,
+    WorkerDiffersError,
+    build_and_publish,
+    publish_day,
+)
 from wrm_pipeline.assets.stations.processed_all import process_day
 from wrm_pipeline.clients.workers import Workers
 from wrm_pipeline.domain.rules import ServiceArea
@@ -134,12 +141,12 @@ def test_a_day_that_fails_costs_itself_only_is_named_and_the_others_are_enhanced
     monkeypatch.setenv("WRM_EXECUTOR", "sequential")
     fill(lake)
 
-    def fails(task: DayTask) -> dict[str, object]:
+    def fails(lake: LakeResource, task: DayTask) -> dict[str, object]:
         if task.layer == "processed" and task.dt == DAYS[2]:
             raise ValueError("damaged")
-        return publish_day(task)
+        return build_and_publish(lake, task)
 
-    monkeypatch.setattr(fan_out, "publish_day", fails)
+    monkeypatch.setattr(fan_out, "build_and_publish", fails)
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_range(DAYS[0], DAYS[-1], instance=instance, raise_on_error=False)
         message = failure_of(result)

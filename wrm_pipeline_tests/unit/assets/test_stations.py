@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.domain import partition_build, schemas
-from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import (
     DAY,
     ENHANCED,
@@ -40,12 +41,10 @@ def on(store: ObjectStore) -> dict[str, object]:
     """Resources that use this store in place of the one that the settings name."""
 
     class OtherLake(LakeResource):
-        @property
-        def store(self) -> ObjectStore:
+        def connect(self, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
             return store
 
-    lake = OtherLake(place="a test's")
-    return {"lake": lake, "hive_partitioned_s3_io_manager": HivePartitionedParquetIOManager(lake=lake)}
+    return {"lake": OtherLake.of(load_settings())}
 
 
 def balanced(metadata: dict) -> bool:

@@ -13,6 +13,7 @@ from dagster_shared.serdes import serialize_value
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore
 from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource, connect_store
+from wrm_pipeline.resources.vault import VaultSecretsResource
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import definitions
 
@@ -70,7 +71,8 @@ def test_secrets_are_read_when_a_run_needs_them_and_not_before(s3, monkeypatch):
 
 def test_the_feed_has_its_limit_and_its_breaker(monkeypatch, environment):
     monkeypatch.setenv("WRM_FEED_MAX_BYTES", "123")
-    client = FeedResource(url="http://127.0.0.1:9/").client
+    vault = VaultSecretsResource.of(load_settings())
+    client = FeedResource(url="http://127.0.0.1:9/", vault=vault).client
     assert (client.url, client.max_bytes) == ("http://127.0.0.1:9/", 123)
     assert client.breaker is not None
 

@@ -40,7 +40,7 @@ from wrm_pipeline.sensors.alerts import (
 )
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer, html
-from wrm_pipeline_tests.fixtures.lake import definitions
+from wrm_pipeline_tests.fixtures.lake import definitions, tick
 from wrm_pipeline_tests.fixtures.snapshots import property_settings
 
 UI = "http://ui:3000"
@@ -542,20 +542,18 @@ def test_every_remedy_is_for_something_that_exists():
 
 
 def evaluate(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None):
-    return sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
+    return tick(sensor.name, instance, cursor)
 
 
 @pytest.mark.parametrize("sensor", [wrm_run_alerts_sensor, wrm_check_alerts_sensor])
-def test_without_a_webhook_nothing_is_looked_at(sensor):
-    class Untouchable:
-        def __getattr__(self, name: str) -> None:
-            raise AssertionError(name)
-
-    context = dg.build_sensor_context(cursor="kept")
-    context._instance = Untouchable()  # the context asks a real one for nothing but itself
-    result = sensor(context)
-    assert isinstance(result, dg.SkipReason)
-    assert "WRM_ALERT_WEBHOOK_URL" in result.skip_message
+def test_without_a_webhook_nothing_is_looked_at(sensor, instance, monkeypatch):
+    looked: list[object] = []
+    monkeypatch.setattr("wrm_pipeline.sensors.alerts.ended_runs", lambda *_: looked.append(1) or [])
+    assert "WRM_ALERT_WEBHOOK_URL" in evaluate(sensor, instance).skip_message
+    assert looked == []
+    monkeypatch.setenv("WRM_ALERT_WEBHOOK_URL", "http://127.0.0.1:9/")
+    evaluate(sensor, instance)
+    assert looked == [1]
 
 
 @pytest.mark.parametrize("sensor", [wrm_run_alerts_sensor, wrm_check_alerts_sensor])
@@ -575,8 +573,8 @@ def test_a_sensor_posts_to_the_webhook_of_the_settings(instance, monkeypatch, ca
         (request,) = server.requests
     assert request.path == "/webhook-canary"
     assert "<https://dagster.example.org/runs/" in json.loads(request.body)["text"]
-    assert first.skip_reason.skip_message == "1 runs ended; 1 messages sent."
-    assert second.skip_reason.skip_message == "0 runs ended; 0 messages sent."
+    assert first.skip_message == "1 runs ended; 1 messages sent."
+    assert second.skip_message == "0 runs ended; 0 messages sent."
     assert "canary" not in first.cursor + caplog.text + repr(first) + repr(load_settings())
 
 
@@ -589,5 +587,5 @@ def test_a_webhook_that_is_down_fails_no_tick_and_shows_no_url(instance, monkeyp
         up = evaluate(wrm_run_alerts_sensor, instance, down.cursor)
         again = evaluate(wrm_run_alerts_sensor, instance, up.cursor)
         assert len(server.requests) == 1
-    assert isinstance(again, dg.SensorResult)
-    assert "canary" not in caplog.text + down.cursor + str(down.skip_reason)
+    assert again.skip_message == "0 runs ended; 0 messages sent."
+    assert "canary" not in caplog.text + down.cursor + str(down.skip_message)

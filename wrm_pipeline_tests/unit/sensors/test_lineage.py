@@ -15,13 +15,15 @@ from wrm_pipeline.analytics.lineage import assets_with_lineage, column_lineage
 from wrm_pipeline.assets.stations import processed_all
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.domain.layout import local_date
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.sensors import lineage
-from wrm_pipeline.sensors.lineage import MOST_UNSENT, LineageCursor, wrm_lineage_sensor
+from wrm_pipeline.sensors.lineage import MOST_UNSENT, LineageCursor
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
 from wrm_pipeline_tests.fixtures.fault_server import HANG, Answer, FaultServer
 from wrm_pipeline_tests.fixtures.lake import ENHANCED, PROCESSED, Lake, WatchedStore, definitions, materialize, run_job
+from wrm_pipeline_tests.fixtures.lake import tick as evaluate
 from wrm_pipeline_tests.fixtures.openlineage import check_event
 
 RAW = "wrm_stations_raw_data"
@@ -36,8 +38,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def tick(instance: dg.DagsterInstance, cursor: str | None = None) -> tuple[str, str]:
     """One tick; gives the new cursor and what it said."""
-    context = dg.build_sensor_context(instance, cursor=cursor, definitions=definitions())
-    result = wrm_lineage_sensor.evaluate_tick(context)
+    result = evaluate("wrm_lineage_sensor", instance, cursor)
     return result.cursor or "", result.skip_message or ""
 
 
@@ -298,7 +299,7 @@ def test_while_the_store_is_away_nothing_is_lost(
     materialize(PROCESSED, dt=date(2025, 8, 21), instance=instance)
     down = WatchedStore(lake.store, fails=lambda operation, _: operation == "put")
     with monkeypatch.context() as patched:
-        patched.setattr(lineage, "connect_store", lambda *_: down)
+        patched.setattr(LakeResource, "connect", lambda *_: down)
         cursor, said = tick(instance)
     assert "the object store failed" in said
     _, said = tick(instance, cursor)

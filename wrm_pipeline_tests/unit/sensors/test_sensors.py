@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.sensors.raw_data import ANALYTICS_INTERVAL_S
-from wrm_pipeline_tests.fixtures.lake import DAY, ENHANCED, Lake, definitions, run_job
+from wrm_pipeline_tests.fixtures.lake import DAY, ENHANCED, Lake, definitions, run_job, tick
 
 ARRIVALS = "wrm_stations_raw_data_sensor"
 COMPARISON = "wrm_stations_reconciliation_sensor"
@@ -36,13 +36,6 @@ UNDER_WAY = ["QUEUED", "STARTING", "STARTED", "CANCELING"]
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:
         yield ephemeral
-
-
-def tick(name: str, instance: dg.DagsterInstance, cursor: str | None = None) -> SensorExecutionData:
-    """Evaluate a sensor as the daemon does, partition keys checked against the job's partitions included."""
-    defs = definitions()
-    context = dg.build_sensor_context(instance, cursor=cursor, definitions=defs)
-    return defs.resolve_sensor_def(name).evaluate_tick(context)
 
 
 def keys(result: SensorExecutionData) -> list[str | None]:

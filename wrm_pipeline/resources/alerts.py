@@ -1,0 +1,38 @@
+"""Where failures are reported."""
+
+from typing import Self
+
+from pydantic import Field
+
+from wrm_pipeline.clients.alerts import Webhook
+from wrm_pipeline.resources.base import BaseResource
+from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.settings import Settings
+
+
+class AlertsResource(BaseResource):
+    """The webhook for failures; its URL is a secret, of WRM_ALERT_WEBHOOK_URL or in Vault."""
+
+    vault: VaultSecretsResource
+    ui_url: str = Field(description="WRM_UI_URL: where a person opens Dagster's UI, for links")
+
+    @classmethod
+    def of(cls, settings: Settings, vault: VaultSecretsResource | None = None) -> Self:
+        """The resource as the settings want it."""
+        return cls(ui_url=settings.ui_url, vault=vault or VaultSecretsResource.of(settings))
+
+    @property
+    def possible(self) -> bool:
+        """Whether there may be a webhook; only Vault knows whether it has one."""
+        settings = self.vault.settings
+        return settings.alert_webhook_url is not None or settings.vault_addr is not None
+
+    def post(self, text: str) -> None:
+        """Send a message, if there is a webhook.
+
+        Raises:
+            ExternalError: it was not delivered, or Vault did not say where to.
+        """
+        url = self.vault.secrets.webhook_url()
+        if url is not None:
+            Webhook(url, private_hosts=self.vault.settings.private_host_names).post(text)

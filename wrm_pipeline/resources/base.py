@@ -1,0 +1,70 @@
+"""What all resources have in common, beyond what Dagster's own base class does.
+
+- A run that changes one field in the launchpad keeps the others as the definitions have them. Dagster (1.13) resets
+  them to the defaults of the class.
+- A resource that is a field of another one is the one at the top of the code location (`share`), with what the run
+  changes in it. Dagster makes it a second time, from the definitions.
+- A field that is an `EnvVar` is checked when it has its value, not by its name.
+- A field that does not exist, or has a wrong value, is refused by name; the value is not quoted, as it may be a secret.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import dagster as dg
+from dagster._config import Field, Shape
+from dagster._config.field_utils import EnvVar, IntEnvVar
+from dagster._config.pythonic_config.resource import ConfigurableResourceFactory
+from dagster._core.definitions.definition_config_schema import DefinitionConfigSchema
+from pydantic import field_validator
+
+T = TypeVar("T")
+
+# Dagster leaves attributes whose names end so out of the configuration.
+_SHARED = "shared__internal__"
+
+
+def share(resource: T) -> T:
+    """Mark a resource that has a key of its own in the definitions, before anything is made with it; returns it."""
+    if isinstance(resource, ConfigurableResourceFactory):
+        setattr(resource, _SHARED, True)
+    return resource
+
+
+class _Common(ConfigurableResourceFactory[Any], extra="forbid", hide_input_in_errors=True):
+    @property
+    def _nested_partial_resources(self) -> Mapping[str, Any]:
+        """Fields that Dagster looks up among the resources at the top."""
+        unfinished = super()._nested_partial_resources
+        return {
+            name: resource
+            for name, resource in self.nested_resources.items()
+            if name in unfinished or getattr(resource, _SHARED, False)
+        }
+
+    @property
+    def _config_schema(self) -> DefinitionConfigSchema:
+        """Each field with its own default: what the definitions give it."""
+        given = self._resolved_config_dict
+        shape = self._schema.config_type
+        fields = {
+            name: Field(field.config_type, default_value=given[name], is_required=False, description=field.description)
+            if name in given
+            else field
+            for name, field in shape.fields.items()
+        }
+        make_shape: Any = Shape  # has no types
+        return DefinitionConfigSchema(Field(make_shape(fields), description=self._schema.description))
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _checked_once_it_is_known(cls, value: Any, check: Callable[[Any], Any]) -> Any:
+        return value if isinstance(value, EnvVar | IntEnvVar) else check(value)
+
+
+class BaseResource(dg.ConfigurableResource[Any], _Common):
+    """A resource of this code location. Checks of a field's value are in its annotation, inside of the common one."""
+
+
+class BaseIOManager(dg.ConfigurableIOManager, _Common):
+    """An I/O manager of this code location."""
