@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     backup_key: SecretStr | None = Field(
         None,
         alias="WRM_BACKUP_KEY",
-        description="Seals backups; `wrm backup --new-key` makes one. Keep a copy elsewhere",
+        description="Encrypts backups; `wrm backup --new-key` makes one. Keep a copy elsewhere",
     )
     backup_keep: str = Field("7,4,6", alias="WRM_BACKUP_KEEP", description="Days, weeks, months that keep a backup")
     backup_files: str = Field(
@@ -380,7 +380,7 @@ class Settings(BaseSettings):
         return None if not url or urlsplit(url).password or "password=" in url else url
 
     @property
-    def remarks(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What is odd but stops nothing, for whoever looks at the configuration."""
         found = []
         if self.vault_addr is None:

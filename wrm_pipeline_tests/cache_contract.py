@@ -28,9 +28,9 @@ time.sleep(600)
 """
 
 
-def cache_on(backend: Backend, seal_key: bytes = b"k", **options) -> tuple[Cache, LookupCounter]:
+def cache_on(backend: Backend, signing_key: bytes = b"k", **options) -> tuple[Cache, LookupCounter]:
     counter = LookupCounter()
-    return Cache(lambda: (backend, seal_key), counter=counter, **options), counter
+    return Cache(lambda: (backend, signing_key), counter=counter, **options), counter
 
 
 def raw(backend: Backend, name: str) -> bytes:
@@ -78,7 +78,7 @@ class CacheContract:
         assert cache.get_many([*values, "other"], BYTES) == values
         assert counter.reset() == {"hit": 150, "miss": 1}
 
-    def test_another_environment_format_or_seal_is_another_cache(self, backend, monkeypatch):
+    def test_another_environment_format_or_key_is_another_cache(self, backend, monkeypatch):
         cache_on(backend, namespace="wrm:production")[0].put("a", b"1", BYTES, ttl_s=60)
         assert cache_on(backend, namespace="wrm:local")[0].get("a", BYTES) is None
         monkeypatch.setattr(cache_module, "FORMAT", cache_module.FORMAT + 1)
@@ -112,7 +112,7 @@ class CacheContract:
         cache_on(backend)[0].put("b", other, codec, ttl_s=60)
         of_another_key = raw(backend, "wrm:local:1:b")
         cache_on(backend, b"a thief's guess")[0].put("a", other, codec, ttl_s=60)
-        of_another_seal = raw(backend, name)
+        of_another_key = raw(backend, name)
         cache_on(backend)[0].put("a", value, codec, ttl_s=60)
         good = raw(backend, name)
         last_byte_changed = good[:-1] + bytes([good[-1] ^ 1])
@@ -127,7 +127,7 @@ class CacheContract:
             last_byte_changed,
             lives_longer,
             of_another_key,
-            of_another_seal,
+            of_another_key,
             codec.encode(other),
         ):
             backend.put_many({name: (planted, 60.0)})

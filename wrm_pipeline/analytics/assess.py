@@ -156,7 +156,7 @@ def _assess_day(
     """Compute and replace everything about one day; the rows that it has."""
     rows = _readable(partitions.read_enhanced_rows, day)
     processed = _readable(lambda dt: partitions.read("processed", dt), day)
-    manifest = Manifest.from_notes(processed.notes) if processed is not None else None
+    manifest = Manifest.from_footer(processed.footer_metadata) if processed is not None else None
     if rows is None or not rows.num_rows:
         for table in (RULE_HITS, PROFILE, ANOMALIES, STATION_HOURS):
             _replace(connection, table, day, [])

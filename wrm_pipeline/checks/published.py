@@ -60,9 +60,9 @@ FRESH_WARN, FRESH_ERROR = timedelta(minutes=5), timedelta(minutes=15)
     ),
 )
 def dead_letter_share_is_low(lake: LakeResource) -> dg.AssetCheckResult:
-    """By the notes of the published file."""
+    """From the footer metadata of the published file."""
     day, file = _newest(lake, "processed")
-    manifest = Manifest.from_notes(file.notes) if file else None
+    manifest = Manifest.from_footer(file.footer_metadata) if file else None
     found = check_dead_letters(day, manifest)
     if found.passed or manifest is None:
         return found

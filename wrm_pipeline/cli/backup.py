@@ -1,4 +1,4 @@
-"""`wrm backup` and `wrm restore`: what the bucket does not have anyway, sealed, into the bucket and back."""
+"""`wrm backup` and `wrm restore`: what the bucket does not have anyway, encrypted, into the bucket and back."""
 
 import os
 import sys
@@ -35,11 +35,11 @@ def _explained(command: Callable[Parameters, int]) -> Callable[Parameters, int]:
     @wraps(command)
     def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> int:
         from wrm_pipeline.flows.backup import BackupError
-        from wrm_pipeline.flows.sealed_file import SealError
+        from wrm_pipeline.flows.encrypted_file import EncryptedFileError
 
         try:
             return command(*arguments, **options)
-        except (BackupError, SealError) as error:
+        except (BackupError, EncryptedFileError) as error:
             raise click.ClickException(str(error)) from error
 
     return run
@@ -58,7 +58,7 @@ def _explained(command: Callable[Parameters, int]) -> Callable[Parameters, int]:
 @click.option("--new-key", is_flag=True, help="Print a new key and do nothing else.")
 @click.pass_context
 def backup(ctx: click.Context, new_key: bool) -> int | None:
-    """Take a backup: sealed, into the bucket, and read back.
+    """Take a backup: encrypted, into the bucket, and read back.
 
     It holds what the bucket does not have anyway. It writes without --apply: a timer runs it.
     """
@@ -71,12 +71,12 @@ def backup(ctx: click.Context, new_key: bool) -> int | None:
 @_explained
 def _take(settings: "Settings", *, new_key: bool) -> int:
     from wrm_pipeline.clients.retry import BACKUP_POLICY
-    from wrm_pipeline.flows import sealed_file
+    from wrm_pipeline.flows import encrypted_file
     from wrm_pipeline.flows.backup import take_backup
     from wrm_pipeline.resources.lake import connect_store
 
     if new_key:
-        print(sealed_file.new_key())
+        print(encrypted_file.new_key())
         print(NEW_KEY_NOTE, file=sys.stderr)
         return 0
     key = _key(settings)
@@ -93,16 +93,16 @@ def _take(settings: "Settings", *, new_key: bool) -> int:
             say=bar.say,
             begin=bar.begin,
         )
-    print(f"done in {time.monotonic() - started:.1f} s, sealed with the key {sealed_file.key_id(key)}")
+    print(f"done in {time.monotonic() - started:.1f} s, encrypted with the key {encrypted_file.key_id(key)}")
     return 0
 
 
 def _key(settings: "Settings") -> bytes:
-    from wrm_pipeline.flows.sealed_file import parse_key
+    from wrm_pipeline.flows.encrypted_file import parse_key
 
     if settings.backup_key is None:
         raise click.ClickException(
-            "WRM_BACKUP_KEY is not set, and backups are never stored unsealed. `wrm backup --new-key` makes a key. "
+            "WRM_BACKUP_KEY is not set, and backups are never stored unencrypted. `wrm backup --new-key` makes a key. "
             + NEW_KEY_NOTE
         )
     return parse_key(settings.backup_key.get_secret_value())
@@ -154,7 +154,7 @@ def _facts(settings: "Settings") -> dict[str, Any]:
 @backup.command(
     "list",
     examples=[
-        ("wrm backup list", "all of them, with the key that each is sealed with"),
+        ("wrm backup list", "all of them, with the key that each is encrypted with"),
         ("wrm backup list --json", "the same for a program"),
     ],
 )
@@ -164,7 +164,7 @@ def _facts(settings: "Settings") -> dict[str, Any]:
 def list_backups(settings: "Settings", as_json: bool) -> int:
     """List all backups, the newest first."""
     from wrm_pipeline.flows.backup import stored_backups
-    from wrm_pipeline.flows.sealed_file import key_id
+    from wrm_pipeline.flows.encrypted_file import key_id
     from wrm_pipeline.resources.lake import connect_store
 
     store = connect_store(settings)

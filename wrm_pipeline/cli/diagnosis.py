@@ -60,11 +60,13 @@ def config(settings: "Settings", as_json: bool) -> int:
 
     values, problems = effective_values(Secrets(settings, open_vault(settings)))
     if as_json:
-        print_json({"settings": [asdict(value) for value in values], "remarks": settings.remarks, "problems": problems})
+        print_json(
+            {"settings": [asdict(value) for value in values], "warnings": settings.warnings, "problems": problems}
+        )
     else:
         rows = [[value.name, value.value, value.origin] for value in values]
         print_table(rows, ["name", "value", "from"], disable_numparse=True)
-        for text in (*settings.remarks, *problems):
+        for text in (*settings.warnings, *problems):
             print(f"\n{text}")
     return 1 if problems else 0
 
@@ -101,7 +103,7 @@ def trace(settings: "Settings", station_id: str, time: str, as_json: bool) -> in
         found = tracing.trace(connect_store(settings), settings.layout, station_id, at)
     except tracing.NothingToTraceError as error:
         raise click.ClickException(" ".join([assumed, str(error)]).strip()) from error
-    found = replace(found, remarks=(*([assumed] if assumed else []), *found.remarks))
+    found = replace(found, warnings=(*([assumed] if assumed else []), *found.warnings))
     if as_json:
         print_json(tracing.to_json(found), default=lambda value: value.isoformat())
     else:

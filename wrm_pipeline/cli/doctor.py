@@ -72,10 +72,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All checks, one after the other."""
     yield Finding(
         "configuration",
-        "warning" if settings.remarks else "ok",
+        "warning" if settings.warnings else "ok",
         "read the environment",
         f"{settings.env}, data in {settings.data_dir}",
-        " ".join(settings.remarks),
+        " ".join(settings.warnings),
     )
     checks: list[tuple[str, Callable[[Settings], Finding], str]] = [
         ("feed", _feed, "Open the URL by hand from this machine; look at DNS and WRM_STATIONS_DATA_URL"),

@@ -68,8 +68,8 @@ def _print(done: "Pruned", before: datetime, *, apply: bool) -> None:
         f"{done.files:,} files of runs ({done.file_bytes / 1e6:,.1f} MB) {verb}; {done.runs_left:,} runs and "
         f"{done.events_left:,} events stay."
     )
-    for remark in done.remarks:
-        print(remark)
+    for warning in done.warnings:
+        print(warning)
     if not apply:
         print(NOTHING_CHANGED)
 

@@ -190,8 +190,8 @@ def _build_days(
         outcome.days.append(_as_json(built))
         seconds = f"({time.monotonic() - started:.1f} s; {number} of {len(days)})"
         bar.say(f"{dt}  {_said_of(built, apply=order.apply)} {seconds}")
-        for remark in built.remarks:
-            bar.say(f"            {remark}")
+        for warning in built.warnings:
+            bar.say(f"            {warning}")
     return outcome
 
 
@@ -220,7 +220,7 @@ def _as_json(built: "RebuiltPartition") -> dict[str, Any]:
         "rows": built.counts.rows_out,
         "dead_lettered": built.counts.dead_lettered,
         "rows_before": built.rows_before,
-        "remarks": built.remarks,
+        "warnings": built.warnings,
     }
 
 

@@ -4,7 +4,7 @@ Whatever it holds can be had without it, and every trouble with it is a miss: a 
 full, a value that is damaged, of another version, or planted. After the first failure, and once waiting for it has
 taken a second in all, it is left alone for the rest of the process.
 
-Values are bytes, JSON or Arrow tables; no pickles. Each is sealed: an HMAC over its key, kind, end of life and content
+Values are bytes, JSON or Arrow tables; no pickles. Each is signed: an HMAC over its key, kind, end of life and content
 (with a key derived from the object store's secret, where there is one) is checked before anything is decoded. So who
 can write to Redis, but does not know that secret, can make us miss, not believe.
 
@@ -62,7 +62,7 @@ _BATCH_KEYS = 64
 
 
 class Backend(Protocol):
-    """Where sealed values are. Any exception means that the cache is given up."""
+    """Where signed values are. Any exception means that the cache is given up."""
 
     name: str
 
@@ -133,7 +133,7 @@ _ORPHAN_AGE_S = 3600
 class FileBackend:
     """Values as files below one folder, which together stay below `max_bytes`; the oldest go first.
 
-    A file that is cut short or damaged fails its seal, so nothing is synced to the disk.
+    A file that is cut short or damaged fails its signature, so nothing is synced to the disk.
     """
 
     name = "files"
@@ -246,10 +246,10 @@ ARROW: Codec["pa.Table"] = Codec(b"a", _table_to_bytes, _table_from_bytes)
 
 _MAGIC = b"wrm1"
 # Magic, tag, end of life in Unix seconds, HMAC-SHA256.
-_HEAD_BYTES, _SEAL_BYTES = 4 + 1 + 8, 32
+_HEAD_BYTES, _SIGNATURE_BYTES = 4 + 1 + 8, 32
 
 
-class UnsealedValueError(ValueError):
+class InvalidSignatureError(ValueError):
     """A value that we did not put there, or that was damaged since."""
 
 
@@ -279,7 +279,7 @@ class Cache:
     """Values by key; thread-safe. No method raises, but for what a `compute` raises.
 
     Args:
-        connect: Gives the backend and the key of the seals, when they are first needed; None means no cache.
+        connect: Gives the backend and the signing key, when they are first needed; None means no cache.
         namespace: What all keys begin with.
         max_value_bytes: Larger values are not kept.
         counter: Where hits, misses and errors are counted.
@@ -325,17 +325,17 @@ class Cache:
     def put_many(self, values: Mapping[str, T], codec: Codec[T], *, ttl_s: float) -> None:
         """Keep values, each for 90 to 100 % of `ttl_s` seconds, so that they do not all end at once."""
 
-        def put(backend: Backend, seal_key: bytes) -> None:
-            sealed = {}
+        def put(backend: Backend, signing_key: bytes) -> None:
+            signed = {}
             for key, value in values.items():
                 payload = codec.encode(value)
                 if len(payload) <= self._max_value_bytes:
                     lifetime_s = ttl_s * random.uniform(0.9, 1)
                     name = f"{self._namespace}:{key}"
                     ends_at = int(self._clock() + lifetime_s)
-                    sealed[name] = (_sealed(seal_key, name, codec.tag, ends_at, payload), lifetime_s)
-            if sealed:
-                backend.put_many(sealed)
+                    signed[name] = (_signed(signing_key, name, codec.tag, ends_at, payload), lifetime_s)
+            if signed:
+                backend.put_many(signed)
 
         _, error = self._ask(put, len(values))
         self._counter.add(error=error)
@@ -384,23 +384,23 @@ class Cache:
         """Values, and how many answers were no good."""
         found: dict[str, T] = {}
 
-        def look(backend: Backend, seal_key: bytes) -> int:
+        def look(backend: Backend, signing_key: bytes) -> int:
             names = [f"{self._namespace}:{key}" for key in keys]
-            unsealed = 0
+            invalid = 0
             for key, name, data in zip(keys, names, backend.get_many(names), strict=True):
                 if data is None:
                     continue
                 try:
-                    payload = _unsealed(seal_key, name, codec.tag, data, self._clock())
+                    payload = _verified(signing_key, name, codec.tag, data, self._clock())
                     if payload is not None:
                         found[key] = codec.decode(payload)
                 except Exception as problem:  # noqa: BLE001 - whatever a damaged value does to its decoder
-                    unsealed += 1
+                    invalid += 1
                     logger.warning("The cache's value of %s is not used: %s", name, problem)
-            return unsealed
+            return invalid
 
-        unsealed, error = self._ask(look, len(keys))
-        return found, (unsealed or 0) + error
+        invalid, error = self._ask(look, len(keys))
+        return found, (invalid or 0) + error
 
     def _ask(self, question: Callable[[Backend, bytes], T], values: int = 1) -> tuple[T | None, int]:
         """The answer, and 1 if this very question made us give up the cache."""
@@ -445,26 +445,26 @@ NO_CACHE = Cache(lambda: None)
 """Never has anything."""
 
 
-def _sealed(seal_key: bytes, name: str, tag: bytes, ends_at: int, payload: bytes) -> bytes:
+def _signed(signing_key: bytes, name: str, tag: bytes, ends_at: int, payload: bytes) -> bytes:
     head = _MAGIC + tag + ends_at.to_bytes(8, "big")
-    return head + _seal(seal_key, name, head, payload) + payload
+    return head + _signature(signing_key, name, head, payload) + payload
 
 
-def _unsealed(seal_key: bytes, name: str, tag: bytes, data: bytes, now: float) -> bytes | None:
+def _verified(signing_key: bytes, name: str, tag: bytes, data: bytes, now: float) -> bytes | None:
     """The content; None if its time is over.
 
     Raises:
-        UnsealedValueError: it is not what was put there.
+        InvalidSignatureError: it is not what was put there.
     """
-    head, sealed = data[:_HEAD_BYTES], data[_HEAD_BYTES:]
-    seal, payload = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
-    if head[:5] != _MAGIC + tag or not hmac.compare_digest(seal, _seal(seal_key, name, head, payload)):
-        raise UnsealedValueError(f"{len(data)} bytes that were not put there by this pipeline, or damaged since")
+    head, signed = data[:_HEAD_BYTES], data[_HEAD_BYTES:]
+    signature, payload = signed[:_SIGNATURE_BYTES], signed[_SIGNATURE_BYTES:]
+    if head[:5] != _MAGIC + tag or not hmac.compare_digest(signature, _signature(signing_key, name, head, payload)):
+        raise InvalidSignatureError(f"{len(data)} bytes that were not put there by this pipeline, or damaged since")
     return payload if int.from_bytes(head[5:], "big") > now else None
 
 
-def _seal(seal_key: bytes, name: str, head: bytes, payload: bytes) -> bytes:
-    digest = hmac.new(seal_key, name.encode() + b"\0" + head, "sha256")
+def _signature(signing_key: bytes, name: str, head: bytes, payload: bytes) -> bytes:
+    digest = hmac.new(signing_key, name.encode() + b"\0" + head, "sha256")
     digest.update(payload)
     return digest.digest()
 

@@ -43,33 +43,35 @@ def build_enhanced(
 ) -> EnhancedBuild:
     """Classify and flag the rows of a processed partition.
 
-    A pure function of the processed file, the area and RULES_VERSION: rows of sealed row groups that `previous`
+    A pure function of the processed file, the area and RULES_VERSION: rows of frozen row groups that `previous`
     was built from are taken over as they are.
     """
     rules = rules_id(area)
-    parsed_at = parse_times(processed.notes)
+    parsed_at = parse_times(processed.footer_metadata)
     if parsed_at is None:
-        raise AccountingError("The processed partition has no notes on its raw objects; rebuild it (full_rebuild).")
-    keep = previous is not None and previous.notes.get("rules") == rules and _starts_like(previous, processed)
+        raise AccountingError("The processed partition does not list its raw objects; rebuild it (full_rebuild).")
+    keep = previous is not None and previous.footer_metadata.get("rules") == rules and _starts_like(previous, processed)
     writer = PartsWriter(arrow_schema(ENHANCED), build_id, previous if keep else None)
-    kept_groups = previous.sealed_count if previous is not None and keep else 0
-    sealed_counts: Counter[str] = Counter(previous.notes["sealed_counts"] if previous is not None and keep else {})
+    kept_groups = previous.frozen_count if previous is not None and keep else 0
+    frozen_counts: Counter[str] = Counter(
+        previous.footer_metadata["sealed_counts"] if previous is not None and keep else {}
+    )
     tail_counts: Counter[str] = Counter()
     for group, rows in enumerate(processed.read_groups(kept_groups), start=kept_groups):
         enhanced = enhance_rows(rows, area=area, dt=dt, processed_at=parsed_at)
         validate(enhanced, ENHANCED)
         writer.write(enhanced)
-        (sealed_counts if group < processed.sealed_count else tail_counts).update(_count_rows(enhanced))
+        (frozen_counts if group < processed.frozen_count else tail_counts).update(_count_rows(enhanced))
     if writer.row_count != processed.row_count:
         raise AccountingError(f"{processed.row_count} processed rows became {writer.row_count} enhanced rows.")
-    notes = {
+    footer = {
         "rules": rules,
-        "source_built_at": processed.notes["built_at"],
+        "source_built_at": processed.footer_metadata["built_at"],
         "source_groups": list(processed.group_ids),
-        "sealed_counts": dict(sealed_counts),
+        "sealed_counts": dict(frozen_counts),
     }
-    counts = {name: sealed_counts[name] + tail_counts[name] for name in (*RECORD_TYPES, *FLAGS)}
-    return EnhancedBuild(writer.finish(notes), writer.row_count, counts)
+    counts = {name: frozen_counts[name] + tail_counts[name] for name in (*RECORD_TYPES, *FLAGS)}
+    return EnhancedBuild(writer.finish(footer), writer.row_count, counts)
 
 
 def rules_id(area: ServiceArea) -> str:
@@ -79,19 +81,22 @@ def rules_id(area: ServiceArea) -> str:
 
 def has_todays_rules(enhanced: ParquetParts) -> bool:
     """Whether an enhanced partition was made by this version's rules, for whatever area."""
-    return str(enhanced.notes.get("rules", "")).partition(" ")[0] == RULES_VERSION
+    return str(enhanced.footer_metadata.get("rules", "")).partition(" ")[0] == RULES_VERSION
 
 
 def is_derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
     """Whether an enhanced partition was made from just this processed one."""
-    return "built_at" in processed.notes and enhanced.notes.get("source_built_at") == processed.notes["built_at"]
+    return (
+        "built_at" in processed.footer_metadata
+        and enhanced.footer_metadata.get("source_built_at") == processed.footer_metadata["built_at"]
+    )
 
 
 def _starts_like(enhanced: ParquetParts, processed: ParquetParts) -> bool:
-    groups = tuple(enhanced.notes.get("source_groups", ()))
-    if len(groups) != enhanced.sealed_count or groups != processed.group_ids[: len(groups)]:
+    groups = tuple(enhanced.footer_metadata.get("source_groups", ()))
+    if len(groups) != enhanced.frozen_count or groups != processed.group_ids[: len(groups)]:
         return False
-    # Groups were sealed at other rows if SEALED_ROWS was another one when the processed file was begun.
+    # Groups end at other rows if FROZEN_ROWS had another value when the processed file was begun.
     return all(
         enhanced.metadata.row_group(i).num_rows == processed.metadata.row_group(i).num_rows for i in range(len(groups))
     )

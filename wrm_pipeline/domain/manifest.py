@@ -86,7 +86,7 @@ class Manifest:
         """The sum over all raw objects."""
         return LineCounts.total(source.counts for source in self.sources.values())
 
-    def to_notes(self) -> dict[str, Any]:
+    def to_footer(self) -> dict[str, Any]:
         """As JSON: about 30 bytes a raw object once compressed."""
         keys = sorted(self.sources)
         folder = keys[0].rpartition("/")[0] + "/" if keys else ""
@@ -111,41 +111,41 @@ class Manifest:
                     counts.remark_lines,
                 ]
             )
-        notes = {
+        footer = {
             "parser": self.parser_version,
             "folder": folder,
             "parsed_at": [at.isoformat() for at in parsed_at],
             "sources": rows,
         }
         seldom = {"refused": dict(self.refused), "unreadable": dict(self.unreadable)}
-        return notes | {name: value for name, value in seldom.items() if value}
+        return footer | {name: value for name, value in seldom.items() if value}
 
     @classmethod
-    def from_notes(cls, notes: Mapping[str, Any]) -> "Manifest | None":
-        """Read back; None for a file that has no such notes."""
-        if "parser" not in notes:
+    def from_footer(cls, footer: Mapping[str, Any]) -> "Manifest | None":
+        """Read back; None for a file without such metadata."""
+        if "parser" not in footer:
             return None
-        parsed_at, folder = _runs(notes), notes["folder"]
+        parsed_at, folder = _runs(footer), footer["folder"]
         sources = {
             _key(folder, name): Source(etag, _from_micros(micros), corrections_id, parsed_at[run], LineCounts(*counts))
-            for name, etag, micros, corrections_id, run, *counts in notes["sources"]
+            for name, etag, micros, corrections_id, run, *counts in footer["sources"]
         }
-        return cls(notes["parser"], sources, notes.get("refused", {}), notes.get("unreadable", {}))
+        return cls(footer["parser"], sources, footer.get("refused", {}), footer.get("unreadable", {}))
 
 
-def parse_times(notes: Mapping[str, Any]) -> dict[str, datetime] | None:
-    """When each raw object was parsed, by key: of the manifest in `notes` no more than this, in a third of the time.
+def parse_times(footer: Mapping[str, Any]) -> dict[str, datetime] | None:
+    """When each raw object was parsed, by key: only this part of the manifest, in a third of the time.
 
-    None for a file that has no such notes.
+    None for a file without such metadata.
     """
-    if "parser" not in notes:
+    if "parser" not in footer:
         return None
-    parsed_at, folder = _runs(notes), notes["folder"]
-    return {_key(folder, name): parsed_at[run] for name, _, _, _, run, *_ in notes["sources"]}
+    parsed_at, folder = _runs(footer), footer["folder"]
+    return {_key(folder, name): parsed_at[run] for name, _, _, _, run, *_ in footer["sources"]}
 
 
-def _runs(notes: Mapping[str, Any]) -> list[datetime]:
-    return [datetime.fromisoformat(text) for text in notes["parsed_at"]]
+def _runs(footer: Mapping[str, Any]) -> list[datetime]:
+    return [datetime.fromisoformat(text) for text in footer["parsed_at"]]
 
 
 def _key(folder: str, name: str) -> str:

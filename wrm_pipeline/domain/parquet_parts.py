@@ -1,12 +1,12 @@
 """A day's Parquet file that can grow without its old rows being encoded again.
 
-A day gets one snapshot more each minute, so nearly every write repeats what is already there. Row groups that
-are full (SEALED_ROWS) are *sealed*: a later write copies their bytes as they are and encodes only what comes
-after them. The result is an ordinary Parquet file: offsets in its footer are absolute, and the bytes between row
-groups that no footer names (each writer's own footer, a few kB a day) are read by nobody.
+A day gets one more snapshot each minute, so nearly every write repeats what is already there. Full row groups
+(FROZEN_ROWS) are *frozen*: later writes copy their bytes unchanged and encode only what follows them. The result
+is an ordinary Parquet file: offsets in its footer are absolute, and nobody reads the bytes between row groups that
+no footer mentions (each writer's own footer, a few kB a day).
 
-The footer's key-value metadata holds notes of our own and, so that the sealed part can be told from the rest,
-a copy of the sealed row groups' metadata.
+The footer's key-value metadata holds the caller's own metadata and, to mark the frozen part, a copy of the frozen
+row groups' metadata.
 """
 
 import base64
@@ -20,46 +20,47 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# 9 groups in a day of 1,440 x 410 rows. Larger groups make each minute's write encode more (twice as large: a quarter
-# of the whole more), smaller ones make the file larger, since dictionaries repeat (twice as large: 3 to 8 % less).
-SEALED_ROWS = 65_536
+# 9 groups in a day of 1,440 x 410 rows. Larger groups make each minute's write encode more (at twice the size, a
+# quarter more in all); smaller ones make the file larger, as dictionaries repeat (at twice the size, 3 to 8 % less).
+FROZEN_ROWS = 65_536
 
 _MAGIC = b"PAR1"
-_NOTES_KEY = b"wrm.notes"
-_SEALED_KEY = b"wrm.sealed"
+# The names that existing files use.
+_FOOTER_KEY = b"wrm.notes"
+_FROZEN_KEY = b"wrm.sealed"
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetParts:
-    """A Parquet file in memory, its notes, and which of its leading row groups are sealed.
+    """A Parquet file in memory, its footer metadata, and which of its leading row groups are frozen.
 
-    `group_ids` name the content of each sealed row group: equal ids, equal bytes.
+    `group_ids` name the content of each frozen row group: equal ids, equal bytes.
     """
 
     data: bytes
     metadata: pq.FileMetaData
-    notes: Mapping[str, Any]
-    sealed: pq.FileMetaData | None
+    footer_metadata: Mapping[str, Any]
+    frozen: pq.FileMetaData | None
     group_ids: tuple[str, ...]
 
     @classmethod
     def open(cls, data: bytes) -> "ParquetParts":
         """Read the footer of a Parquet file.
 
-        A file of another writer has no notes and no sealed row groups.
+        A file of another writer has no footer metadata and no frozen row groups.
 
         Raises:
-            pyarrow.ArrowInvalid: `data` is no Parquet file.
+            pyarrow.ArrowInvalid: `data` is not a Parquet file.
         """
         metadata = pq.read_metadata(pa.BufferReader(data))
         pairs = metadata.metadata or {}
-        notes = _unpack(pairs[_NOTES_KEY]) if _NOTES_KEY in pairs else {}
-        sealed, group_ids = None, ()
-        if _SEALED_KEY in pairs:
-            packed = _unpack(pairs[_SEALED_KEY])
-            sealed = pq.read_metadata(io.BytesIO(base64.b64decode(packed["footer"])))
+        footer_metadata = _unpack(pairs[_FOOTER_KEY]) if _FOOTER_KEY in pairs else {}
+        frozen, group_ids = None, ()
+        if _FROZEN_KEY in pairs:
+            packed = _unpack(pairs[_FROZEN_KEY])
+            frozen = pq.read_metadata(io.BytesIO(base64.b64decode(packed["footer"])))
             group_ids = tuple(packed["group_ids"])
-        return cls(data, metadata, notes, sealed, group_ids)
+        return cls(data, metadata, footer_metadata, frozen, group_ids)
 
     @property
     def row_count(self) -> int:
@@ -67,8 +68,8 @@ class ParquetParts:
         return int(self.metadata.num_rows)
 
     @property
-    def sealed_count(self) -> int:
-        """Leading row groups that are sealed."""
+    def frozen_count(self) -> int:
+        """Leading row groups that are frozen."""
         return len(self.group_ids)
 
     @property
@@ -93,53 +94,53 @@ class ParquetParts:
 
 
 class PartsWriter:
-    """Writes rows after the sealed row groups of `previous`, which are copied as they are.
+    """Writes rows after the frozen row groups of `previous`, which are copied unchanged.
 
-    `build_id` is another one for each build: it names the row groups that this build seals.
+    `build_id` must be unique to each build: it names the row groups that this build freezes.
     """
 
     def __init__(self, schema: pa.Schema, build_id: str, previous: ParquetParts | None = None) -> None:
         self._schema = schema
         self._build_id = build_id
-        self._sealed = _empty_metadata(schema, {})
+        self._frozen = _empty_metadata(schema, {})
         self._group_ids: list[str] = []
         prefix: bytes | memoryview = _MAGIC
-        if previous is not None and previous.sealed is not None and previous.sealed_count:
-            prefix = memoryview(previous.data)[: _end_of_groups(previous.sealed)]
-            self._sealed.append_row_groups(previous.sealed)
+        if previous is not None and previous.frozen is not None and previous.frozen_count:
+            prefix = memoryview(previous.data)[: _end_of_groups(previous.frozen)]
+            self._frozen.append_row_groups(previous.frozen)
             self._group_ids.extend(previous.group_ids)
         self._file = _GroupsFile(prefix)
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
-        self.row_count = int(self._sealed.num_rows)
+        self.row_count = int(self._frozen.num_rows)
 
     def write(self, rows: pa.Table) -> None:
         """Add rows; full row groups are written at once."""
         self._pending.append(_typed_as(rows, self._schema))
         self._pending_rows += rows.num_rows
         self.row_count += rows.num_rows
-        if self._pending_rows < SEALED_ROWS:
+        if self._pending_rows < FROZEN_ROWS:
             return
         table = pa.concat_tables(self._pending)
-        full = table.num_rows // SEALED_ROWS * SEALED_ROWS
-        for start in range(0, full, SEALED_ROWS):
-            self._file.write_group(_one_chunk(table.slice(start, SEALED_ROWS)))
+        full = table.num_rows // FROZEN_ROWS * FROZEN_ROWS
+        for start in range(0, full, FROZEN_ROWS):
+            self._file.write_group(_one_chunk(table.slice(start, FROZEN_ROWS)))
             self._group_ids.append(f"{self._build_id}/{len(self._group_ids)}")
         self._pending_rows = table.num_rows - full
         # An empty slice would keep all rows alive.
         self._pending = [table.slice(full)] if self._pending_rows else []
 
-    def finish(self, notes: Mapping[str, Any]) -> bytes:
-        """The whole file. `notes` is any JSON value."""
+    def finish(self, footer_metadata: Mapping[str, Any]) -> bytes:
+        """Return the whole file. `footer_metadata` is any JSON value."""
         written = self._file.close()
         if written is not None:
-            self._sealed.append_row_groups(written)
+            self._frozen.append_row_groups(written)
         footer = io.BytesIO()
-        self._sealed.write_metadata_file(footer)
+        self._frozen.write_metadata_file(footer)
         packed = {"footer": base64.b64encode(footer.getvalue()).decode(), "group_ids": self._group_ids}
-        final = _empty_metadata(self._schema, {_NOTES_KEY: _pack(notes), _SEALED_KEY: _pack(packed)})
-        final.append_row_groups(self._sealed)
-        data = memoryview(self._file.data)[: _end_of_groups(self._sealed)]
+        final = _empty_metadata(self._schema, {_FOOTER_KEY: _pack(footer_metadata), _FROZEN_KEY: _pack(packed)})
+        final.append_row_groups(self._frozen)
+        data = memoryview(self._file.data)[: _end_of_groups(self._frozen)]
         if self._pending_rows:
             tail_file = _GroupsFile(data)
             tail_file.write_group(_one_chunk(pa.concat_tables(self._pending)))
@@ -151,10 +152,10 @@ class PartsWriter:
 
 
 class _GroupsFile:
-    """Row groups written behind bytes that are there already, with offsets that count from the file's start.
+    """Row groups written after existing bytes, with offsets that count from the start of the file.
 
-    Arrow's writer refuses to start anywhere but at offset 0, but asks the sink where it stands before each row
-    group: so the bytes that are there are written to the sink after the writer has put its magic number.
+    Arrow's writer insists on starting at offset 0, but asks the sink for its position before each row group. So the
+    existing bytes are written to the sink once the writer has put its magic number there.
     """
 
     def __init__(self, prefix: bytes | memoryview) -> None:
@@ -173,18 +174,18 @@ class _GroupsFile:
                 table.schema,
                 compression="zstd",
                 compression_level=1,
-                # Numbers are as small without a dictionary. Every row group has all the stations, so the lowest and
-                # highest text tell a reader nothing; finding them was a third of the time.
+                # Numbers are as small without a dictionary. Every row group has all the stations, so the minimum and
+                # maximum of text columns are useless to a reader; finding them took a third of the time.
                 use_dictionary=sorted(strings | times),
                 write_statistics=sorted(set(table.column_names) - strings),
                 store_schema=False,
                 metadata_collector=self._collected,
             )
             self._sink.write(self._prefix[len(_MAGIC) :])
-        self._writer.write_table(table, row_group_size=SEALED_ROWS)
+        self._writer.write_table(table, row_group_size=FROZEN_ROWS)
 
     def close(self) -> pq.FileMetaData | None:
-        """Metadata of the row groups written here, or None if there are none; `data` then has all bytes."""
+        """Metadata of the row groups written here, or None if there are none; `data` then holds all bytes."""
         if self._writer is None:
             return None
         self._writer.close()
@@ -197,7 +198,7 @@ def _holds_text(arrow_type: pa.DataType) -> bool:
 
 
 def _typed_as(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`rows` in the types to be written: dictionaries are kept, so that strings are not hashed again."""
+    """`rows` in the types to write: dictionaries are kept, so that strings are not hashed again."""
     return rows.cast(pa.schema([field.with_type(rows.schema.field(field.name).type) for field in schema]))
 
 

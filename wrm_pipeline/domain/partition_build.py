@@ -1,6 +1,6 @@
 """A day's raw objects -> its processed partition.
 
-The processed file is its own memory: its notes hold, per raw object, name, ETag and line counts, and the
+The processed file is its own memory: its footer holds, per raw object, name, ETag and line counts, and the
 parser's version. A build parses only what is new or changed and gives the rows that a build from scratch gives.
 """
 
@@ -68,7 +68,7 @@ class BuildPlan:
         drop: Raw objects whose rows leave the published file; those of `parse` come back as they are now.
         previous: The published file, where any of its rows stay.
         manifest: What the published partition remembers.
-        keep_sealed: Whether its sealed row groups stay as they are.
+        keep_frozen: Whether its frozen row groups stay as they are.
         kept: Raw objects that are gone, refused or unreadable, and whose rows stay.
         contested: Those of `kept` that share their time with one that is parsed.
         refused, unreadable: See Manifest.
@@ -78,7 +78,7 @@ class BuildPlan:
     drop: frozenset[str]
     previous: ParquetParts | None
     manifest: Manifest
-    keep_sealed: bool
+    keep_frozen: bool
     kept: frozenset[str] = frozenset()
     contested: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -113,12 +113,12 @@ def plan_build(
     `reparse` names keys that are parsed again even if they are as they were. A raw object that is gone and has no
     published row takes nothing with it, and those that were `moved` are elsewhere: they leave.
     """
-    manifest = Manifest.from_notes(previous.notes) if previous is not None else None
+    manifest = Manifest.from_footer(previous.footer_metadata) if previous is not None else None
     by_key = {obj.key: obj for obj in objects if obj.key not in unreadable}
     if previous is None or manifest is None:
         none: frozenset[str] = frozenset()
         empty = Manifest(PARSER_VERSION, {})
-        return BuildPlan(_in_order(by_key.values()), none, None, empty, keep_sealed=False, unreadable=unreadable)
+        return BuildPlan(_in_order(by_key.values()), none, None, empty, keep_frozen=False, unreadable=unreadable)
     known = manifest.sources
     stay = known.keys() & unreadable.keys()
     held: dict[str, str] = {}
@@ -130,7 +130,7 @@ def plan_build(
         stay |= held.keys()
     others = {key: obj for key, obj in by_key.items() if key not in stay}
     anew = full_rebuild or manifest.parser_version != PARSER_VERSION
-    parse, drop, keep_sealed = set(others), known.keys() - stay, False
+    parse, drop, keep_frozen = set(others), known.keys() - stay, False
     if not anew:
         gone = known.keys() - by_key.keys() - stay
         changed = {key for key, obj in others.items() if key in reparse or _changed(obj, known.get(key))}
@@ -139,15 +139,15 @@ def plan_build(
         # Duplicates are settled among all files of one time, so these are read again together.
         parse = changed | {key for key, obj in others.items() if obj.file_timestamp in touched_times}
         drop = (gone | parse) & known.keys()
-        if previous.sealed_count and touched_times:
-            keep_sealed = previous.highest("file_timestamp", previous.sealed_count - 1) < min(touched_times)
+        if previous.frozen_count and touched_times:
+            keep_frozen = previous.highest("file_timestamp", previous.frozen_count - 1) < min(touched_times)
     times = {by_key[key].file_timestamp for key in parse}
     return BuildPlan(
         _in_order(by_key[key] for key in parse),
         frozenset(drop),
         None if anew and not stay else previous,
         manifest,
-        keep_sealed,
+        keep_frozen,
         kept=frozenset(stay),
         contested=frozenset(key for key in stay if known[key].file_timestamp in times),
         refused=held,
@@ -192,9 +192,9 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
     previous = plan.previous
     old_groups: list[int] = []
     if previous is not None:
-        old_groups = list(range(previous.sealed_count if plan.keep_sealed else 0, previous.group_count))
+        old_groups = list(range(previous.frozen_count if plan.keep_frozen else 0, previous.group_count))
     cuts = [previous.highest("file_timestamp", group) for group in old_groups] if previous else []
-    writer = PartsWriter(arrow_schema(PROCESSED), parsed_at.isoformat(), previous if plan.keep_sealed else None)
+    writer = PartsWriter(arrow_schema(PROCESSED), parsed_at.isoformat(), previous if plan.keep_frozen else None)
     reports: list[FileReport] = []
     kept, drop = KeptRows.of(previous, plan.contested, PROCESSED), plan.drop | plan.contested
     batches = groupby(_parsed_batches(plan.parse, read, cuts, kept), key=lambda item: item[0])
@@ -227,9 +227,9 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
     counts = manifest.counts
     if counts.rows_out != writer.row_count or not counts.balanced:
         raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {counts}.")
-    notes = manifest.to_notes() | {"built_at": parsed_at.isoformat()}
+    footer = manifest.to_footer() | {"built_at": parsed_at.isoformat()}
     shrunken = {key: objects[key].etag for key in _shrunken(plan, objects, reports)}
-    return ProcessedBuild(writer.finish(notes), writer.row_count, manifest, tuple(reports), shrunken)
+    return ProcessedBuild(writer.finish(footer), writer.row_count, manifest, tuple(reports), shrunken)
 
 
 def _shrunken(plan: BuildPlan, objects: Mapping[str, RawObject], reports: Iterable[FileReport]) -> Iterator[str]:

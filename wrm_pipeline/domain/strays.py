@@ -287,8 +287,8 @@ def adopted(
     whole = Manifest(PARSER_VERSION, sources, manifest.refused, manifest.unreadable)
     if whole.counts.rows_out != writer.row_count:
         raise AccountingError(f"{writer.row_count} rows were written, but {whole.counts.rows_out} are accounted for.")
-    notes = whole.to_notes() | {"built_at": parsed_at.isoformat()}
-    return ProcessedBuild(writer.finish(notes), writer.row_count, whole, ())
+    footer = whole.to_footer() | {"built_at": parsed_at.isoformat()}
+    return ProcessedBuild(writer.finish(footer), writer.row_count, whole, ())
 
 
 def _last_of_each(rows: pa.Table) -> pa.Table:

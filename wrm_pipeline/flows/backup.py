@@ -1,7 +1,7 @@
-"""What the bucket does not have anyway, as one sealed object in it; and back onto a bare machine.
+"""What the bucket does not have anyway, as one encrypted object in it; and back onto a bare machine.
 
-A backup is a tar file inside a sealed file: `manifest.json`, which names each member with its length and SHA-256, then
-the members. It counts as taken when it was read back from the store, opened and compared.
+A backup is a tar file inside an encrypted file: `manifest.json`, which names each member with its length and SHA-256,
+then the members. It counts as taken when it was read back from the store, opened and compared.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.postgres_dump import PostgresDatabase, describe
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.flows import sealed_file
+from wrm_pipeline.flows import encrypted_file
+from wrm_pipeline.flows.encrypted_file import EncryptedFileError, EncryptedReader, EncryptedWriter
 from wrm_pipeline.flows.progress import Begin, unobserved
-from wrm_pipeline.flows.sealed_file import SealedReader, SealedWriter, SealError
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.spool import Spool
 
@@ -34,7 +34,7 @@ POSTGRES_DUMP = "postgres.dump"
 DATABASE = "analytics.duckdb"
 _FORMAT = 1
 _COPY_BYTES = 1 << 20
-# Of taking a backup: collect, seal, store, read back, remove old ones.
+# Of taking a backup: collect, encrypt, store, read back, remove old ones.
 _STEPS = 5
 
 Say = Callable[[str], None]
@@ -113,7 +113,7 @@ def take_backup(
     say: Say,
     begin: Begin = unobserved,
 ) -> StoredBackup:
-    """Dump, seal, store, read back, and only then remove backups that are too many.
+    """Dump, encrypt, store, read back, and only then remove the oldest backups beyond the number kept.
 
     Args:
         store: With a policy that has time for a large object.
@@ -127,10 +127,10 @@ def take_backup(
         begin: Hears of each step.
 
     Raises:
-        BackupError, ExternalError, SealError: no backup was taken; older ones are untouched.
+        BackupError, ExternalError, EncryptedFileError: no backup was taken; older ones are untouched.
     """
     with _scratch(places.scratch) as scratch:
-        sealed = scratch / "sealed"
+        encrypted = scratch / "encrypted"
         with contextlib.ExitStack() as stack:
             begin("collect", _STEPS)
             sources = list(_collect(places, scratch, stack, say))
@@ -140,17 +140,17 @@ def take_backup(
                 "taken_at": taken_at.isoformat(),
                 "members": {source.name: source.describe() for source in sources},
             }
-            begin("seal", _STEPS)
-            _write(sealed, key, manifest, sources)
+            begin("encrypt", _STEPS)
+            _write(encrypted, key, manifest, sources)
         object_key = layout.backup_key(taken_at)
-        metadata = {"key-id": sealed_file.key_id(key)}
+        metadata = {"key-id": encrypted_file.key_id(key)}
         begin("store", _STEPS)
-        info = store.put(object_key, sealed, metadata=metadata, content_type="application/octet-stream")
-        sealed.unlink()
+        info = store.put(object_key, encrypted, metadata=metadata, content_type="application/octet-stream")
+        encrypted.unlink()
         begin("read back", _STEPS)
         try:
             opened = _fetch(store, object_key, key, scratch)
-        except (SealError, BackupError, ExternalError) as error:
+        except (EncryptedFileError, BackupError, ExternalError) as error:
             store.delete(object_key)
             raise BackupError(
                 f"{object_key} was stored, but not readable afterwards, so it was removed again: {error}"
@@ -244,7 +244,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 def _write(target: Path, key: bytes, manifest: Mapping[str, Any], sources: Sequence[_Source]) -> None:
     with target.open("wb") as file:
-        with SealedWriter(file, key) as sealed, tarfile.open(fileobj=sealed, mode="w|") as tar:  # type: ignore[call-overload]
+        with EncryptedWriter(file, key) as encrypted, tarfile.open(fileobj=encrypted, mode="w|") as tar:  # type: ignore[call-overload]
             _add(tar, MANIFEST, io.BytesIO(json.dumps(manifest, ensure_ascii=False, indent=1).encode()))
             for source in sources:
                 source.file.seek(0)
@@ -317,7 +317,7 @@ def opened(
     """A backup, fetched and compared; its files are there while the `with` block lasts.
 
     Raises:
-        SealError: another key, damaged, or incomplete.
+        EncryptedFileError: another key, damaged, or incomplete.
         BackupError: it was made by a newer program, or another one is being opened.
         ExternalError: the store failed.
     """
@@ -327,7 +327,7 @@ def opened(
 
 def _fetch(store: ObjectStore, object_key: str, key: bytes, scratch: Path, begin: Begin = unobserved) -> OpenBackup:
     begin("fetch", 1)
-    reader = SealedReader(io.BytesIO(store.get(object_key)), key, object_key)
+    reader = EncryptedReader(io.BytesIO(store.get(object_key)), key, object_key)
     members: dict[str, Path] = {}
     manifest: dict[str, Any] | None = None
     folder = scratch / "members"

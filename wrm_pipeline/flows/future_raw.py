@@ -159,7 +159,7 @@ def remove_emptied(store: ObjectStore, layout: Layout, moves: Sequence[Move], no
         manifest = published_manifest(partitions.read("processed", dt))
         if manifest is None or not set(manifest.sources) <= moved:
             continue
-        # Enhanced first: it is made from processed, whose notes say what may go.
+        # Enhanced first: it is made from processed, whose footer says what may be removed.
         for key in (layout.partition_key("enhanced", dt), layout.partition_key("processed", dt)):
             if store.stat(key) is not None:
                 store.delete(key)

@@ -427,7 +427,7 @@ def _build(
 
 def published_manifest(processed: ParquetParts | None) -> Manifest | None:
     """What a published partition remembers of its raw objects."""
-    return Manifest.from_notes(processed.notes) if processed is not None else None
+    return Manifest.from_footer(processed.footer_metadata) if processed is not None else None
 
 
 def is_settled(letter: DeadLetter, manifest: Manifest | None) -> bool:
@@ -519,5 +519,7 @@ def enhance_partition(
 def is_current(enhanced: ParquetParts | None, processed: ParquetParts, area: ServiceArea) -> bool:
     """Whether the published enhanced partition was made from just these processed rows, by today's rules."""
     return (
-        enhanced is not None and is_derived_from(enhanced, processed) and enhanced.notes.get("rules") == rules_id(area)
+        enhanced is not None
+        and is_derived_from(enhanced, processed)
+        and enhanced.footer_metadata.get("rules") == rules_id(area)
     )

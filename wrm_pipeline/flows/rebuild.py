@@ -46,7 +46,7 @@ class RebuiltPartition:
     replaced: tuple[Layer, ...] = ()
 
     @property
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What is not ordinary, a line each."""
         said = [f"{layer}: what is there is not a file of ours, and is kept in superseded/" for layer in self.replaced]
         if self.vanished:

@@ -61,7 +61,7 @@ class Trace:
         source: What the processed partition remembers of the raw object: when it was parsed, and its line counts.
         letters: The dead letters of the raw object.
         lineage: Keys of the runs' OpenLineage events.
-        remarks: What a reader should know: a zone that was assumed, a link of the chain that is gone.
+        warnings: What a reader should know: a zone that was assumed, a link of the chain that is gone.
     """
 
     station_id: str
@@ -75,7 +75,7 @@ class Trace:
     duplicates: tuple[SourceLine, ...]
     letters: tuple[DeadLetter, ...]
     lineage: tuple[str, ...]
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def parse_time(text: str) -> tuple[datetime, str]:
@@ -106,9 +106,9 @@ def trace(store: ObjectStore, layout: Layout, station_id: str, at: datetime) -> 
     """
     partitions = PublishedPartitions(store, layout)
     dt, enhanced = _find_enhanced(partitions, station_id, at)
-    remarks: list[str] = []
-    processed, source = _find_processed(partitions, dt, enhanced, remarks)
-    raw, lines = _find_lines(store, layout, dt, enhanced, source, remarks)
+    warnings: list[str] = []
+    processed, source = _find_processed(partitions, dt, enhanced, warnings)
+    raw, lines = _find_lines(store, layout, dt, enhanced, source, warnings)
     runs = {enhanced.built_by, processed.built_by if processed else "", raw.fetched_by if raw else ""}
     days = {dt, *(local_date(o.stored_at) for o in (enhanced, processed, raw) if o is not None)}
     keys = [layout.lineage_key(day, run_id) for run_id in sorted(runs - {""}) for day in sorted(days)]
@@ -122,14 +122,14 @@ def trace(store: ObjectStore, layout: Layout, station_id: str, at: datetime) -> 
         raw=raw,
         line=lines[-1] if lines else None,
         duplicates=tuple(lines[:-1]),
-        letters=_letters(store, layout, dt, enhanced.values["s3_source_key"], remarks),
+        letters=_letters(store, layout, dt, enhanced.values["s3_source_key"], warnings),
         lineage=tuple(key for key in keys if store.stat(key) is not None),
-        remarks=tuple(remarks),
+        warnings=tuple(warnings),
     )
 
 
 def _find_lines(
-    store: ObjectStore, layout: Layout, dt: date, row: PublishedRow, source: Source | None, remarks: list[str]
+    store: ObjectStore, layout: Layout, dt: date, row: PublishedRow, source: Source | None, warnings: list[str]
 ) -> tuple[RawBody | None, list[SourceLine]]:
     """The raw object, and its good lines about the row's station: the one that made the row is the last.
 
@@ -137,13 +137,13 @@ def _find_lines(
     """
     key, station_id, at = (row.values[name] for name in ("s3_source_key", "station_id", "file_timestamp"))
     if source is not None and source.adopted:
-        remarks.append(f"The row was {source.etag.replace(' ', ' from ', 1)}, of another writer: there was no {key}.")
+        warnings.append(f"The row was {source.etag.replace(' ', ' from ', 1)}, of another writer: there was no {key}.")
         return None, []
     try:
         raw_day = RawDay.of(store, layout, dt)
         ((_, body),) = raw_day.read([key])
     except ObjectNotFoundError:
-        remarks.append(f"The raw object is gone: {key} is not in {store.name}. Its rows stay published.")
+        warnings.append(f"The raw object is gone: {key} is not in {store.name}. Its rows stay published.")
         return None, []
     packed = next((info for info in raw_day.objects() if info.key == key and key not in raw_day.loose), None)
     info = packed or store.stat(key)
@@ -157,7 +157,7 @@ def _find_lines(
     # A row of an older parser lacks the columns that came later.
     names = [name for name in PROCESSED.columns if name in row.values]
     if [{name: one[name] for name in names} for one in made] != [{name: row.values[name] for name in names}]:
-        remarks.append(
+        warnings.append(
             "No line of the raw object gives this row now: the object was replaced after it was parsed, or the row was "
             "built by another version of the parser. The next build of the day brings both together."
         )
@@ -165,9 +165,9 @@ def _find_lines(
     return raw, sorted(lines_of(file, station_id), key=lambda line: (line.reported_at, line.line_number))
 
 
-def _letters(store: ObjectStore, layout: Layout, dt: date, raw_key: str, remarks: list[str]) -> tuple[DeadLetter, ...]:
+def _letters(store: ObjectStore, layout: Layout, dt: date, raw_key: str, warnings: list[str]) -> tuple[DeadLetter, ...]:
     entries = DeadLetterQueue(store, layout).entries(dt)
-    remarks += [f"{letter.key} cannot be read: {letter.reason}" for letter in entries.unreadable]
+    warnings += [f"{letter.key} cannot be read: {letter.reason}" for letter in entries.unreadable]
     return tuple(letter for letter in entries.letters if letter.source_key == raw_key)
 
 
@@ -238,21 +238,21 @@ def _utc(at: datetime) -> str:
 
 
 def _find_processed(
-    partitions: PublishedPartitions, dt: date, enhanced: PublishedRow, remarks: list[str]
+    partitions: PublishedPartitions, dt: date, enhanced: PublishedRow, warnings: list[str]
 ) -> tuple[PublishedRow | None, Source | None]:
     parts = partitions.read("processed", dt)
     if parts is None:
-        remarks.append(f"The processed partition of {dt} is gone; the next run of the day builds it anew.")
+        warnings.append(f"The processed partition of {dt} is gone; the next run of the day builds it anew.")
         return None, None
     values = enhanced.values
     row = _newest_row(parts, values["station_id"], values["file_timestamp"])
-    manifest = Manifest.from_notes(parts.notes)
+    manifest = Manifest.from_footer(parts.footer_metadata)
     source = manifest.sources.get(values["s3_source_key"]) if manifest else None
     if row is None or (row["file_timestamp"], row["s3_source_key"]) != (
         values["file_timestamp"],
         values["s3_source_key"],
     ):
-        remarks.append("The processed partition has no such row any more: the enhanced one lags behind it.")
+        warnings.append("The processed partition has no such row any more: the enhanced one lags behind it.")
         return None, source
     return _published(partitions, "processed", dt, row), source
 
@@ -313,8 +313,8 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
         yield f"\ndead letter {letter.entry_id} {letter.error_type} {letter.status}: {about}"
     for key in found.lineage:
         yield f"\nlineage    {key}"
-    for remark in found.remarks:
-        yield f"\nRemark: {remark}"
+    for warning in found.warnings:
+        yield f"\nWarning: {warning}"
 
 
 def _run(run_id: str, ui_url: str) -> str:

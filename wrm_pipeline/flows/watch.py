@@ -308,7 +308,7 @@ def _compared(
         if processed is not None and not is_current(enhanced, processed, area):
             if enhanced is not None and is_derived_from(enhanced, processed) and not has_todays_rules(enhanced):
                 return UPGRADE + _digest(rules_id(area)), findings
-            return _digest(f"enhanced {processed.notes.get('built_at')} {rules_id(area)}"), findings
+            return _digest(f"enhanced {processed.footer_metadata.get('built_at')} {rules_id(area)}"), findings
         return _strays_digest(strays), findings
     except UnexpectedAnswerError as error:
         return _digest(str(error)), DayFindings.of(foreign=foreign, damaged=[str(error)])

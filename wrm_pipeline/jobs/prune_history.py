@@ -34,7 +34,7 @@ def prune_dagster_history(
         "runs_left": done.runs_left,
         "events_left": done.events_left,
     }
-    context.add_output_metadata({**counts, "remarks": "\n".join(done.remarks)})
+    context.add_output_metadata({**counts, "warnings": "\n".join(done.warnings)})
     return counts
 
 

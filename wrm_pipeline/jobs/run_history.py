@@ -69,7 +69,7 @@ class Pruned:
     file_bytes: int = 0
     runs_left: int = 0
     events_left: int = 0
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def prune(instance: dg.DagsterInstance, *, before: datetime, apply: bool, begin: Begin = unobserved) -> Pruned:
@@ -270,7 +270,7 @@ def _shrink_sqlite(instance: dg.DagsterInstance, events: SqlEventLogStorage, don
                 if unused * page > _VACUUM_BYTES and unused > pages * _VACUUM_SHARE:
                     connection.execute("VACUUM")
         except sqlite3.OperationalError as error:
-            done.remarks.append(f"{file.name} was not made smaller ({error}); its free room is used by what comes.")
+            done.warnings.append(f"{file.name} was not made smaller ({error}); its free room is used by what comes.")
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

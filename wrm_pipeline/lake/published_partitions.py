@@ -135,7 +135,7 @@ class PublishedPartitions:
         try:
             parts = ParquetParts.open(data)
             wanted = "parser" if layer == "processed" else "rules"
-            if wanted in parts.notes:
+            if wanted in parts.footer_metadata:
                 return Published(parts, data)
             return Published(None, data, f"{key} is a Parquet file, but not one of this pipeline")
         except (ValueError, OSError, LookupError, TypeError, zlib.error) as error:  # Arrow's own are among them

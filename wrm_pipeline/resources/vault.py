@@ -253,8 +253,8 @@ class VaultSecretsResource(dg.ConfigurableResource[None], extra="forbid"):
 @lru_cache(maxsize=8)
 def secrets_of(settings: Settings) -> Secrets:
     """The credentials as the settings say, with one Vault login for the whole process; makes no request."""
-    for remark in settings.remarks:
-        logger.warning("%s", remark)
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
     # In files: shared state in Redis could need a password from Vault.
     breaker = Breakers(settings.breaker_dir).of("vault")
     return Secrets(settings, open_vault(settings, breaker=breaker))

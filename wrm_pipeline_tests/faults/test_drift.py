@@ -118,7 +118,7 @@ def assert_all_published_once(world: World, bodies: dict[datetime, bytes]) -> No
         assert set(found.values()) == {1}
         assert Counter(at for _, at in found) == {at: rows_of(body) for at, body in bodies.items()}
     (data,) = world.contents("processed/").values()
-    manifest = Manifest.from_notes(ParquetParts.open(data).notes)
+    manifest = Manifest.from_footer(ParquetParts.open(data).footer_metadata)
     assert manifest is not None
     assert manifest.counts.balanced
     assert (manifest.counts.dead_lettered, manifest.counts.rows_out) == (0, sum(map(rows_of, bodies.values())))

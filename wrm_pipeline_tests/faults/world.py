@@ -241,7 +241,7 @@ class World:
         published = self.contents("processed/")
         assert sorted(map(day_of, published)) == sorted(by_day), "a partition is missing, or one too many"
         for key, data in published.items():
-            manifest = Manifest.from_notes(ParquetParts.open(data).notes)
+            manifest = Manifest.from_footer(ParquetParts.open(data).footer_metadata)
             assert manifest is not None
             c, day = manifest.counts, by_day[day_of(key)]
             assert c.lines_in == c.rows_out + c.dead_lettered + c.duplicate_rows + c.remark_lines

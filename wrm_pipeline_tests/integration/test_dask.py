@@ -71,7 +71,7 @@ def test_a_cluster_builds_the_same_bytes_with_its_own_credentials_and_survives_a
         workers = WorkersResource.of(load_settings()).client()
         assert workers.kind == "dask"
         assert rebuild(lake, workers) == expected
-        # The notes of a file that was built twice are the same, too: its build has one time, the order's.
+        # The footers of a file that was built twice are equal, too: its build time is that of the options.
         assert rebuild(lake, workers, dies_once) == expected
         assert lake.store.stat(f"{lake.layout.prefix}died") is not None
 

@@ -70,4 +70,4 @@ def test_a_fetched_row_leads_back_to_its_line_and_its_run(
             fetched.run_id,
             built.run_id,
         }
-        assert chain["remarks"] == []
+        assert chain["warnings"] == []

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline.cli.main import main
-from wrm_pipeline.flows.sealed_file import new_key
+from wrm_pipeline.flows.encrypted_file import new_key
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import DAY, ENHANCED, NOON, Lake
@@ -169,7 +169,7 @@ def test_a_bare_machine_gets_everything_back(
     assert tables(server, "bare") == before
 
     said = "".join(capfd.readouterr())
-    for expected in ("PostgreSQL 15", "ends within it", "was sealed with the key", "bare is there already"):
+    for expected in ("PostgreSQL 15", "ends within it", "was encrypted with the key", "bare is there already"):
         assert expected in said
     for secret in (PASSWORD, os.environ["S3_SECRET_ACCESS_KEY"], os.environ["WRM_BACKUP_KEY"]):
         assert secret not in said

@@ -127,7 +127,7 @@ def test_in_production_all_that_makes_vault_unsafe_is_told_at_once(monkeypatch):
 
 def test_outside_production_both_are_allowed_and_remarked_on(monkeypatch):
     put(monkeypatch, VAULT_ADDR="http://127.0.0.1:8200", VAULT_TOKEN="t", VAULT_SKIP_VERIFY="1")
-    assert any("VAULT_SKIP_VERIFY" in remark for remark in load_settings().remarks)
+    assert any("VAULT_SKIP_VERIFY" in warning for warning in load_settings().warnings)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_is_given_twice_is_said(monkeypatch, production):
         REDIS_URL="redis://h/0",
         VAULT_TOKEN=CANARY,
     )
-    first, second = load_settings().remarks
+    first, second = load_settings().warnings
     assert first.startswith("MINIO_ACCESS_KEY, S3_SECRET_ACCESS_KEY: not used, since in production")
     assert second.startswith("VAULT_TOKEN: not used")
     assert CANARY not in first + second
@@ -166,7 +166,7 @@ def test_what_is_given_twice_is_said(monkeypatch, production):
 
 def test_what_leads_nowhere_is_said(monkeypatch):
     put(monkeypatch, VAULT_TOKEN=CANARY, S3_ACCESS_KEY_ID=CANARY)
-    assert load_settings().remarks == (
+    assert load_settings().warnings == (
         "VAULT_TOKEN: not used, since VAULT_ADDR is not set.",
         "S3_ACCESS_KEY_ID: not used, since BUCKET_NAME is not set.",
     )
@@ -526,7 +526,7 @@ def test_no_secret_is_in_the_code_locations_snapshot(monkeypatch, fake):
     text = serialize_value(RepositorySnap.from_def(defs.get_repository_def()))
     assert "bikes" in text
     assert "wrm/alerts" in text
-    for shown in (text, repr(settings), str(settings), settings.model_dump_json(), repr(defs), str(settings.remarks)):
+    for shown in (text, repr(settings), str(settings), settings.model_dump_json(), repr(defs), str(settings.warnings)):
         assert CANARY not in shown
     assert fake.requests == []
 

@@ -60,7 +60,7 @@ def run_range(first: date, last: date, **kwargs) -> dg.ExecuteInProcessResult:
 
 
 def columns(lake: Lake, layer: str, *, without: tuple[str, ...] = ()) -> dict[date, list[bytes]]:
-    """The bytes of each day's columns, without the file's notes."""
+    """The bytes of each day's columns, without the file's footer."""
     found = {}
     for dt in DAYS:
         table = pq.read_table(lake.settings.lake_dir / lake.partition_key(layer, dt)).drop_columns(list(without))

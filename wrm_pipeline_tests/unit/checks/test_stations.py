@@ -209,7 +209,7 @@ def test_a_published_file_of_another_schema_stops_what_is_downstream(lake):
     rows = rows.cast(pa.schema([f.with_type(BIKES_AS_INT64.get(f.name, f.type)) for f in rows.schema]))
     writer = PartsWriter(with_types(arrow_schema(PROCESSED), BIKES_AS_INT64), "another version of the code")
     writer.write(rows)
-    lake.store.put(lake.partition_key("processed"), writer.finish(file.notes))
+    lake.store.put(lake.partition_key("processed"), writer.finish(file.footer_metadata))
     run = build_day(raise_on_error=False)
     assert "1 of 20 columns differ" in failure_of(run)
     assert list(outcomes(run)) == [f"{PROCESSED_ASSET}: lines_and_columns_are_right"]

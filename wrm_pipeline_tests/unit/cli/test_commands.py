@@ -18,7 +18,7 @@ import pytest
 from wrm_pipeline import settings as settings_module
 from wrm_pipeline.cli.command import Command, Entrance, Group
 from wrm_pipeline.cli.main import main, wrm
-from wrm_pipeline.flows.sealed_file import new_key
+from wrm_pipeline.flows.encrypted_file import new_key
 from wrm_pipeline_tests.fixtures.fake_vault import FakeVault
 from wrm_pipeline_tests.fixtures.lake import NOON, Lake, build_day, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line

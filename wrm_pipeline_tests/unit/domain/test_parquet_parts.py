@@ -1,4 +1,4 @@
-"""The growing Parquet file: any reader understands it, sealed bytes stay, and it does not grow by its garbage."""
+"""The growing Parquet file: any reader understands it, frozen bytes stay, and it does not grow by its garbage."""
 
 from datetime import timedelta
 
@@ -15,12 +15,12 @@ from wrm_pipeline.domain.snapshot import parse_snapshots
 from wrm_pipeline_tests.fixtures.snapshots import AT, BATTERY, body, line, plain, raw
 
 SCHEMA = arrow_schema(PROCESSED)
-SEALED_ROWS = 10
+FROZEN_ROWS = 10
 
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch):
-    monkeypatch.setattr(parquet_parts, "SEALED_ROWS", SEALED_ROWS)
+    monkeypatch.setattr(parquet_parts, "FROZEN_ROWS", FROZEN_ROWS)
 
 
 def rows(minute: int, count: int = 4) -> pa.Table:
@@ -30,17 +30,17 @@ def rows(minute: int, count: int = 4) -> pa.Table:
     return parse_snapshots([raw(body(*lines), at, f"raw/{minute:04}.txt")]).rows
 
 
-def write(*tables: pa.Table, previous: ParquetParts | None = None, build_id: str = "b", notes=None) -> bytes:
-    """A file of the sealed groups of `previous` and these rows."""
+def write(*tables: pa.Table, previous: ParquetParts | None = None, build_id: str = "b", footer_metadata=None) -> bytes:
+    """A file of the frozen groups of `previous` and these rows."""
     writer = PartsWriter(SCHEMA, build_id, previous)
     for table in tables:
         writer.write(table)
-    return writer.finish(notes or {})
+    return writer.finish(footer_metadata or {})
 
 
 def append(previous: ParquetParts, table: pa.Table, build_id: str) -> ParquetParts:
-    """One more snapshot, as a build does it: sealed groups are copied, the others written again."""
-    tail = list(previous.read_groups(previous.sealed_count))
+    """One more snapshot, as a build does it: frozen groups are copied, the others written again."""
+    tail = list(previous.read_groups(previous.frozen_count))
     return ParquetParts.open(write(*tail, table, previous=previous, build_id=build_id))
 
 
@@ -109,7 +109,7 @@ def test_duckdb_reads_it(tmp_path):
     assert found.to_pylist() == published(*(rows(minute) for minute in range(9))).to_pylist()
 
 
-def test_duckdb_finds_rows_by_statistics_in_sealed_and_unsealed_groups(tmp_path):
+def test_duckdb_finds_rows_by_statistics_in_frozen_and_unfrozen_groups(tmp_path):
     path = tmp_path / "p.parquet"
     path.write_bytes(grown(9).data)
     with duckdb.connect() as connection:
@@ -133,7 +133,7 @@ def test_nulls_and_flags_come_back():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "groups", "sealed"),
+    ("sizes", "groups", "frozen"),
     [
         ([], [], 0),
         ([1], [1], 0),
@@ -146,27 +146,27 @@ def test_nulls_and_flags_come_back():
         ([9, 0, 1, 0], [10], 1),
     ],
 )
-def test_row_groups_are_sealed_when_they_are_full(sizes, groups, sealed):
+def test_row_groups_are_frozen_when_they_are_full(sizes, groups, frozen):
     tables = [rows(minute, size) if size else rows(minute, 1).slice(0, 0) for minute, size in enumerate(sizes)]
     parts = ParquetParts.open(write(*tables))
     assert [parts.metadata.row_group(i).num_rows for i in range(parts.group_count)] == groups
-    assert (parts.sealed_count, len(parts.group_ids)) == (sealed, sealed)
+    assert (parts.frozen_count, len(parts.group_ids)) == (frozen, frozen)
     assert parts.row_count == sum(sizes)
     assert pq.read_table(pa.BufferReader(parts.data)).num_rows == sum(sizes)
 
 
-def test_bytes_of_sealed_groups_are_copied_as_they_are():
+def test_bytes_of_frozen_groups_are_copied_as_they_are():
     parts = grown(6)
-    before = parts.sealed_count
+    before = parts.frozen_count
     assert before == 2
-    end = parquet_parts._end_of_groups(parts.sealed)
+    end = parquet_parts._end_of_groups(parts.frozen)
     for minute in range(6, 14):
         parts = append(parts, rows(minute), str(minute))
         assert parts.data[:end] == grown(6).data[:end]
-    assert parts.sealed_count > before
+    assert parts.frozen_count > before
 
 
-def test_sealed_groups_keep_their_ids_and_new_ones_are_named_by_their_build():
+def test_frozen_groups_keep_their_ids_and_new_ones_are_named_by_their_build():
     parts, seen = grown(1), []
     for minute in range(1, 12):
         parts = append(parts, rows(minute), str(minute))
@@ -183,13 +183,13 @@ def test_a_file_is_the_same_rows_however_it_was_cut_into_builds():
 
 
 def test_a_file_does_not_grow_by_garbage_over_500_appends(monkeypatch):
-    monkeypatch.setattr(parquet_parts, "SEALED_ROWS", 70)
+    monkeypatch.setattr(parquet_parts, "FROZEN_ROWS", 70)
     parts = ParquetParts.open(write(rows(0), build_id="0"))
     for minute in range(1, 500):
         parts = append(parts, rows(minute), str(minute))
     at_once = write(*(rows(minute) for minute in range(500)))
     assert pq.read_table(pa.BufferReader(parts.data)).equals(pq.read_table(pa.BufferReader(at_once)))
-    assert parts.sealed_count == 28
+    assert parts.frozen_count == 28
     assert len(parts.data) < len(at_once) * 1.05
 
 
@@ -208,7 +208,7 @@ def test_there_are_no_bytes_in_the_file_that_its_footer_does_not_name():
 
 def test_a_build_that_adds_nothing_keeps_the_file():
     parts = grown(7)
-    again = ParquetParts.open(write(*parts.read_groups(parts.sealed_count), previous=parts, build_id="x"))
+    again = ParquetParts.open(write(*parts.read_groups(parts.frozen_count), previous=parts, build_id="x"))
     assert (again.group_ids, again.row_count) == (parts.group_ids, parts.row_count)
     assert len(again.data) == len(parts.data)
 
@@ -248,22 +248,24 @@ def test_the_highest_value_of_a_group_comes_from_its_statistics():
     assert highest[0].utcoffset() == timedelta(0)
 
 
-@pytest.mark.parametrize("notes", [{}, {"a": 1}, {"Ł": ["x", None, {"b": [1.5, True]}]}, {"long": ["ab"] * 50_000}])
-def test_notes_come_back(notes):
-    assert ParquetParts.open(write(rows(0), notes=notes)).notes == notes
+@pytest.mark.parametrize(
+    "footer_metadata", [{}, {"a": 1}, {"Ł": ["x", None, {"b": [1.5, True]}]}, {"long": ["ab"] * 50_000}]
+)
+def test_footer_metadata_comes_back(footer_metadata):
+    assert ParquetParts.open(write(rows(0), footer_metadata=footer_metadata)).footer_metadata == footer_metadata
 
 
 def test_notes_of_before_are_gone():
-    first = ParquetParts.open(write(rows(0, 12), notes={"old": 1}))
-    assert ParquetParts.open(write(rows(1), previous=first, notes={"new": 2})).notes == {"new": 2}
+    first = ParquetParts.open(write(rows(0, 12), footer_metadata={"old": 1}))
+    assert ParquetParts.open(write(rows(1), previous=first, footer_metadata={"new": 2})).footer_metadata == {"new": 2}
 
 
 # --- empty and foreign files ---
 
 
 def test_an_empty_partition_is_a_file_with_the_schema():
-    parts = ParquetParts.open(write(notes={"a": 1}))
-    assert (parts.row_count, parts.group_count, parts.sealed_count, parts.notes) == (0, 0, 0, {"a": 1})
+    parts = ParquetParts.open(write(footer_metadata={"a": 1}))
+    assert (parts.row_count, parts.group_count, parts.frozen_count, parts.footer_metadata) == (0, 0, 0, {"a": 1})
     table = pq.read_table(pa.BufferReader(parts.data))
     assert table.schema.remove_metadata().equals(SCHEMA)
     assert list(parts.read_groups()) == []
@@ -278,11 +280,11 @@ def test_an_empty_partition_is_read_by_duckdb_and_pandas(tmp_path):
     assert list(pd.read_parquet(path).columns) == SCHEMA.names
 
 
-def test_a_file_of_another_writer_has_no_notes_and_nothing_sealed():
+def test_a_file_of_another_writer_has_no_footer_metadata_and_nothing_frozen():
     sink = pa.BufferOutputStream()
     pq.write_table(published(rows(0, 25)), sink, row_group_size=10)
     parts = ParquetParts.open(sink.getvalue().to_pybytes())
-    assert (parts.notes, parts.sealed, parts.group_ids, parts.row_count) == ({}, None, (), 25)
+    assert (parts.footer_metadata, parts.frozen, parts.group_ids, parts.row_count) == ({}, None, (), 25)
     assert [group.num_rows for group in parts.read_groups()] == [10, 10, 5]
     assert ParquetParts.open(write(rows(1), previous=parts)).row_count == 4
 

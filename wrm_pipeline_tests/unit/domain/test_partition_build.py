@@ -31,13 +31,13 @@ from wrm_pipeline_tests.fixtures.snapshots import AT, AT_S, body, line, property
 
 DT = date(2025, 8, 21)
 FOLDER = "bike-data/gen_info/raw/dt=2025-08-21/"
-SEALED_ROWS = 7
+FROZEN_ROWS = 7
 BATCH_BYTES = 700
 
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch):
-    monkeypatch.setattr(parquet_parts, "SEALED_ROWS", SEALED_ROWS)
+    monkeypatch.setattr(parquet_parts, "FROZEN_ROWS", FROZEN_ROWS)
     monkeypatch.setattr(partition_build, "BATCH_BYTES", BATCH_BYTES)
 
 
@@ -115,10 +115,10 @@ class Day:
             .drop_columns("processed_at")
             .equals(table(scratch.enhanced).drop_columns("processed_at"))
         )
-        manifest = Manifest.from_notes(self.processed.notes)
+        manifest = Manifest.from_footer(self.processed.footer_metadata)
         assert manifest.counts.balanced
         assert manifest.counts.rows_out == self.processed.row_count
-        expected = Manifest.from_notes(scratch.processed.notes)
+        expected = Manifest.from_footer(scratch.processed.footer_metadata)
         assert {key: source.counts for key, source in manifest.sources.items()} == {
             key: source.counts for key, source in expected.sources.items()
         }
@@ -160,7 +160,7 @@ def test_an_ordinary_day_is_what_a_build_from_scratch_gives():
     day = ordinary_day(8)
     day.check()
     assert keys_of(day) == [(minute, station) for minute in range(8) for station in "123"]
-    assert day.processed.sealed_count == day.enhanced.sealed_count == 3
+    assert day.processed.frozen_count == day.enhanced.frozen_count == 3
 
 
 def test_a_late_snapshot_takes_its_place():
@@ -220,7 +220,7 @@ def test_two_files_of_one_time_share_their_stations_however_they_came():
     del day.raw[f"{FOLDER}0001.00.txt"]
     day.publish()
     day.check()
-    assert Manifest.from_notes(day.processed.notes).counts.duplicate_rows == 0
+    assert Manifest.from_footer(day.processed.footer_metadata).counts.duplicate_rows == 0
 
 
 def test_garbage_among_the_files_costs_only_itself_and_is_not_read_again():
@@ -303,23 +303,23 @@ def test_a_partition_of_another_writer_is_built_anew():
 
 def test_other_sizes_of_row_groups_go_on_with_the_file_that_is_there(monkeypatch):
     day = ordinary_day(5)
-    monkeypatch.setattr(parquet_parts, "SEALED_ROWS", 4)
+    monkeypatch.setattr(parquet_parts, "FROZEN_ROWS", 4)
     for minute in range(5, 9):
         day.put(minute, content("1", "2", "3"))
         day.publish()
         day.check()
-    monkeypatch.setattr(parquet_parts, "SEALED_ROWS", 11)
+    monkeypatch.setattr(parquet_parts, "FROZEN_ROWS", 11)
     for minute in range(9, 14):
         day.put(minute, content("1", "2", "3"))
         day.publish()
         day.check()
 
 
-def test_enhanced_that_was_sealed_at_other_rows_is_not_taken_over(monkeypatch):
+def test_enhanced_that_was_frozen_at_other_rows_is_not_taken_over(monkeypatch):
     day = ordinary_day(3)
-    assert day.processed.sealed_count == 1
+    assert day.processed.frozen_count == 1
     # The enhanced file is lost, and built again by a version with larger groups from the processed file as it is.
-    monkeypatch.setattr(parquet_parts, "SEALED_ROWS", 8)
+    monkeypatch.setattr(parquet_parts, "FROZEN_ROWS", 8)
     day.enhanced = ParquetParts.open(enhance(day, None).data)
     assert day.enhanced.metadata.row_group(0).num_rows == 8
     for minute in range(3, 9):
@@ -360,8 +360,8 @@ def apply(day: Day, kind: str, where: int, what: int) -> None:
         case "new parser":
             # The published file is one of an older parser.
             if day.processed is not None:
-                notes = {**day.processed.notes, "parser": "older"}
-                day.processed = replace(day.processed, notes=notes)
+                older = {**day.processed.footer_metadata, "parser": "older"}
+                day.processed = replace(day.processed, footer_metadata=older)
         case "full rebuild":
             day.publish(full_rebuild=True)
             day.check()
@@ -414,7 +414,7 @@ def test_rows_of_raw_objects_that_vanish_one_by_one_stay(full_rebuild):
         assert plan.kept == raw.keys() - day.raw.keys()
         day.publish(full_rebuild=full_rebuild)
         assert table(day.processed).equals(published)
-        assert Manifest.from_notes(day.processed.notes).sources.keys() == raw.keys()
+        assert Manifest.from_footer(day.processed.footer_metadata).sources.keys() == raw.keys()
     day.raw.update(raw)
     assert day.plan().nothing_to_do
     day.check()
@@ -446,13 +446,13 @@ def test_they_stay_when_an_older_parsers_file_is_built_again():
     older = published.drop_columns(["feed", "count_capped"])
     writer = parquet_parts.PartsWriter(older.schema, "older")
     writer.write(older)
-    day.processed = ParquetParts.open(writer.finish({**day.processed.notes, "parser": "older"}))
+    day.processed = ParquetParts.open(writer.finish({**day.processed.footer_metadata, "parser": "older"}))
     assert not day.plan().nothing_to_do
     day.publish()
     assert table(day.processed).equals(published)
     assert day.plan().nothing_to_do
     day.raw.clear()
-    day.processed = replace(day.processed, notes={**day.processed.notes, "parser": "older"})
+    day.processed = replace(day.processed, footer_metadata={**day.processed.footer_metadata, "parser": "older"})
     assert not day.plan().nothing_to_do
     day.publish()
     assert table(day.processed).equals(published)
@@ -515,7 +515,7 @@ def test_a_raw_object_that_is_rewritten_with_fewer_rows_waits_for_consent(data):
     day.allow_shrink = True
     day.publish()
     day.check()
-    assert not Manifest.from_notes(day.processed.notes).refused
+    assert not Manifest.from_footer(day.processed.footer_metadata).refused
 
 
 def test_one_that_is_rewritten_with_as_many_rows_is_taken():
@@ -535,7 +535,7 @@ def test_an_unreadable_object_keeps_its_rows_even_with_consent():
         assert (plan.parse, plan.drop, plan.kept) == ((), frozenset(), {key})
         build = build_processed(plan, day.read, parsed_at=day.now())
         assert build.manifest.unreadable == {key: "HTTP 403"}
-        assert Manifest.from_notes(ParquetParts.open(build.data).notes) == build.manifest
+        assert Manifest.from_footer(ParquetParts.open(build.data).footer_metadata) == build.manifest
         assert build.row_count == day.processed.row_count
 
 
@@ -553,7 +553,7 @@ def test_no_sequence_of_losses_takes_a_row(steps):
                 found = keys_of(day)
                 assert len(set(found)) == len(found)
                 assert seen <= set(found)
-                assert Manifest.from_notes(day.processed.notes).counts.balanced
+                assert Manifest.from_footer(day.processed.footer_metadata).counts.balanced
                 assert day.plan().nothing_to_do
                 seen = set(found)
             case _:
@@ -614,25 +614,25 @@ def test_a_first_build_and_a_full_rebuild_read_everything_in_order_of_time():
     day.check()
 
 
-def test_snapshots_at_the_end_leave_sealed_groups_alone_and_late_ones_do_not():
+def test_snapshots_at_the_end_leave_frozen_groups_alone_and_late_ones_do_not():
     day = ordinary_day()
     day.put(6, content("1"))
-    assert day.plan().keep_sealed
+    assert day.plan().keep_frozen
     ids = day.processed.group_ids
     day.publish()
     assert day.processed.group_ids[: len(ids)] == ids
     day.put(0.5, content("1"))
-    assert not day.plan().keep_sealed
+    assert not day.plan().keep_frozen
     day.publish()
     assert not set(day.processed.group_ids) & set(ids)
     day.check()
 
 
-def test_a_file_at_the_time_at_which_the_sealed_part_ends_is_put_in_there():
+def test_a_file_at_the_time_at_which_the_frozen_part_ends_is_put_in_there():
     day = ordinary_day()
-    at = day.processed.highest("file_timestamp", day.processed.sealed_count - 1)
+    at = day.processed.highest("file_timestamp", day.processed.frozen_count - 1)
     day.put((at - AT).total_seconds() / 60, content("0", "9"), name="twin")
-    assert not day.plan().keep_sealed
+    assert not day.plan().keep_frozen
     day.publish()
     day.check()
 
@@ -757,14 +757,14 @@ sources = st.builds(Source, st.text(max_size=5), times, st.text(max_size=5), tim
 @given(st.dictionaries(keys, sources, max_size=6))
 def test_a_manifest_comes_back_from_its_notes(by_key):
     manifest = Manifest("7", by_key)
-    assert Manifest.from_notes(manifest.to_notes()) == manifest
-    in_file = PartsWriter(arrow_schema(PROCESSED), "b").finish(manifest.to_notes())
-    assert Manifest.from_notes(ParquetParts.open(in_file).notes) == manifest
+    assert Manifest.from_footer(manifest.to_footer()) == manifest
+    in_file = PartsWriter(arrow_schema(PROCESSED), "b").finish(manifest.to_footer())
+    assert Manifest.from_footer(ParquetParts.open(in_file).footer_metadata) == manifest
 
 
 def test_notes_of_something_else_are_no_manifest():
-    assert Manifest.from_notes({}) is None
-    assert Manifest.from_notes({"rules": "1"}) is None
+    assert Manifest.from_footer({}) is None
+    assert Manifest.from_footer({"rules": "1"}) is None
 
 
 def test_a_manifest_of_a_day_is_small():
@@ -775,7 +775,7 @@ def test_a_manifest_of_a_day_is_small():
         )
         for n in range(1440)
     }
-    in_file = PartsWriter(arrow_schema(PROCESSED), "b").finish(Manifest("1", objects).to_notes())
+    in_file = PartsWriter(arrow_schema(PROCESSED), "b").finish(Manifest("1", objects).to_footer())
     assert len(in_file) < 100_000
 
 
@@ -794,15 +794,15 @@ def test_enhanced_has_the_rows_and_the_order_of_processed():
     assert set(rows["date"].to_pylist()) == {DT}
 
 
-def test_enhanced_takes_over_groups_that_are_sealed():
+def test_enhanced_takes_over_groups_that_are_frozen():
     day = ordinary_day(5)
-    sealed = day.enhanced.sealed_count
-    assert sealed == 2
+    frozen = day.enhanced.frozen_count
+    assert frozen == 2
     ids, data = day.enhanced.group_ids, day.enhanced.data
-    end = parquet_parts._end_of_groups(day.enhanced.sealed)
+    end = parquet_parts._end_of_groups(day.enhanced.frozen)
     day.put(5, content("1", "2", "3"))
     day.publish()
-    assert day.enhanced.group_ids[:sealed] == ids
+    assert day.enhanced.group_ids[:frozen] == ids
     assert day.enhanced.data[:end] == data[:end]
     day.check()
 
@@ -823,7 +823,7 @@ def test_enhanced_reads_of_processed_only_what_it_does_not_have(monkeypatch):
     assert seen == [7, 7, 1]
 
 
-def test_enhanced_is_built_anew_where_sealed_groups_were_rewritten():
+def test_enhanced_is_built_anew_where_frozen_groups_were_rewritten():
     day = ordinary_day(5)
     ids = day.enhanced.group_ids
     day.put(0.5, content("7", "8"))

@@ -27,11 +27,11 @@ NOON = datetime(2025, 8, 21, 12, tzinfo=UTC)
 KEYS = pa.schema([("file_timestamp", pa.timestamp("us", "UTC")), ("station_id", pa.string()), ("name", pa.string())])
 
 
-def file_of(rows: list[tuple[int, str]], sealed_rows: int = 3) -> ParquetParts:
+def file_of(rows: list[tuple[int, str]], frozen_rows: int = 3) -> ParquetParts:
     """A file with these keys (minute, station_id), in groups of a few rows; no dictionary is shared by two groups."""
     writer = PartsWriter(KEYS, "test")
-    for start in range(0, len(rows), sealed_rows):
-        part = rows[start : start + sealed_rows]
+    for start in range(0, len(rows), frozen_rows):
+        part = rows[start : start + frozen_rows]
         columns = {
             "file_timestamp": [NOON + timedelta(minutes=minute) for minute, _ in part],
             "station_id": [name for _, name in part],
@@ -43,7 +43,7 @@ def file_of(rows: list[tuple[int, str]], sealed_rows: int = 3) -> ParquetParts:
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    monkeypatch.setattr(parquet_parts, "SEALED_ROWS", 3)
+    monkeypatch.setattr(parquet_parts, "FROZEN_ROWS", 3)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_rows_out_of_order(small_groups, rows, wrong):
 @given(rows=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["1", "2", "10", "fb1", "ż"])), max_size=25))
 @property_settings(200)
 def test_no_row_is_out_of_order_only_if_all_are_sorted_and_unique(rows):
-    before = parquet_parts.SEALED_ROWS
-    parquet_parts.SEALED_ROWS = 3
+    before = parquet_parts.FROZEN_ROWS
+    parquet_parts.FROZEN_ROWS = 3
     try:
         found = rows_out_of_order(file_of(rows))
     finally:
-        parquet_parts.SEALED_ROWS = before
+        parquet_parts.FROZEN_ROWS = before
     assert (found.count == 0) == (rows == sorted(set(rows)))
     assert found.count == sum(later <= earlier for earlier, later in pairwise(rows))
 

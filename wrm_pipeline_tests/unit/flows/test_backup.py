@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline.cli.main import main
-from wrm_pipeline.flows.sealed_file import new_key
+from wrm_pipeline.flows.encrypted_file import new_key
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import NOON, Lake
@@ -76,15 +76,15 @@ def test_backup_and_restore_onto_a_bare_machine(
     assert listed["name"] == key.rpartition("/")[2]
     assert listed["stays"]
     assert wrm("backup", "verify") == 0
-    sealed = machine.store.get(key)
-    assert b"a database" not in sealed
+    encrypted = machine.store.get(key)
+    assert b"a database" not in encrypted
 
     bare = tmp_path / "bare"
     (bare / "dagster_home").mkdir(parents=True)
     monkeypatch.setenv("WRM_DATA_DIR", str(bare / "data"))
     monkeypatch.setenv("DAGSTER_HOME", str(bare / "dagster_home"))
     there = Lake(load_settings())
-    there.store.put(key, sealed)
+    there.store.put(key, encrypted)
     before = sorted(path for path in bare.rglob("*") if path.is_file() and "lake" not in path.parts)
     assert wrm("restore") == 0
     assert "Nothing was changed" in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_another_key_and_no_key(
     monkeypatch.setenv("WRM_BACKUP_KEY", other)
     assert wrm("restore", "--apply") == 1
     said = capsys.readouterr().err
-    assert "was sealed with the key" in said
+    assert "was encrypted with the key" in said
     assert other not in said
     monkeypatch.setenv("WRM_BACKUP_KEY", "not a key of ours")
     assert wrm("backup") == 1

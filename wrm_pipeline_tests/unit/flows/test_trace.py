@@ -68,7 +68,7 @@ def test_random_rows_lead_to_the_very_bytes_of_their_lines(odd_lake: Lake) -> No
         assert found.enhanced.values == row
         assert found.processed is not None
         assert found.raw is not None
-        assert found.line is not None, found.remarks
+        assert found.line is not None, found.warnings
         content = odd_lake.store.get(row["s3_source_key"])
         assert (found.raw.key, found.raw.sha256) == (row["s3_source_key"], hashlib.sha256(content).hexdigest())
         bytes_of_line = content[found.line.offset : found.line.offset + found.line.length]
@@ -140,13 +140,13 @@ def test_links_that_are_gone_are_said_and_hide_nothing_else(lake: Lake) -> None:
     assert find(lake, "15001", NOON).line is not None
     replaced = find(lake, "15002", NOON)
     assert (replaced.line, replaced.raw and replaced.raw.key) == (None, key)
-    assert "the object was replaced" in replaced.remarks[0]
+    assert "the object was replaced" in replaced.warnings[0]
     lake.store.delete(key)
     lake.store.delete(lake.partition_key("processed"))
     found = find(lake, "15001", NOON)
     assert found.raw is None
     assert found.processed is None
-    assert [text.partition(":")[0][:20] for text in found.remarks] == ["The processed partit", "The raw object is go"]
+    assert [text.partition(":")[0][:20] for text in found.warnings] == ["The processed partit", "The raw object is go"]
 
 
 def test_a_packed_day_is_traced_like_a_loose_one_and_so_is_one_that_was_unpacked(lake: Lake) -> None:
@@ -160,7 +160,7 @@ def test_a_packed_day_is_traced_like_a_loose_one_and_so_is_one_that_was_unpacked
     assert done.packed == 2
     packed = find(lake, "15002", NOON)
     assert lake.store.stat(keys[0]) is None
-    assert (packed.line, packed.remarks) == (loose.line, ())
+    assert (packed.line, packed.warnings) == (loose.line, ())
     assert packed.raw is not None
     assert loose.raw is not None
     assert packed.raw.archive.endswith(".zip")
@@ -180,7 +180,7 @@ def test_a_damaged_dead_letter_does_not_hide_the_chain(lake: Lake) -> None:
     lake.store.put(lake.layout.dead_letter_key(DAY, letter.entry_id), b"{")
     found = find(lake, "15001", NOON)
     assert found.line is not None
-    assert "cannot be read" in found.remarks[0]
+    assert "cannot be read" in found.warnings[0]
 
 
 @pytest.mark.parametrize(

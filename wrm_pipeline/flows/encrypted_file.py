@@ -4,7 +4,7 @@ AES-256-GCM on chunks of 1 MiB (the STREAM construction, as age and Tink use it)
 derived from the backup key and a random salt, and each chunk a nonce of its number and whether it is the last. So a
 chunk that was changed, moved, left out or cut off does not open, and neither does a file that ends early.
 
-Layout: MAGIC, 8 bytes that tell which key it was, 16 bytes of salt, then chunks, each with its 16-byte tag. The head is
+Layout: MAGIC, 8 bytes that identify the key, 16 bytes of salt, then chunks, each with its 16-byte tag. The head is
 authenticated with every chunk.
 """
 
@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+# The format's name, as it is in existing backups.
 MAGIC = b"wrm-sealed-file-1\n"
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 20
@@ -28,12 +29,12 @@ _ID_BYTES = 8
 _HEAD_BYTES = len(MAGIC) + _ID_BYTES + _SALT_BYTES
 
 
-class SealError(Exception):
-    """A sealed file cannot be opened; the message says why and what to do."""
+class EncryptedFileError(Exception):
+    """An encrypted file cannot be opened; the message says why and what to do."""
 
 
-class SealKeyError(SealError):
-    """The key is none, or not the one that the file was sealed with."""
+class BackupKeyError(EncryptedFileError):
+    """The key is malformed, or not the one that the file was encrypted with."""
 
 
 def new_key() -> str:
@@ -45,21 +46,21 @@ def parse_key(text: str) -> bytes:
     """The 32 bytes of a key that `new_key` made.
 
     Raises:
-        SealKeyError: the text is no such key. It is not shown.
+        BackupKeyError: the text is not such a key. It is not shown.
     """
     try:
         key = base64.b64decode(text.strip() + "=" * (-len(text.strip()) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
-        raise SealKeyError(
-            "The backup key is none (not shown): it must be the 43 characters that `wrm backup --new-key` prints."
+        raise BackupKeyError(
+            "The backup key is not valid (not shown): it must be the 43 characters that `wrm backup --new-key` prints."
         )
     return key
 
 
 def key_id(key: bytes) -> str:
-    """Which key it is, without telling anything of it."""
+    """A public identifier of a key, which reveals nothing about it."""
     return _derive(key, b"", b"wrm key id", _ID_BYTES).hex()
 
 
@@ -80,8 +81,8 @@ def _nonce(number: int, *, last: bool) -> bytes:
     return number.to_bytes(11, "big") + (b"\1" if last else b"\0")
 
 
-class SealedWriter(AbstractContextManager["SealedWriter"]):
-    """Writes a sealed file. It is complete only if the `with` block ends without an exception."""
+class EncryptedWriter(AbstractContextManager["EncryptedWriter"]):
+    """Writes an encrypted file. It is complete only if the `with` block ends without an exception."""
 
     def __init__(self, target: IO[bytes], key: bytes) -> None:
         salt = os.urandom(_SALT_BYTES)
@@ -93,7 +94,7 @@ class SealedWriter(AbstractContextManager["SealedWriter"]):
         target.write(self._head)
 
     def write(self, data: bytes) -> int:
-        """Take bytes; a chunk is written when the next one has begun."""
+        """Add bytes; a chunk is written once the next one has begun."""
         self._pending += data
         while len(self._pending) > CHUNK_BYTES:
             self._put(bytes(self._pending[:CHUNK_BYTES]), last=False)
@@ -112,30 +113,34 @@ class SealedWriter(AbstractContextManager["SealedWriter"]):
             self._pending.clear()
 
 
-class SealedReader:
-    """Reads a sealed file; gives only bytes that were authenticated.
+class EncryptedReader:
+    """Reads an encrypted file; returns only bytes that were authenticated.
 
     Args:
         source: The file.
-        key: As `parse_key` gives it.
+        key: As returned by `parse_key`.
         name: For messages.
 
     Raises:
-        SealError: it is no sealed file, another key's, damaged, or ends early. Reading may raise it, too.
+        EncryptedFileError: it is not an encrypted file, belongs to another key, is damaged or ends early. `read` may
+            raise it as well.
     """
 
     def __init__(self, source: IO[bytes], key: bytes, name: str) -> None:
         self._name = name
         self._head = source.read(_HEAD_BYTES)
         if not self._head.startswith(MAGIC):
-            raise SealError(f"{name} is no backup of this program: it does not begin like one. Choose another one.")
+            raise EncryptedFileError(
+                f"{name} is not a backup made by this program: it does not begin like one. Choose another one."
+            )
         if len(self._head) < _HEAD_BYTES:
-            raise SealError(_ends_early(name))
-        sealed_with = self._head[len(MAGIC) : len(MAGIC) + _ID_BYTES].hex()
-        if sealed_with != key_id(key):
-            raise SealKeyError(
-                f"{name} was sealed with the key {sealed_with}, and the key given is {key_id(key)}. Set WRM_BACKUP_KEY "
-                "(or WRM_BACKUP_KEY_FILE) to the one that was in use when it was taken; `wrm backup list` shows which."
+            raise EncryptedFileError(_ends_early(name))
+        encrypted_with = self._head[len(MAGIC) : len(MAGIC) + _ID_BYTES].hex()
+        if encrypted_with != key_id(key):
+            raise BackupKeyError(
+                f"{name} was encrypted with the key {encrypted_with}, and the key given is {key_id(key)}. Set "
+                "WRM_BACKUP_KEY (or WRM_BACKUP_KEY_FILE) to the one that was in use when it was taken; "
+                "`wrm backup list` shows which."
             )
         self._chunks = self._open(source, _cipher(key, self._head[-_SALT_BYTES:]))
         self._buffer = bytearray()
@@ -143,30 +148,30 @@ class SealedReader:
     def _open(self, source: IO[bytes], cipher: "AESGCM") -> Iterator[bytes]:
         from cryptography.exceptions import InvalidTag
 
-        sealed, number = source.read(CHUNK_BYTES + _TAG_BYTES), 0
+        encrypted, number = source.read(CHUNK_BYTES + _TAG_BYTES), 0
         while True:
             following = source.read(CHUNK_BYTES + _TAG_BYTES)
-            if len(sealed) < _TAG_BYTES:
-                raise SealError(_ends_early(self._name))
+            if len(encrypted) < _TAG_BYTES:
+                raise EncryptedFileError(_ends_early(self._name))
             try:
-                yield cipher.decrypt(_nonce(number, last=not following), sealed, self._head)
+                yield cipher.decrypt(_nonce(number, last=not following), encrypted, self._head)
             except InvalidTag:
-                if not following and self._opens(cipher, number, sealed):
-                    raise SealError(_ends_early(self._name)) from None
-                raise SealError(
-                    f"{self._name} is damaged: its part {number + 1} (of 1 MiB each) is not what was written, or the "
-                    "file ends within it. Use an older backup (`wrm backup list`)."
+                if not following and self._opens(cipher, number, encrypted):
+                    raise EncryptedFileError(_ends_early(self._name)) from None
+                raise EncryptedFileError(
+                    f"{self._name} is damaged: its part {number + 1} (of 1 MiB each) differs from what was written, or "
+                    "the file ends within it. Use an older backup (`wrm backup list`)."
                 ) from None
             if not following:
                 return
-            sealed, number = following, number + 1
+            encrypted, number = following, number + 1
 
-    def _opens(self, cipher: "AESGCM", number: int, sealed: bytes) -> bool:
-        """Whether it is a whole chunk that has lost its successors."""
+    def _opens(self, cipher: "AESGCM", number: int, encrypted: bytes) -> bool:
+        """Whether it is a whole chunk whose successors are missing."""
         from cryptography.exceptions import InvalidTag
 
         try:
-            cipher.decrypt(_nonce(number, last=False), sealed, self._head)
+            cipher.decrypt(_nonce(number, last=False), encrypted, self._head)
         except InvalidTag:
             return False
         return True
@@ -184,10 +189,10 @@ class SealedReader:
         return taken
 
 
-def sealed_with(head: bytes) -> str | None:
-    """The id of the key that a file was sealed with, from its first bytes; None if it is no sealed file."""
+def encrypted_with(head: bytes) -> str | None:
+    """The id of the key that a file was encrypted with, from its first bytes; None if it is not an encrypted file."""
     return head[len(MAGIC) : len(MAGIC) + _ID_BYTES].hex() if head.startswith(MAGIC) else None
 
 
 def _ends_early(name: str) -> str:
-    return f"{name} ends early: it was written or fetched only in part. Use an older backup (`wrm backup list`)."
+    return f"{name} ends early: it was only partly written or fetched. Use an older backup (`wrm backup list`)."
