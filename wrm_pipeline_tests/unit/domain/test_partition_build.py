@@ -544,10 +544,13 @@ def test_an_unreadable_object_keeps_its_rows_even_with_consent():
 def test_no_sequence_of_losses_takes_a_row(steps):
     day = Day(allow_shrink=False)
     seen: set[tuple[float, str]] = set()
+    late: set[int] = set()
     for kind, where, what in steps:
         match kind:
             case "correct" | "rewrite":
                 continue
+            case "add late" if where in late:
+                continue  # a rewrite: the key was used before
             case "full rebuild" | "build":
                 day.publish(full_rebuild=kind == "full rebuild")
                 found = keys_of(day)
@@ -557,6 +560,8 @@ def test_no_sequence_of_losses_takes_a_row(steps):
                 assert day.plan().nothing_to_do
                 seen = set(found)
             case _:
+                if kind == "add late":
+                    late.add(where)
                 apply(day, kind, where, what)
 
 
@@ -840,7 +845,7 @@ def test_other_rules_build_enhanced_anew(change, monkeypatch):
     if change == "area":
         area = ServiceArea(0.0, 1.0, 0.0, 1.0)
     else:
-        monkeypatch.setattr(partition_build, "RULES_VERSION", "next")
+        monkeypatch.setattr(enhanced_build, "RULES_VERSION", "next")
     again = enhance(day, day.enhanced, area, "y")
     assert set(ParquetParts.open(again.data).group_ids) == {"y/0", "y/1"}
     assert again.counts["outside_service_area"] == (15 if change == "area" else 0)
