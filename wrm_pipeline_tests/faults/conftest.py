@@ -12,7 +12,7 @@ from tabulate import tabulate
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.server import SimulatedFeed, serve
-from wrm_pipeline_tests.faults.world import World
+from wrm_pipeline_tests.faults.harness import Harness
 from wrm_pipeline_tests.integration.conftest import seaweedfs  # noqa: F401 - a fixture
 
 # 12 stations and 20 free bikes: small files, quick runs, all kinds of rows.
@@ -25,13 +25,13 @@ def city() -> City:
 
 
 @pytest.fixture
-def world(environment) -> World:
+def world(environment) -> Harness:
     """A world in a local folder, without a feed."""
-    return World(load_settings())
+    return Harness(load_settings())
 
 
 @pytest.fixture
-def feed_world(world: World) -> Iterator[tuple[World, SimulatedFeed]]:
+def feed_world(world: Harness) -> Iterator[tuple[Harness, SimulatedFeed]]:
     """A world and its simulated feed, both on the world's clock."""
     with serve(CITY, clock=lambda: world.now) as feed:
         world.feed_url = feed.url

@@ -45,8 +45,8 @@ from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, Tuning
 from wrm_pipeline.simulator.server import SimulatedFeed, serve
-from wrm_pipeline_tests.faults.doomed import PROCESSES
-from wrm_pipeline_tests.faults.world import World, is_snapshot, local_day
+from wrm_pipeline_tests.faults.crash_runner import PROCESSES
+from wrm_pipeline_tests.faults.harness import Harness, is_snapshot, local_day
 from wrm_pipeline_tests.fixtures.lake import WatchedStore
 
 START = datetime(2026, 10, 24, 12, 0, 2, tzinfo=UTC)
@@ -166,7 +166,7 @@ def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Pa
 
     feed_module.READ_TIMEOUT_S = 0.4
     _mark_spooled_bodies(Journal(journal))
-    world = World(load_settings())
+    world = Harness(load_settings())
     breakers = Breakers(world.settings.breaker_dir, now=lambda: world.now)
     store = TroubledStore(world.truth)
     store.trouble, store.breaker = Trouble(random.Random(seed)), breakers.of("s3")
@@ -388,9 +388,9 @@ def count_faults(feed: SimulatedFeed, figures: Figures) -> None:
     feed._next_fault = counted  # type: ignore[method-assign]
 
 
-def check(day: Day, journal: Journal) -> tuple[World, int]:
+def check(day: Day, journal: Journal) -> tuple[Harness, int]:
     """All that was kept is published once; gives the world and how many fetches died before the disk had them."""
-    world = World(load_settings())
+    world = Harness(load_settings())
     stored = world.contents("raw/") | world.contents("quarantine/")
     died, before = 0, b""
     for at, body in journal.read():
@@ -449,7 +449,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def show(day: Day, world: World, died: int, worked_s: float, seconds: float) -> None:
+def show(day: Day, world: Harness, died: int, worked_s: float, seconds: float) -> None:
     """The closing figures."""
     figures = {name.replace("_", " "): value for name, value in asdict(day.figures).items() if name != "kinds"}
     raw = world.contents("raw/")

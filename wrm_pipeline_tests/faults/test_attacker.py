@@ -22,7 +22,7 @@ from wrm_pipeline.clients.vault import Token, Vault, VaultMisdirectedError
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline_tests.faults import attacks
 from wrm_pipeline_tests.faults.attacks import CHUNKED, DAMAGED, ENDLESS, OK, ONCE, answer
-from wrm_pipeline_tests.faults.world import ANALYTICS, JOB, NOON, Says, World, local_day
+from wrm_pipeline_tests.faults.harness import ANALYTICS, JOB, NOON, Harness, Says, local_day
 from wrm_pipeline_tests.fixtures.raw_server import RawServer, raw_server
 
 MUTATION = "graphql?query=mutation{wipeAssets(assetPartitionRanges:[]){__typename}}"
@@ -37,14 +37,14 @@ def victim() -> Iterator[RawServer]:
         yield server
 
 
-def attack(world: World, say: Callable[[bytes], Iterable[bytes]], **options: object) -> tuple[object, RawServer]:
+def attack(world: Harness, say: Callable[[bytes], Iterable[bytes]], **options: object) -> tuple[object, RawServer]:
     with raw_server(say) as server:
         world.feed_url = server.url
         options = {"policy": ONCE, "max_bytes": LIMIT, **options}
         return world.fetch(world.feed(**options)), server
 
 
-def nothing_is_kept(world: World) -> None:
+def nothing_is_kept(world: Harness) -> None:
     assert [world.keys(folder) for folder in ("raw/", "quarantine/", "dlq/")] == [[], [], []]
     assert not list(world.spool.waiting())
 

@@ -19,7 +19,7 @@ import pytest
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views
 from wrm_pipeline.analytics.database_files import DatabaseLockedError, moved_aside
-from wrm_pipeline_tests.faults.world import NOON
+from wrm_pipeline_tests.faults.harness import NOON
 
 KILLED = """
 import duckdb, os, sys

@@ -11,8 +11,7 @@ import pytest
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.lake.spool import SpoolFullError
-from wrm_pipeline_tests.faults.confined import fill, mount_tmpfs, run_confined, set_read_only
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults.harness import (
     ANALYTICS,
     JOB,
     MINUTE,
@@ -20,22 +19,23 @@ from wrm_pipeline_tests.faults.world import (
     PUBLISHED,
     REPAIRED,
     SPOOLED,
+    Harness,
     Says,
-    World,
     failing,
     local_day,
 )
+from wrm_pipeline_tests.faults.mount_namespace import fill, mount_tmpfs, run_in_namespace, set_read_only
 
 DAY = local_day(NOON)
 
 
-def ingest(world: World) -> IngestResult:
+def ingest(world: Harness) -> IngestResult:
     result = world.fetch()
     assert isinstance(result, IngestResult), result
     return result
 
 
-def lake_full_spool_not(world: World) -> None:
+def lake_full_spool_not(world: Harness) -> None:
     mount_tmpfs(world.settings.lake_dir, 400)
     ingest(world)
     filler = fill(world.settings.lake_dir)
@@ -47,7 +47,7 @@ def lake_full_spool_not(world: World) -> None:
     world.verify(SPOOLED)
 
 
-def lake_read_only_spool_not(world: World) -> None:
+def lake_read_only_spool_not(world: Harness) -> None:
     mount_tmpfs(world.settings.lake_dir, 1000)
     ingest(world)
     set_read_only(world.settings.lake_dir, True)
@@ -59,7 +59,7 @@ def lake_read_only_spool_not(world: World) -> None:
     world.verify(SPOOLED)
 
 
-def spool_full_lake_not(world: World) -> None:
+def spool_full_lake_not(world: Harness) -> None:
     mount_tmpfs(world.settings.spool_dir, 64)
     filler = fill(world.settings.spool_dir)
     assert not ingest(world).spooled, "straight to the store"
@@ -69,7 +69,7 @@ def spool_full_lake_not(world: World) -> None:
     world.verify(PUBLISHED)
 
 
-def spool_read_only_lake_not(world: World) -> None:
+def spool_read_only_lake_not(world: Harness) -> None:
     mount_tmpfs(world.settings.spool_dir, 64)
     set_read_only(world.settings.spool_dir, True)
     assert not ingest(world).spooled
@@ -79,7 +79,7 @@ def spool_read_only_lake_not(world: World) -> None:
     world.verify(PUBLISHED)
 
 
-def spool_full_with_bodies_waiting(world: World) -> None:
+def spool_full_with_bodies_waiting(world: Harness) -> None:
     mount_tmpfs(world.settings.spool_dir, 64)
     with failing(world, lambda _operation, _key: True):
         for _ in range(3):
@@ -91,7 +91,7 @@ def spool_full_with_bodies_waiting(world: World) -> None:
     world.verify(SPOOLED)
 
 
-def both_full(world: World) -> None:
+def both_full(world: Harness) -> None:
     mount_tmpfs(world.settings.data_dir, 400)
     ingest(world)
     assert world.process(), world.failures
@@ -108,7 +108,7 @@ def both_full(world: World) -> None:
     world.verify(REPAIRED)
 
 
-def data_folder_read_only(world: World) -> None:
+def data_folder_read_only(world: Harness) -> None:
     mount_tmpfs(world.settings.data_dir, 1000)
     ingest(world)
     before = world.contents("")
@@ -123,7 +123,7 @@ def data_folder_read_only(world: World) -> None:
     world.verify(REPAIRED)
 
 
-def full_at_the_put_of_a_partition(world: World) -> None:
+def full_at_the_put_of_a_partition(world: Harness) -> None:
     mount_tmpfs(world.settings.lake_dir, 1000)
     ingest(world)
     assert world.process(), world.failures
@@ -140,7 +140,7 @@ def full_at_the_put_of_a_partition(world: World) -> None:
     world.verify(REPAIRED)
 
 
-def full_between_processed_and_enhanced(world: World) -> None:
+def full_between_processed_and_enhanced(world: Harness) -> None:
     mount_tmpfs(world.settings.lake_dir, 1000)
     for _ in range(3):
         ingest(world)
@@ -162,7 +162,7 @@ def full_between_processed_and_enhanced(world: World) -> None:
     world.verify(REPAIRED)
 
 
-def full_while_the_database_is_written(world: World) -> None:
+def full_while_the_database_is_written(world: Harness) -> None:
     folder = world.settings.data_dir
     mount_tmpfs(folder, 20_000)
     mount_tmpfs(world.settings.lake_dir, 20_000)
@@ -183,14 +183,14 @@ def full_while_the_database_is_written(world: World) -> None:
     world.verify(REPAIRED)
 
 
-def state_of_the_breaker_cannot_be_written(world: World) -> None:
+def state_of_the_breaker_cannot_be_written(world: Harness) -> None:
     folder = world.settings.breaker_dir
     mount_tmpfs(folder, 64)
     set_read_only(folder, True)
     breaker = Breakers(folder, now=lambda: world.now).of("feed")
     world.feed_url = "http://127.0.0.1:9/"
     for _ in range(6):
-        assert isinstance(world.fetch(World.feed(world, breaker=breaker)), Exception)
+        assert isinstance(world.fetch(Harness.feed(world, breaker=breaker)), Exception)
     set_read_only(folder, False)
     ingest(world)
     assert world.process(), world.failures
@@ -208,7 +208,7 @@ def _become_root() -> None:
     os.setresgid(0, 0, 0)
 
 
-def lake_of_another_user(world: World) -> None:
+def lake_of_another_user(world: Harness) -> None:
     ingest(world)
     world.settings.spool_dir.mkdir(exist_ok=True)
     world.settings.spool_dir.chmod(0o777)
@@ -248,7 +248,7 @@ def test_disk(environment, tmp_path, report, scenario):
     if scenario is lake_of_another_user and os.getuid() != 0:
         pytest.skip("only root can become another user")
     report(*SCENARIOS[scenario])
-    run_confined(scenario, tmp_path)
+    run_in_namespace(scenario, tmp_path)
 
 
 def test_a_spool_at_its_bound_keeps_the_oldest_and_says_so(world, city, monkeypatch, report):

@@ -22,14 +22,14 @@ from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.replay import Selection, replay
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.sensors.alerts import AlertCursor, check_outcomes, collect_outcomes, run_outcomes, send_notifications
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults.harness import (
     ANALYTICS,
     JOB,
     MINUTE,
     NOON,
     REPLAY,
+    Harness,
     Says,
-    World,
     _pairs,
     local_day,
     overrides_of,
@@ -78,7 +78,7 @@ def docks(text: str) -> str:
 class Watched:
     """A person with a webhook: what they are told."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Harness) -> None:
         self.world = world
         self.world.instance = dg.DagsterInstance.ephemeral()
         self.states = [(AlertCursor(time.time() - 60), read) for read in (run_outcomes, check_outcomes)]
@@ -103,15 +103,15 @@ class Watched:
         return ran.success
 
 
-def fetch(world: World, body: bytes) -> None:
+def fetch(world: Harness, body: bytes) -> None:
     world.fetch(Says(lambda: world.now, [body]))
 
 
-def letters(world: World):
+def letters(world: Harness):
     return DeadLetterQueue(world.truth, world.layout).all()
 
 
-def assert_all_published_once(world: World, bodies: dict[datetime, bytes]) -> None:
+def assert_all_published_once(world: Harness, bodies: dict[datetime, bytes]) -> None:
     """Each row of each body, once, in both layers; and the manifest says the same."""
     for layer in ("processed", "enhanced"):
         found = Counter(_pairs(world.truth, world.settings, layer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wrm_pipeline_tests.faults.world import DEAD_LETTERED, NOON, QUARANTINED, World, local_day
+from wrm_pipeline_tests.faults.harness import DEAD_LETTERED, NOON, QUARANTINED, Harness, local_day
 from wrm_pipeline_tests.fixtures.canaries import SPELLINGS, canary, shows
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer
 from wrm_pipeline_tests.fixtures.lake import snapshot
@@ -14,7 +14,7 @@ TOKEN = canary("the feed's token")
 WHOLE = ["plain", "percent-encoded", "repr", "JSON in JSON", "HTML with numbers", "base64 of user:password", "in hex"]
 
 
-def kept(world: World) -> str:
+def kept(world: Harness) -> str:
     """All that is in the lake, in the spool, and was told."""
     objects = [world.truth.get(info.key) for info in world.truth.list(world.layout.prefix)]
     spooled = [body.read() for body in world.spool.waiting()]
@@ -28,7 +28,7 @@ WAYS = ["a page", "a row", "an error", "a redirect", "a broken redirect"]
     ("spelling", "how", "store_is_away"),
     [*((spelling, how, False) for spelling in WHOLE for how in WAYS), *(("plain", how, True) for how in WAYS)],
 )
-def test_feed_quotes_its_credential(world: World, report, spelling: str, how: str, store_is_away: bool) -> None:
+def test_feed_quotes_its_credential(world: Harness, report, spelling: str, how: str, store_is_away: bool) -> None:
     outcome = {"a page": QUARANTINED, "a row": DEAD_LETTERED}.get(how, "failed, and the next minute published")
     report(f"{how} with the token, {spelling}{', and no store' if store_is_away else ''}", outcome)
     quoted = SPELLINGS[spelling](TOKEN)

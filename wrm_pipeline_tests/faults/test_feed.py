@@ -14,13 +14,13 @@ from wrm_pipeline.clients.errors import CircuitOpenError, PermanentError, Transi
 from wrm_pipeline.clients.retry import RetryPolicy
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.simulator.misbehaviour import BODY_EDITS, DEAD_ROWS, Misbehaviour, Tuning
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults.harness import (
     DEAD_LETTERED,
     MINUTE,
     PUBLISHED,
     QUARANTINED,
     REPAIRED,
-    World,
+    Harness,
 )
 from wrm_pipeline_tests.fixtures.fault_server import RESET, Answer, FaultServer
 from wrm_pipeline_tests.integration.conftest import free_ports
@@ -37,7 +37,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr("wrm_pipeline.clients.feed.READ_TIMEOUT_S", 1.0)
 
 
-def good_minute(world: World) -> None:
+def good_minute(world: Harness) -> None:
     """A snapshot that is stored and processed, whatever was before."""
     result = world.fetch()
     assert isinstance(result, IngestResult), result
@@ -286,7 +286,7 @@ def test_odd_but_good_snapshots_are_published_as_they_are_meant(feed_world, city
     world.verify(PUBLISHED)
 
 
-def names_of(world: World) -> set[str]:
+def names_of(world: Harness) -> set[str]:
     return {
         name
         for body in world.contents("enhanced/").values()

@@ -19,14 +19,14 @@ from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
-from wrm_pipeline_tests.faults.world import DEAD_LETTERED, MINUTE, NOON, PUBLISHED, REPAIRED, World, local_day
+from wrm_pipeline_tests.faults.harness import DEAD_LETTERED, MINUTE, NOON, PUBLISHED, REPAIRED, Harness, local_day
 from wrm_pipeline_tests.fixtures.lake import Lake
 from wrm_pipeline_tests.fixtures.older_lake import OlderLake, published_rows
 
 DAY = local_day(NOON)
 
 
-def fill(world: World, city, snapshots: int = 6) -> list[str]:
+def fill(world: Harness, city, snapshots: int = 6) -> list[str]:
     keys = []
     for n in range(snapshots):
         at = NOON + n * MINUTE
@@ -35,7 +35,7 @@ def fill(world: World, city, snapshots: int = 6) -> list[str]:
     return keys
 
 
-def findings(world: World, looks: int = 3) -> dict[str, int]:
+def findings(world: Harness, looks: int = 3) -> dict[str, int]:
     """What the reconciliation says is wrong after some looks, by kind; its runs are made."""
     cursor = None
     for _ in range(looks):

@@ -14,13 +14,13 @@ from wrm_pipeline.exporter.lake import DeadLetterSource
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.misbehaviour import dead_row
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults.harness import (
     ANALYTICS,
     DEAD_LETTERED,
     MINUTE,
     NOON,
     REPLAY,
-    World,
+    Harness,
     lake_path,
     local_day,
 )
@@ -78,11 +78,11 @@ def content_of(what: str) -> bytes:
     return content if isinstance(content, bytes) else json.dumps(content).encode()
 
 
-def queue_of(world: World) -> DeadLetterQueue:
+def queue_of(world: Harness) -> DeadLetterQueue:
     return DeadLetterQueue(world.truth, world.layout)
 
 
-def corrected_day(world: World, city) -> str:
+def corrected_day(world: Harness, city) -> str:
     """A published day with a row that a person corrected; gives the letter's key."""
     good = city.snapshot(NOON)
     lines = good.splitlines(keepends=True)
@@ -97,7 +97,7 @@ def corrected_day(world: World, city) -> str:
     return letter.key
 
 
-def asked_for(world: World) -> list[str]:
+def asked_for(world: Harness) -> list[str]:
     plan = plan_reconciliation_runs(
         world.store,
         world.layout,

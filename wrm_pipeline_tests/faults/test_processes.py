@@ -21,23 +21,23 @@ from dagster._daemon.monitoring import concurrency, run_monitoring
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, misbehave
-from wrm_pipeline_tests.faults import doomed
-from wrm_pipeline_tests.faults.oracle import expected_of
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults import crash_runner
+from wrm_pipeline_tests.faults.harness import (
     ANALYTICS,
     DEAD_LETTERED,
     JOB,
     MINUTE,
     NOON,
     PUBLISHED,
+    Harness,
     Says,
-    World,
     is_snapshot,
     local_day,
     s3_link,
     s3_world,
     time_of,
 )
+from wrm_pipeline_tests.faults.oracle import expected_of
 from wrm_pipeline_tests.fixtures.fault_server import HANG
 from wrm_pipeline_tests.integration.conftest import wait_until
 
@@ -104,7 +104,7 @@ TASKS = {
 }
 
 
-def prepare(job: str, world: World, feed, city) -> None:
+def prepare(job: str, world: Harness, feed, city) -> None:
     """Bring the world to where the job has all its work to do."""
     if job in {"fetch of no snapshot", "fetch with breaker"}:
         feed.plan("html" if job == "fetch of no snapshot" else "500", times=1 if job == "fetch of no snapshot" else 4)
@@ -136,21 +136,21 @@ def test_each_change_to_the_disk_is_known(feed_world, city, tmp_path, report, jo
     report(f"{job}: no kill, its changes are those that are killed between", "as listed")
     world, feed = feed_world
     prepare(job, world, feed, city)
-    assert doomed.run(world, TASKS[job], tmp_path / "log") == CHANGES[job]
+    assert crash_runner.run(world, TASKS[job], tmp_path / "log") == CHANGES[job]
 
 
 @pytest.mark.parametrize(
-    ("job", "kill"), [(job, kill) for job, changes in CHANGES.items() for kill in doomed.kills(changes)], ids=str
+    ("job", "kill"), [(job, kill) for job, changes in CHANGES.items() for kill in crash_runner.kills(changes)], ids=str
 )
 def test_sigkill(feed_world, city, tmp_path, report, job, kill):
     changes, after = CHANGES[job], kill.changes
     outcome = {"fetch of no snapshot": "quarantined", "build": DEAD_LETTERED}.get(job, PUBLISHED)
-    report(f"{job}: {doomed.place_of(kill, changes)}", outcome)
+    report(f"{job}: {crash_runner.place_of(kill, changes)}", outcome)
     world, feed = feed_world
     prepare(job, world, feed, city)
     killed_at = world.now
     body = _served_by(feed, city, job, killed_at)
-    assert doomed.run(world, TASKS[job], tmp_path / "log", kill) == changes[:after]
+    assert crash_runner.run(world, TASKS[job], tmp_path / "log", kill) == changes[:after]
 
     # From the first change on, the body is on the disk, and the fetch has kept it.
     if body is not None and after >= 1:
@@ -181,7 +181,7 @@ def _served_by(feed, city, job: str, at) -> bytes | None:
     return city.snapshot(at) if job in {"fetch", "fetch without store", "delivery"} else None
 
 
-def _readers_see_whole_things(world: World) -> None:
+def _readers_see_whole_things(world: Harness) -> None:
     """Right after the kill: every object can be read and is what it was stored as; so can the database."""
     for key, body in world.contents("").items():
         if key.endswith(".parquet"):
@@ -197,7 +197,7 @@ def _readers_see_whole_things(world: World) -> None:
             connection.execute("SELECT count(*) FROM information_schema.tables").fetchall()
 
 
-def _database_is_of_now(world: World) -> None:
+def _database_is_of_now(world: Harness) -> None:
     rows = sum(len(expected_of(body, time_of(key)).stations) for key, body in world.contents("raw/").items())
     with closing(duckdb.connect(str(world.settings.database_path), read_only=True)) as connection:
         (found,) = connection.execute("SELECT count(*) FROM wrm_analytics.wrm_stations_enhanced_data").fetchone()
@@ -218,7 +218,7 @@ def test_sigkill_while_a_put_to_s3_is_on_its_way(monkeypatch, seaweedfs, city, t
         proxy.fail("put", HANG, key="/processed/")
         seen = len(proxy.seen)
         monkeypatch.setenv("S3_ENDPOINT_URL", link.url)
-        process = doomed.start(world, "build", tmp_path / "log")
+        process = crash_runner.start(world, "build", tmp_path / "log")
         wait_until(
             lambda: any(o == "put" for o, _ in proxy.seen[seen:]), timeout_s=30, what="the build must come to its put"
         )
@@ -236,7 +236,7 @@ def test_two_builds_of_one_day_at_once(feed_world, tmp_path, report):
     world, _ = feed_world
     for _ in range(3):
         world.fetch()
-    both = [doomed.start(world, "build", tmp_path / f"log{n}") for n in range(2)]
+    both = [crash_runner.start(world, "build", tmp_path / f"log{n}") for n in range(2)]
     for process in both:
         process.join(60)
         assert process.exitcode == 0
@@ -274,7 +274,7 @@ def test_two_fetches_in_the_same_second(feed_world, city, tmp_path, report, same
     if not same:
         moments = iter([world.now, world.now + timedelta(hours=1)])
         feed.clock = lambda: next(moments)
-    both = [doomed.start(world, "fetch", tmp_path / f"log{n}") for n in range(2)]
+    both = [crash_runner.start(world, "fetch", tmp_path / f"log{n}") for n in range(2)]
     for process in both:
         process.join(60)
         assert process.exitcode == 0
@@ -298,11 +298,11 @@ def test_a_reader_sees_the_old_database_while_its_writer_is_killed(feed_world, t
     with closing(duckdb.connect(str(world.settings.database_path), read_only=True)) as reader:
         assert reader.execute(question).fetchall() == [(1,)]
         world.fetch()
-        doomed.run(world, "build", tmp_path / "log")
-        doomed.run(world, "analyze", tmp_path / "log", doomed.Kill(0))
+        crash_runner.run(world, "build", tmp_path / "log")
+        crash_runner.run(world, "analyze", tmp_path / "log", crash_runner.Kill(0))
         assert reader.execute(question).fetchall() == [(1,)]
         # No lock is left behind, by the dead writer or the living reader.
-        first, *others = doomed.run(world, "analyze", tmp_path / "log")
+        first, *others = crash_runner.run(world, "analyze", tmp_path / "log")
         assert first == "remove analytics.duckdb"
         assert set(others) == set(CHANGES["analytics"])
         assert reader.execute(question).fetchall() == [(1,)]
@@ -319,7 +319,7 @@ def test_a_pool_whose_holder_was_killed_is_freed(feed_world, tmp_path, monkeypat
     monitoring = yaml.safe_load(dagster_yaml.read_text())["run_monitoring"]
     world.fetch()
     assert world.process()
-    doomed.run(world, "analyze_on_instance", tmp_path / "log", doomed.Kill(1, after=True))
+    crash_runner.run(world, "analyze_on_instance", tmp_path / "log", crash_runner.Kill(1, after=True))
     with dg.DagsterInstance.get() as instance:
         (run,) = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.STARTED

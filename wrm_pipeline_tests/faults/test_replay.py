@@ -11,15 +11,15 @@ import pytest
 from wrm_pipeline.domain import partition_build
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, dead_row
-from wrm_pipeline_tests.faults import doomed
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults import crash_runner
+from wrm_pipeline_tests.faults.harness import (
     DEAD_LETTERED,
     MINUTE,
     NOON,
     QUARANTINED,
     REPAIRED,
     REPLAY,
-    World,
+    Harness,
     failing,
     local_day,
 )
@@ -32,15 +32,15 @@ LAYERS = [f"rename {what}{layer}" for layer in ("processed", "enhanced") for wha
 CHANGES = [*LETTER, *LAYERS, *LETTER * 2]
 
 
-def queue_of(world: World) -> DeadLetterQueue:
+def queue_of(world: Harness) -> DeadLetterQueue:
     return DeadLetterQueue(world.truth, world.layout)
 
 
-def statuses(world: World) -> dict[str, tuple[str, int]]:
+def statuses(world: Harness) -> dict[str, tuple[str, int]]:
     return {letter.error_type: (letter.status, letter.retry_count) for letter in queue_of(world).all()}
 
 
-def corrected_day(world: World, city) -> None:
+def corrected_day(world: Harness, city) -> None:
     """A day with one dead row that is corrected by a person, and one that is not."""
     good = city.snapshot(NOON)
     lines = good.splitlines(keepends=True)
@@ -104,11 +104,11 @@ def test_poison_is_parked(world, city, report):
     world.verify(DEAD_LETTERED)
 
 
-@pytest.mark.parametrize("kill", doomed.kills(CHANGES), ids=str)
+@pytest.mark.parametrize("kill", crash_runner.kills(CHANGES), ids=str)
 def test_sigkill_of_a_replay(world, city, tmp_path, report, kill):
-    report(f"reprocess_dlq: {doomed.place_of(kill, CHANGES)}", DEAD_LETTERED)
+    report(f"reprocess_dlq: {crash_runner.place_of(kill, CHANGES)}", DEAD_LETTERED)
     corrected_day(world, city)
-    assert doomed.run(world, "replay", tmp_path / "log", kill) == CHANGES[: kill.changes]
+    assert crash_runner.run(world, "replay", tmp_path / "log", kill) == CHANGES[: kill.changes]
     world.now += MINUTE
     assert world.run(REPLAY), world.failures
     status = statuses(world)
@@ -125,7 +125,7 @@ def test_sigkill_of_a_replay(world, city, tmp_path, report, kill):
 def test_each_change_of_a_replay_is_known(world, city, tmp_path, report):
     report("reprocess_dlq: no kill, its changes are those that are killed between", "as listed")
     corrected_day(world, city)
-    assert doomed.run(world, "replay", tmp_path / "log") == CHANGES
+    assert crash_runner.run(world, "replay", tmp_path / "log") == CHANGES
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import pytest
 
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.simulator.misbehaviour import BODY_EDITS, DEAD_ROWS, Misbehaviour, dead_row
-from wrm_pipeline_tests.faults.oracle import expected_of
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults.harness import (
     DEAD_LETTERED,
     MINUTE,
     NOON,
@@ -22,6 +21,7 @@ from wrm_pipeline_tests.faults.world import (
     failing,
     local_day,
 )
+from wrm_pipeline_tests.faults.oracle import expected_of
 
 DAY = local_day(NOON)
 

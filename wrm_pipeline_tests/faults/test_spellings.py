@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from wrm_pipeline_tests.faults.harness import MINUTE, NOON, PUBLISHED, Says, local_day
 from wrm_pipeline_tests.faults.oracle import Expected, expected_of
-from wrm_pipeline_tests.faults.world import MINUTE, NOON, PUBLISHED, Says, local_day
 from wrm_pipeline_tests.fixtures.spellings import CHANGED, UNCHANGED
 
 SPELLINGS = {**UNCHANGED, **{name: edit for name, (edit, _) in CHANGED.items()}}

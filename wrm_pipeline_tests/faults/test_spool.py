@@ -14,7 +14,7 @@ from wrm_pipeline.checks.spool import check_spool
 from wrm_pipeline.flows import ingest, inspection
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.lake.spool import ASIDE, Spool
-from wrm_pipeline_tests.faults.world import MINUTE, NOON, PUBLISHED, QUARANTINED, Says, World, failing
+from wrm_pipeline_tests.faults.harness import MINUTE, NOON, PUBLISHED, QUARANTINED, Harness, Says, failing
 
 WAITING = f"{NOON - MINUTE:%Y%m%dT%H%M%S.%f}Z.raw.body"
 
@@ -260,7 +260,7 @@ def test_names_of_the_release_before_are_delivered(feed_world, city, report):
     world.verify(QUARANTINED)
 
 
-def _leave_no_stranger(world: World) -> None:
+def _leave_no_stranger(world: Harness) -> None:
     """The verifier looks for leftovers; what was set aside is a person's to remove."""
     for path in (world.spool.folder / ASIDE).rglob("*"):
         if path.is_symlink() or not path.is_dir():

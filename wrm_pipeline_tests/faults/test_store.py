@@ -11,6 +11,20 @@ import pytest
 from wrm_pipeline.clients.errors import ExternalError, StorageDeniedError, TransientError
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.flows.watch import plan_new_data_runs
+from wrm_pipeline_tests.faults.harness import (
+    MINUTE,
+    NOON,
+    PUBLISHED,
+    REPAIRED,
+    SPOOLED,
+    Harness,
+    S3Link,
+    Says,
+    _pairs,
+    local_day,
+    s3_link,
+    s3_world,
+)
 from wrm_pipeline_tests.faults.s3_proxy import (
     DENIED,
     GONE,
@@ -22,20 +36,6 @@ from wrm_pipeline_tests.faults.s3_proxy import (
     ignoring_if_none_match,
     lost_answer,
     reject_if_none_match,
-)
-from wrm_pipeline_tests.faults.world import (
-    MINUTE,
-    NOON,
-    PUBLISHED,
-    REPAIRED,
-    SPOOLED,
-    S3Link,
-    Says,
-    World,
-    _pairs,
-    local_day,
-    s3_link,
-    s3_world,
 )
 from wrm_pipeline_tests.fixtures.fault_server import HANG, HTML_200, RESET, Answer
 
@@ -59,7 +59,7 @@ def link(seaweedfs) -> Iterator[S3Link]:
 
 
 @pytest.fixture
-def s3(monkeypatch, seaweedfs, link, city) -> Iterator[tuple[World, S3Proxy]]:
+def s3(monkeypatch, seaweedfs, link, city) -> Iterator[tuple[Harness, S3Proxy]]:
     """A world on S3 behind a proxy, under a prefix of its own; its feed serves the city of each minute."""
     monkeypatch.setenv("WRM_STATIONS_S3_PREFIX", f"t{next(_prefixes)}/")
     world = s3_world(monkeypatch, seaweedfs, link)
@@ -69,7 +69,7 @@ def s3(monkeypatch, seaweedfs, link, city) -> Iterator[tuple[World, S3Proxy]]:
     link.proxy.seen.clear()
 
 
-def ingest(world: World) -> IngestResult:
+def ingest(world: Harness) -> IngestResult:
     result = world.fetch()
     assert isinstance(result, IngestResult), result
     return result

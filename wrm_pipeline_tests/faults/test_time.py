@@ -20,7 +20,7 @@ from wrm_pipeline.flows.watch import plan_new_data_runs, plan_reconciliation_run
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.settings import load_settings
-from wrm_pipeline_tests.faults.world import (
+from wrm_pipeline_tests.faults.harness import (
     DEAD_LETTERED,
     MINUTE,
     NOON,
@@ -28,8 +28,8 @@ from wrm_pipeline_tests.faults.world import (
     REPAIRED,
     SPOOLED,
     WARSAW,
+    Harness,
     Says,
-    World,
     failing,
     local_day,
 )
@@ -37,7 +37,7 @@ from wrm_pipeline_tests.fixtures.lake import snapshot
 
 
 @pytest.fixture
-def clocked(world: World, city) -> World:
+def clocked(world: Harness, city) -> Harness:
     """A world whose feed serves the city of each minute."""
     world.feed = lambda: Says(lambda: world.now, [city.snapshot(world.now)])
     return world
@@ -186,12 +186,12 @@ def test_a_folder_that_is_no_partition_is_left_alone_and_stops_nobody(clocked, c
 # --- what time a raw object has ---
 
 
-def build(world: World, dt: date, layout: Layout | None = None):
+def build(world: Harness, dt: date, layout: Layout | None = None):
     """A day, without Dagster around it."""
     return rebuild_partition(world.store, layout or world.layout, dt, area=world.settings.area, now=world.now)
 
 
-def times_of(world: World, dt: date) -> list[datetime]:
+def times_of(world: Harness, dt: date) -> list[datetime]:
     data = world.truth.get(world.layout.partition_key("processed", dt))
     return sorted(set(pq.read_table(io.BytesIO(data), columns=["file_timestamp"])["file_timestamp"].to_pylist()))
 
@@ -257,7 +257,7 @@ def test_local_names_of_an_odd_hour_are_told_apart(world, report, day, hours):
 # --- a clock that was ahead ---
 
 
-def ahead_and_right_again(world: World, by: timedelta) -> list[date]:
+def ahead_and_right_again(world: Harness, by: timedelta) -> list[date]:
     """Three fetches, three with the clock ahead, one with the clock right: days that the fast look asked for then."""
     cursor = None
     for step in (timedelta(0), by, -by):

@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 import pytest
 
-from wrm_pipeline_tests.faults.world import MINUTE, NOON, PUBLISHED, World, local_day
+from wrm_pipeline_tests.faults.harness import MINUTE, NOON, PUBLISHED, Harness, local_day
 
 DAY = local_day(NOON)
 
 
-def key_of(world: World, layer: str, number: int = 0) -> str:
+def key_of(world: Harness, layer: str, number: int = 0) -> str:
     return world.keys(f"{layer}/")[number]
 
 
-def change(world: World, key: str, edit: Callable[[bytes], bytes]) -> None:
+def change(world: Harness, key: str, edit: Callable[[bytes], bytes]) -> None:
     world.truth.put(key, edit(world.truth.get(key)))
 
 
-def double(world: World, layer: str) -> None:
+def double(world: Harness, layer: str) -> None:
     key = key_of(world, layer)
     world.truth.put(key.replace("_000000", "_120000"), world.truth.get(key))
 
 
-SABOTAGE: dict[str, Callable[[World], None]] = {
+SABOTAGE: dict[str, Callable[[Harness], None]] = {
     "raw object gone": lambda w: w.truth.delete(key_of(w, "raw")),
     "raw object twice": lambda w: w.truth.put(key_of(w, "raw").replace("-02.txt", "-03.txt"), w.served[0][1]),
     "raw byte changed": lambda w: change(w, key_of(w, "raw"), lambda body: body.replace(b"1", b"2", 1)),

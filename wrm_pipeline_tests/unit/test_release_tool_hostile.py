@@ -397,7 +397,7 @@ def test_two_at_once(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def _on_a_full_disk(folder: str, problems: str) -> None:
-    from wrm_pipeline_tests.faults.confined import enter_namespace, fill, mount_tmpfs
+    from wrm_pipeline_tests.faults.mount_namespace import enter_namespace, fill, mount_tmpfs
 
     disk = Path(folder)
     try:

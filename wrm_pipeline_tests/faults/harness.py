@@ -1,4 +1,4 @@
-"""The pipeline on a store of its own, with a clock and faults to set, and the verifier that ends each scenario."""
+"""The pipeline on a store of its own, with settable clock and faults, and the verifier that ends each scenario."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ANALYTICS = "wrm_analytics_job"
 REPLAY = "reprocess_dlq"
 
 
-class World:
+class Harness:
     """One lake, one feed and one clock.
 
     Attributes:
@@ -93,7 +93,7 @@ class World:
         self.instance: dg.DagsterInstance | None = None
         self.connect: Callable[[], ObjectStore] = lambda: self.store
         self.name = str(id(self))
-        _WORLDS[self.name] = self
+        _HARNESSES[self.name] = self
 
     @property
     def layout(self) -> Layout:
@@ -346,7 +346,7 @@ class Says:
 
 # --- wiring into Dagster ---
 
-_WORLDS: WeakValueDictionary[str, World] = WeakValueDictionary()
+_HARNESSES: WeakValueDictionary[str, Harness] = WeakValueDictionary()
 _BUILDS = ("wrm_stations_processed_data_all", "wrm_stations_enhanced_data_all")
 
 
@@ -356,14 +356,14 @@ class WorldLake(LakeResource, extra="forbid"):
     world: str
 
     def connect(self, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
-        return _WORLDS[self.world].connect()
+        return _HARNESSES[self.world].connect()
 
     @property
     def store(self) -> ObjectStore:
         return self.connect()  # each time: the world may change it
 
 
-def overrides_of(world: World, now: datetime) -> dict[str, Any]:
+def overrides_of(world: Harness, now: datetime) -> dict[str, Any]:
     """The lake and the clock of a world."""
     lake = WorldLake(place="a world", world=world.name, vault=VaultSecretsResource.of(world.settings))
     return {"lake": lake, "clock": ClockResource(fixed_at=now.isoformat())}
@@ -374,7 +374,7 @@ def _instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.ephemeral()
 
 
-def definitions_of(world: World) -> dg.Definitions:
+def definitions_of(world: Harness) -> dg.Definitions:
     # Each run has a moment of its own, as in real life, while the scenario's clock stands still.
     now = world.now + timedelta(milliseconds=next(world.runs))
     return build_defs(world.settings, overrides_of(world, now))
@@ -420,14 +420,14 @@ def s3_link(server: Any, bucket: str) -> Iterator[S3Link]:
         yield S3Link(bucket, proxy, url, client(url), client(server.endpoint_url))
 
 
-def s3_world(monkeypatch: Any, server: Any, link: S3Link) -> World:
+def s3_world(monkeypatch: Any, server: Any, link: S3Link) -> Harness:
     """A world whose store is a bucket behind a proxy; the verifier goes to the server itself."""
     monkeypatch.setenv("BUCKET_NAME", link.bucket)
     monkeypatch.setenv("S3_ENDPOINT_URL", server.endpoint_url)
     monkeypatch.setenv("S3_ACCESS_KEY_ID", server.access_key_id)
     monkeypatch.setenv("S3_SECRET_ACCESS_KEY", server.secret_access_key)
     settings = load_settings()
-    world = World(settings)
+    world = Harness(settings)
     world.truth = S3ObjectStore(link.bucket, lambda: link.direct)
     world.store.inner = S3ObjectStore(
         link.bucket,
@@ -439,7 +439,7 @@ def s3_world(monkeypatch: Any, server: Any, link: S3Link) -> World:
 
 
 @contextmanager
-def failing(world: World, fails: Callable[[str, str], bool]) -> Iterator[None]:
+def failing(world: Harness, fails: Callable[[str, str], bool]) -> Iterator[None]:
     """While the block runs, requests that `fails` says are answered with 503."""
     world.store.fails = fails
     try:
@@ -448,5 +448,5 @@ def failing(world: World, fails: Callable[[str, str], bool]) -> Iterator[None]:
         world.store.fails = lambda _operation, _key: False
 
 
-def lake_path(world: World, key: str) -> Path:
+def lake_path(world: Harness, key: str) -> Path:
     return world.settings.lake_dir / key

@@ -1,7 +1,7 @@
-"""Scenarios on small, read-only or foreign disks: in a process with a mount namespace of its own.
+"""Scenarios on small, read-only or foreign disks, each in a process with its own mount namespace.
 
-Nothing outside that process sees its mounts, and they go with it. Root may do so everywhere; others where the kernel
-lets users have namespaces.
+No other process sees its mounts, and they vanish with it. Root may do this everywhere, other users where the kernel
+allows user namespaces.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import pytest
 
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.faults.conftest import CITY
-from wrm_pipeline_tests.faults.doomed import PROCESSES
-from wrm_pipeline_tests.faults.world import Says, World
+from wrm_pipeline_tests.faults.crash_runner import PROCESSES
+from wrm_pipeline_tests.faults.harness import Harness, Says
 
 _NEWNS, _NEWUSER = 0x00020000, 0x10000000
 _RDONLY, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -36,7 +36,7 @@ def _checked(result: int, what: str) -> None:
 
 
 def enter_namespace() -> None:
-    """A mount namespace for this process. OSError where that is not allowed."""
+    """Give this process its own mount namespace. Raises OSError where that is not allowed."""
     uid, gid = os.getuid(), os.getgid()
     _checked(_libc.unshare(_NEWNS | (_NEWUSER if uid else 0)), "unshare")
     if uid:
@@ -47,19 +47,19 @@ def enter_namespace() -> None:
 
 
 def mount_tmpfs(folder: Path, size_kb: int) -> None:
-    """A file system of its own at `folder`."""
+    """Mount a separate file system at `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     _checked(_libc.mount(b"none", bytes(folder), b"tmpfs", 0, f"size={size_kb}k".encode()), "mount tmpfs")
 
 
 def set_read_only(folder: Path, read_only: bool) -> None:
-    """Remount what `mount_tmpfs` has mounted."""
+    """Remount a file system that `mount_tmpfs` mounted."""
     flags = _REMOUNT | (_RDONLY if read_only else 0)
     _checked(_libc.mount(b"none", bytes(folder), b"tmpfs", flags, None), "remount")
 
 
 def fill(folder: Path) -> Path:
-    """Use up the room; gives the file to remove."""
+    """Use up all space; returns the file to remove afterwards."""
     filler = folder / ".filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
@@ -78,7 +78,7 @@ def _main(environ: dict[str, str], module: str, scenario: str, problems: str) ->
         sys.exit(NO_NAMESPACE)
     file = os.open(problems, os.O_WRONLY | os.O_CREAT)  # opened now: a scenario may lose its rights
     try:
-        world = World(load_settings())
+        world = Harness(load_settings())
         world.feed = lambda: Says(lambda: world.now, [CITY.snapshot(world.now)])
         getattr(importlib.import_module(module), scenario)(world)
     except BaseException:  # noqa: BLE001 - it goes to the parent
@@ -86,8 +86,8 @@ def _main(environ: dict[str, str], module: str, scenario: str, problems: str) ->
         sys.exit(1)
 
 
-def run_confined(scenario: object, tmp_path: Path) -> None:
-    """Run a scenario, a function of a world, in a process of its own; fails or skips as it does."""
+def run_in_namespace(scenario: object, tmp_path: Path) -> None:
+    """Run a scenario, a function of a harness, in its own process; fails or skips as it does."""
     problems = tmp_path / "problems"
     environ = {name: value for name, value in os.environ.items() if name.startswith(("WRM_", "DAGSTER"))}
     module, name = scenario.__module__, scenario.__name__  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""How long one call takes at worst, with the policies of production, against servers that take and never give.
+"""How long a call takes at worst, with production policies, against servers that accept requests and never answer.
 
-    python -m wrm_pipeline_tests.faults.black_hole
+    python -m wrm_pipeline_tests.faults.worst_case_latency
 
 Takes about a minute; all cases run at the same time.
 """
@@ -26,13 +26,13 @@ from wrm_pipeline.clients.vault import Token, Vault
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.s3_object_store import s3_object_store
 
-# With a second for the scheduler. A download that drips is given up at its deadline, seen at the next byte.
+# Plus a second for the scheduler. A download that trickles is given up at its deadline, noticed at the next byte.
 LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26, "vault": 11, "webhook": 16, "openlineage": 10}
 
 
 @contextmanager
-def black_hole(answer: bytes = b"", drip: bytes = b"") -> Iterator[str]:
-    """A server that accepts, says `answer`, and then nothing, or `drip` once a second."""
+def silent_server(answer: bytes = b"", drip: bytes = b"") -> Iterator[str]:
+    """A server that accepts, sends `answer`, and then nothing, or `drip` once a second."""
     stopping = threading.Event()
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         listener.settimeout(0.1)
@@ -70,22 +70,22 @@ def store_at(url: str, policy: RetryPolicy = STORAGE_POLICY) -> ObjectStore:
 
 
 def measure(call: Callable[[], object]) -> tuple[float, int]:
-    """Seconds until it gave up, and attempts."""
+    """Seconds until the call gave up, and its number of attempts."""
     started = time.monotonic()
     try:
         call()
     except ExternalError as error:
         return time.monotonic() - started, error.attempts
-    raise AssertionError("a black hole has answered")
+    raise AssertionError("a silent server has answered")
 
 
 def measure_all() -> list[tuple[str, str, float, int, float]]:
     """(target, case, seconds, attempts, limit) of each case."""
     head = b'HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\nContent-Length: 100000\r\nETag: "x"\r\n\r\n'
     with (
-        black_hole() as silent,
-        black_hole(head + b"#id") as stopping,
-        black_hole(head, b"x") as dripping,
+        silent_server() as silent,
+        silent_server(head + b"#id") as stopping,
+        silent_server(head, b"x") as dripping,
     ):
         sensor = store_at(silent, SENSOR_POLICY)
         cases: list[tuple[str, str, Callable[[], object]]] = [

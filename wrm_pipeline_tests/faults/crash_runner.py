@@ -1,6 +1,6 @@
-"""Runs in processes of their own that kill themselves, by SIGKILL, just before their n-th change to the disk.
+"""Runs tasks in processes that kill themselves, by SIGKILL, just before their n-th change to the disk.
 
-The processes are forked from a clean server that has loaded the pipeline once, so a kill costs tenths of a second.
+The processes are forked from a clean server that has loaded the pipeline once, so a crash costs tenths of a second.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import dagster as dg
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.settings import load_settings
-from wrm_pipeline_tests.faults.world import _BUILDS, ANALYTICS, JOB, REPLAY, World, local_day
+from wrm_pipeline_tests.faults.harness import _BUILDS, ANALYTICS, JOB, REPLAY, Harness, local_day
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pytest", "requests", f"{__package__}.warm"])
+PROCESSES.set_forkserver_preload(["pytest", "requests", f"{__package__}.prefork_server"])
 
-Task = Callable[[World], None]
+Task = Callable[[Harness], None]
 
 
-def fetch(world: World) -> None:
+def fetch(world: Harness) -> None:
     world.fetch()
 
 
-def fetch_without_store(world: World) -> None:
-    """The store is away, so the body goes to the spool."""
+def fetch_without_store(world: Harness) -> None:
+    """The store is down, so the body goes to the spool."""
 
     def away() -> None:
         raise TransientError("away", "s3", "put")
@@ -46,30 +46,30 @@ def fetch_without_store(world: World) -> None:
     world.fetch()
 
 
-def fetch_with_breaker(world: World) -> None:
+def fetch_with_breaker(world: Harness) -> None:
     """With a circuit breaker, whose state is on the disk."""
     world.fetch(world.feed(breaker=Breakers(world.settings.breaker_dir).of("feed")))
 
 
-def process(world: World) -> None:
+def process(world: Harness) -> None:
     world.run(JOB, local_day(world.now))
 
 
-def build(world: World) -> None:
+def build(world: Harness) -> None:
     """Processed and enhanced, without the views."""
     world.run(JOB, local_day(world.now), only=_BUILDS)
 
 
-def replay(world: World) -> None:
+def replay(world: Harness) -> None:
     world.run(REPLAY)
 
 
-def analyze(world: World) -> None:
+def analyze(world: Harness) -> None:
     world.run(ANALYTICS)
 
 
-def analyze_on_instance(world: World) -> None:
-    """On the instance in DAGSTER_HOME, which remembers the run and holds it to its pools."""
+def analyze_on_instance(world: Harness) -> None:
+    """On the instance in DAGSTER_HOME, which records the run and enforces its pools."""
     with dg.DagsterInstance.get() as instance:
         world.instance = instance
         world.run(ANALYTICS)
@@ -90,11 +90,11 @@ TASKS: dict[str, Task] = {
 }
 
 
-class Doom:
-    """Counts changes to the disk below a folder, by renames, links and removals, and ends the process between two.
+class CrashTrigger:
+    """Counts renames, links and removals below a folder, and kills the process between two of them.
 
-    It dies when all is ready for the next change (temporary files are written), or right after the last. Files of
-    `.tmp/` are removed without changing what anybody sees; that does not count.
+    It dies when everything is ready for the next change (temporary files are written), or right after the last one.
+    Removing files of `.tmp/` changes nothing that anyone sees, so it does not count.
     """
 
     def __init__(self, folder: Path, log: Path, survive: int | None, *, after: bool) -> None:
@@ -137,7 +137,7 @@ class Doom:
 
 
 def label_of(path: Path) -> str:
-    """What a file is, without date, time or id."""
+    """Describe a file without its date, time or id."""
     parts = [part for part in path.parts if part not in {"lake", "bike-data", "gen_info", "all"} and "dt=" not in part]
     folder = "metadata of " if ".metadata" in parts else ""
     kinds = ("raw", "quarantine", "processed", "enhanced", "dlq", "duckdb", "site", "spool", "breakers", "cache")
@@ -149,7 +149,7 @@ def label_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Kill:
-    """When to die: with this many changes made, before the next one or right after the last of them."""
+    """When to die: after this many changes, just before the next one or right after the last one."""
 
     changes: int
     after: bool = False
@@ -161,14 +161,14 @@ def _main(environ: Mapping[str, str], task: str, feed_url: str, at: str, log: st
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     settings = load_settings()
-    world = World(settings, feed_url=feed_url, at=datetime.fromisoformat(at))
-    Doom(settings.data_dir, Path(log), kill.changes if kill else None, after=bool(kill and kill.after)).watch()
+    world = Harness(settings, feed_url=feed_url, at=datetime.fromisoformat(at))
+    CrashTrigger(settings.data_dir, Path(log), kill.changes if kill else None, after=bool(kill and kill.after)).watch()
     TASKS[task](world)
     Path(log).with_suffix(".failures").write_text("\n".join(world.failures))
 
 
-def start(world: World, task: str, log: Path, kill: Kill | None = None) -> Any:
-    """Start a task on a world's data in a process of its own."""
+def start(world: Harness, task: str, log: Path, kill: Kill | None = None) -> Any:
+    """Start a task on a harness's data in a separate process."""
     environ = {name: value for name, value in os.environ.items() if name.startswith(("WRM_", "S3_", "BUCKET", "DAGS"))}
     at = world.now + timedelta(milliseconds=500)  # not the moment of a run of the parent's
     process = PROCESSES.Process(target=_main, args=(environ, task, world.feed_url, at.isoformat(), str(log), kill))
@@ -176,8 +176,8 @@ def start(world: World, task: str, log: Path, kill: Kill | None = None) -> Any:
     return process
 
 
-def run(world: World, task: str, log: Path, kill: Kill | None = None) -> list[str]:
-    """Run a task to its end or its death; gives the changes that were made."""
+def run(world: Harness, task: str, log: Path, kill: Kill | None = None) -> list[str]:
+    """Run a task to its end or its crash; returns the changes that it made."""
     with contextlib.suppress(FileNotFoundError):
         log.unlink()
     process = start(world, task, log, kill)
@@ -188,12 +188,12 @@ def run(world: World, task: str, log: Path, kill: Kill | None = None) -> list[st
 
 
 def kills(changes: list[str]) -> list[Kill]:
-    """A death before each change, and one after the last; within a row of like files, at its begin and its end."""
+    """A crash before each change, and one after the last; in a series of similar files, at its beginning and end."""
     alike = [n for n in range(2, len(changes) - 1) if changes[n - 2 : n] == changes[n : n + 2]]
     return [*(Kill(n) for n in range(len(changes)) if n not in alike), Kill(len(changes), after=True)]
 
 
 def place_of(kill: Kill, changes: list[str]) -> str:
-    """For people: where a process died."""
+    """A readable description of where a process died."""
     place = f"after {changes[-1]}" if kill.after else f"before {changes[kill.changes]}"
     return f"SIGKILL {place} ({kill.changes}/{len(changes)})"

@@ -1,6 +1,6 @@
-"""One round of every job, run once in the server that doomed processes are forked from.
+"""Runs every job once in the server that `crash_runner` forks its processes from.
 
-None of them then pays for first times. Nothing else imports this.
+So none of them pays for first-time work. Nothing else imports this module.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from wrm_pipeline.settings import load_settings
-from wrm_pipeline_tests.faults.world import _BUILDS, ANALYTICS, JOB, NOON, World, local_day
+from wrm_pipeline_tests.faults.harness import _BUILDS, ANALYTICS, JOB, NOON, Harness, local_day
 from wrm_pipeline_tests.fixtures.lake import snapshot
 
 warnings.simplefilter("ignore")
@@ -24,7 +24,7 @@ with (
     contextlib.redirect_stderr(nowhere),
 ):
     os.environ["WRM_DATA_DIR"] = folder
-    world = World(load_settings())
+    world = Harness(load_settings())
     for minute in range(2):
         world.put_raw(NOON + timedelta(minutes=minute), snapshot(NOON))
         world.process(local_day(NOON))
