@@ -37,7 +37,7 @@ from wrm_pipeline.domain.business_rules import (
 )
 from wrm_pipeline.domain.dead_letters import REPROCESSED, DeadLetter
 from wrm_pipeline.domain.enhanced_build import rules_id
-from wrm_pipeline.domain.layout import folder_date, partition_bounds
+from wrm_pipeline.domain.layout import folder_date, local_date, partition_bounds
 from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.domain.rules import ServiceArea
@@ -93,7 +93,8 @@ def assess(
         return Assessment((), (), ())
     # In order, as a day is compared with those before; but the newest one always, as that is looked at.
     chosen = pending[:max_days]
-    newest = max(etags, default=None)
+    # Days to come are of a clock that was ahead.
+    newest = max((day for day in etags if day <= local_date(now)), default=None)
     if newest in pending and newest not in chosen:
         chosen = [*chosen[: max_days - 1], newest]
     waiting = tuple(day for day in pending if day not in chosen)
@@ -116,7 +117,7 @@ def assess(
                 [{"dt": day, "etag": etags[day], "version": version, "rows": rows, "refreshed_at": now}],
             )
         # The days still to come are judged by those before them.
-        needed_from = min([*waiting, max(etags, default=date.max)]) - timedelta(days=KEPT_DAYS)
+        needed_from = min([*waiting, newest or date.max]) - timedelta(days=KEPT_DAYS)
         connection.execute(f"DELETE FROM {SCHEMA}.{STATION_HOURS.name} WHERE dt < ?", [needed_from])
         connection.commit()
     return Assessment(tuple(chosen), removed, waiting)

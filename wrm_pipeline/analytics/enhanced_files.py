@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-# The newest day's file changes each minute, by the hand of the run that asks. It is looked at every 5 minutes.
-TRUSTED_S = 300.0
 _AT_ONCE = 8
 # Not there (any more), or not to be had: no fault of the file.
 _NOT_TO_BE_HAD = re.compile(r"\b(403|404)\b|No files found|No such file|Permission denied")
@@ -49,14 +47,15 @@ class EnhancedFile:
         etag: As it was looked at.
         missing: Columns that it lacks and that can be filled in.
         problem: Why the views leave it out; empty if they do not.
-        looked_at: Unix time.
+        lasting: Whether all this holds while the ETag does. What the store does not give (rights
+            of its own, a cold storage class) it may give the next time.
     """
 
     key: str
     etag: str
     missing: frozenset[str]
     problem: str
-    looked_at: float
+    lasting: bool = True
 
     @property
     def dt(self) -> date:
@@ -94,31 +93,22 @@ class EnhancedFiles:
         return [FileGroup(tuple(paths), missing) for missing, paths in groups.items()]
 
 
-def look_at_enhanced(
-    store: ObjectStore, layout: Layout, index: Path, describe: Describe, *, now: datetime | None = None
-) -> EnhancedFiles:
+def look_at_enhanced(store: ObjectStore, layout: Layout, index: Path, describe: Describe) -> EnhancedFiles:
     """List the layer, and look at what is new or has changed; `index` is the file with what is known.
 
     Raises:
         ExternalError: the store cannot be listed.
         duckdb.Error: a file could not be looked at, for a reason that is not the file's.
     """
-    at = (now or datetime.now(UTC)).timestamp()
     infos, others = _listed(store, layout)
     known = _read_index(index, store.name)
-    newest = max((info.key for info in infos), default="")
-    files = {info.key: known[info.key] for info in infos if _is_known(info, known.get(info.key), newest, at)}
+    files = {info.key: known[info.key] for info in infos if _is_known(info, known.get(info.key))}
     new = [info for info in infos if info.key not in files]
     if new:
         started = time.monotonic()
         described = describe([store.url(info.key) for info in new])
         for info in new:
-            file, lasting = _judged(info, described[store.url(info.key)], at)
-            files[info.key] = file
-            if not lasting:
-                known.pop(info.key, None)
-            else:
-                known[info.key] = file
+            known[info.key] = files[info.key] = _judged(info, described[store.url(info.key)])
         _log.info("looked at enhanced files", files=len(new), seconds=round(time.monotonic() - started, 3))
     kept = {key: file for key, file in known.items() if key in files}
     if new or len(kept) != len(known):
@@ -160,19 +150,16 @@ def _described(cursor: "duckdb.DuckDBPyConnection", path: str) -> Mapping[str, s
     return {name: kind for name, kind, *_ in rows}
 
 
-def _judged(info: ObjectInfo, described: Mapping[str, str] | tuple[str, bool], at: float) -> tuple[EnhancedFile, bool]:
+def _judged(info: ObjectInfo, described: Mapping[str, str] | tuple[str, bool]) -> EnhancedFile:
     if isinstance(described, tuple):
         problem, lasting = described
-        return EnhancedFile(info.key, info.etag, frozenset(), problem, at), lasting
+        return EnhancedFile(info.key, info.etag, frozenset(), problem, lasting)
     missing, problem = missing_columns(described)
-    return EnhancedFile(info.key, info.etag, missing, problem, at), True
+    return EnhancedFile(info.key, info.etag, missing, problem)
 
 
-def _is_known(info: ObjectInfo, known: EnhancedFile | None, newest: str, at: float) -> bool:
-    if known is None:
-        return False
-    sound = not known.problem and not known.missing
-    return known.etag == info.etag or (info.key == newest and sound and 0 <= at - known.looked_at < TRUSTED_S)
+def _is_known(info: ObjectInfo, known: EnhancedFile | None) -> bool:
+    return known is not None and known.lasting and known.etag == info.etag
 
 
 def _listed(store: ObjectStore, layout: Layout) -> tuple[list[ObjectInfo], list[str]]:
@@ -201,8 +188,8 @@ def _read_index(path: Path, store_name: str) -> dict[str, EnhancedFile]:
         if (content["store"], content["schema"]) != (store_name, _schema_id()):
             return {}
         return {
-            key: EnhancedFile(key, etag, frozenset(missing), problem, looked_at)
-            for key, (etag, missing, problem, looked_at) in content["files"].items()
+            key: EnhancedFile(key, etag, frozenset(missing), problem, lasting)
+            for key, (etag, missing, problem, lasting) in content["files"].items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
@@ -213,7 +200,7 @@ def _write_index(path: Path, store_name: str, files: Mapping[str, EnhancedFile])
         "store": store_name,
         "schema": _schema_id(),
         "files": {
-            key: [file.etag, sorted(file.missing), file.problem, file.looked_at] for key, file in sorted(files.items())
+            key: [file.etag, sorted(file.missing), file.problem, file.lasting] for key, file in sorted(files.items())
         },
     }
     temporary = path.with_name(f"{path.name}.tmp")

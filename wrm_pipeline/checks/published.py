@@ -21,6 +21,7 @@ from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.quality import MAX_SAMPLES, count_by, expected_rows, newest_rows_with
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.flows.drift import look_for_drift, open_drift
+from wrm_pipeline.lake.published_partitions import UnreadablePartitionError
 from wrm_pipeline.resources.lake import ClockResource, LakeResource
 
 # Dagster shows a check as not evaluated once its asset is materialized again without it. So these belong to the assets
@@ -105,8 +106,14 @@ def newest_day_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
 
 
 def _newest(lake: LakeResource, layer: str) -> tuple[str, ParquetParts | None]:
-    dt = lake.partitions.newest(layer)
-    return (str(dt), lake.partitions.read(layer, dt)) if dt else ("none", None)
+    """The newest day whose file can be read, and the file: of the others, other checks warn."""
+    without = set(lake.days_left_out) if layer == "enhanced" else set()
+    while (dt := lake.partitions.newest(layer, without=without)) is not None:
+        try:
+            return str(dt), lake.partitions.read(layer, dt)
+        except UnreadablePartitionError:
+            without.add(dt)
+    return "none", None
 
 
 def check_dead_letters(day: str, manifest: Manifest | None, drifted: int = 0) -> dg.AssetCheckResult:
@@ -188,7 +195,7 @@ def check_record_types(day: str, file: ParquetParts | None) -> dg.AssetCheckResu
 )
 def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckResult:
     """Count by day, in the footers alone."""
-    newest = lake.partitions.newest("enhanced", local_date(clock.now()))
+    newest = lake.newest_shown(local_date(clock.now()))
     if newest is None or not lake.database.path.exists():
         return result("row_count_is_usual", True, "Nothing is published yet.", severity=WARN)
     start, end = partition_bounds(newest)

@@ -21,6 +21,9 @@ OUTSIDE_DAY = "file_time_outside_day"
 # are read as UTC, or folders by another zone's date. No zone of the world is further from UTC than 14 hours.
 DAY_TOLERANCE = timedelta(hours=14)
 
+# A snapshot that is later than now by more than two clocks may differ is of a clock that is, or was, ahead.
+MAX_AHEAD = timedelta(minutes=5)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -15,16 +15,13 @@ from wrm_pipeline.domain.layout import Layout, RawKey, folder_date, local_date
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots
-from wrm_pipeline.domain.snapshot_time import span_of
+from wrm_pipeline.domain.snapshot_time import MAX_AHEAD, span_of
 from wrm_pipeline.exporter.connection import Connection
 from wrm_pipeline.exporter.families import gauge, single
 from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue, UnreadableLetter, read_letter
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.spool import Spool
-
-# A name that says a later time than this is wrong; it must not hide that nothing arrives any more.
-MAX_AHEAD = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,7 @@ class SnapshotSource:
     def collect(self) -> None:
         """One listing of folders, one of the newest day's end, and the newest snapshot if it is another one."""
         now = datetime.fromtimestamp(self._clock(), UTC)
+        # A name that says a later time is wrong; it must not hide that nothing arrives any more.
         believable = now + MAX_AHEAD
         if self._newest is not None and self._newest > believable.timestamp():
             self._newest = None  # the clock was ahead then

@@ -14,6 +14,7 @@ from wrm_pipeline.domain.dead_letters import PARKED, PENDING, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of, new_example, old_example
 from wrm_pipeline.domain.layout import Layout, RawKey, local_date
 from wrm_pipeline.domain.snapshot import FileReport, inspect_fetched
+from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
@@ -26,7 +27,6 @@ MAX_BODY_BYTES = 4 * 2**20
 
 _FIRST_LISTED = timedelta(hours=1)
 _LISTED_WITHOUT = timedelta(days=1)
-_MAX_AHEAD = timedelta(minutes=5)
 # Bodies that are tried, from the newest back, for an example of how it was.
 _TRIED_FOR_EXAMPLE = 3
 
@@ -110,7 +110,7 @@ def _bodies(store: ObjectStore, layout: Layout, start: datetime, now: datetime) 
             for info in store.list(folder, start_after=after):
                 key = layout.parse_raw_key(layout.released_key(info.key))
                 at = _time(key, info)
-                if key is not None and start <= at <= now + _MAX_AHEAD and info.size_bytes <= MAX_BODY_BYTES:
+                if key is not None and start <= at <= now + MAX_AHEAD and info.size_bytes <= MAX_BODY_BYTES:
                     found.append(_Body(info, at))
     return sorted(found, key=lambda body: (body.at, body.info.key))
 

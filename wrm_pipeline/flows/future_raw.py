@@ -8,14 +8,11 @@ from pathlib import PurePosixPath
 
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.manifest import RawObject
-from wrm_pipeline.domain.snapshot_time import reported_times
+from wrm_pipeline.domain.snapshot_time import MAX_AHEAD, reported_times
 from wrm_pipeline.flows.process import published_manifest
 from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
-
-# The clocks of two machines may differ by that much, and nobody minds.
-TOLERANCE = timedelta(minutes=5)
 
 # Of two snapshots of one second, the other one gets a later one.
 _LATEST_SECOND = timedelta(minutes=1)
@@ -46,7 +43,7 @@ def future_raw(store: ObjectStore, layout: Layout, now: datetime) -> Iterator[Ob
     One listing of folders, one of the end of today's, and one for each day to come.
     """
     today = local_date(now)
-    latest = now + TOLERANCE
+    latest = now + MAX_AHEAD
     for folder in store.list_folders(layout.raw_prefix):
         dt = folder_date(folder)
         if dt is None or dt < today:
@@ -90,7 +87,7 @@ def move_future(
 
 
 def _time_of(info: ObjectInfo, body: bytes, now: datetime) -> tuple[datetime | None, str]:
-    latest = now + TOLERANCE
+    latest = now + MAX_AHEAD
     today = local_date(now)
     (reported_at,) = reported_times([(info.key, body, RawObject(info.key, info.etag, len(body), now))], today)
     if reported_at is not None and reported_at <= latest:

@@ -18,6 +18,7 @@ from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
+from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.flows.process import is_current, raw_objects_of, with_remembered_times
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
@@ -55,9 +56,6 @@ STRAY_ATTEMPTS = 3
 STRAYS = "strays "
 
 UNKNOWN_KEYS_KEPT = 10
-
-# The clocks of two machines may differ by that much.
-MAX_AHEAD = timedelta(minutes=5)
 
 # The longest key that S3 takes.
 MAX_KEY_BYTES = 1024

@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -207,14 +207,14 @@ class PublishedPartitions:
         folders = self.store.list_folders(self.layout.layer_prefix(layer))
         return sorted(dt for folder in folders if (dt := folder_date(folder)))
 
-    def newest(self, layer: str, today: date | None = None) -> date | None:
-        """The newest date up to `today` (by default that of now) that has a published object.
+    def newest(self, layer: str, today: date | None = None, *, without: Collection[date] = ()) -> date | None:
+        """The newest date up to `today` (by default that of now) that has a published object, `without` some.
 
         What a clock that was ahead has published is of later days, and not the newest of anything until these come.
         """
         latest = today or local_date(datetime.now(UTC))
         for dt in reversed(self.dates(layer)):
-            if dt <= latest and self.store.stat(self.layout.partition_key(layer, dt)) is not None:
+            if dt <= latest and dt not in without and self.store.stat(self.layout.partition_key(layer, dt)) is not None:
                 return dt
         return None
 

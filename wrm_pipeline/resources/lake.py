@@ -4,12 +4,13 @@ Secrets are no configuration: they come from the settings or from Vault when a r
 """
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase, S3Access
+from wrm_pipeline.analytics.enhanced_files import known_problems
 from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
@@ -81,6 +82,15 @@ class LakeResource(BaseResource):
     def partitions(self) -> PublishedPartitions:
         """The Parquet layers."""
         return PublishedPartitions(self.store, self.layout)
+
+    @property
+    def days_left_out(self) -> frozenset[date]:
+        """Days whose enhanced file the views leave out, as they were last made: it cannot be read."""
+        return frozenset(file.dt for file in known_problems(self.settings.enhanced_index_path, self.store.name))
+
+    def newest_shown(self, today: date | None = None) -> date | None:
+        """The newest enhanced day up to `today` (by default that of now) that the views show; two requests."""
+        return self.partitions.newest("enhanced", today, without=self.days_left_out)
 
     @property
     def dead_letters(self) -> DeadLetterQueue:

@@ -3,10 +3,13 @@
 Their columns are those of the enhanced schema (domain/schemas.py) and the partition.
 """
 
+from datetime import timedelta
+
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.types import short_type, sql_type
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.schemas import ENHANCED
+from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 
 # In `sql`, the newest published date stands for this.
 NEWEST = "{newest}"
@@ -66,7 +69,7 @@ STATIONS_LATEST = _view(
     # Snapshots later than now are of a clock that was ahead, and not the latest of anything yet.
     f"SELECT found.* FROM {SCHEMA}.{_ALL} AS found JOIN "
     f"(SELECT station_id, max(file_timestamp) AS file_timestamp FROM {SCHEMA}.{_ALL} WHERE {_OF_DAY} "
-    "AND file_timestamp <= now() + INTERVAL 5 MINUTE GROUP BY ALL) "
+    f"AND file_timestamp <= now() + INTERVAL {MAX_AHEAD // timedelta(minutes=1)} MINUTE GROUP BY ALL) "
     "AS newest ON found.station_id = newest.station_id AND found.file_timestamp = newest.file_timestamp "
     f"WHERE found.{_OF_DAY} "
     "ORDER BY found.station_id",  # else in no order, and the catalog's samples are others each time

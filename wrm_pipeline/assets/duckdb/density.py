@@ -84,11 +84,13 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
     ),
 )
 def bike_density_map(config: DayConfig, lake: LakeResource) -> dg.MaterializeResult[None]:
-    """Draw the page."""
+    """Draw the page; where the day has no rows, that of before stays."""
     day = chosen_day(config, lake)
     grid = _grid(lake, day)
     with lake.database.reading() as connection:
         now = query_arrow(connection, _NOW_SQL, [day])
+    if not now.num_rows:
+        return dg.MaterializeResult(metadata={"day": day, "rows_drawn": 0, **requests_made()})
     as_of = pc.max(now["file_timestamp"]).as_py()
     html = render_density_map(grid, now, as_of=as_of, area=lake.area)
     key = lake.layout.report_key(MAP_PAGE)

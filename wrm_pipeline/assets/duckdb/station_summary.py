@@ -47,12 +47,12 @@ class DayConfig(dg.Config):
 
 
 def chosen_day(config: DayConfig, lake: LakeResource) -> str:
-    """The day asked for, or the newest that is published.
+    """The day asked for, or the newest that is published and can be read.
 
     Raises:
         NothingPublishedError: nothing is published.
     """
-    newest = config.date or lake.partitions.newest("enhanced")
+    newest = config.date or lake.newest_shown()
     if not newest:
         raise NothingPublishedError(
             f"No enhanced partition is published in {lake.store.name}. Materialize "

@@ -55,7 +55,7 @@ def data_catalog(
     assets = [_as_of_now(context, lake, asset) for asset in asset_graph.assets]
     assets = [replace(a, refreshed_at=clock.now()) if a.name == asset_names.CATALOG else a for a in assets]
     with lake.database.refresh() as connection:
-        catalog = build_catalog(describe_database(connection, lake.partitions.newest("enhanced")), assets, TABLES)
+        catalog = build_catalog(describe_database(connection, lake.newest_shown()), assets, TABLES)
         write_catalog(connection, catalog)
     kinds = catalog.tables["kind"].to_pylist()
     return dg.MaterializeResult(

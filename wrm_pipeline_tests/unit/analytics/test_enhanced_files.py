@@ -44,13 +44,13 @@ def of_version_1(rows: pa.Table) -> pa.Table:
     return rows.drop_columns(["feed", "count_capped"])
 
 
-def look(lake: Lake, **options: object) -> EnhancedFiles:
+def look(lake: Lake) -> EnhancedFiles:
     describe = describe_by(AnalyticsDatabase(lake.settings.database_path))
-    return look_at_enhanced(lake.store, lake.layout, lake.settings.enhanced_index_path, describe, **options)
+    return look_at_enhanced(lake.store, lake.layout, lake.settings.enhanced_index_path, describe)
 
 
-def refresh(lake: Lake, **options: object) -> EnhancedFiles:
-    found = look(lake, **options)
+def refresh(lake: Lake) -> EnhancedFiles:
+    found = look(lake)
     sources = found.sources(lake.store.url, lake.layout.partition_glob("enhanced"))
     with AnalyticsDatabase(lake.settings.database_path).refresh() as connection:
         create_views(connection, enhanced_views(sources, found.newest(DAY)), refreshed_at=NOW)
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(lake, name, day):
     key = lake.partition_key("enhanced", DAYS[day])
     good = lake.store.get(key)
     lake.store.put(key, spoil(good))
-    found = refresh(lake, now=datetime.now(UTC) + timedelta(minutes=6))
+    found = refresh(lake)
     assert [file.key for file in found.problems] == [key]
     assert problem in found.problems[0].problem
     assert known_problems(lake.settings.enhanced_index_path, lake.store.name) == list(found.problems)
@@ -164,7 +164,7 @@ def test_only_what_has_changed_is_looked_at(lake):
     looked: list[list[str]] = []
     describe = describe_by(AnalyticsDatabase(lake.settings.database_path))
 
-    def ask(now: datetime) -> list[str]:
+    def ask() -> list[str]:
         looked.clear()
         store = WatchedStore(lake.store)
 
@@ -172,29 +172,25 @@ def test_only_what_has_changed_is_looked_at(lake):
             looked.append([path.rpartition("dt=")[2][:10] for path in paths])
             return describe(paths)
 
-        look_at_enhanced(store, lake.layout, lake.settings.enhanced_index_path, watched, now=now)
+        look_at_enhanced(store, lake.layout, lake.settings.enhanced_index_path, watched)
         assert store.counts == {"list": 1}
         return [day for days in looked for day in days]
 
     for dt in DAYS:
         publish(lake, dt)
-    assert ask(NOW) == [str(dt) for dt in DAYS]
-    assert ask(NOW) == []
+    assert ask() == [str(dt) for dt in DAYS]
+    assert ask() == []
     publish(lake, DAYS[1], 2)
-    assert ask(NOW) == [str(DAYS[1])]
-    # The newest grows each minute, by our own hand: it is looked at now and then.
-    for minute, expected in ((1, []), (4, []), (6, [str(DAY)]), (7, [])):
-        publish(lake, DAY, minute + 1)
-        assert ask(NOW + timedelta(minutes=minute)) == expected
+    assert ask() == [str(DAYS[1])]
     # Of another lake, garbage, or away: all is looked at again.
     index = lake.settings.enhanced_index_path
     kept = json.loads(index.read_text())
     for content in (json.dumps({**kept, "store": "other"}), json.dumps({**kept, "schema": ""}), "{", "[]", ""):
         index.write_text(content)
-        assert ask(NOW) == [str(dt) for dt in DAYS]
+        assert ask() == [str(dt) for dt in DAYS]
     index.unlink()
     index.mkdir()
-    assert ask(NOW) == [str(dt) for dt in DAYS]
+    assert ask() == [str(dt) for dt in DAYS]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")

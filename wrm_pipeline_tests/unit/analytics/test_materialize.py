@@ -6,7 +6,7 @@ import io
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,13 +17,13 @@ from wrm_pipeline.analytics.materialize import PartitionGoneError
 from wrm_pipeline.analytics.registry import tables_of
 from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS, MV_FLOWS
 from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS
+from wrm_pipeline.clients.errors import ObjectArchivedError, TransientError
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import folder_date
-from wrm_pipeline.lake.published_partitions import UnreadablePartitionError
 from wrm_pipeline_tests.fixtures import brute_force
 from wrm_pipeline_tests.fixtures.brute_force import reports_of_day
 from wrm_pipeline_tests.fixtures.history import History, with_lines_lost
-from wrm_pipeline_tests.fixtures.lake import Lake
+from wrm_pipeline_tests.fixtures.lake import Lake, WatchedStore
 
 AUTUMN, SPRING = date(2025, 10, 26), date(2026, 3, 29)
 # The days before spring's: a Sunday, three working days that make a profile, one more, and a Saturday.
@@ -292,15 +292,15 @@ def test_a_refresh_that_fails_halfway_leaves_the_tables_and_their_times(history)
     history.put(TUESDAY, history.times(TUESDAY, 300))
     history.put(WEDNESDAY, history.times(WEDNESDAY, 300))
     key = history.lake.partition_key("enhanced", WEDNESDAY)
-    good = history.lake.store.get(key)
-    history.lake.store.put(key, b"PAR1 damaged PAR1")
-    with pytest.raises(UnreadablePartitionError, match=f"dt={WEDNESDAY}"):
+    store = WatchedStore(history.lake.store, fails=lambda operation, name: (operation, name) == ("get", key))
+    good, history.partitions = history.partitions, replace(history.partitions, store=store)
+    with pytest.raises(TransientError, match=f"dt={WEDNESDAY}"):
         history.refresh()
     assert refreshed(history) == before
     assert history.database.path.read_bytes() == file
     assert {name: history.query(f"FROM wrm_analytics.{name}") for name in ALL} == rows
 
-    history.lake.store.put(key, good)
+    history.partitions = good
     assert history.refresh().days_refreshed == (TUESDAY, WEDNESDAY)
     assert_equal_to_brute_force(history)
 
@@ -374,3 +374,104 @@ def test_an_old_day_that_cannot_be_read_costs_itself(history, spoil):
     history.lake.store.put(key, good)
     assert history.refresh().days_refreshed == (TUESDAY,)
     assert_equal_to_brute_force(history)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-100], foreign_rows, other_types, damaged_rows])
+def test_a_newest_day_that_cannot_be_read_costs_itself_and_the_day_before_is_now(history, spoil):
+    small_days(history, TUESDAY, WEDNESDAY)
+    history.refresh()
+    before = {name: history.query(f"FROM wrm_analytics.{name}") for name in ALL}
+    small_days(history, THURSDAY)
+    history.refresh()
+    key = history.lake.partition_key("enhanced", THURSDAY)
+    good = history.lake.store.get(key)
+    history.lake.store.put(key, spoil(good))
+    done = history.refresh()
+    assert (done.days_unreadable, done.newest) == ((THURSDAY,), WEDNESDAY)
+    assert {name: history.query(f"FROM wrm_analytics.{name}") for name in ALL} == before
+    assert history.refresh().newest == WEDNESDAY
+    history.lake.store.put(key, good)
+    assert history.refresh().newest == THURSDAY
+    assert_equal_to_brute_force(history)
+
+
+class RefusingStore(WatchedStore):
+    """One that does not give the objects named in `refused`."""
+
+    refused: frozenset[str] = frozenset()
+
+    def get(self, key: str) -> bytes:
+        if key in self.refused:
+            raise ObjectArchivedError("HTTP 403 InvalidObjectState", "s3", "get", key, "Restore it", 403)
+        return super().get(key)
+
+
+@pytest.mark.parametrize("day", [TUESDAY, THURSDAY])
+def test_a_day_that_the_store_does_not_give_costs_itself_until_it_does(history, day):
+    small_days(history, TUESDAY, WEDNESDAY, THURSDAY)
+    store = RefusingStore(history.lake.store)
+    history.partitions = replace(history.partitions, store=store)
+    store.refused = frozenset({history.lake.partition_key("enhanced", day)})
+    for _ in range(2):  # it is asked for each time
+        done = history.refresh()
+        assert done.days_unreadable == (day,)
+        assert {dt for (dt,) in history.query("SELECT dt FROM wrm_analytics.mv_daily_aggregates")} == {
+            *{TUESDAY, WEDNESDAY, THURSDAY} - {day}
+        }
+    assert done.newest == max({WEDNESDAY, THURSDAY} - {day})
+    store.refused = frozenset()
+    assert history.refresh().newest == THURSDAY
+    assert history.refresh().days_refreshed == ()
+    assert_equal_to_brute_force(history)
+
+
+def test_a_store_that_gives_no_day_fails_the_refresh(history):
+    small_days(history, TUESDAY, WEDNESDAY)
+    history.refresh()
+    file = history.database.path.read_bytes()
+    small_days(history, THURSDAY)
+    store = RefusingStore(history.lake.store)
+    store.refused = frozenset(history.lake.partition_key("enhanced", day) for day in (TUESDAY, WEDNESDAY, THURSDAY))
+    history.partitions = replace(history.partitions, store=store)
+    with pytest.raises(ObjectArchivedError):
+        history.refresh()
+    assert history.database.path.read_bytes() == file
+
+
+def test_many_days_that_the_store_does_not_give_are_asked_for_a_few_at_a_time(history, monkeypatch):
+    monkeypatch.setattr(materialize, "_DENIED_AT_ONCE", 1)
+    small_days(history, TUESDAY, WEDNESDAY, THURSDAY)
+    store = RefusingStore(history.lake.store)
+    history.partitions = replace(history.partitions, store=store)
+    store.refused = frozenset(history.lake.partition_key("enhanced", day) for day in (TUESDAY, WEDNESDAY))
+    assert history.refresh().days_unreadable == (TUESDAY, WEDNESDAY)
+    assert history.refresh().days_unreadable == (WEDNESDAY,)
+    store.refused = frozenset()
+    assert history.refresh().days_refreshed == (WEDNESDAY,)
+    assert history.refresh().days_refreshed == (TUESDAY,)
+    assert_equal_to_brute_force(history)
+
+
+# --- a clock that was ahead ---
+
+
+def test_a_day_to_come_and_later_snapshots_are_not_what_is_now(history):
+    history.now = datetime(2026, 3, 26, 11, 0, tzinfo=UTC)
+    small_days(history, TUESDAY, WEDNESDAY)
+    noon = [at for at in history.times(THURSDAY, 60) if at < history.now]
+    history.put(THURSDAY, noon)
+    history.refresh()
+    now = {view.name: history.query(f"FROM wrm_analytics.{view.name}") for view in LATEST_VIEWS}
+    assert {row[-1] for row in now["mv_station_latest"]} == {THURSDAY}
+    history.put(THURSDAY, [history.now + timedelta(hours=3)])
+    far = date(2026, 6, 27)
+    small_days(history, far)
+    done = history.refresh()
+    assert (done.newest, done.days_refreshed) == (THURSDAY, (THURSDAY, far))
+    assert {view.name: history.query(f"FROM wrm_analytics.{view.name}") for view in LATEST_VIEWS} == now
+    assert history.query("SELECT max(dt) FROM wrm_analytics.mv_daily_aggregates") == [(far,)]
+    # And with the far day there, what is new today is seen.
+    at = history.now
+    history.put(THURSDAY, [at])
+    history.refresh()
+    assert history.query("SELECT DISTINCT file_timestamp FROM wrm_analytics.mv_station_latest") == [(at,)]

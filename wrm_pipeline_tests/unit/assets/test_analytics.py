@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+import io
+from datetime import UTC, date, datetime, timedelta
 from statistics import mean
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from wrm_pipeline_tests.fixtures.lake import (
     DAY,
+    NOON,
     Lake,
     build_day,
     failure_of,
@@ -17,6 +21,7 @@ from wrm_pipeline_tests.fixtures.lake import (
     metadata_of,
     run_job,
 )
+from wrm_pipeline_tests.fixtures.snapshots import body, line
 
 VIEWS, SUMMARY = "create_duckdb_enhanced_views", "query_station_summary"
 DENSITY, MAP = "bike_density_spatial_analysis", "bike_density_map"
@@ -123,6 +128,52 @@ def test_the_analytics_job_makes_tables_the_published_database_and_the_map(lake)
     assert cells == [(1, pytest.approx(bikes))]
     # Published after the last table was written: nobody who fetches it misses one.
     assert lake.store.get(lake.layout.database_key) == lake.settings.database_path.read_bytes()
+
+
+def damaged(data: bytes) -> bytes:
+    return data[:-100]
+
+
+def other_columns(data: bytes) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"id": ["a"]}), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("spoil", [damaged, other_columns])
+def test_a_newest_day_that_cannot_be_read_costs_itself(lake, spoil):
+    before = DAY - timedelta(days=1)
+    for day in (before, DAY):
+        lake.put_day(2, dt=day)
+        build_day(day)
+    run_job("wrm_analytics_job")
+    key = lake.partition_key("enhanced")
+    lake.store.put(key, spoil(lake.store.get(key)))
+    result = run_job("wrm_analytics_job")
+    for asset in (VIEWS, "create_materialized_views"):
+        assert metadata_of(result, asset)["newest_partition"] == str(before)
+    for asset in (SUMMARY, DENSITY, MAP):
+        assert metadata_of(result, asset)["day"] == str(before)
+    for table in ("wrm_stations_latest", "wrm_stations_enhanced_data", "mv_station_latest", "mv_daily_aggregates"):
+        assert query(lake, f"SELECT max(dt) FROM wrm_analytics.{table}") == [(before,)]
+    (check,) = (c for c in result.get_asset_check_evaluations() if c.check_name == "enhanced_files_are_readable")
+    assert not check.passed
+    assert str(DAY) in (check.description or "")
+    # It is built again like any day, and is now again.
+    build_day(config={"full_rebuild": True})
+    assert metadata_of(run_job("wrm_analytics_job"), SUMMARY)["day"] == str(DAY)
+
+
+def test_a_newest_day_without_a_row_leaves_the_map_of_before(lake):
+    lake.put_day(1)
+    build_day()
+    run_job("wrm_analytics_job")
+    html = lake.store.get(lake.layout.report_key("bike_density_map.html"))
+    lake.put_raw(NOON + timedelta(days=1), body(line(combined="not a time")))
+    build_day(DAY + timedelta(days=1))
+    drawn = metadata_of(run_job("wrm_analytics_job"), MAP)
+    assert (drawn["day"], drawn["rows_drawn"]) == ("2025-08-22", 0)
+    assert lake.store.get(lake.layout.report_key("bike_density_map.html")) == html
 
 
 def test_a_run_that_fails_leaves_the_old_tables(lake):
