@@ -93,8 +93,8 @@ def assess(
         return Assessment((), (), ())
     # In order, as a day is compared with those before; but the newest one always, as that is looked at.
     chosen = pending[:max_days]
-    # Days to come are of a clock that was ahead.
-    newest = max((day for day in etags if day <= local_date(now)), default=None)
+    # Days to come are of a clock that was ahead: they are not what is looked at, unless there are no others.
+    newest = max((day for day in etags if day <= local_date(now)), default=max(etags, default=None))
     if newest in pending and newest not in chosen:
         chosen = [*chosen[: max_days - 1], newest]
     waiting = tuple(day for day in pending if day not in chosen)

@@ -209,6 +209,13 @@ def test_station_hours_are_kept_as_long_as_they_are_compared_with(lake):
     assert len(ask(lake, f"FROM {REFRESHES.name}")) == 2
 
 
+def test_a_day_to_come_does_not_end_what_days_are_compared_with(lake):
+    for dt in (BEFORE, DAY, DAY + timedelta(days=90)):
+        put_day(lake, dt, count=1)
+    run(lake, now=NOON)
+    assert (BEFORE,) in ask(lake, "SELECT DISTINCT dt FROM quality_station_hours")
+
+
 @pytest.mark.parametrize("layer", ["processed", "enhanced"])
 def test_a_day_that_cannot_be_read_costs_itself(lake, layer):
     for day in (DAY - timedelta(days=1), DAY):
