@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from wrm_pipeline.analytics.registry import Column
 from wrm_pipeline.domain.layout import partition_bounds
+from wrm_pipeline.domain.path_keys import without_keys
 
 Ending = Literal["COMPLETE", "FAIL", "ABORT"]
 
@@ -46,7 +47,7 @@ class DatasetName:
         """Of the feed: without the parts of its URL that may hold a credential."""
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
-        return cls(f"{parts.scheme}://{parts.hostname}{port}", parts.path.lstrip("/") or "/")
+        return cls(f"{parts.scheme}://{parts.hostname}{port}", without_keys(parts.path).lstrip("/") or "/")
 
 
 @dataclass(frozen=True, slots=True)

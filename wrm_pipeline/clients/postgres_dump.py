@@ -1,12 +1,14 @@
 """PostgreSQL's own pg_dump and pg_restore, run as programs.
 
-The password goes by PGPASSWORD, which only this user and root can see; never on a command line.
+The password goes by a file that only this user can read and that is gone when the program ends (PGPASSFILE): not on a
+command line, and not in an environment, which a crash report or another process of this user would show.
 """
 
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +97,6 @@ class PostgresDatabase:
             connection.close()
 
     def _run(self, program: str, *arguments: str) -> None:
-        environment = {**os.environ, "PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"}
         command = [
             _find(program),
             f"--host={self.host}",
@@ -103,14 +104,32 @@ class PostgresDatabase:
             f"--username={self.user}",
             "--no-password",
         ]
-        try:
-            done = subprocess.run(  # noqa: S603 - a list of arguments, no shell
-                [*command, *arguments], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise self._failed(program, f"not done within {TIMEOUT_S:g} s") from None
+        with tempfile.TemporaryDirectory(prefix="wrm-postgres-") as folder:
+            try:
+                done = subprocess.run(  # noqa: S603 - a list of arguments, no shell
+                    [*command, *arguments],
+                    env=self._environment(Path(folder)),
+                    capture_output=True,
+                    text=True,
+                    timeout=TIMEOUT_S,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise self._failed(program, f"not done within {TIMEOUT_S:g} s") from None
         if done.returncode:
             raise self._failed(program, done.stderr)
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        """For a program, with the password in a file in `folder`; without one it finds what it finds (`~/.pgpass`)."""
+        environment = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
+        environment["PGCONNECT_TIMEOUT"] = "10"
+        if self.password:
+            file = folder / "pgpass"
+            escaped = self.password.replace("\\", "\\\\").replace(":", "\\:")
+            file.touch(mode=0o600)
+            file.write_text(f"*:*:*:*:{escaped}\n")
+            environment["PGPASSFILE"] = str(file)
+        return environment
 
     def _failed(self, program: str, said: str) -> PostgresToolError:
         lines = [line for line in said.strip().splitlines() if line.strip()]

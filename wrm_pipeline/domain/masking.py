@@ -23,7 +23,8 @@ from itertools import islice
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-MASK = "***"
+from wrm_pipeline.domain.path_keys import MASK, keys_in_path
+
 SHORTEST_SECRET = 6
 SHORTEST_PART = 8
 
@@ -219,9 +220,9 @@ def remember_secret(value: str) -> None:
 
 
 def remember_credentials(url: str, *, with_path: bool = False) -> None:
-    """Mask the credentials in a URL: its password, a user without one, parameters whose names say so.
+    """Mask the credentials in a URL: its password, a user without one, parameters whose names say so, keys in its path.
 
-    `with_path`: its path as well, and each part of it (webhooks). Its host is shown.
+    `with_path`: its path as a whole as well, and each part of it (webhooks). Its host is shown.
     """
     try:
         parts = urlsplit(url)
@@ -242,6 +243,7 @@ def _credentials_in(parts: SplitResult, *, all_parameters: bool = False) -> list
     user, password = parts.username, parts.password
     found = [password or user or "", f"{user}:{password}" if user and password else ""]
     parameters = parse_qsl(parts.query)
+    found += keys_in_path(parts.path)
     return found + [value for name, value in parameters if all_parameters or _SECRETIVE_NAME.fullmatch(name)]
 
 

@@ -1,6 +1,6 @@
 """A day in production in which every service and every line of code tells every secret: none is anywhere afterwards.
 
-20 secrets: from Vault, files, systemd credentials, URLs and variables, of ours and of another program. Provoked:
+21 secrets: from Vault, files, systemd credentials, URLs and variables, of ours and of another program. Provoked:
 
 1. S3 that answers with the keys that it was sent; 2. the same to DuckDB; 3. Vault with the token; 4. the feed, with its
 credentials in a body that is not a snapshot; 5. in a redirect; 6. in an error; 7. the webhook; 8. the receiver of
@@ -66,7 +66,8 @@ DAY_SNAPSHOTS = 100
 IN_VARIABLES = [f"variable-{name}" for name in ("s3-key", "s3-secret", "redis", "webhook", "postgres")] + ["foreign"]
 NAMES = [
     *("secret-id", "token", "s3-key", "s3-secret", "redis", "webhook", "webhook-query", "postgres"),  # by Vault
-    *("feed-token", "feed-password", "openlineage", "backup", "vault-token", "report-password"),  # by credentials
+    *("feed-token", "feed-password", "feed-path"),  # by credentials, in one URL
+    *("openlineage", "backup", "vault-token", "report-password"),  # by credentials
     *IN_VARIABLES,
 ]
 CANARIES = {name: canary(name) for name in NAMES}
@@ -208,10 +209,10 @@ def feed_answers() -> Iterator[Answer]:
     """A snapshot; a page, a redirect and an error with what was sent; then snapshots."""
     yield Answer(200, snapshot(datetime.now(UTC)))
     # As wholes: of a body, which is kept for ever, nothing is taken out that may be data.
-    page = told(CANARIES["feed-token"], CANARIES["feed-password"], in_part=False)
+    page = told(*(CANARIES[name] for name in ("feed-token", "feed-password", "feed-path")), in_part=False)
     yield Answer(200, f"<html>{page}</html>".encode())
-    yield Answer(302, b"", {"Location": f"http://[::1/?token={CANARIES['feed-token']}"})
-    yield echo(404, "feed-token", "feed-password")
+    yield Answer(302, b"", {"Location": f"http://[::1/{CANARIES['feed-path']}?token={CANARIES['feed-token']}"})
+    yield echo(404, "feed-token", "feed-password", "feed-path")
     while True:
         yield Answer(200, snapshot(datetime.now(UTC)))
 
@@ -222,7 +223,7 @@ def give_credentials(site: Site, feed_url: str, lineage_url: str) -> None:
     folder.mkdir()
     host = feed_url.removeprefix("http://")
     given = {
-        "wrm_stations_data_url": f"http://me:{CANARIES['feed-password']}@{host}/?token={CANARIES['feed-token']}",
+        "wrm_stations_data_url": f"http://me:{CANARIES['feed-password']}@{host}/api/{CANARIES['feed-path']}/stations?token={CANARIES['feed-token']}",
         "openlineage_api_key": f"{CANARIES['openlineage']}\n",
         "wrm_backup_key": CANARIES["backup"],
         "vault_token": CANARIES["vault-token"],

@@ -23,7 +23,7 @@ from wrm_pipeline_tests.integration.postgres_server import PostgresServer, runni
 
 pytestmark = pytest.mark.integration
 
-PASSWORD = "cAnArY-postgres-77ab"
+PASSWORD = r"cAnArY:post\gres-77ab"  # with what a password file needs escaped
 STORAGE = """
 telemetry: {enabled: false}
 storage:

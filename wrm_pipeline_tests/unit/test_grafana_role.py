@@ -1,0 +1,73 @@
+"""Grafana's admin: a password of its own on every host, in no file that others read and in no output."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+ROLE = Path(__file__).parents[2] / "deploy/ansible/roles/monitoring"
+PLACE = "/etc/grafana/wrm_admin_password"
+
+
+def tasks() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for task in yaml.safe_load((ROLE / "tasks/grafana.yml").read_text()):
+        found |= {inner["name"]: inner for inner in task.get("block", [task])}
+    return found
+
+
+def test_it_reads_its_password_from_a_file_and_lets_nobody_in_without_one() -> None:
+    environment = tasks()["It listens on loopback only"]["ansible.builtin.copy"]["content"].splitlines()
+    assert f"GF_SECURITY_ADMIN_PASSWORD__FILE={PLACE}" in environment
+    assert "GF_AUTH_ANONYMOUS_ENABLED=false" in environment
+    assert "GF_SERVER_HTTP_ADDR=127.0.0.1" in environment
+    assert not [line for line in environment if line.startswith("GF_SECURITY_ADMIN_PASSWORD=")]
+
+
+def test_a_host_makes_up_a_password_once_and_each_another(tmp_path: Path) -> None:
+    made = tasks()["A password of its own for admin, made up once"]["ansible.builtin.shell"]
+    assert made["creates"] == PLACE
+    passwords = set()
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        subprocess.run(["bash", "-c", made["cmd"].replace("/etc/grafana", str(folder))], check=True)
+        (file,) = folder.iterdir()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        passwords.add(file.read_text().strip())
+    assert len(passwords) == 3
+    assert all(re.fullmatch("[0-9a-f]{48}", password) for password in passwords)
+
+
+@pytest.mark.parametrize(
+    ("password", "is_taken"), [("", True), ("admin", False), ("grafana1234", False), ("correct-horse", True)]
+)
+def test_a_short_password_is_refused(password: str, is_taken: bool) -> None:
+    condition = tasks()["The password is not a short one"]["ansible.builtin.assert"]["that"]
+    found = jinja2.Environment().compile_expression(condition)(monitoring_grafana_password=password)
+    assert found is is_taken
+
+
+def test_by_default_the_host_makes_one_up() -> None:
+    assert yaml.safe_load((ROLE / "defaults/main.yml").read_text())["monitoring_grafana_password"] == ""
+
+
+def test_no_task_shows_the_password() -> None:
+    showing = [task for task in tasks().values() if "{{ monitoring_grafana_password" in str(task)]
+    assert showing
+    assert all(task["no_log"] is True and task["diff"] is False for task in showing)
+
+
+def test_a_new_password_reaches_a_grafana_that_has_one() -> None:
+    """It reads the file at its first start only; later ones need its own command."""
+    setting = ("A password of its own for admin, made up once", "The given password for admin")
+    assert {tasks()[name]["notify"] for name in setting} == {"Set Grafana's password"}
+    handlers = {handler["name"]: handler for handler in yaml.safe_load((ROLE / "handlers/main.yml").read_text())}
+    assert f"--password-from-stdin <{PLACE}" in handlers["Set Grafana's password"]["ansible.builtin.shell"]["cmd"]
