@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from wrm_pipeline.domain.snapshot.lines import SEPARATORS, decode_line
-from wrm_pipeline.domain.snapshot.typed_refusal import RefusedError
+from wrm_pipeline.domain.snapshot.records import RefusedError
 
 _LINE_FEED, _QUOTE, _SPACE = b'\n" '
 _CHUNK_BYTES = 1 << 19
@@ -26,8 +26,8 @@ def _field_patterns(separator: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes
     """Fields, of which the first group is the blanks before them; and an opening quote that has kept its blanks."""
     sep = separator.encode()
     blank = rb"(?:[%b]|%b)" % (b" \v\f" if separator == "\t" else b" \t\v\f", _RARE_BLANKS)
-    fields = rb'(%b*+)((?:"(?:[^"\n]|"")*+"[^%b\n]*+|[^"%b\n][^%b\n]*+)?)(%b|$)' % (blank, sep, sep, sep, sep)
-    kept = rb'(?:^|%b)%b+"' % (sep, blank)
+    fields = rb'(%b*+)((?:"(?:[^"\n]++|"")*+"[^%b\n]*+|[^"%b\n][^%b\n]*+)?)(%b|$)' % (blank, sep, sep, sep, sep)
+    kept = rb'(?:^|%b)%b++"' % (sep, blank)
     return re.compile(fields, re.MULTILINE), re.compile(kept, re.MULTILINE)
 
 

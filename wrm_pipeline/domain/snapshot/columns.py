@@ -17,8 +17,8 @@ from wrm_pipeline.domain.snapshot.records import (
     EARLIEST_MICROS,
     FLAG_COLUMNS,
     LATEST_AFTER_FETCH_MICROS,
+    RefusedError,
 )
-from wrm_pipeline.domain.snapshot.typed_refusal import RefusedError
 from wrm_pipeline.domain.snapshot.values import (
     RANGES,
     battery_of,

@@ -1,14 +1,12 @@
 """The exact path: one file, line by line, to tell good lines from dead ones; the typed path types the good ones."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import numpy as np
 import pyarrow as pa
 
-from wrm_pipeline.domain.snapshot.columns import only_chunk
 from wrm_pipeline.domain.snapshot.lines import Header, HeaderSearch, decode_line, is_remark, split_line
 from wrm_pipeline.domain.snapshot.records import (
     BATTERY_COLUMN,
@@ -21,18 +19,19 @@ from wrm_pipeline.domain.snapshot.records import (
     MAX_DEAD_BYTES_KEPT,
     MAX_DEAD_ROWS_KEPT,
     MAX_LINE_BYTES,
+    MAX_LINES,
     MAX_RAW_DATA_BYTES,
-    MAX_REMARK_LINES,
+    MAX_TABLE_BYTES,
     DeadRow,
     FileFault,
     FileResult,
     Part,
     RawSnapshot,
+    RefusedError,
     micros_of,
 )
-from wrm_pipeline.domain.snapshot.text import Piece, pieces, raw_lines
+from wrm_pipeline.domain.snapshot.text import Piece, RawLine, count_lines, lines_of_piece, pieces, raw_lines
 from wrm_pipeline.domain.snapshot.typed import Prepared, prepared_lines, typed_rows
-from wrm_pipeline.domain.snapshot.typed_refusal import RefusedError
 from wrm_pipeline.domain.snapshot.values import (
     BadValueError,
     battery_of,
@@ -43,10 +42,10 @@ from wrm_pipeline.domain.snapshot.values import (
     report_of,
 )
 
-# Good lines are typed by this many, and repeats leave when this many rows have come together: only large bodies have as
-# many, and their rows are not held twice.
-_LINES_TYPED_AT_ONCE = 20_000
-_ROWS_BEFORE_REPEATS_LEAVE = 100_000
+# Good lines are typed when so many characters of them have come together: only large bodies have as many.
+_CHARACTERS_TYPED_AT_ONCE = 2**20
+# A body of fewer bytes has no more than MAX_LINES lines.
+_FEW_LINES_BYTES = 2 * MAX_LINES
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ def refused(file: RawSnapshot, fault: FileFault) -> Part:
     found = parse_exactly(file).results[0]
     if found.fault is not None and not found.dead_rows:
         return Part(None, [found])
-    dead = found.row_count + found.duplicate_rows + sum(found.dead_counts.values())
+    dead = found.row_count + sum(found.dead_counts.values())
     return Part(None, [FileResult(0, found.remark_lines, dead_counts={fault.error_type: dead}, fault=fault)])
 
 
@@ -96,10 +95,12 @@ class _Reading:
         self._search = HeaderSearch()
         self._header: Header | None = None
         self._remark_lines = 0
+        self._line_count = count_lines(file.body) if len(file.body) > _FEW_LINES_BYTES else 0
         self._good: list[str] = []
+        self._good_characters = 0
         self._typed: list[pa.Table] = []
         self._row_count = 0
-        self._duplicate_rows = 0
+        self._table_bytes = 0
         self._dead_rows: list[DeadRow] = []
         self._dead_bytes = 0
         self._dead_counts: Counter[str] = Counter()
@@ -108,14 +109,15 @@ class _Reading:
         fault = self._read()
         if fault is not None:
             # Without a header nothing says which lines were remarks, unless all were.
-            remarks = self._search.remark_lines if self._header is None and self._search.only_remarks else 0
-            dead = _count_lines(self._file.body) - remarks
+            all_were = self._header is None and self._search.only_remarks and not self._has_too_many_lines
+            remarks = self._search.remark_lines if all_were else 0
+            dead = (self._line_count or count_lines(self._file.body)) - remarks
             return Part(None, [FileResult(0, remarks, dead_counts={fault.error_type: dead}, fault=fault)])
         try:
             self._type_good_lines()
         except RefusedError:
             # The two paths disagree, as they might after an upgrade of Arrow; that must cost this file and no more.
-            lines = self._row_count + self._duplicate_rows + len(self._good)
+            lines = self._row_count + len(self._good)
             fault = FileFault(
                 "file_unreadable", f"{lines} lines look right, but Arrow {pa.__version__} cannot type them."
             )
@@ -124,13 +126,7 @@ class _Reading:
         if not self._row_count:
             return self._without_rows(self._no_valid_row())
         rows = self._typed[0] if len(self._typed) == 1 else pa.concat_tables(self._typed)
-        result = FileResult(
-            self._row_count,
-            self._remark_lines,
-            tuple(self._dead_rows),
-            self._dead_counts,
-            duplicate_rows=self._duplicate_rows,
-        )
+        result = FileResult(self._row_count, self._remark_lines, tuple(self._dead_rows), self._dead_counts)
         return Part(rows, [result])
 
     def _read(self) -> FileFault | None:
@@ -141,15 +137,23 @@ class _Reading:
             if piece.overlong and self._header is None:
                 self._search.look(piece.first_line, piece.data)
             elif piece.overlong:
-                self._dead_line_too_long(piece)
+                self._read_overlong(piece)
             elif not (several and self._header and self._type_whole(piece)):
                 self._read_lines(piece)
             if self._header is None and self._search.hopeless:
                 break
-            if (self._remark_lines if self._header else self._search.remark_lines) > MAX_REMARK_LINES:
-                message = f"The body has more than {MAX_REMARK_LINES} remark lines, as no feed of stations has."
-                return FileFault("file_over_limit", message)
+            if self._has_too_many_lines:
+                return _over_limit(f"{self._line_count} lines that are not blank", f"{MAX_LINES}", "MAX_LINES")
+            if self._table_bytes > MAX_TABLE_BYTES:
+                size = f"ids and names so long that the first {self._row_count} rows take {self._table_bytes} bytes"
+                return _over_limit(size, f"{MAX_TABLE_BYTES}", "MAX_TABLE_BYTES")
         return self._search.fault if self._header is None else None
+
+    @property
+    def _has_too_many_lines(self) -> bool:
+        """Whether the body has; not before a header has been looked for, without which there is a better reason."""
+        is_hopeless = self._search.remark_lines > MAX_LINES
+        return self._line_count > MAX_LINES and (self._header is not None or is_hopeless)
 
     def _type_whole(self, piece: Piece) -> bool:
         """Take a piece of a large body as the typed path reads it, if it does."""
@@ -168,14 +172,14 @@ class _Reading:
         return True
 
     def _read_lines(self, piece: Piece) -> None:
-        for number, line in _lines(piece):
-            if self._header is None:
-                self._header = self._search.look(number, line)
-                self._remark_lines = self._search.remark_lines
-                if self._search.hopeless:
-                    return
-            else:
+        for number, line in lines_of_piece(piece):
+            if self._header is not None:
                 self._read_line(number, line, self._header)
+                continue
+            self._header = self._search.look(number, line)
+            self._remark_lines = self._search.remark_lines
+            if self._search.hopeless or self._has_too_many_lines:
+                return
 
     def _read_line(self, number: int, line_bytes: bytes, header: Header) -> None:
         raw_line = decode_line(line_bytes)
@@ -190,13 +194,21 @@ class _Reading:
             self._dead(number, raw_line, problem)
             return
         self._good.append(line)
-        if len(self._good) >= _LINES_TYPED_AT_ONCE:
+        self._good_characters += len(line)
+        if self._good_characters >= _CHARACTERS_TYPED_AT_ONCE:
             self._type_good_lines()
 
-    def _dead_line_too_long(self, piece: Piece) -> None:
-        message = f"The line has {piece.overlong} bytes; at most {MAX_LINE_BYTES} are read."
+    def _read_overlong(self, piece: Piece) -> None:
+        number = piece.first_line
+        if number in self._file.corrections and self._header is not None:
+            self._read_line(number, piece.data, self._header)
+            return
+        message = (
+            f"The line has {piece.overlong} bytes; at most {MAX_LINE_BYTES} are read. The raw object has all of it; "
+            "`corrected_data` in this dead letter takes its place."
+        )
         raw_line = piece.data.decode("utf-8", "replace")
-        self._dead(piece.first_line, raw_line, _Problem("line_too_long", "", message), piece.overlong)
+        self._dead(number, raw_line, _Problem("line_too_long", "", message), piece.overlong)
 
     def _dead(self, number: int, raw_line: str, problem: _Problem, line_bytes: int = 0) -> None:
         self._dead_counts[problem.error_type] += 1
@@ -211,16 +223,13 @@ class _Reading:
             return
         data = ("\n".join(self._good) + "\n").encode("utf-8", "replace")
         rows = typed_rows([Prepared(self._file, self._header, data, len(self._good))])
-        self._good = []
+        self._good, self._good_characters = [], 0
         self._keep_rows(rows)
 
     def _keep_rows(self, rows: pa.Table) -> None:
         self._typed.append(rows)
         self._row_count += rows.num_rows
-        if self._row_count > _ROWS_BEFORE_REPEATS_LEAVE and len(self._typed) > 1:
-            latest = _latest_of_each(pa.concat_tables(self._typed).unify_dictionaries().combine_chunks())
-            self._duplicate_rows += self._row_count - latest.num_rows
-            self._typed, self._row_count = [latest], latest.num_rows
+        self._table_bytes += rows.nbytes
 
     def _without_rows(self, fault: FileFault) -> Part:
         dead_rows = tuple(self._dead_rows[:MAX_DEAD_ROWS_KEPT])
@@ -235,19 +244,12 @@ class _Reading:
         return FileFault("file_no_valid_row", message)
 
 
-def _lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not empty, each with its number; no list of them, which may be millions."""
-    number, start, data = piece.first_line, 0, piece.data
-    while start < len(data):
-        end = data.find(b"\n", start)
-        if end > start:
-            yield number, data[start:end]
-        number, start = number + 1, end + 1
-
-
-def _count_lines(body: bytes) -> int:
-    """Lines that are not blank."""
-    return sum(1 for piece in pieces(body) for _, line in _lines(piece) if line.strip())
+def _over_limit(value: str, bound: str, name: str) -> FileFault:
+    return FileFault(
+        "file_over_limit",
+        f"The body has {value}; at most {bound} are read, and a city has some hundreds of rows. The body is kept as it "
+        f"is; if it is right, raise {name} in wrm_pipeline/domain/snapshot/records.py and build the day again.",
+    )
 
 
 def _cut(raw_line: str, line_bytes: int) -> str:
@@ -261,14 +263,6 @@ def _cut(raw_line: str, line_bytes: int) -> str:
     return data[: MAX_RAW_DATA_BYTES - len(note.encode())].decode("utf-8", "ignore") + note
 
 
-def _latest_of_each(rows: pa.Table) -> pa.Table:
-    """Of each id the row with the latest report (of equal ones the last), in the order of the lines."""
-    ids = only_chunk(rows["station_id"]).indices.to_numpy()
-    order = np.lexsort((rows["timestamp"].cast(pa.int64()).to_numpy(), ids))
-    last_of_id = np.append(np.diff(ids[order]) != 0, True)
-    return rows.take(pa.array(np.sort(order[last_of_id])))
-
-
 def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
     """The good lines about one station, in file order; the last of those with the latest report made the row."""
     search, header = HeaderSearch(), None
@@ -279,9 +273,11 @@ def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
             if search.hopeless:
                 break
             continue
-        if not raw.text:
+        if not raw.text.strip(" \t\r\v\f"):
             continue
         correction = file.corrections.get(raw.number)
+        if correction is None and _is_overlong(raw):
+            continue
         line = (raw.text if correction is None else correction).rstrip("\r\n")
         if not line.strip() or is_remark(line, header.separator):
             continue
@@ -293,6 +289,11 @@ def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
         reported_at = EPOCH + timedelta(microseconds=report_of(fields[header.positions["combined"]]).micros)
         found.append(SourceLine(raw.number, raw.offset, raw.length, raw.text, raw.encoding, correction, reported_at))
     return found
+
+
+def _is_overlong(raw: RawLine) -> bool:
+    size = len(raw.text.encode("utf-8", "replace")) if raw.encoding == "utf-16" else raw.length
+    return size + len("\n") > MAX_LINE_BYTES
 
 
 def _line_problem(line: str, header: Header, file_timestamp: datetime) -> tuple[_Problem | None, str]:

@@ -9,6 +9,7 @@ from wrm_pipeline.domain.snapshot.records import (
     COMBINED_COLUMN,
     ID_COLUMNS,
     MAX_COLUMNS,
+    MAX_HEADER_BYTES,
     MAX_LINES_BEFORE_HEADER,
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
@@ -61,6 +62,24 @@ class TooManyColumnsError(HeaderError):
 
     error_type = "file_over_limit"
 
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"it has {count} columns; at most {MAX_COLUMNS} are read. The body is kept as it is; if it is right, raise "
+            "MAX_COLUMNS in wrm_pipeline/domain/snapshot/records.py"
+        )
+
+
+class HeaderTooLongError(HeaderError):
+    """A header of more than MAX_HEADER_BYTES."""
+
+    error_type = "file_over_limit"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"it has more than {MAX_HEADER_BYTES} bytes, and no more are read. The body is kept as it is; if it is "
+            "right, raise MAX_HEADER_BYTES in wrm_pipeline/domain/snapshot/records.py"
+        )
+
 
 def decode_line(line: bytes) -> str:
     """UTF-8, or cp1250 where it is not; bytes that are neither become U+FFFD (the raw object keeps them)."""
@@ -75,9 +94,19 @@ def read_header(line: bytes) -> Header | None:
     """Columns by header name, or None if the line is not a header.
 
     Raises:
-        HeaderError: an id column is there, others are missing or too many.
+        HeaderError: an id column is there, others are missing or too many, or the line is too long.
     """
-    return _cached_header(line) if len(line) <= _CACHED_HEADER_BYTES else _find_header(line)
+    if len(line) <= _CACHED_HEADER_BYTES:
+        return _cached_header(line)
+    if len(line) <= MAX_HEADER_BYTES:
+        return _find_header(line)
+    try:
+        starts_like_one = _find_header(line[:MAX_HEADER_BYTES]) is not None
+    except HeaderError:
+        starts_like_one = True
+    if starts_like_one:
+        raise HeaderTooLongError
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -111,8 +140,7 @@ def _header_of(text: str, separator: str) -> Header | None:
     if id_position is None or len(names) < 2:
         return None
     if len(names) > MAX_COLUMNS:
-        count = text.count(separator) + 1
-        raise TooManyColumnsError(f"the header has {count} columns; at most {MAX_COLUMNS} are read")
+        raise TooManyColumnsError(text.count(separator) + 1)
     missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
         raise HeaderError(f"the header lacks the column(s) {', '.join(missing)}")
@@ -127,7 +155,7 @@ def _header_of(text: str, separator: str) -> Header | None:
 def split_line(line: str, separator: str, most: int) -> list[str] | None:
     """The fields of one CSV line, or None if a quote is not closed or a line break stands inside.
 
-    Of a line with more than `most` fields only so many are given that it shows.
+    Of a line with more than `most` fields only so many are given that it shows, and the rest is not looked at.
     """
     if "\r" in line or "\n" in line:
         return None
@@ -138,9 +166,8 @@ def split_line(line: str, separator: str, most: int) -> list[str] | None:
     position = 0
     while match := match_field(line, position):
         quoted, rest, plain, end = match.groups()
-        if len(fields) <= most:
-            fields.append(plain if quoted is None else quoted.replace('""', '"') + rest)
-        if not end:
+        fields.append(plain if quoted is None else quoted.replace('""', '"') + rest)
+        if not end or len(fields) > most:
             return fields
         position = match.end()
     return None
@@ -150,10 +177,8 @@ def is_remark(line: str, separator: str) -> bool:
     """Whether the first field is `src` or starts with `#`, in quotes or not; what follows it does not matter."""
     first = line.partition(separator)[0].strip()
     if first.startswith('"'):
-        fields = split_line(line, separator, 1)
-        if fields is None:
-            return False
-        first = fields[0]
+        fields = split_line(line, separator, 0)
+        return fields is not None and is_mark(fields[0])
     return is_mark(first)
 
 

@@ -20,11 +20,11 @@ from wrm_pipeline.domain.snapshot.records import (
     ParsedBatch,
     Part,
     RawSnapshot,
+    RefusedError,
     micros_of,
 )
 from wrm_pipeline.domain.snapshot.text import pieces
 from wrm_pipeline.domain.snapshot.typed import Prepared, prepare, typed_rows
-from wrm_pipeline.domain.snapshot.typed_refusal import RefusedError
 
 
 def parse_snapshots(files: Sequence[RawSnapshot]) -> ParsedBatch:
@@ -86,7 +86,10 @@ def _last_lines(body: bytes) -> tuple[int, bytes, bytes]:
     number, before, last = 0, b"", b""
     for piece in pieces(body):
         data = piece.data.rstrip(b"\n")
-        if data:
+        if piece.overlong:
+            # It is dead however it ends.
+            number, before, last = piece.first_line, last, b""
+        elif data:
             lines = data[-200_000:].split(b"\n")[-2:]
             number = piece.first_line + data.count(b"\n")
             before, last = (lines[0] if len(lines) > 1 else last), lines[-1]
@@ -116,10 +119,10 @@ def _assemble(files: Sequence[RawSnapshot], parts: Sequence[Part]) -> ParsedBatc
     for file, result, duplicate_rows in zip(files, results, duplicates, strict=True):
         dead = sum(result.dead_counts.values())
         counts = LineCounts(
-            lines_in=result.row_count + result.duplicate_rows + dead + result.remark_lines,
+            lines_in=result.row_count + dead + result.remark_lines,
             rows_out=result.row_count - duplicate_rows,
             dead_lettered=dead,
-            duplicate_rows=result.duplicate_rows + duplicate_rows,
+            duplicate_rows=duplicate_rows,
             remark_lines=result.remark_lines,
         )
         reports.append(FileReport(file.source_key, counts, result.dead_rows, result.dead_counts, result.fault))

@@ -4,6 +4,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from wrm_pipeline.domain.snapshot.records import MAX_LINE_BYTES, MAX_RAW_DATA_BY
 BOM = codecs.BOM_UTF8
 UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-# A larger body is read in pieces, each with the memory of one; 40 times Wrocław's 40 kB fit into a city's.
-LARGE_BODY_BYTES = 4 * 2**20
-PIECE_BYTES = 2 * 2**20
+# A larger body is read in pieces. They are so much shorter than the longest line that one which is too long is in none.
+PIECE_BYTES = MAX_LINE_BYTES // 2
+_BLANKS = b" \t\r\v\f"
+_LINE = re.compile(rb"^[ \t\r\v\f]*+[^ \t\r\v\f\n][^\n]*", re.MULTILINE)
 
 # Carriage returns before a line feed, found once for each run of them.
 _RETURNS_AND_FEED = re.compile(rb"(?<!\r)\r++\n")
+_LINE_ENDS = rb"(?<!\r)\r++\n|[\r\n]"
 _LINE_FEED, _RETURN = b"\n\r"
 # How far a header is looked for behind a carriage return.
 _LINES_LOOKED_AT, _RETURNS_LOOKED_AT = 50, 50
@@ -86,6 +89,24 @@ def ends_lines_with_returns(text: bytes) -> bool:
     return False
 
 
+def lines_of_piece(piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, each with its number; no list of them, which may be a million."""
+    number, end, data = piece.first_line, 0, piece.data
+    for found in _LINE.finditer(data):
+        number += data.count(b"\n", end, found.start())
+        end = found.end()
+        yield number, found[0]
+
+
+def count_lines(body: bytes) -> int:
+    """How many lines are not blank."""
+    count = 0
+    for piece in pieces(body):
+        ends = np.frombuffer(piece.data.translate(None, _BLANKS), np.uint8) == _LINE_FEED
+        count += 1 if piece.overlong else int(np.count_nonzero(ends[1:] & ~ends[:-1]))
+    return count
+
+
 def _is_header(line: bytes) -> bool:
     try:
         return read_header(line) is not None
@@ -95,7 +116,7 @@ def _is_header(line: bytes) -> bool:
 
 def pieces(body: bytes) -> Iterator[Piece]:
     """A body's lines in order: one piece, or several of a large body."""
-    if len(body) <= LARGE_BODY_BYTES:
+    if len(body) <= PIECE_BYTES:
         data = plain_text(body)
         yield Piece(1, data if data.endswith(b"\n") else data + b"\n")
         return
@@ -176,9 +197,9 @@ def raw_lines(body: bytes) -> Iterator[RawLine]:
         yield from _utf16_lines(body)
         return
     start = len(body) - len(body.removeprefix(BOM))
-    pattern = rb"\r*+\n|\r" if ends_lines_with_returns(body[start:]) else rb"\r*+\n"
+    ends = re.finditer(_LINE_ENDS if ends_lines_with_returns(body[start:]) else b"\n", body[start:])
     number, position = 1, start
-    for end in [*re.finditer(pattern, body[start:]), None]:
+    for end in chain(ends, [None]):
         raw = body[position : start + end.start() if end else len(body)].rstrip(b"\r")
         try:
             text, encoding = raw.decode(), "utf-8"
@@ -194,7 +215,8 @@ def _utf16_lines(body: bytes) -> Iterator[RawLine]:
     text = body.decode("utf-16", "replace")
     returns = ends_lines_with_returns(text.encode("utf-8", "replace"))
     offset, position = 2, 0
-    for number, end in enumerate([*re.finditer(r"\r*+\n|\r" if returns else r"\r*+\n", text), None], start=1):
+    ends = re.finditer(_LINE_ENDS.decode() if returns else "\n", text)
+    for number, end in enumerate(chain(ends, [None]), start=1):
         line = text[position : end.start() if end else len(text)]
         kept = line.rstrip("\r")
         yield RawLine(number, offset, len(kept.encode(codec)), kept, "utf-16")

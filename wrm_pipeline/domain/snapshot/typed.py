@@ -35,9 +35,8 @@ from wrm_pipeline.domain.snapshot.lines import (
     read_header,
     split_line,
 )
-from wrm_pipeline.domain.snapshot.records import MAX_REMARK_LINES, RawSnapshot, micros_of
-from wrm_pipeline.domain.snapshot.text import LARGE_BODY_BYTES, plain_text
-from wrm_pipeline.domain.snapshot.typed_refusal import RefusedError
+from wrm_pipeline.domain.snapshot.records import MAX_LINE_BYTES, MAX_LINES, RawSnapshot, RefusedError, micros_of
+from wrm_pipeline.domain.snapshot.text import plain_text
 from wrm_pipeline.domain.snapshot.values import BadValueError
 
 _LINE_FEED = 10
@@ -45,6 +44,8 @@ _IS_BLANK = np.isin(np.arange(256), list(b" \t"))
 # First bytes of lines whose first field may be a remark's mark behind blanks: what str.strip takes, in UTF-8.
 _BLANKS_LOOKED_AT = 50
 _ONE_THREAD_BYTES = 1 << 18
+# A larger body is read in pieces, each with the memory of one; a hundred times Wrocław's 40 kB are a small one.
+_LARGE_BODY_BYTES = 4 * 2**20
 _BLANK_STARTS = b" \t\v\f\x1c\x1d\x1e\x1f\xc2\xe1\xe2\xe3"
 
 
@@ -73,9 +74,12 @@ class Prepared:
 
 def prepare(file: RawSnapshot) -> Prepared | None:
     """Cut a file for the typed path, or None where only the exact path knows what to do."""
-    if file.corrections or file.fault is not None or len(file.body) > LARGE_BODY_BYTES:
+    if file.corrections or file.fault is not None or len(file.body) > _LARGE_BODY_BYTES:
         return None
-    found = _cut_header(plain_text(file.body))
+    text = plain_text(file.body)
+    if len(text) > MAX_LINES and text.count(b"\n") >= MAX_LINES:
+        return None
+    found = _cut_header(text)
     if found is None:
         return None
     header, data, remark_lines = found
@@ -92,7 +96,7 @@ def _cut_header(body: bytes) -> tuple[Header, bytes, int] | None:
         return header, data, 0
     search = HeaderSearch()
     header, number, end = search.look(1, line), 1, len(line)
-    while header is None and end < len(body) and not search.hopeless and search.remark_lines <= MAX_REMARK_LINES:
+    while header is None and end < len(body) and not search.hopeless:
         start, number = end + 1, number + 1
         end = body.find(b"\n", start)
         end = len(body) if end < 0 else end
@@ -104,20 +108,22 @@ def prepared_lines(file: RawSnapshot, header: Header, data: bytes, remark_lines:
     """Data lines for the typed path, or None where only the exact path knows what to do."""
     # Arrow skips empty lines, but takes the first line for one that is not.
     data = data.strip(b"\n") + b"\n"
-    places = _line_places(data)
-    line_starts = _first_bytes(data, places)
+    characters = np.frombuffer(data, np.uint8)
+    line_ends = np.flatnonzero(characters == _LINE_FEED)
+    if len(data) > MAX_LINE_BYTES and np.diff(line_ends, prepend=-1).max() > MAX_LINE_BYTES:
+        return None
+    line_starts = data[:1] + characters[line_ends[:-1] + 1].tobytes()
     if b"\n" in line_starts:
-        places = places[np.frombuffer(line_starts, np.uint8) != _LINE_FEED]
-        line_starts = _first_bytes(data, places)
+        line_starts = line_starts.replace(b"\n", b"")
     line_count = len(line_starts)
     blank_starts = len(line_starts.translate(None, _BLANK_STARTS)) < line_count
-    marks = _behind_blanks(data, places) if blank_starts else line_starts
+    marks = _behind_blanks(characters, line_ends) if blank_starts else line_starts
     if b"#" in marks or b"s" in marks:
         data, found = _REMARKS[header.separator].subn(b"", data)
         data = data.lstrip(b"\n")
         line_count -= found
         remark_lines += found
-    if not line_count or remark_lines > MAX_REMARK_LINES or b"\r" in data:
+    if not line_count or b"\r" in data:
         return None
     # Arrow reads 0x10 as 16 in whole-number columns; the contract knows decimal numbers only. An x is rare, and
     # looking for it alone is 30 times as fast.
@@ -130,26 +136,14 @@ def prepared_lines(file: RawSnapshot, header: Header, data: bytes, remark_lines:
     return Prepared(file, header, data, line_count, remark_lines, doubtful)
 
 
-def _line_places(data: bytes) -> npt.NDArray[np.intp]:
-    """Where the lines of `data` begin, of which each ends in a line feed."""
-    places = np.flatnonzero(np.frombuffer(data, np.uint8) == _LINE_FEED) + 1
-    places[1:] = places[:-1]
-    places[:1] = 0
-    return places
-
-
-def _first_bytes(data: bytes, places: npt.NDArray[np.intp]) -> bytes:
-    return np.frombuffer(data, np.uint8)[places].tobytes()
-
-
-def _behind_blanks(data: bytes, places: npt.NDArray[np.intp]) -> bytes:
+def _behind_blanks(characters: npt.NDArray[np.uint8], line_ends: npt.NDArray[np.intp]) -> bytes:
     """The first byte of each line that is not a blank; the mark of a remark if that is far."""
-    characters = np.frombuffer(data, np.uint8)
+    places = np.append(0, line_ends[:-1] + 1)
     for _ in range(_BLANKS_LOOKED_AT):
         found = characters[places]
         blank = _IS_BLANK[found]
         if not blank.any():
-            return found.tobytes()
+            return bytes(found)
         places = places + blank
     return b"#"
 

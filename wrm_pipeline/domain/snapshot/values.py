@@ -28,8 +28,8 @@ _DECIMAL_PLACES = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?")
 # More digits overflow.
 _MAX_TIME_DIGITS = 18
 _MAX_OFFSET_DIGITS = 9
-# Longer ids are no ids that come again.
-_CACHED_CHARACTERS = 64
+# Longer ids and names do not come again, and 16,384 of 1,000 characters would fill the memory.
+_CACHED_CHARACTERS = 128
 _MAX_MICROS = 2**62
 _MILLISECOND_DIGITS = 13
 
@@ -183,6 +183,8 @@ def battery_of(text: str) -> tuple[bool | None, int | None]:
 
 def name_of(text: str) -> str:
     """A name, repaired (mojibake, entities, blanks), and cut at MAX_NAME_CHARACTERS: the last one is then CUT_MARK."""
+    if len(text) <= _CACHED_CHARACTERS:
+        return _cached_name_of(text)
     if len(text) <= MAX_NAME_CHARACTERS:
         return _short_name_of(text)
     text = text.strip()
@@ -193,6 +195,10 @@ def name_of(text: str) -> str:
 
 
 @lru_cache(maxsize=16_384)
+def _cached_name_of(name: str) -> str:
+    return _short_name_of(name)
+
+
 def _short_name_of(name: str) -> str:
     repaired = _repaired(name)
     # ftfy may write one character as several.

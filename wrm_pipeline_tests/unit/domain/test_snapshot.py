@@ -8,12 +8,18 @@ import pytest
 
 from wrm_pipeline.domain.schemas import PROCESSED, arrow_schema, validate
 from wrm_pipeline.domain.snapshot import (
+    MAX_COLUMNS,
     MAX_DEAD_ROWS_KEPT,
+    MAX_LINE_BYTES,
+    MAX_RAW_DATA_BYTES,
+    FileReport,
     LineCounts,
     RawSnapshot,
     exact,
+    lines_of,
     parse_snapshots,
     reject_reason,
+    typed,
 )
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import BODY_EDITS, DEAD_ROWS, Misbehaviour, dead_row, misbehave
@@ -329,9 +335,84 @@ def test_names_are_repaired_and_otherwise_left_alone(served, name):
     assert values(body(line(name=served)), "name") == [name]
 
 
-def test_a_row_longer_than_two_blocks_of_the_reader_is_still_a_row():
-    content = body(line(id="1") + "," + "A" * 9_000_000, line(id="2") + ",", header=HEADER + ",remark")
-    assert values(content, "station_id") == ["1", "2"]
+@pytest.mark.parametrize("around", [0, MAX_LINE_BYTES], ids=["small body", "large body"])
+def test_a_line_of_a_mebibyte_is_read_and_a_longer_one_is_a_dead_letter(around):
+    start = line(id="1") + ","
+    longest = start + "A" * (MAX_LINE_BYTES - len(start) - 1)
+    lines = [line(id="2") + ",", longest, longest.replace("1", "3", 1) + "A", line(id="4") + "," + "\n" * around]
+    report = parse(raw(body(*lines, header=HEADER + ",remark"))).reports[0]
+    assert report.counts == LineCounts(lines_in=4, rows_out=3, dead_lettered=1)
+    (dead,) = report.dead_rows
+    assert (dead.line_number, dead.error_type) == (4, "line_too_long")
+    assert f"{MAX_LINE_BYTES + 1} bytes" in dead.error_message
+    assert len(dead.raw_data) <= MAX_RAW_DATA_BYTES
+    assert dead.raw_data.startswith("3,1755781502|")
+
+
+def test_a_correction_takes_the_place_of_a_line_that_is_too_long():
+    content = body(line(id="1"), "A" * MAX_LINE_BYTES)
+    batch = parse_snapshots([raw(content, corrections={3: line(id="2")})])
+    assert batch.rows["station_id"].to_pylist() == ["1", "2"]
+    assert [found.line_number for found in lines_of(raw(content, corrections={3: line(id="2")}), "2")] == [3]
+    assert lines_of(raw(content), "2") == []
+
+
+# --- bounds of a file ---
+
+
+def over_limit(content: bytes) -> FileReport:
+    report = parse(raw(content)).reports[0]
+    assert report.fault.error_type == "file_over_limit"
+    assert report.dead_counts == {"file_over_limit": report.counts.lines_in}
+    assert len(report.fault.error_message) < 400
+    assert "MAX_" in report.fault.error_message, "no remedy"
+    return report
+
+
+def test_a_file_has_at_most_so_many_lines(monkeypatch):
+    """Rows, dead rows, remarks and the header; blank ones count for nothing."""
+    for module in (exact, typed):
+        monkeypatch.setattr(module, "MAX_LINES", 100)
+    monkeypatch.setattr(exact, "_FEW_LINES_BYTES", 0)
+    rows = [line(id=str(number)) for number in range(90)]
+    most = [*rows, "x", "", " \t", *["# x"] * 8]
+    assert parse(raw(body(*most))).reports[0].counts == LineCounts(99, 90, 1, 0, 8)
+    report = over_limit(body(*most, "# x"))
+    assert report.counts == LineCounts(lines_in=101, dead_lettered=101)
+    assert "101 lines" in report.fault.error_message
+    assert "at most 100" in report.fault.error_message
+
+
+def test_a_file_of_many_lines_without_a_header_has_no_header(monkeypatch):
+    monkeypatch.setattr(exact, "MAX_LINES", 100)
+    monkeypatch.setattr(exact, "_FEW_LINES_BYTES", 0)
+    assert fault_of(b"<p>\n" * 200) == "file_no_header"
+    assert over_limit(b"# x\n" * 200).counts.lines_in == 200
+
+
+def test_the_rows_of_a_file_have_at_most_so_much_text(monkeypatch):
+    monkeypatch.setattr(exact, "MAX_TABLE_BYTES", 1_000_000)
+    lines = [line(id=str(number), name="n" * 990 + f"{number:05}") for number in range(1_500)]
+    assert parse_snapshots([raw(body(*lines[:700], "x"))]).reports[0].fault is None
+    report = parse_snapshots([raw(body(*lines, "x"))]).reports[0]
+    assert (report.fault.error_type, report.counts) == ("file_over_limit", LineCounts(1_502, 0, 1_502))
+
+
+@pytest.mark.parametrize("count", [MAX_COLUMNS, MAX_COLUMNS + 1])
+def test_a_header_has_at_most_so_many_columns(count):
+    more = count - len(COLUMNS)
+    content = body(line() + "," * more, header=HEADER + "".join(f",c{number}" for number in range(more)))
+    if count == MAX_COLUMNS:
+        assert parse_body(content).counts.rows_out == 1
+    else:
+        assert f"{count} columns" in over_limit(content).fault.error_message
+
+
+@pytest.mark.parametrize("length", [70_000, MAX_LINE_BYTES + 1])
+def test_a_header_has_at_most_so_many_bytes(length):
+    content = body(line() + ",", header=f"{HEADER},{'c' * length}")
+    assert "65536 bytes" in over_limit(content).fault.error_message
+    assert fault_of(body(line(), header="<p>" * length)) == "file_no_header"
 
 
 def test_a_whole_file_in_cp1250_is_read_as_such():
