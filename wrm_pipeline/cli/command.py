@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
-NOTHING_CHANGED = "Nothing was changed. Add --apply to do it."
+NOTHING_CHANGED = "Nothing was changed. Give --apply to do it."
 
 
 class CommandError(click.ClickException):
@@ -159,34 +159,25 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 
 
 def apply_option(*old: str) -> Callable[[AnyFunction], AnyFunction]:
-    """`--apply`, the one flag for writing: without it a command only says what it would do.
+    """`--apply`, the flag for writing: without it a command only says what it would do.
 
     Args:
-        old: Spellings of earlier versions, which do as they did and are not in the help. `--dry-run` changes nothing,
-            and is refused together with `--apply`; any other is `--apply`.
+        old: Spellings of `--apply` in earlier versions; they are not in the help.
     """
 
     def decorate(function: AnyFunction) -> AnyFunction:
         for spelling in old:
-            if spelling == "--dry-run":
-                option = click.option(spelling, is_flag=True, hidden=True, expose_value=False, callback=_not_both)
-            else:
-                option = click.option(spelling, "apply", is_flag=True, hidden=True, callback=_not_both)
-            function = option(function)
-        return click.option("--apply", is_flag=True, help="Do it; without it, only say what.", callback=_not_both)(
-            function
-        )
+            function = click.option(spelling, "apply", is_flag=True, hidden=True)(function)
+        return click.option("--apply", is_flag=True, help="Do it; without it, only say what.")(function)
 
     return decorate
 
 
-def _not_both(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-    if value:
-        meant: set[str] = ctx.meta.setdefault(__name__, set())
-        meant.add(str(param.name))
-        if len(meant) > 1:
-            raise click.UsageError("--dry-run and --apply exclude each other.", ctx)
-    return value
+def dry_run_option(function: AnyFunction) -> AnyFunction:
+    """`--apply/--dry-run` of a command whose name says that it writes, and that has always done so."""
+    return click.option(
+        "--apply/--dry-run", "apply", default=True, help="Do it (the default), or only say what would be done."
+    )(function)
 
 
 def dagster_instance() -> "dg.DagsterInstance | None":

@@ -17,7 +17,7 @@ from wrm_pipeline.cli.command import (
     AnyFunction,
     CommandError,
     Group,
-    apply_option,
+    dry_run_option,
     json_option,
     lazy_choice,
     pass_settings,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SHOWN_RECORDS = 50
 _SHOWN_BYTES = 300
-_UNREADABLE_REMEDY = "Correct the object, or take it out of the queue: wrm dlq discard ID --reason '...' --apply"
+_UNREADABLE_REMEDY = "Correct the object, or take it out of the queue: wrm dlq discard ID --reason '...'"
 
 
 def _statuses() -> Sequence[str]:
@@ -52,7 +52,7 @@ def _selection(function: AnyFunction) -> AnyFunction:
     examples=[
         ("wrm dlq list", "what waits, the newest first"),
         ("wrm dlq show 3f2a91", "one entry, with its lines and what is wrong with them"),
-        ("wrm dlq replay --apply", "try what is pending again"),
+        ("wrm dlq replay", "try what is pending again"),
     ],
 )
 def dlq() -> None:
@@ -254,14 +254,14 @@ def _show_unreadable(queue: "DeadLetterQueue", letter: "UnreadableLetter", *, as
 
 @dlq.command(
     examples=[
-        ("wrm dlq correct 3f2a91 --line 8 --data '…'", "show the line as it is and as it would be"),
-        ("wrm dlq correct 3f2a91 --line 8 --data '…' --apply", "write it; the next build of its day uses it"),
+        ("wrm dlq correct 3f2a91 --line 8 --data '…' --dry-run", "show the line as it is and as it would be"),
+        ("wrm dlq correct 3f2a91 --line 8 --data '…'", "write it; the next build of its day uses it"),
     ]
 )
 @click.argument("entry_id", metavar="ID")
 @click.option("--line", type=int, required=True, help="Line number in the raw object, as `show` gives it.")
 @click.option("--data", required=True, help="The whole line as it should have been.")
-@apply_option()
+@dry_run_option
 @pass_settings
 def correct(settings: "Settings", entry_id: str, line: int, data: str, apply: bool) -> int:
     """Give the right line for a dead one; the next build uses it. ID may be the beginning of an id."""
@@ -284,7 +284,7 @@ def correct(settings: "Settings", entry_id: str, line: int, data: str, apply: bo
         queue.put(replace(letter, records=records, status=PENDING, retry_count=0))
     except DeadLetterTooLargeError as error:
         raise CommandError(str(error)) from None
-    print(f"Line {line} is corrected. `wrm dlq replay --id {letter.entry_id} --apply` publishes it.")
+    print(f"Line {line} is corrected. `wrm dlq replay --id {letter.entry_id}` publishes it.")
     return 0
 
 
@@ -304,14 +304,15 @@ def _refuse_correction(letter: "DeadLetter", line: int, data: str) -> None:
 
 @dlq.command(
     examples=[
-        ("wrm dlq discard 3f2a91 --reason 'test bike' --apply", "one entry"),
+        ("wrm dlq discard 3f2a91 --reason 'test bike'", "one entry"),
         ("wrm dlq discard --error bad_count --date 2025-08-21 --reason '…'", "say how many; --apply does it"),
     ]
 )
 @click.argument("entry_id", metavar="[ID]", required=False)
 @_selection
 @click.option("--reason", required=True, help="Kept in the entry.")
-@apply_option("--write")
+@click.option("--apply/--dry-run", "apply", default=None, help="Do it (default for one ID), or only say what.")
+@click.option("--write", "apply", flag_value=True, hidden=True)
 @json_option
 @pass_settings
 def discard(
@@ -320,7 +321,7 @@ def discard(
     days: tuple[date, ...],
     error_types: tuple[str, ...],
     reason: str,
-    apply: bool,
+    apply: bool | None,
     as_json: bool,
 ) -> int:
     """Give entries up; they stay in the queue with the reason.
@@ -331,9 +332,9 @@ def discard(
     if bool(entry_id) == bool(days or error_types):
         raise CommandError("say which: one id, or --error TYPE and --date DAY for many")
     if entry_id:
-        _discard_one(_queue(settings), entry_id, note, apply=apply, as_json=as_json)
+        _discard_one(_queue(settings), entry_id, note, apply=apply is not False, as_json=as_json)
     else:
-        _discard_many(_queue(settings), days, error_types, note, apply=apply, as_json=as_json)
+        _discard_many(_queue(settings), days, error_types, note, apply=bool(apply), as_json=as_json)
     return 0
 
 
@@ -387,10 +388,10 @@ def _discard_many(
 
 @dlq.command(
     examples=[
-        ("wrm dlq replay", "say what would be tried"),
-        ("wrm dlq replay --apply", "try it, as the job reprocess_dlq does"),
-        ("wrm dlq replay --id 3f2a91 --apply", "one entry, parked or not"),
-        ("wrm dlq replay --drift --apply", "after a release that reads a changed format"),
+        ("wrm dlq replay --dry-run", "say what would be tried"),
+        ("wrm dlq replay", "try it, as the job reprocess_dlq does"),
+        ("wrm dlq replay --id 3f2a91", "one entry, parked or not"),
+        ("wrm dlq replay --drift", "after a release that reads a changed format"),
     ]
 )
 @_selection
@@ -402,7 +403,7 @@ def _discard_many(
 )
 @click.option("--parked", is_flag=True, help="Entries that are parked, too.")
 @click.option("--max-retries", type=click.IntRange(min=1), help="Failures after which an entry is parked.")
-@apply_option("--dry-run")
+@dry_run_option
 @json_option
 @pass_settings
 def replay(

@@ -178,7 +178,7 @@ def _feed_format(settings: Settings) -> Finding:
     tried = f"read the newest {looked_at} bodies"
     if found is None:
         return Finding("feed format", "ok", tried, "they are read")
-    todo = "Nothing is lost; a release that reads it, then `wrm dlq replay --drift --apply`, publishes all of it"
+    todo = "Nothing is lost; a release that reads it, then `wrm dlq replay --drift`, publishes all of it"
     return Finding("feed format", "failed", tried, str(found), todo)
 
 
@@ -204,7 +204,7 @@ def _dead_letters(settings: Settings) -> Finding:
     if entries.unreadable:
         named = "; ".join(f"{letter.key}: {letter.reason}" for letter in entries.unreadable[:_NAMED])
         todo = (
-            "Correct these objects, or take them out of the queue with `wrm dlq discard ID --reason '…' --apply`; "
+            "Correct these objects, or take them out of the queue with `wrm dlq discard ID --reason '…'`; "
             "nothing else is held up by them"
         )
         return Finding("dead letters", "warning", tried, f"{got}: {named}", todo)
@@ -307,7 +307,7 @@ def _enhanced_files(settings: Settings) -> Finding:
         return Finding("enhanced files", "ok", tried, f"{len(found.files)} days, all can be read")
     first = found.problems[0]
     got = f"{len(found.problems)} of {len(found.files)} days cannot be read, first {first.key}: {first.problem}"
-    todo = f"`wrm rebuild --from {first.dt} --to {first.dt} --apply`; the views and tables do without such days"
+    todo = f"`wrm rebuild --from {first.dt} --to {first.dt}`; the views and tables do without such days"
     return Finding("enhanced files", "failed", tried, got, todo)
 
 

@@ -28,7 +28,7 @@ _INTERRUPTED = 130
     examples=[
         ("wrm doctor", "always first: what works, and what to do about the rest"),
         ("wrm dlq list", "rows and bodies that could not be published"),
-        ("wrm rebuild --from 2025-08-01", "say what would be built; --apply builds it"),
+        ("wrm rebuild --from 2025-08-01 --dry-run", "say what would be built"),
     ],
 )
 @click.pass_context

@@ -12,8 +12,8 @@ from wrm_pipeline.cli.command import (
     DAY,
     NOTHING_CHANGED,
     Command,
-    apply_option,
     dagster_instance,
+    dry_run_option,
     json_option,
     pass_settings,
 )
@@ -54,10 +54,10 @@ class _Outcome:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm rebuild", "do all of it in memory, and say what would be written"),
-        ("wrm rebuild --apply", "every day, then tables, published database and map"),
-        ("wrm rebuild --from 2025-08-01 --to 2025-08-31 --apply", "the days of a month"),
-        ("wrm rebuild --layer analytics --apply", "tables, published database and map only"),
+        ("wrm rebuild --dry-run", "do all of it in memory, and say what would be written"),
+        ("wrm rebuild", "every day, then tables, published database and map"),
+        ("wrm rebuild --from 2025-08-01 --to 2025-08-31", "the days of a month"),
+        ("wrm rebuild --layer analytics", "tables, published database and map only"),
     ],
 )
 @click.option("--from", "first", type=DAY, help="Default the first day.")
@@ -65,7 +65,7 @@ class _Outcome:
 @click.option("--layer", "parts", type=click.Choice(PARTS), multiple=True, help="May be repeated; default all.")
 @click.option("--full", is_flag=True, help="Parse all raw objects again, even of complete days.")
 @click.option("--allow-shrink", is_flag=True, help="Let rows leave whose raw objects or files are gone or refused.")
-@apply_option("--dry-run")
+@dry_run_option
 @json_option
 @pass_settings
 def rebuild(
@@ -87,7 +87,7 @@ def rebuild(
 
     say = printer(as_json)
     if not apply:
-        say("A trial: nothing is written without --apply.")
+        say("A trial: nothing is written.")
     store = connect_store(settings)
     days = _days(store, settings, first, last, say)
     state = _state(store, settings, days)
@@ -292,7 +292,7 @@ def _finish(
         raise click.ClickException(
             f"{len(refused)} of {day_count} days would lose rows and are as they were "
             f"({', '.join(map(str, refused[:5]))}): see above. If the loss is meant: `wrm rebuild --from {refused[0]} "
-            f"--to {refused[0]} --allow-shrink --apply`. The others are done."
+            f"--to {refused[0]} --allow-shrink`. The others are done."
         )
     return 0
 
@@ -319,6 +319,6 @@ def _rebuild_tables(settings: "Settings", instance: "dg.DagsterInstance | None",
     if not done.success:
         raise click.ClickException(
             f"wrm_analytics_job failed (run {done.run_id}); partitions are complete. See the error above or the run in "
-            "the UI, then `wrm rebuild --layer analytics --apply`."
+            "the UI, then `wrm rebuild --layer analytics`."
         )
     say(f"done ({time.monotonic() - started:.1f} s): {settings.database_path}")

@@ -298,7 +298,7 @@ def choose(store: ObjectStore, layout: Layout, name: str | None) -> StoredBackup
     if not backups:
         raise BackupError(
             f"There is no backup below {layout.backup_prefix} of {store.name}. Check BUCKET_NAME and "
-            "WRM_STATIONS_S3_PREFIX. Without a backup, `wrm rebuild --apply` makes partitions and tables from raw/ and "
+            "WRM_STATIONS_S3_PREFIX. Without a backup, `wrm rebuild` makes partitions and tables from raw/ and "
             "dlq/."
         )
     if name is None:

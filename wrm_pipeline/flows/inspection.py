@@ -84,7 +84,7 @@ def _uninspected(body: bytes, problem: str) -> FileReport:
     fault = FileFault(
         UNINSPECTED,
         f"The body could not be inspected: {problem}. It is kept as it is; if a later release can read it, "
-        "`wrm dlq replay --apply` brings it back.",
+        "`wrm dlq replay` brings it back.",
     )
     counts = LineCounts(lines_in=lines, dead_lettered=lines)
     return FileReport("fetched body", counts, dead_counts={UNINSPECTED: lines}, fault=fault)

@@ -115,7 +115,7 @@ class PublishedPartitions:
                 self.store.name,
                 "read",
                 self.layout.partition_key("enhanced", dt),
-                f"`wrm rebuild --from {dt} --to {dt} --apply` makes it again",
+                f"`wrm rebuild --from {dt} --to {dt}` makes it again",
             ) from error
         return rows
 

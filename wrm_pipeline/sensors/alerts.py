@@ -79,16 +79,16 @@ CHECK_REMEDIES = {
         "of that time are listed by `wrm doctor`, and `wrm raw move-future --apply` sets them right"
     ),
     "enhanced_files_are_readable": (
-        "`wrm rebuild --from DAY --to DAY --apply` makes the day's file again; see who else writes to the lake"
+        "`wrm rebuild --from DAY --to DAY` makes the day's file again; see who else writes to the lake"
     ),
     "row_count_is_usual": "Compare the days in the result's samples; look for gaps between the day's raw snapshots",
     "feed_format_is_read": (
         "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; when a "
-        "release reads it, `wrm dlq replay --drift --apply` publishes all of it"
+        "release reads it, `wrm dlq replay --drift` publishes all of it"
     ),
     "dead_letters_are_readable": (
         "`wrm dlq list --status unreadable` names them, `wrm dlq show ID` says why. Correct the object, or take it out "
-        "of the queue with `wrm dlq discard ID --reason '…' --apply`. Nothing else is held up by it"
+        "of the queue with `wrm dlq discard ID --reason '…'`. Nothing else is held up by it"
     ),
     "spool_is_readable": (
         "`wrm doctor` names the files. Correct the owner or mode of a snapshot and move it from `unreadable/` back "

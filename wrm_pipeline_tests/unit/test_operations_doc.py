@@ -58,5 +58,10 @@ def test_commands_of_the_runbook_exist_with_their_options() -> None:
                 break  # a value or an option
             assert word in command.commands, f"wrm {line}"
             command = command.commands[word]
-        options = {option for param in command.params if not getattr(param, "hidden", False) for option in param.opts}
+        options = {
+            option
+            for param in command.params
+            if not getattr(param, "hidden", False)
+            for option in (*param.opts, *param.secondary_opts)
+        }
         assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) <= options, f"wrm {line}"

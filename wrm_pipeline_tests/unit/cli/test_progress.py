@@ -90,6 +90,7 @@ def run_on(stderr: int) -> str:
 
 
 def test_a_command_shows_it_on_a_terminal_and_not_in_a_pipe(lake: Lake, tmp_path: Path) -> None:
+    Path(os.environ["DAGSTER_HOME"], "dagster.yaml").touch()  # else Dagster says that there is none
     lake.put_day(1)
     with (tmp_path / "stderr").open("w+") as file:
         in_a_pipe = run_on(file.fileno())
