@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views, query_arrow, write_table
-from wrm_pipeline.analytics.materialize import published_days, refresh_materialized_views, version_of
+from wrm_pipeline.analytics.materialized_views import refresh_materialized_views, version_of
+from wrm_pipeline.analytics.refresh import published_days
 from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
 from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS
 from wrm_pipeline.domain.layout import partition_bounds

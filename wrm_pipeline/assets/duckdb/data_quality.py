@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from wrm_pipeline.analytics.assess import assess
 from wrm_pipeline.analytics.data_contract import data_contract
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
+from wrm_pipeline.analytics.quality_tables import refresh_quality_tables
 from wrm_pipeline.analytics.registry import tables_of
 from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
@@ -74,20 +74,22 @@ def data_quality(
 ) -> dg.MaterializeResult[None]:
     """Compute what changed, then show the newest day."""
     with record_requests_on_failure(context):
-        done = assess(lake.partitions, lake.database, area=lake.area, now=clock.now(), method=config.method.value)
+        done = refresh_quality_tables(
+            lake.database, lake.partitions, area=lake.area, refreshed_at=clock.now(), method=config.method.value
+        )
     metadata: dict[str, Any] = {
-        "days_computed": len(done.computed),
-        "days_removed": len(done.removed),
-        "days_waiting": len(done.waiting),
-        "days": ", ".join(map(str, done.computed)) or "none changed",
+        "days_computed": len(done.days_refreshed),
+        "days_removed": len(done.days_dropped),
+        "days_waiting": len(done.days_waiting),
+        "days": ", ".join(map(str, done.days_refreshed)) or "none changed",
     }
-    if done.computed or done.removed:
+    if done.days_refreshed or done.days_dropped:
         contract = json.dumps(data_contract(lake.area), ensure_ascii=False, indent=1)
         key = lake.layout.report_key(DATA_CONTRACT_FILE)
         lake.store.put(key, contract.encode(), content_type="application/json; charset=utf-8")
         metadata["data_contract"] = lake.store.url(key)
-    if done.computed:
-        metadata |= _shown(lake, done.computed)
+    if done.days_refreshed:
+        metadata |= _shown(lake, done.days_refreshed)
     return dg.MaterializeResult(metadata={**metadata, **requests_made()})
 
 

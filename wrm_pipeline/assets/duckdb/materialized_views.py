@@ -3,7 +3,7 @@
 import dagster as dg
 
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
-from wrm_pipeline.analytics.materialize import refresh_materialized_views
+from wrm_pipeline.analytics.materialized_views import refresh_materialized_views
 from wrm_pipeline.analytics.registry import tables_of
 from wrm_pipeline.analytics.registry.daily import MV_DAILY_AGGREGATES
 from wrm_pipeline.assets.duckdb.pictures import day_picture

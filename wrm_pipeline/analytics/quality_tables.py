@@ -5,26 +5,35 @@ day that changed is computed again; the days after it keep what they were judged
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, make_way
+from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase
+from wrm_pipeline.analytics.enhanced_days import PartitionGoneError
+from wrm_pipeline.analytics.refresh import (
+    EVERY_TABLE,
+    Part,
+    Refresh,
+    RefreshPlan,
+    Source,
+    TableSet,
+    delete_rows,
+    refresh,
+)
 from wrm_pipeline.analytics.registry import Table
 from wrm_pipeline.analytics.registry.quality import (
     ACCOUNTING,
     ANOMALIES,
     PROFILE,
-    QUALITY_TABLES,
-    REFRESHES,
     RULE_HITS,
     RULES,
     STATION_HOURS,
 )
-from wrm_pipeline.domain import anomalies, profile
+from wrm_pipeline.domain import anomalies, asset_names, profile
 from wrm_pipeline.domain.anomalies import find_anomalies, last_counts, station_hours
 from wrm_pipeline.domain.business_rules import (
     BUSINESS_RULES_VERSION,
@@ -37,10 +46,11 @@ from wrm_pipeline.domain.business_rules import (
 )
 from wrm_pipeline.domain.dead_letters import REPROCESSED, DeadLetter
 from wrm_pipeline.domain.enhanced_build import rules_id
-from wrm_pipeline.domain.layout import folder_date, local_date, partition_bounds
+from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.schemas import ENHANCED
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.logs import get_logger
@@ -49,93 +59,63 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-_T = TypeVar("_T")
-
 _log = get_logger(__name__)
 
 # A day costs 1 to 2 s. The first run over years of days would hold the pool for that long; so it takes a month, and
 # the next runs the rest.
 MAX_DAYS_A_RUN = 30
 
-KEPT_DAYS = anomalies.DAYS_COMPARED
 
-
-@dataclass(frozen=True, slots=True)
-class Assessment:
-    """What a run did: days computed, days whose objects are gone, and days left for the next run."""
-
-    computed: tuple[date, ...]
-    removed: tuple[date, ...]
-    waiting: tuple[date, ...]
-
-
-def assess(
-    partitions: PublishedPartitions,
+def refresh_quality_tables(
     database: AnalyticsDatabase,
+    partitions: PublishedPartitions,
     *,
     area: ServiceArea,
-    now: datetime,
+    refreshed_at: datetime,
     method: str = anomalies.DEFAULT_METHOD,
     max_days: int = MAX_DAYS_A_RUN,
-) -> Assessment:
+) -> Refresh:
     """Bring the quality tables up to date, all in one refresh of the database: after a failure they are as they were.
 
     One listing tells which days changed; without any, nothing is read or written.
     """
-    etags = {
-        day: info.etag for info in partitions.objects("enhanced") if (day := folder_date(info.key.rpartition("/")[0]))
-    }
-    version = f"{BUSINESS_RULES_VERSION} {method} {rules_id(area)}"
-    known = _known(database)
-    pending = sorted(day for day, etag in etags.items() if known.get(day) != (etag, version))
-    removed = tuple(sorted(known.keys() - etags.keys()))
-    if not pending and not removed and known:
-        return Assessment((), (), ())
-    # In order, as a day is compared with those before; but the newest one always, as that is looked at.
-    chosen = pending[:max_days]
-    # Days to come are of a clock that was ahead: they are not what is looked at, unless there are no others.
-    newest = max((day for day in etags if day <= local_date(now)), default=max(etags, default=None))
-    if newest in pending and newest not in chosen:
-        chosen = [*chosen[: max_days - 1], newest]
-    waiting = tuple(day for day in pending if day not in chosen)
-    with database.refresh() as connection:
-        connection.begin()
-        for table in QUALITY_TABLES:
-            make_way(connection, table.name, "BASE TABLE", [column.name for column in table.columns])
-            connection.execute(f'CREATE TABLE IF NOT EXISTS {SCHEMA}."{table.name}" ({table.columns_sql})')
-        _write_rules(connection, area)
-        for day in removed:
-            for table in QUALITY_TABLES:
-                if table is not RULES:
-                    connection.execute(f"DELETE FROM {SCHEMA}.{table.name} WHERE dt = ?", [day])
-        for day in chosen:
-            rows = _assess_day(connection, partitions, day, area=area, method=method)
-            _replace(
-                connection,
-                REFRESHES,
-                day,
-                [{"dt": day, "etag": etags[day], "version": version, "rows": rows, "refreshed_at": now}],
-            )
+    tables = QualityTables(partitions, area, method)
+    return refresh(tables, database, refreshed_at=refreshed_at, max_days=max_days)
+
+
+class QualityTables(TableSet):
+    """The tables quality_*: a day of all of them is computed at once."""
+
+    asset = asset_names.QUALITY
+    source_columns = tuple(ENHANCED.columns)
+
+    def __init__(self, partitions: PublishedPartitions, area: ServiceArea, method: str) -> None:
+        super().__init__(partitions)
+        self._area = area
+        self._method = method
+
+    def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
+        """The day's object, judged by these rules in this area, and by this method."""
+        version = f"{BUSINESS_RULES_VERSION} {self._method} {rules_id(self._area)}"
+        return {(EVERY_TABLE, dt): Source(etag, version) for dt, etag in published.items()}
+
+    def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
+        """Compute the day; one whose objects cannot be read, or are gone since they were listed, has no results."""
+        try:
+            rows = self.days.read(dt)
+        except PartitionGoneError as error:
+            _log.warning("the quality of a day is not known", dt=str(dt), error=str(error))
+            rows = None
+        _assess_day(connection, self.days.partitions, dt, rows, area=self._area, method=self._method)
+        return dict.fromkeys(names, rows.num_rows if rows is not None else 0)
+
+    def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
+        """Write the rules, and drop the station hours that no day is compared with any more."""
+        _write_rules(connection, self._area)
         # The days still to come are judged by those before them.
-        needed_from = min([*waiting, newest or date.max]) - timedelta(days=KEPT_DAYS)
+        needed_from = min([*plan.waiting, plan.newest or date.max]) - timedelta(days=anomalies.DAYS_COMPARED)
         connection.execute(f"DELETE FROM {SCHEMA}.{STATION_HOURS.name} WHERE dt < ?", [needed_from])
-        connection.commit()
-    return Assessment(tuple(chosen), removed, waiting)
-
-
-def _known(database: AnalyticsDatabase) -> dict[date, tuple[str, str]]:
-    """ETag and version that each day's results were computed from."""
-    with database.reading_if_any() as connection:
-        if connection is None:
-            return {}
-        columns = connection.execute(
-            "SELECT column_name FROM information_schema.columns WHERE table_schema = ? AND table_name = ?",
-            [SCHEMA, REFRESHES.name],
-        ).fetchall()
-        if {name for (name,) in columns} != {column.name for column in REFRESHES.columns}:
-            return {}
-        rows = connection.execute(f"SELECT dt, etag, version FROM {SCHEMA}.{REFRESHES.name}").fetchall()
-    return {day: (etag, version) for day, etag, version in rows}
+        return {}
 
 
 def _write_rules(connection: "duckdb.DuckDBPyConnection", area: ServiceArea) -> None:
@@ -150,33 +130,27 @@ def _assess_day(
     connection: "duckdb.DuckDBPyConnection",
     partitions: PublishedPartitions,
     day: date,
+    rows: pa.Table | None,
     *,
     area: ServiceArea,
     method: str,
-) -> int:
-    """Compute and replace everything about one day; the rows that it has."""
-    rows = _readable(partitions.read_enhanced_rows, day)
-    processed = _readable(lambda dt: partitions.read("processed", dt), day)
-    manifest = Manifest.from_footer(processed.footer_metadata) if processed is not None else None
+) -> None:
+    """Compute and replace everything about one day, of which these are the enhanced rows."""
     if rows is None or not rows.num_rows:
         for table in (RULE_HITS, PROFILE, ANOMALIES, STATION_HOURS):
             _replace(connection, table, day, [])
     else:
         _assess_rows(connection, rows.unify_dictionaries().combine_chunks(), day, area=area, method=method)
+    try:
+        processed = partitions.read("processed", day)
+    except UnreadablePartitionError as error:
+        _log.warning("a partition cannot be read; its day is not accounted for", dt=str(day), error=str(error))
+        return
+    manifest = Manifest.from_footer(processed.footer_metadata) if processed is not None else None
     if manifest is not None:
         letters = DeadLetterQueue(partitions.store, partitions.layout).of_date(day)
         _insert(connection, RULE_HITS, _dead_letter_hits(day, manifest, area, letters))
         _replace(connection, ACCOUNTING, day, [_accounting(day, manifest)])
-    return rows.num_rows if rows is not None else 0
-
-
-def _readable(read: Callable[[date], _T | None], day: date) -> _T | None:
-    """A day's partition; one that is gone since it was listed, or cannot be read, costs its own day only."""
-    try:
-        return read(day)
-    except UnreadablePartitionError as error:
-        _log.warning("a partition cannot be read; the quality of its day is not known", dt=str(day), error=str(error))
-        return None
 
 
 def _assess_rows(
@@ -304,7 +278,7 @@ def _replace(
     rows: "Sequence[Mapping[str, Any]] | pd.DataFrame",
 ) -> None:
     """Put a day's rows in the place of those that are there."""
-    connection.execute(f"DELETE FROM {SCHEMA}.{table.name} WHERE dt = ?", [day])
+    delete_rows(connection, [table], day)
     _insert(connection, table, rows)
 
 

@@ -8,7 +8,8 @@ from datetime import UTC, date, datetime, timedelta
 import duckdb
 import pytest
 
-from wrm_pipeline.analytics.assess import Assessment, assess
+from wrm_pipeline.analytics.quality_tables import refresh_quality_tables
+from wrm_pipeline.analytics.refresh import Refresh
 from wrm_pipeline.analytics.registry.quality import QUALITY_TABLES, REFRESHES
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.domain.business_rules import business_rules
@@ -16,16 +17,22 @@ from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.flows.process import enhance_partition, process_partition
 from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions
 from wrm_pipeline.resources.lake import LakeResource
-from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, snapshot
+from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, RefusingStore, WatchedStore, snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BEFORE = DAY - timedelta(days=1)
 
 
-def run(lake: Lake, *, now: datetime = NOW, store: object = None, **options: object) -> Assessment:
+def run(lake: Lake, *, now: datetime = NOW, store: object = None, **options: object) -> Refresh:
     resource = LakeResource.of(lake.settings)
     partitions = PublishedPartitions(store or lake.store, lake.layout)  # type: ignore[arg-type]
-    return assess(partitions, resource.database, area=options.pop("area", lake.settings.area), now=now, **options)  # type: ignore[arg-type]
+    area = options.pop("area", lake.settings.area)
+    return refresh_quality_tables(resource.database, partitions, area=area, refreshed_at=now, **options)  # type: ignore[arg-type]
+
+
+def days_of(done: Refresh) -> tuple[tuple[date, ...], ...]:
+    """Refreshed, dropped, waiting."""
+    return done.days_refreshed, done.days_dropped, done.days_waiting
 
 
 def ask(lake: Lake, sql: str) -> list[tuple]:
@@ -73,7 +80,7 @@ def test_a_day_is_accounted_for_and_profiled(lake):
     lake.put_day(2)
     lake.put_raw(NOON + timedelta(minutes=2), snapshot(NOON + timedelta(minutes=2), 10, "15099,nonsense"))
     build_day(lake)
-    assert run(lake) == Assessment((DAY,), (), ())
+    assert days_of(run(lake)) == ((DAY,), (), ())
     assert ask(lake, "FROM quality_accounting") == [
         (DAY, 34, 33, 1, 0, 0, 3, NOON, NOON + timedelta(minutes=2)),
     ]
@@ -98,18 +105,18 @@ def test_a_day_is_accounted_for_and_profiled(lake):
 def test_only_new_and_changed_days_are_computed(lake):
     put_day(lake, BEFORE)
     put_day(lake, DAY)
-    assert run(lake).computed == (BEFORE, DAY)
+    assert run(lake).days_refreshed == (BEFORE, DAY)
     written = lake.settings.database_path.stat().st_mtime_ns
 
     store = WatchedStore(lake.store)
-    assert run(lake, store=store, now=NOW + timedelta(hours=1)) == Assessment((), (), ())
+    assert days_of(run(lake, store=store, now=NOW + timedelta(hours=1))) == ((), (), ())
     assert set(store.counts) == {"list"}
     assert lake.settings.database_path.stat().st_mtime_ns == written
 
     put_day(lake, DAY, count=1, first=2)
     store = WatchedStore(lake.store)
     later = NOW + timedelta(hours=2)
-    assert run(lake, store=store, now=later).computed == (DAY,)
+    assert run(lake, store=store, now=later).days_refreshed == (DAY,)
     assert [key for operation, key in store.calls if operation == "get" and BEFORE.isoformat() in key] == []
     assert ask(lake, "SELECT dt, rows, refreshed_at FROM quality_refreshes ORDER BY dt") == [
         (BEFORE, 22, NOW),
@@ -132,7 +139,7 @@ def test_what_is_computed_bit_by_bit_is_what_is_computed_at_once(lake):
 def test_another_area_computes_all_days_anew(lake):
     put_day(lake, DAY)
     run(lake)
-    assert run(lake, area=ServiceArea(52.0, 52.5, 20.5, 21.5)).computed == (DAY,)
+    assert run(lake, area=ServiceArea(52.0, 52.5, 20.5, 21.5)).days_refreshed == (DAY,)
     assert "52.0" in ask(lake, "SELECT reason FROM quality_rules WHERE rule = 'outside_service_area'")[0][0]
 
 
@@ -141,10 +148,35 @@ def test_a_day_that_is_gone_leaves_the_tables(lake):
     put_day(lake, DAY)
     run(lake)
     lake.store.delete(lake.partition_key("enhanced", BEFORE))
-    assert run(lake) == Assessment((), (BEFORE,), ())
+    assert days_of(run(lake)) == ((), (BEFORE,), ())
     for table in QUALITY_TABLES:
-        if table.by_day or table is REFRESHES:
+        if table.name != "quality_rules":
             assert ask(lake, f"SELECT count(*) FROM {table.name} WHERE dt = DATE '{BEFORE}'") == [(0,)], table.name
+
+
+def test_a_table_with_other_columns_is_made_again_for_every_day_those_that_wait_included(lake):
+    for dt in (BEFORE, DAY):
+        put_day(lake, dt)
+    run(lake)
+    columns_by_day = "SELECT dt, count(*) FROM quality_profile GROUP BY dt ORDER BY dt"
+    before = ask(lake, columns_by_day)
+    with LakeResource.of(lake.settings).database.refresh() as connection:
+        connection.execute("ALTER TABLE wrm_analytics.quality_profile DROP COLUMN drift")  # as an older one might be
+    assert days_of(run(lake, max_days=1)) == ((DAY,), (), (BEFORE,))
+    assert days_of(run(lake, max_days=1)) == ((BEFORE,), (), ())
+    assert days_of(run(lake, max_days=1)) == ((), (), ())
+    assert ask(lake, columns_by_day) == before
+    assert len(before) == 2
+
+
+def test_what_somebody_else_has_called_like_one_of_the_tables_is_set_aside(lake):
+    with LakeResource.of(lake.settings).database.refresh() as connection:
+        connection.execute("CREATE TABLE wrm_analytics.quality_profile AS SELECT 42 AS answer")
+    put_day(lake, DAY)
+    run(lake)
+    assert ask(lake, "SELECT count(*) > 0 FROM quality_profile WHERE column_name = 'bikes'") == [(True,)]
+    ((aside,),) = ask(lake, "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'quality_profile_before_%'")
+    assert ask(lake, f"FROM {aside}") == [(42,)]
 
 
 def test_a_failure_in_the_middle_leaves_the_old_tables(lake):
@@ -161,7 +193,7 @@ def test_a_failure_in_the_middle_leaves_the_old_tables(lake):
     # The day before was computed by then.
     assert ("get", lake.partition_key("enhanced", BEFORE)) in store.calls
     assert everything(lake) == before
-    assert run(lake).computed == (BEFORE, DAY)
+    assert run(lake).days_refreshed == (BEFORE, DAY)
     assert everything(lake) != before
 
 
@@ -170,10 +202,10 @@ def test_a_long_backlog_is_taken_in_parts_and_the_newest_day_with_the_first(lake
     for dt in days:
         put_day(lake, dt, count=1)
     first = run(lake, max_days=2)
-    assert (first.computed, first.waiting) == ((days[0], DAY), tuple(days[1:4]))
-    assert run(lake, max_days=2).waiting == (days[3],)
-    assert run(lake, max_days=2) == Assessment((days[3],), (), ())
-    assert run(lake, max_days=2) == Assessment((), (), ())
+    assert (first.days_refreshed, first.days_waiting) == ((days[0], DAY), tuple(days[1:4]))
+    assert run(lake, max_days=2).days_waiting == (days[3],)
+    assert days_of(run(lake, max_days=2)) == ((days[3],), (), ())
+    assert days_of(run(lake, max_days=2)) == ((), (), ())
 
 
 def test_stations_are_compared_with_the_end_of_the_day_before(lake):
@@ -223,7 +255,22 @@ def test_a_day_that_cannot_be_read_costs_itself(lake, layer):
     key = lake.partition_key(layer, DAY - timedelta(days=1))
     good = lake.store.get(key)
     lake.store.put(key, good[:-100])
-    assert run(lake).computed == (DAY - timedelta(days=1), DAY)
+    assert run(lake).days_refreshed == (DAY - timedelta(days=1), DAY)
     assert (DAY,) in ask(lake, "SELECT DISTINCT dt FROM quality_profile")
     assert ask(lake, "SELECT count(DISTINCT dt) FROM quality_accounting") == [(2 if layer == "enhanced" else 1,)]
-    assert run(lake).computed == ()
+    assert run(lake).days_refreshed == ()
+
+
+def test_a_day_that_the_store_does_not_give_costs_itself_until_it_does(lake):
+    for day in (BEFORE, DAY):
+        put_day(lake, day, count=1)
+    store = RefusingStore(lake.store)
+    store.refused = frozenset({lake.partition_key("enhanced", BEFORE)})
+    for _ in range(2):  # it is asked for each time
+        done = run(lake, store=store)
+        assert (done.days_unreadable, BEFORE in done.days_refreshed) == ((BEFORE,), True)
+        assert ask(lake, "SELECT DISTINCT dt FROM quality_profile") == [(DAY,)]
+    store.refused = frozenset()
+    assert run(lake, store=store).days_refreshed == (BEFORE,)
+    assert ask(lake, "SELECT DISTINCT dt FROM quality_profile ORDER BY dt") == [(BEFORE,), (DAY,)]
+    assert run(lake, store=store).days_refreshed == ()

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wrm_pipeline.analytics import materialize
-from wrm_pipeline.analytics.materialize import PartitionGoneError
-from wrm_pipeline.analytics.registry import tables_of
+from wrm_pipeline.analytics import refresh
+from wrm_pipeline.analytics.enhanced_days import PartitionGoneError
+from wrm_pipeline.analytics.registry import TABLES, tables_of
 from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS, MV_FLOWS
 from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS
 from wrm_pipeline.clients.errors import ObjectArchivedError, TransientError
@@ -23,7 +23,7 @@ from wrm_pipeline.domain.layout import folder_date
 from wrm_pipeline_tests.fixtures import brute_force
 from wrm_pipeline_tests.fixtures.brute_force import reports_of_day
 from wrm_pipeline_tests.fixtures.history import History, with_lines_lost
-from wrm_pipeline_tests.fixtures.lake import Lake, WatchedStore
+from wrm_pipeline_tests.fixtures.lake import Lake, RefusingStore, WatchedStore
 
 AUTUMN, SPRING = date(2025, 10, 26), date(2026, 3, 29)
 # The days before spring's: a Sunday, three working days that make a profile, one more, and a Saturday.
@@ -250,8 +250,8 @@ def test_a_table_of_another_version_is_made_again_and_no_other(history):
 
 
 def test_detailed_tables_keep_so_many_days_and_the_others_all(history, monkeypatch):
-    kept = tuple(replace(view, kept_days=2) if view.kept_days else view for view in DAILY_VIEWS)
-    monkeypatch.setattr(materialize, "DAILY_VIEWS", kept)
+    for view in DAILY_VIEWS:
+        monkeypatch.setitem(TABLES, view.name, replace(view, kept_days=2 if view.kept_days else None))
     small_days(history, TUESDAY, WEDNESDAY, THURSDAY)
     history.refresh()
     small_days(history, FRIDAY)
@@ -307,8 +307,8 @@ def test_a_refresh_that_fails_halfway_leaves_the_tables_and_their_times(history)
 
 def test_a_day_that_goes_while_the_tables_are_refreshed_fails_the_refresh(history, monkeypatch):
     small_days(history, TUESDAY)
-    listed = materialize.published_days(history.partitions)
-    monkeypatch.setattr(materialize, "published_days", lambda _: listed | {WEDNESDAY: "gone by now"})
+    listed = refresh.published_days(history.partitions)
+    monkeypatch.setattr(refresh, "published_days", lambda _: listed | {WEDNESDAY: "gone by now"})
     with pytest.raises(PartitionGoneError, match="2026-03-25 was removed"):
         history.refresh()
     assert not history.database.path.exists()
@@ -395,17 +395,6 @@ def test_a_newest_day_that_cannot_be_read_costs_itself_and_the_day_before_is_now
     assert_equal_to_brute_force(history)
 
 
-class RefusingStore(WatchedStore):
-    """One that does not give the objects named in `refused`."""
-
-    refused: frozenset[str] = frozenset()
-
-    def get(self, key: str) -> bytes:
-        if key in self.refused:
-            raise ObjectArchivedError("HTTP 403 InvalidObjectState", "s3", "get", key, "Restore it", 403)
-        return super().get(key)
-
-
 @pytest.mark.parametrize("day", [TUESDAY, THURSDAY])
 def test_a_day_that_the_store_does_not_give_costs_itself_until_it_does(history, day):
     small_days(history, TUESDAY, WEDNESDAY, THURSDAY)
@@ -439,7 +428,7 @@ def test_a_store_that_gives_no_day_fails_the_refresh(history):
 
 
 def test_many_days_that_the_store_does_not_give_are_asked_for_a_few_at_a_time(history, monkeypatch):
-    monkeypatch.setattr(materialize, "_DENIED_AT_ONCE", 1)
+    monkeypatch.setattr(refresh, "_DENIED_AT_ONCE", 1)
     small_days(history, TUESDAY, WEDNESDAY, THURSDAY)
     store = RefusingStore(history.lake.store)
     history.partitions = replace(history.partitions, store=store)

@@ -1,0 +1,127 @@
+"""Enhanced partitions -> the tables mv_* of the analytics database, by the SQL that the registry has of each."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase
+from wrm_pipeline.analytics.refresh import Part, Refresh, RefreshPlan, Source, TableSet, delete_rows, refresh
+from wrm_pipeline.analytics.registry import TABLES, Refreshed, Table
+from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
+from wrm_pipeline.analytics.registry.staging import SOURCE_COLUMNS, STAGING_SQL
+from wrm_pipeline.domain import asset_names
+from wrm_pipeline.domain.layout import local_date
+from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def refresh_materialized_views(
+    database: AnalyticsDatabase, partitions: PublishedPartitions, *, refreshed_at: datetime
+) -> Refresh:
+    """Bring all mv_ tables up to what is published; the database is left alone if they are.
+
+    Raises:
+        ExternalError: the store failed, or gives none of the days; the tables are as they were.
+        PartitionGoneError: a partition was removed meanwhile; the tables are as they were.
+    """
+    return refresh(MaterializedViews(partitions, refreshed_at), database, refreshed_at=refreshed_at)
+
+
+def version_of(view: Table) -> str:
+    """Changes with the SQL and the columns: rows of another version were made by another rule."""
+    made_by = (view.columns_sql, view.sql, sorted(STAGING_SQL.items()))
+    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
+
+
+class MaterializedViews(TableSet):
+    """The tables mv_*: a day is read once for all of them, into temporary tables that their SQL reads."""
+
+    asset = asset_names.MATERIALIZED_VIEWS
+    source_columns = SOURCE_COLUMNS
+
+    def __init__(self, partitions: PublishedPartitions, now: datetime) -> None:
+        super().__init__(partitions)
+        self._now = now
+        # The day that the temporary tables hold.
+        self._loaded: date | None = None
+
+    def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
+        """The day's object for a day's rows; for what is about now, the newest and those that make its profile."""
+        days = sorted(published)
+        found: dict[Part, Source] = {}
+        for view in self.tables:
+            if view.by_day:
+                version = version_of(view)
+                kept = days[-view.kept_days :] if view.kept_days else days
+                found |= {(view.name, dt): Source(published[dt], version) for dt in kept}
+        begun = self._begun(published)
+        recent = repr([(dt, published[dt]) for dt in begun if (begun[-1] - dt).days <= PROFILE_DAYS])
+        recent_id = hashlib.sha256(recent.encode()).hexdigest()[:16]
+        return found | {(view.name, None): Source(recent_id, version_of(view)) for view in self._latest}
+
+    def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
+        """Rows by each table's SQL; none where the day's object cannot be read, until it is another one."""
+        loaded = self._load(connection, dt)
+        return {name: _replace(connection, TABLES[name], dt, made=loaded) for name in names}
+
+    def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
+        """Rows of the newest day that has any by now; none without one."""
+        # A day that could not be read before is part of the profile of mv_rebalancing.
+        given = plan.asked_again.difference(self.days.denied)
+        outdated = [view for view in self._latest if given or (view.name, None) in plan.write]
+        if not outdated:
+            return {}
+        found = self._load_newest(connection, self._begun(plan.published))
+        return {view.name: _replace(connection, view, None, made=found) for view in outdated}
+
+    @property
+    def _latest(self) -> list[Table]:
+        return [view for view in self.tables if view.refreshed is Refreshed.LATEST]
+
+    def _begun(self, published: Iterable[date]) -> list[date]:
+        """Days up to today, in order: those to come are of a clock that was ahead, and not what is now."""
+        return sorted(dt for dt in published if dt <= local_date(self._now))
+
+    def _load_newest(self, connection: "duckdb.DuckDBPyConnection", begun: Sequence[date]) -> bool:
+        """Make the temporary tables of the newest day that has a snapshot by now; False if none has."""
+        until = self._now + MAX_AHEAD
+        for dt in reversed(begun):
+            if dt == self._loaded:  # its tables are good as they are, unless they hold later snapshots
+                sql = "SELECT coalesce(max(file_timestamp) <= ?, false) FROM day_snapshots"
+                ((good,),) = connection.execute(sql, [until]).fetchall()
+                if good:
+                    return True
+            if self._load(connection, dt, until=until):
+                return True
+        return False
+
+    def _load(self, connection: "duckdb.DuckDBPyConnection", dt: date, *, until: datetime | None = None) -> bool:
+        """Make a day's temporary tables, of snapshots up to `until`; False if it cannot be read or has none."""
+        rows = self.days.read(dt)
+        if rows is not None and until is not None:
+            rows = rows.filter(pc.less_equal(rows["file_timestamp"], pa.scalar(until, rows["file_timestamp"].type)))
+        if rows is None or (until is not None and not rows.num_rows):
+            return False
+        self._loaded = dt
+        connection.register("incoming_rows", rows)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE day_rows AS SELECT *, DATE '{dt}' AS dt FROM incoming_rows")
+        connection.unregister("incoming_rows")
+        for name, sql in STAGING_SQL.items():
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
+        return True
+
+
+def _replace(connection: "duckdb.DuckDBPyConnection", view: Table, dt: date | None, *, made: bool) -> int:
+    """Replace a day's rows, or all, by what the SQL gives now; by none unless `made`. Gives how many there are."""
+    delete_rows(connection, [view], dt)
+    if not made:
+        return 0
+    ((rows,),) = connection.execute(f"INSERT INTO {SCHEMA}.{view.name} {view.sql}").fetchall()
+    return int(rows)
