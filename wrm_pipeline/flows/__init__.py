@@ -1,1 +1,4 @@
-"""What the assets do, in plain Python: each flow combines clients and domain, and knows no Dagster."""
+"""What assets and commands do, in plain Python: each flow combines the domain, the clients and the lake.
+
+Not here: Dagster declarations (`assets/`, `sensors/`, …), single outside systems (`clients/`), pure rules (`domain/`).
+"""

@@ -1,7 +1,7 @@
-"""What the bucket does not have anyway, as one encrypted object in it; and back onto a bare machine.
+"""Backup of what the bucket does not hold already, as one encrypted object in it, and restore onto a bare machine.
 
-A backup is a tar file inside an encrypted file: `manifest.json`, which names each member with its length and SHA-256,
-then the members. It counts as taken when it was read back from the store, opened and compared.
+A backup is a tar file inside an encrypted file: `manifest.json`, which lists each member with its length and SHA-256,
+then the members. It counts as taken once it has been read back from the store, decrypted and compared.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ POSTGRES_DUMP = "postgres.dump"
 DATABASE = "analytics.duckdb"
 _FORMAT = 1
 _COPY_BYTES = 1 << 20
-# Of taking a backup: collect, encrypt, store, read back, remove old ones.
+# Steps of a backup: collect, encrypt, store, read back, remove old ones.
 _STEPS = 5
 
 Say = Callable[[str], None]
@@ -46,17 +46,17 @@ class BackupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What is backed up, and where a restore puts it.
+    """What a backup includes, and where a restore puts it.
 
     Attributes:
-        postgres: Dagster's own storage; None where it is SQLite.
-        sqlite: Dagster's SQLite files by the name of their member. Events of single runs are not among them: they are
-            many, and only for reading.
+        postgres: Dagster's storage; None if it is SQLite.
+        sqlite: Dagster's SQLite files by member name. The event files of single runs are left out: they are many, and
+            only for reading.
         database: The local analytics database.
-        spool: Snapshots that wait for the store.
-        files: Configuration: files, and folders with all that is in them.
+        spool: Snapshots waiting for the store.
+        files: Configuration: files, and folders with everything in them.
         scratch: A folder on a disk with room for everything twice. Emptied before and after.
-        restored_files: Where a restore puts configuration, to be looked at.
+        restored_files: Where a restore puts configuration, for review.
     """
 
     postgres: PostgresDatabase | None
@@ -79,20 +79,20 @@ class StoredBackup:
 
 @dataclass(frozen=True, slots=True)
 class OpenBackup:
-    """A backup that was fetched, opened and compared with its manifest: members as files in the scratch folder."""
+    """A backup that was fetched, decrypted and checked against its manifest: its members are files in `scratch`."""
 
     key: str
     manifest: Mapping[str, Any]
     members: Mapping[str, Path]
     dump: str = ""
-    """What the PostgreSQL dump holds, for people."""
+    """A readable description of the PostgreSQL dump."""
 
 
 # --- Taking one ----------------------------------------------------------------------------------------------------
 
 
 def stored_backups(store: ObjectStore, layout: Layout) -> list[StoredBackup]:
-    """All backups, the newest first."""
+    """All backups, newest first."""
     found = [
         StoredBackup(info.key, at, info.size_bytes)
         for info in store.list(layout.backup_prefix)
@@ -116,15 +116,15 @@ def take_backup(
     """Dump, encrypt, store, read back, and only then remove the oldest backups beyond the number kept.
 
     Args:
-        store: With a policy that has time for a large object.
-        layout: The keys.
-        places: What to take.
+        store: With a policy that allows enough time for a large object.
+        layout: Names the object.
+        places: What to back up.
         key: The backup key.
-        taken_at: Aware; it names the backup.
+        taken_at: Aware; names the backup.
         facts: For the manifest: versions, settings without secrets.
-        retention: What stays.
-        say: Gets a line for each thing that is done.
-        begin: Hears of each step.
+        retention: Which backups to keep.
+        say: Receives one line per finished step.
+        begin: Called at the beginning of each step.
 
     Raises:
         BackupError, ExternalError, EncryptedFileError: no backup was taken; older ones are untouched.
@@ -153,7 +153,7 @@ def take_backup(
         except (EncryptedFileError, BackupError, ExternalError) as error:
             store.delete(object_key)
             raise BackupError(
-                f"{object_key} was stored, but not readable afterwards, so it was removed again: {error}"
+                f"{object_key} was stored but could not be read back, so it was removed again: {error}"
             ) from error
         say(f"stored as {store.url(object_key)}, {info.size_bytes:,} bytes")
         say(f"read back and compared: {len(opened.members)} members {opened.dump}".strip())
@@ -173,7 +173,7 @@ def _remove_old(store: ObjectStore, layout: Layout, retention: Retention, say: S
 
 @dataclass(slots=True)
 class _Source:
-    """A member on its way into the archive, held open so that it stays what it is."""
+    """A member to be archived, held open so that its content cannot change."""
 
     name: str
     file: IO[bytes]
@@ -202,7 +202,7 @@ def _collect(places: Places, scratch: Path, stack: contextlib.ExitStack, say: Sa
             say(f"copied {path}: {target.stat().st_size:,} bytes")
             yield _Source(name, stack.enter_context(target.open("rb")))
     if places.database.exists():
-        # It is replaced by a rename, never written in place: the open file stays as it is.
+        # Replaced by a rename, never written in place: the open file does not change.
         source = _Source(DATABASE, stack.enter_context(places.database.open("rb")))
         say(f"{places.database}: {source.size_bytes:,} bytes")
         yield source
@@ -212,7 +212,7 @@ def _collect(places: Places, scratch: Path, stack: contextlib.ExitStack, say: Sa
             yield _Source(f"spool/{body.path.name}", io.BytesIO(body.read()))
             waiting += 1
     if waiting:
-        say(f"{waiting} snapshots that wait in {places.spool.folder}")
+        say(f"{waiting} snapshots waiting in {places.spool.folder}")
     for path in _configuration(places.files):
         try:
             content = path.read_bytes()
@@ -234,7 +234,7 @@ def _configuration(files: Sequence[Path]) -> list[Path]:
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """One consistent state of a database that is in use."""
+    """Copy a consistent state of a database that is in use."""
     with (
         contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as old,
         contextlib.closing(sqlite3.connect(target)) as new,
@@ -261,7 +261,7 @@ def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], size_bytes: int | Non
 
 @contextlib.contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """The scratch folder, empty, for one process at a time: what a killed one left is removed."""
+    """The empty scratch folder, for one process at a time; leftovers of a killed process are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -269,7 +269,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BackupError(f"Another backup or restore is at work in {folder}. Wait for its end.") from None
+            raise BackupError(f"Another backup or restore is running in {folder}. Wait until it ends.") from None
         _empty(folder)
         yield folder
     finally:
@@ -289,10 +289,10 @@ def _empty(folder: Path) -> None:
 
 
 def choose(store: ObjectStore, layout: Layout, name: str | None) -> StoredBackup:
-    """The backup of that key, file name or time (as far as it is given), or the newest.
+    """The backup with that key, file name or time (or a prefix of it); the newest without a name.
 
     Raises:
-        BackupError: there is none, or more than one.
+        BackupError: none matches, or several do.
     """
     backups = stored_backups(store, layout)
     if not backups:
@@ -306,7 +306,7 @@ def choose(store: ObjectStore, layout: Layout, name: str | None) -> StoredBackup
     found = [b for b in backups if name in (b.key, b.key.rpartition("/")[2])]
     found = found or [b for b in backups if b.key.rpartition("/")[2].removeprefix("wrm-backup_").startswith(name)]
     if len(found) != 1:
-        raise BackupError(f"{len(found)} backups are meant by {name!r}; `wrm backup list` shows their names.")
+        raise BackupError(f"{name!r} matches {len(found)} backups; `wrm backup list` shows their names.")
     return found[0]
 
 
@@ -314,11 +314,11 @@ def choose(store: ObjectStore, layout: Layout, name: str | None) -> StoredBackup
 def opened(
     store: ObjectStore, backup: StoredBackup, key: bytes, scratch: Path, begin: Begin = unobserved
 ) -> Iterator[OpenBackup]:
-    """A backup, fetched and compared; its files are there while the `with` block lasts.
+    """A backup, fetched and checked; its files exist until the `with` block ends.
 
     Raises:
-        EncryptedFileError: another key, damaged, or incomplete.
-        BackupError: it was made by a newer program, or another one is being opened.
+        EncryptedFileError: it has another key, is damaged, or incomplete.
+        BackupError: it was made by another version, or another backup is being opened.
         ExternalError: the store failed.
     """
     with _scratch(scratch) as folder:
@@ -341,7 +341,7 @@ def _fetch(store: ObjectStore, object_key: str, key: bytes, scratch: Path, begin
                 manifest = _manifest(source.read(), info.name, object_key)
                 continue
             begin(info.name, 1 + len(manifest["members"]))
-            # Numbered files: a name in an archive is never taken for a path.
+            # Numbered files: a name in an archive is never used as a path.
             path = folder / str(len(members))
             digest, size = hashlib.sha256(), 0
             with path.open("wb") as file:
@@ -351,13 +351,13 @@ def _fetch(store: ObjectStore, object_key: str, key: bytes, scratch: Path, begin
                     file.write(chunk)
             if manifest["members"].get(info.name) != {"bytes": size, "sha256": digest.hexdigest()}:
                 raise BackupError(
-                    f"{object_key} is damaged: {info.name} is not what its manifest says. Use an older one."
+                    f"{object_key} is damaged: {info.name} differs from its manifest. Use an older backup."
                 )
             members[info.name] = path
     reader.read()  # to its authenticated end
     missing = set(manifest["members"]) - set(members) if manifest else {MANIFEST}
     if manifest is None or missing:
-        raise BackupError(f"{object_key} lacks {', '.join(sorted(missing))}. Use an older one (`wrm backup list`).")
+        raise BackupError(f"{object_key} lacks {', '.join(sorted(missing))}. Use an older backup (`wrm backup list`).")
     dump = f"({describe(members[POSTGRES_DUMP])})" if POSTGRES_DUMP in members else ""
     return OpenBackup(object_key, manifest, members, dump)
 
@@ -374,7 +374,7 @@ def _explained(object_key: str) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise BackupError(f"{object_key} holds no archive of ours ({error}). Use an older one.") from error
+        raise BackupError(f"{object_key} does not hold a backup archive ({error}). Use an older backup.") from error
 
 
 # --- Putting it back -----------------------------------------------------------------------------------------------
@@ -384,14 +384,14 @@ Change = Literal["new", "replaces", "there already"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that a restore does.
+    """One action of a restore.
 
     Attributes:
         part: `postgresql`, `sqlite`, `duckdb`, `spool` or `files`.
         source: The member.
-        target: Where it goes, for people.
-        change: What that means for what is there.
-        apply: Does it.
+        target: Where it goes, for display.
+        change: What happens to existing data.
+        apply: Carries it out.
     """
 
     part: str
@@ -405,11 +405,11 @@ PARTS = ("postgresql", "sqlite", "duckdb", "spool", "files")
 
 
 def plan_restore(backup: OpenBackup, places: Places, parts: Sequence[str] = PARTS) -> list[Step]:
-    """What a restore would do here; changes nothing.
+    """What a restore would do on this machine; changes nothing.
 
     Raises:
         ExternalError: PostgreSQL does not answer.
-        BackupError: the backup is of PostgreSQL, and this machine has none configured.
+        BackupError: the backup holds a PostgreSQL dump, and this machine has no PostgreSQL configured.
     """
     steps = [_step(name, path, places) for name, path in backup.members.items()]
     return [step for step in steps if step.part in parts]
@@ -417,7 +417,7 @@ def plan_restore(backup: OpenBackup, places: Places, parts: Sequence[str] = PART
 
 def _step(name: str, path: Path, places: Places) -> Step:
     if ".." in name.split("/"):
-        raise BackupError(f"The backup holds a file {name!r}, which would leave its folder. It is not restored.")
+        raise BackupError(f"The backup holds a file {name!r}, which would escape its folder. It is not restored.")
     if name == POSTGRES_DUMP:
         database = places.postgres
         if database is None:
@@ -451,7 +451,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, temporary)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    # A log of the database that was there before would be played into the new one.
+    # The write-ahead log of the previous database would be replayed into the new one.
     for suffix in ("-wal", "-shm", ".wal"):
         target.with_name(target.name + suffix).unlink(missing_ok=True)
     temporary.replace(target)

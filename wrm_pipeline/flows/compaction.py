@@ -1,16 +1,16 @@
-"""Old days packed: the thousands of raw objects of a day become one archive and its index.
+"""Compaction of old days: the thousands of raw objects of a day become one archive and its index.
 
-Never before the day is published whole, and never is an original removed before the archive was read back and every
-member compared. In this order, so that a day can be read, whole, after a crash at any point:
+A day is packed only once it is completely published, and an original is removed only after the archive has been read
+back and every member compared. The order leaves the whole day readable after a crash at any point:
 
-1. the archive is written, under a name that its content gives it;
+1. the archive is written, under a name derived from its content;
 2. it is read back, and each member is compared with its SHA-256;
-3. the index is written: from here on the archive counts, and the loose objects stand beside it;
-4. the loose objects that the index holds (same key, same ETag) are removed, one by one;
-5. the archive that an older index named is removed.
+3. the index is written: from here on the archive counts, beside the loose objects;
+4. the loose objects that the index lists (same key, same ETag) are removed, one by one;
+5. the archive of an older index is removed.
 
-Done again after a crash, it goes on where it was. Late objects lie loose beside the archive and are read as ever; the
-next time they are packed with the others.
+Run again after a crash, it continues where it stopped. Late objects lie loose beside the archive and are read as
+usual; the next compaction packs them with the others.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 
-# Yesterday's last snapshots may still wait in a spool.
+# Yesterday's last snapshots may still be waiting in a spool.
 MIN_AGE_DAYS = 2
 
-# Days of one run; with 1,440 objects each on S3 that is about five minutes.
+# Days per run; with 1,440 objects each on S3, about five minutes.
 DAYS_PER_RUN = 20
 
 _DELETE_THREADS = 8
@@ -46,14 +46,14 @@ _DELETE_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What was, or in a dry run would be, done with a day.
+    """What was done with a day, or would be in a dry run.
 
     Attributes:
         dt: The day.
         packed: Loose objects that go into the archive.
-        bytes_before: Their bytes.
-        bytes_after: Bytes of the archive; 0 in a dry run.
-        refused: Why nothing is done; empty otherwise.
+        bytes_before: Their total size.
+        bytes_after: Size of the archive; 0 in a dry run.
+        refused: Why the day is left alone; empty if it is packed.
     """
 
     dt: date
@@ -66,9 +66,9 @@ class Compaction:
 def days_to_pack(
     store: ObjectStore, layout: Layout, *, today: date, older_than_days: int, begin: Begin = unobserved
 ) -> Iterator[date]:
-    """Days that are old enough and have loose raw objects, the oldest first; a listing for each 1,000 objects.
+    """Days that are old enough and have loose raw objects, oldest first; one listing per 1,000 objects.
 
-    `begin` hears of each day that is old enough, so that its steps include what the caller does with a day.
+    `begin` is called for each day that is old enough, so that a step includes what the caller does with the day.
     """
     last = today - timedelta(days=max(older_than_days, MIN_AGE_DAYS))
     days = [dt for folder in store.list_folders(layout.raw_prefix) if (dt := folder_date(folder)) and dt <= last]
@@ -86,17 +86,17 @@ def _has_loose(store: ObjectStore, layout: Layout, dt: date) -> bool:
 def compact_day(
     store: ObjectStore, layout: Layout, dt: date, *, area: ServiceArea, today: date, dry_run: bool
 ) -> Compaction:
-    """Pack the loose raw objects of a day, if it is published whole.
+    """Pack the loose raw objects of a day, if it is completely published.
 
     Raises:
-        ExternalError: the store failed; the day can be read, and doing it again goes on.
+        ExternalError: the store failed; the day is readable, and another call continues.
         DamagedArchiveError: an object changed while it was packed; nothing was removed.
     """
     try:
         raw = RawDay.of(store, layout, dt)
         refused = _reason_against(store, raw, area=area, today=today)
     except (UnreadableArchiveError, UnreadablePartitionError) as error:
-        # It costs its own day; the others are packed.
+        # Only this day fails; the others are packed.
         return Compaction(dt, 0, 0, refused=str(error))
     size = sum(info.size_bytes for info in raw.loose.values())
     if refused or dry_run or not raw.loose:
@@ -104,7 +104,7 @@ def compact_day(
     index = raw.index
     if index is None or any(not _holds(index, raw, key) for key in raw.loose):
         index = _write_archive(raw)
-    # Also if it was written by an earlier run, which died before it had removed the originals.
+    # Also one that an earlier run wrote before it died, with the originals still there.
     RawDay(store, layout, dt, {}, index).open_archive().verify()
     if index is not raw.index:
         key = layout.archive_index_key(dt)
@@ -121,12 +121,12 @@ def compact_day(
 
 
 def restore_day(store: ObjectStore, layout: Layout, dt: date) -> int:
-    """Put the packed raw objects of a day back where they were; gives their number.
+    """Put the packed raw objects of a day back in place; returns their number.
 
-    They get new ETags, so the reconciliation has the day parsed once more, to the same rows.
+    They get new ETags, so the reconciliation has the day parsed again, with the same rows.
 
     Raises:
-        UnreadableArchiveError: the archive is damaged; it was left as it is.
+        UnreadableArchiveError: the archive is damaged; it was left alone.
     """
     raw = RawDay.of(store, layout, dt)
     if raw.index is None:
@@ -138,17 +138,17 @@ def restore_day(store: ObjectStore, layout: Layout, dt: date) -> int:
         store.put_if_absent(key, body, metadata=metadata[key])
     missing = set(keys) - RawDay.of(store, layout, dt).loose.keys()
     if missing:
-        raise AssertionError(f"{len(missing)} objects were put back and are not there: {sorted(missing)[:3]}")
+        raise AssertionError(f"{len(missing)} objects were put back but are missing: {sorted(missing)[:3]}")
     store.delete(layout.archive_index_key(dt))
     store.delete(raw.archive_key)
     return len(keys)
 
 
 def _reason_against(store: ObjectStore, raw: RawDay, *, area: ServiceArea, today: date) -> str:
-    """Why a day must not be packed now; empty if it may."""
+    """Why a day cannot be packed now; empty if it can."""
     layout, dt = raw.layout, raw.dt
     if dt > today - timedelta(days=MIN_AGE_DAYS):
-        return f"it is younger than {MIN_AGE_DAYS} days, late snapshots may come"
+        return f"it is younger than {MIN_AGE_DAYS} days, and late snapshots may arrive"
     partitions = PublishedPartitions(store, layout)
     processed, enhanced = partitions.read("processed", dt), partitions.read("enhanced", dt)
     if processed is None or enhanced is None:
@@ -156,7 +156,7 @@ def _reason_against(store: ObjectStore, raw: RawDay, *, area: ServiceArea, today
     objects = raw_objects_of(raw, DeadLetterQueue(store, layout).entries(dt), processed)
     plan = plan_build(with_remembered_times(objects, dt, processed), processed)
     if not plan.nothing_to_do:
-        return f"{len(plan.parse) + len(plan.drop)} raw objects are not as the published day has them; process it first"
+        return f"{len(plan.parse) + len(plan.drop)} raw objects differ from the published day; process it first"
     if any(not plan.manifest.sources[key].adopted for key in plan.kept):
         return f"{len(plan.kept)} raw objects of the published day are gone or were refused; bring them back first"
     if not is_current(enhanced, processed, area):
@@ -180,7 +180,7 @@ def _holds(index: ArchiveIndex, raw: RawDay, key: str) -> bool:
 def _write_archive(raw: RawDay) -> ArchiveIndex:
     infos = {info.key: info for info in raw.objects()}
     folder = raw.layout.raw_folder(raw.dt)
-    # A listing does not say who fetched them.
+    # A listing does not include the run that fetched them.
     with DaemonThreads(_DELETE_THREADS, "compaction") as threads:
         described = [info for info in threads.map_all(raw.store.stat, raw.loose) if info is not None]
     runs = {info.key: info.metadata.get(RUN_ID, "") for info in (*infos.values(), *described)}

@@ -1,7 +1,7 @@
-"""Is the feed still read? The newest bodies, whether they came to `raw/` or to `quarantine/`.
+"""Whether the feed can still be read, judged by the newest bodies in `raw/` and `quarantine/`.
 
-Nothing is remembered between two looks: what the newest bodies are decides. So an incident ends when bodies are read
-again, and goes on while the feed says nothing at all.
+No state is kept between checks: the newest bodies decide. So an incident ends when bodies can be read again, and
+stays open while the feed is silent.
 """
 
 from collections import Counter
@@ -19,15 +19,15 @@ from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 
-# The look comes every 5 minutes; so a body that nobody reads is seen by two of them.
+# Checked every 5 minutes, so an unreadable body is seen by two checks.
 LOOK_BACK = timedelta(minutes=10)
 MAX_BODIES = 20
-# A hundred times the usual size; what is larger is not fetched again for this.
+# A hundred times the usual size; larger bodies are not fetched again for this.
 MAX_BODY_BYTES = 4 * 2**20
 
 _FIRST_LISTED = timedelta(hours=1)
 _LISTED_WITHOUT = timedelta(days=1)
-# Bodies that are tried, from the newest back, for an example of how it was.
+# Bodies to try, newest first, for an example of the earlier format.
 _TRIED_FOR_EXAMPLE = 3
 
 
@@ -36,12 +36,12 @@ class FoundDrift:
     """A drift of the newest bodies.
 
     Attributes:
-        drift: As in the newest body that has it.
+        drift: As found in the newest body that has it.
         key: That body.
         old: An example of the field as it was; empty if there is none.
-        new: An example of the field as it is.
-        drifted: How many of the bodies have a drift.
-        looked_at: How many bodies were looked at.
+        new: An example of the field as it is now.
+        drifted: Number of bodies with a drift.
+        looked_at: Number of bodies examined.
     """
 
     drift: Drift
@@ -57,8 +57,9 @@ class FoundDrift:
         change = f"it was {self.old}, it is {self.new}" if self.old else f"it is {self.new}"
         rest = "no row of it is published" if drift.whole else "the others are published"
         return (
-            f"The feed has another format: {what} of {drift.dead} of {drift.rows} rows ({drift.share:.0%}) is not read "
-            f"({drift.error_type}); {change}. {self.drifted} of the newest {self.looked_at} bodies are so; {rest}."
+            f"The feed has changed its format: {what} of {drift.dead} of {drift.rows} rows ({drift.share:.0%}) cannot "
+            f"be read ({drift.error_type}); {change}. {self.drifted} of the newest {self.looked_at} bodies are "
+            f"affected; {rest}."
         )
 
 
@@ -71,9 +72,9 @@ class _Body:
 def look_for_drift(
     store: ObjectStore, layout: Layout, *, now: datetime, cache: Cache = NO_CACHE
 ) -> tuple[FoundDrift | None, int]:
-    """The drift of the bodies of the newest LOOK_BACK, if there is one, and how many bodies were looked at.
+    """The drift of the bodies within LOOK_BACK, if there is one, and the number of bodies examined.
 
-    Costs two listings, and the bodies, most of which the cache has; twice that where the feed says nothing.
+    Costs two listings and the bodies, most of which are cached; twice that while the feed is silent.
 
     Raises:
         ExternalError: the store failed.
@@ -84,7 +85,7 @@ def look_for_drift(
     drifts = [(body, drift) for body, _, report in reports if (drift := drift_of(report))]
     if not drifts:
         return None, len(reports)
-    # The commonest one; of equals the newest.
+    # The most common one; among equals, the newest.
     kinds = Counter((drift.field, drift.error_type) for _, drift in drifts)
     _, drift = max(drifts, key=lambda found: (kinds[found[1].field, found[1].error_type], found[0].at))
     body, content, report = next((b, c, r) for b, c, r in reversed(reports) if drift_of(r) == drift)
@@ -93,12 +94,12 @@ def look_for_drift(
 
 
 def open_drift(queue: DeadLetterQueue, dt: date) -> list[DeadLetter]:
-    """The entries of a day that are of a change of format and not settled."""
+    """The unsettled entries of a day that stem from a change of format."""
     return [letter for letter in queue.of_date(dt) if letter.of_drift and letter.status in (PENDING, PARKED)]
 
 
 def _bodies(store: ObjectStore, layout: Layout, start: datetime, now: datetime) -> list[_Body]:
-    """Bodies fetched since `start`, by time; what says that it is of later than now is not looked at."""
+    """Bodies fetched since `start`, by time; those dated later than now are ignored."""
     found = []
     for dt in sorted({local_date(start), local_date(now)}):
         places = (
@@ -126,7 +127,7 @@ def _read(store: ObjectStore, bodies: Sequence[_Body], cache: Cache) -> Iterator
 
 
 def _older_example(store: ObjectStore, layout: Layout, drift: Drift, before: datetime, cache: Cache) -> str:
-    """From the newest bodies before that were read."""
+    """An example from the newest readable bodies before."""
     older = [body for body in _bodies(store, layout, before - _LISTED_WITHOUT, before) if body.at < before]
     raw = [body for body in older if body.info.key.startswith(layout.raw_prefix)]
     for body, content, report in _read(store, raw[: -_TRIED_FOR_EXAMPLE - 1 : -1], cache):

@@ -1,4 +1,4 @@
-"""Raw objects of times to come, as a clock that was ahead leaves them, and the way back to where they belong."""
+"""Raw objects dated in the future, as a clock that was ahead leaves them, and how they are moved to their true time."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,20 +14,20 @@ from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
-# Of two snapshots of one second, the other one gets a later one.
+# The second of two snapshots of the same second gets a later one.
 _LATEST_SECOND = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What was, or in a dry run would be, done with a raw object of a time to come.
+    """What was done with a raw object from the future, or would be in a dry run.
 
     Attributes:
         source: Its key.
-        target: Where it belongs; empty where that cannot be known.
+        target: Where it belongs; empty if unknown.
         at: The time of the snapshot.
         why: How that time is known, or why it is not.
-        done: The object is at `target` now, its content was compared, and `source` is gone.
+        done: The object is now at `target`, its content was compared, and `source` is gone.
     """
 
     source: str
@@ -38,9 +38,9 @@ class Move:
 
 
 def future_raw(store: ObjectStore, layout: Layout, now: datetime) -> Iterator[ObjectInfo]:
-    """Loose raw objects of days that have not begun, and those of today whose names are later than `now` (aware).
+    """Loose raw objects of days that have not begun, and those of today named later than `now` (aware).
 
-    One listing of folders, one of the end of today's, and one for each day to come.
+    One listing of folders, one of the end of today's, and one for each future day.
     """
     today = local_date(now)
     latest = now + MAX_AHEAD
@@ -57,14 +57,14 @@ def future_raw(store: ObjectStore, layout: Layout, now: datetime) -> Iterator[Ob
 def move_future(
     store: ObjectStore, layout: Layout, now: datetime, *, write: bool, begin: Begin = unobserved
 ) -> Iterator[Move]:
-    """Move each raw object of a time to come to the time of its reports, or of its writing where it has none.
+    """Move each raw object from the future to the time of its reports, or of its writing if it has none.
 
-    In this order, so that a crash at any point leaves it in at least one place: copied under a key that nobody has,
-    read back and compared, removed. An object that is there already, byte for byte, is only removed. Without `write`
-    nothing is changed.
+    Each is copied to a free key, read back, compared, and only then removed, so that a crash at any point leaves it in
+    at least one place. If the target already holds the same bytes, the source is only removed. Without `write` nothing
+    is changed.
 
     Raises:
-        ExternalError: the store failed; doing it again goes on.
+        ExternalError: the store failed; another call continues.
     """
     found = list(future_raw(store, layout, now))
     for info in found:
@@ -76,9 +76,7 @@ def move_future(
             continue
         target, _ = _free_key(store, layout, at, body)
         if not target:
-            why = (
-                f"Each second of the minute from {at:%Y-%m-%d %H:%M:%S} UTC on has a raw object: it is left where it is"
-            )
+            why = f"Every second of the minute from {at:%Y-%m-%d %H:%M:%S} UTC on is taken: it is left where it is"
         if not write or not target:
             yield Move(info.key, target, at, why)
             continue
@@ -94,11 +92,11 @@ def _time_of(info: ObjectInfo, body: bytes, now: datetime) -> tuple[datetime | N
         return reported_at, "the reports inside"
     if info.last_modified <= latest:
         return info.last_modified.replace(microsecond=0), "the time at which it was stored"
-    return None, "Neither its reports nor the time at which it was stored are of the past: it is left where it is"
+    return None, "Neither its reports nor the time at which it was stored lie in the past: it is left where it is"
 
 
 def _free_key(store: ObjectStore, layout: Layout, at: datetime, body: bytes) -> tuple[str, bool]:
-    """The first key from `at` on that nobody has, or that has just this body (then True); empty if all are taken."""
+    """The first key from `at` on that is free, or that holds this very body (then True); empty if all are taken."""
     wanted = hashlib.sha256(body).digest()
     moment = at
     while moment <= at + _LATEST_SECOND:
@@ -121,7 +119,7 @@ def _moved(
     if not target:
         return Move(source, "", at, "")
     if store.get(target) != body:
-        raise AssertionError(f"{target} is not what was written; {source} was left where it is")
+        raise AssertionError(f"{target} differs from what was written; {source} was left where it is")
     store.delete(source)
     return Move(source, target, at, "", done=True)
 
@@ -139,9 +137,9 @@ def days_to_rebuild(moves: Sequence[Move], now: datetime) -> dict[date, frozense
 
 
 def remove_emptied(store: ObjectStore, layout: Layout, moves: Sequence[Move], now: datetime) -> list[str]:
-    """Remove what is published of days to come, where each row of it is from an object that was moved; gives the keys.
+    """Remove published partitions of future days whose rows all come from moved objects; returns the keys.
 
-    Such a day has no raw object any more, so nothing would ever build it again.
+    Such a day has no raw object left, so nothing would ever rebuild it.
 
     Raises:
         ExternalError: the store failed.

@@ -1,4 +1,4 @@
-"""Feed -> raw/: fetch one snapshot, look at it, and store it once, or keep it on the disk until that can be done."""
+"""Feed -> raw/: fetch a snapshot, inspect it, and store it once, or keep it on the local disk until then."""
 
 import contextlib
 import hashlib
@@ -27,24 +27,24 @@ from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 
-# How far back the last stored snapshot is looked for; a feed that is frozen for longer is stored once an hour.
+# How far back to look for the last stored snapshot; a feed frozen for longer is stored once an hour.
 DUPLICATE_LOOK_BACK = timedelta(hours=1)
 
-# Rows that the letter of a quarantined body keeps where the feed has another format: such a body comes each minute.
+# Rows kept in the dead letter of a quarantined body after a change of format: such a body arrives each minute.
 DRIFT_ROWS_KEPT = 20
 
-# Bodies delivered from the spool by one run: 500 x 50 ms, so that a run stays within its minute.
+# Bodies that one run delivers from the spool: 500 x 50 ms, so that a run stays within its minute.
 MAX_DELIVERIES_PER_RUN = 500
-# Of these, inspections by a process of their own: half a second each, and at worst APART_SECONDS.
+# Of these, inspections in a separate process: half a second each, and APART_SECONDS at worst.
 MAX_APART_PER_RUN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What became of the bodies in the spool.
+    """The result of delivering the bodies in the spool.
 
-    `keys` were written, `duplicates` were the same as the snapshot before them, `still_waiting` is how many stay.
-    `problems` names what is no body or could not be read or inspected; it is in nobody's way.
+    `keys` were written, `duplicates` equalled the snapshot before them, `still_waiting` is the number that remain.
+    `problems` lists files that are not bodies or could not be read or inspected; they block nothing.
     """
 
     keys: tuple[str, ...] = ()
@@ -55,12 +55,12 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What became of one fetch.
+    """The result of one fetch.
 
-    Stored under `key`, unless it is a `duplicate` (the bytes are those of the snapshot before; nothing stored) or
-    `spooled` (waiting on the disk, for `spool_reason`). With a `fault` it is not a snapshot: in quarantine or, if
-    `spooled`, on the way there. `drift` is what at least a fifth of its rows die of. `delivered` is about older bodies,
-    `run_id` says who fetched.
+    Stored under `key`, unless it is a `duplicate` (same bytes as the snapshot before; nothing stored) or `spooled`
+    (waiting on the disk, because of `spool_reason`). With a `fault` it is not a snapshot: it is in quarantine or, if
+    `spooled`, on its way there. `drift` is the cause of at least a fifth of its dead rows, if there is one. `delivered`
+    covers older bodies; `run_id` is the run that fetched.
     """
 
     fetched_at: datetime
@@ -79,9 +79,9 @@ class IngestResult:
 
 @dataclass(frozen=True, slots=True)
 class _New:
-    """The body of this fetch, its file (None: the disk takes nothing), and what it is.
+    """The body of this fetch, its file (None: the disk accepts nothing), and what it is.
 
-    `known`: it is the bytes of the body that waited last, and has no file of its own.
+    `known`: it equals the newest waiting body, and has no file of its own.
     """
 
     fetched_at: datetime
@@ -100,22 +100,22 @@ def take_snapshot(
     correlation_id: str = "",
     cache: Cache = NO_CACHE,
 ) -> IngestResult:
-    """Fetch the feed once and keep what it said, whatever else fails.
+    """Fetch the feed once and keep its answer, whatever else fails.
 
-    The body is on the local disk before anything looks at it: a process that is killed from then on, by the body's
-    own inspection, too, loses nothing. Then the store is asked for (`connect`) and takes all that waits, oldest first.
-    If it, its credentials or its disk cannot be had, the body stays in the spool for a later call.
+    The body is on the local disk before anything inspects it, so a process killed from then on, even by the inspection
+    itself, loses nothing. Then `connect` opens the store, and everything that waits is delivered, oldest first. If the
+    store, its credentials or its disk are unavailable, the body stays in the spool for a later call.
 
-    `correlation_id` is the run's: it goes to the feed with the request, and into the object's metadata.
+    `correlation_id` identifies the run: it is sent to the feed with the request, and kept in the object's metadata.
 
     Raises:
-        ExternalError: the feed gave nothing, or neither the disk nor the store took the body.
+        ExternalError: the feed gave nothing, or neither the disk nor the store accepted the body.
         SpoolFullError, OSError: likewise.
     """
     try:
         fetched = feed.fetch(correlation_id=correlation_id)
     except ExternalError:
-        # What waits need not wait for the feed, too.
+        # Bodies that wait need not wait for the feed as well.
         with contextlib.suppress(ExternalError, OSError):
             if any(spool.waiting()):
                 deliver_spool(connect(), layout, spool, cache)
@@ -130,7 +130,7 @@ def take_snapshot(
     except (SpoolFullError, OSError) as error:
         spool_error = error
     if waiting is not None and (suspects or len(fetched.body) > APART_FROM_BYTES):
-        # Suspects: a process died over what was fetched before, perhaps by inspecting it, and this may be of that kind.
+        # Suspects: a process died after an earlier fetch, perhaps while inspecting it; this body may be of that kind.
         report = inspect_apart(waiting.path, fetched.body, fetched.fetched_at)
     else:
         report = inspect_here(fetched.body, fetched.fetched_at)
@@ -154,7 +154,7 @@ def take_snapshot(
 
 
 def _waits_already(spool: Spool, body: bytes) -> SpooledBody | None:
-    """The newest body that waits, if its bytes are these: a frozen feed must not fill the disk without the store."""
+    """The newest waiting body, if it has these bytes: a frozen feed must not fill the disk while the store is down."""
     for last in list(spool.waiting())[-1:]:
         with contextlib.suppress(FileNotFoundError, UnreadableBodyError):
             if last.path.lstat().st_size == len(body) and last.read() == body:
@@ -195,23 +195,23 @@ def _deliver_new(
     key, done = delivery.outcomes.get(new.spooled.fetched_at), delivery.done
     if key is None and os.path.lexists(new.spooled.path):
         _remember_kind(spool, new)
-        reason = f"{done.still_waiting} snapshots are still on their way from the spool"
+        reason = f"{done.still_waiting} snapshots are still waiting in the spool"
         return replace(result, spooled=not result.duplicate, spool_reason=reason, delivered=done)
     if result.duplicate or key == "":
         return replace(result, duplicate=True, delivered=done)
-    # Another process may have delivered it: then it has the key that was meant.
+    # If another process delivered it, it has the intended key.
     older = replace(done, keys=tuple(other for other in done.keys if other != key))
     return replace(result, key=key or result.key, delivered=older)
 
 
 def _remember_kind(spool: Spool, new: _New) -> None:
     if new.spooled is not None:
-        with contextlib.suppress(OSError):  # it is inspected again when it is delivered
+        with contextlib.suppress(OSError):  # it is inspected again on delivery
             _renamed(spool, new.spooled, new.report)
 
 
 def _renamed(spool: Spool, body: SpooledBody, report: FileReport) -> SpooledBody:
-    """The body, named by what it is; one that could not be inspected stays `fetched`."""
+    """The body, renamed to its kind; one that could not be inspected stays `fetched`."""
     if report.fault is not None and report.fault.error_type == UNINSPECTED:
         return body
     return spool.rename(body, "quarantine" if report.fault else "raw")
@@ -226,8 +226,8 @@ def _store_without_spool(
     spool_error: Exception,
     cache: Cache,
 ) -> IngestResult:
-    """The disk takes no more: what waits is delivered as far as it goes, and the body goes straight to the store."""
-    _log.warning("the spool takes nothing, so the snapshot goes straight to the store", problem=str(spool_error))
+    """The disk is full: deliver as many waiting bodies as possible, and store this one directly."""
+    _log.warning("the spool accepts nothing, so the snapshot goes straight to the store", problem=str(spool_error))
     try:
         objects = CachedObjects(connect(), cache)
         delivery = _Delivery(layout, spool, None)
@@ -246,13 +246,14 @@ def _store_without_spool(
 
 
 def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool, cache: Cache = NO_CACHE) -> Delivered:
-    """Store what waits, oldest first, each body once; stops at the first failure of the store.
+    """Store waiting bodies, oldest first, each once; stops at the first failure of the store.
 
-    A snapshot that equals the one before it is not stored. One that was stored before the process died is found by
-    its SHA-256 and only leaves the spool. What is not a body, or cannot be read, is set aside and named.
+    A snapshot equal to the one before it is not stored. One that was stored before its process died is recognised by
+    its SHA-256 and only removed from the spool. Files that are not bodies, or cannot be read, are set aside and
+    reported.
 
     Raises:
-        ExternalError: the store failed; what it did not take is still in the spool.
+        ExternalError: the store failed; what it did not accept is still in the spool.
     """
     delivery = _Delivery(layout, spool, None)
     delivery.deliver(CachedObjects(store, cache))
@@ -260,7 +261,7 @@ def deliver_spool(store: ObjectStore, layout: Layout, spool: Spool, cache: Cache
 
 
 class _Delivery:
-    """One delivery of what waits in the spool. `outcomes` has the key of each body by its time; "" for a duplicate."""
+    """One delivery from the spool. `outcomes` holds the key of each body by its time; "" for a duplicate."""
 
     def __init__(self, layout: Layout, spool: Spool, new: _New | None) -> None:
         self.outcomes: dict[datetime, str] = {}
@@ -297,7 +298,7 @@ class _Delivery:
                 gone = aside.path != body.path
             self._waiting -= gone
         if self._problems:
-            _log.warning("the spool holds what cannot be delivered", problems=self._problems[:10])
+            _log.warning("the spool holds files that cannot be delivered", problems=self._problems[:10])
 
     def _deliver_one(self, objects: CachedObjects, body: SpooledBody) -> bool:
         """Whether the body has left the spool."""
@@ -332,14 +333,14 @@ class _Delivery:
         try:
             self._spool.remove(body)
         except OSError as error:
-            self._problems.append(f"{body.path.name} (it is delivered, but cannot be removed: {error.strerror})")
+            self._problems.append(f"{body.path.name} (delivered, but it cannot be removed: {error.strerror})")
             return False
         return True
 
     def _inspect(self, body: SpooledBody, data: bytes) -> tuple[SpooledBody, FileReport | None]:
-        """The report on a body that waits; None where its turn comes later."""
+        """The report on a waiting body; None if its turn comes later."""
         if body.kind == "quarantine":
-            # It was inspected before; its name says meanwhile what a process that dies now has died over.
+            # It was inspected before; until done, its name tells what killed a process that dies now.
             marked = self._spool.rename(body, "fetched")
             if len(data) > APART_FROM_BYTES:
                 return marked, inspect_apart(marked.path, data, body.fetched_at)
@@ -357,7 +358,7 @@ class _Delivery:
 def _store(
     objects: CachedObjects, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str, run_id: str
 ) -> str:
-    """Put a body under its second, or the next free one if another body has it; returns the key."""
+    """Store a body under its second, or the next free one if another body has it; returns the key."""
     store = objects.store
     metadata = {"sha256": sha256} | ({RUN_ID: run_id} if run_id else {})
     for seconds in range(60):
@@ -368,11 +369,11 @@ def _store(
                 objects.stored(key, body, sha256)
             return key
     raise TransientError(
-        "60 other bodies have the seconds from this one on",
+        "other bodies have all 60 seconds from this one on",
         store.name,
         "put",
         layout.raw_key(fetched_at),
-        "Is more than one fetcher at work? Stop all but one",
+        "Is more than one fetcher running? Stop all but one",
     )
 
 
@@ -386,7 +387,7 @@ def _record_quarantined(
         dead_counts = {found.fault.error_type: lines} if found.fault else {}
         report = FileReport(key, counts, dead_counts=dead_counts, fault=found.fault)
     else:
-        # The body is kept whole, so a few of its rows are enough to see what is wrong.
+        # The whole body is kept, so a few of its rows are enough to see what is wrong.
         kept = [row for row in found.dead_rows if (row.field, row.error_type) == (drift.field, drift.error_type)]
         report = replace(found, source_key=key, dead_rows=tuple(kept[:DRIFT_ROWS_KEPT]))
     DeadLetterQueue(store, layout).record(

@@ -1,8 +1,8 @@
-"""What a fetched body is, found so that neither an error nor the death of the process costs the body or the others.
+"""Finds out what a fetched body is, so that neither an error nor a crash loses this body or any other.
 
-A body is inspected in this process, which takes milliseconds. Where an earlier process was killed over an inspection,
-or the body is far larger than any snapshot, a process of its own does it, with bounds on time and memory: whatever
-becomes of that one, there is a report.
+A body is inspected in this process, which takes milliseconds. If an earlier process was killed during an inspection, or
+the body is far larger than any snapshot, a separate process does it, with limits on time and memory: whatever happens
+to that process, there is a report.
 """
 
 import io
@@ -16,19 +16,19 @@ from pathlib import Path
 
 from wrm_pipeline.domain.snapshot import DeadRow, FileFault, FileReport, LineCounts, inspect_fetched
 
-# 40 kB take 5 ms, and 32 MB (WRM_FEED_MAX_BYTES) some seconds.
+# 40 kB take 5 ms, and 32 MB (WRM_FEED_MAX_BYTES) a few seconds.
 APART_SECONDS = 30.0
 # Python with Arrow takes 100 MB; beyond that, a multiple of the body.
 APART_BYTES, APART_BYTES_PER_BYTE = 768 * 2**20, 3
 
-# A body a hundred times the usual size is not inspected in the run's own process either.
+# Nor is a body a hundred times the usual size inspected in the run's own process.
 APART_FROM_BYTES = 4 * 2**20
 
 UNINSPECTED = "inspection_failed"
 
 
 def inspect_here(body: bytes, fetched_at: datetime) -> FileReport:
-    """The report on a body; if the inspection raises, whatever it is, one with the fault `inspection_failed`."""
+    """The report on a body; if the inspection raises anything, a report with the fault `inspection_failed`."""
     try:
         return inspect_fetched(body, fetched_at)
     except Exception as error:  # noqa: BLE001 - it must cost neither this body nor the others
@@ -36,10 +36,10 @@ def inspect_here(body: bytes, fetched_at: datetime) -> FileReport:
 
 
 def inspect_apart(path: Path, body: bytes, fetched_at: datetime) -> FileReport:
-    """The same by another process, which may take `APART_SECONDS` and some multiple of the body's memory.
+    """Like `inspect_here` in another process, limited to `APART_SECONDS` and a multiple of the body's size in memory.
 
     Raises:
-        OSError: no process can be started; the body's turn comes again.
+        OSError: no process can be started; the body is tried again later.
     """
     limit = APART_BYTES + APART_BYTES_PER_BYTE * len(body)
     command = [sys.executable, "-m", __name__, str(path), fetched_at.isoformat(), str(limit)]
@@ -61,10 +61,10 @@ def inspect_apart(path: Path, body: bytes, fetched_at: datetime) -> FileReport:
 
 
 def inspect_stored(body: bytes, fetched_at: datetime, *, apart: bool) -> FileReport:
-    """The report on a body that is not in the spool; by another process if it is huge or `apart` asks for that.
+    """The report on a body that is not in the spool; from another process if it is huge or `apart` is set.
 
     Raises:
-        OSError: no process can be started, or the disk takes no copy for it.
+        OSError: no process can be started, or the disk has no room for its copy.
     """
     if not apart and len(body) <= APART_FROM_BYTES:
         return inspect_here(body, fetched_at)
@@ -75,7 +75,7 @@ def inspect_stored(body: bytes, fetched_at: datetime, *, apart: bool) -> FileRep
 
 
 def line_count(body: bytes) -> int:
-    """Lines that are not blank; without making a list of them."""
+    """Number of lines that are not blank, counted without building a list."""
     return sum(1 for line in io.BytesIO(body) if line.strip())
 
 
@@ -83,8 +83,8 @@ def _uninspected(body: bytes, problem: str) -> FileReport:
     lines = line_count(body)
     fault = FileFault(
         UNINSPECTED,
-        f"The body could not be inspected: {problem}. It is kept as it is; if a later release can read it, "
-        "`wrm dlq replay` brings it back.",
+        f"The body could not be inspected: {problem}. It is kept unchanged; once a later release can read it, "
+        "`wrm dlq replay` publishes it.",
     )
     counts = LineCounts(lines_in=lines, dead_lettered=lines)
     return FileReport("fetched body", counts, dead_counts={UNINSPECTED: lines}, fault=fault)

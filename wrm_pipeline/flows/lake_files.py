@@ -1,4 +1,4 @@
-"""What `wrm doctor` says of the files in the lake: those that are ignored, and those that something is wrong with."""
+"""What `wrm doctor` reports about files in the lake: ignored ones, and ones with a problem."""
 
 import time
 from collections import Counter
@@ -12,14 +12,14 @@ from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
-# Time for listing raw/, where a year has half a million objects.
+# Time limit for listing raw/, where a year has half a million objects.
 LISTING_S = 10.0
 NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class LakeFiles:
-    """What is in the lake that is not used, by kind, with one example each; `listed_to` is empty if all was listed."""
+    """Unused objects in the lake by kind, with one example each; `listed_to` is empty if everything was listed."""
 
     ignored: Counter[str]
     examples: dict[str, str]
@@ -33,7 +33,7 @@ class LakeFiles:
         parts = [f"{count} {kind} ({self.examples[kind]})" for kind, count in self.ignored.most_common()]
         said = f"ignored: {', '.join(parts) or 'nothing'}"
         if self.listed_to:
-            said += f"; raw/ was looked at up to {self.listed_to}"
+            said += f"; raw/ was listed up to {self.listed_to}"
         wrong = ", ".join(f"{count} {kind}" for kind, count in self.wrong.items() if count)
         return f"{said}; wrong: {wrong} ({'; '.join(self.named)})" if wrong else said
 
@@ -41,7 +41,7 @@ class LakeFiles:
 def look_at_files(
     store: ObjectStore, layout: Layout, today: date, clock: Callable[[], float] = time.monotonic
 ) -> LakeFiles:
-    """List `raw/` as far as the time allows, the folders of the partitions, and read what the reconciliation found.
+    """List `raw/` as far as time allows and the partitions' folders, and read the reconciliation's findings.
 
     Raises:
         ExternalError: the store failed.
@@ -62,11 +62,11 @@ def look_at_files(
         folder, _, name = info.key.removeprefix(layout.raw_prefix).partition("/")
         dt = folder_date(folder)
         if dt is None or not layout.first_date <= dt <= today:
-            ignore("objects of no day", info.key)
+            ignore("objects outside any day", info.key)
         elif info.key == layout.archive_index_key(dt) or layout.is_raw_key(info.key):
             folders_with_snapshots.add(folder)
         elif not name.startswith("archive/"):
-            ignore("objects that are no snapshots", info.key)
+            ignore("objects that are not snapshots", info.key)
     for prefix in store.list_folders(layout.raw_prefix):
         folder = prefix.removeprefix(layout.raw_prefix).rstrip("/")
         if not listed_to and folder_date(folder) is not None and folder not in folders_with_snapshots:

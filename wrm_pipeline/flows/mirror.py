@@ -1,4 +1,4 @@
-"""reports/ of the object store -> a folder that a web server serves."""
+"""Mirrors reports/ of the object store into a folder that a web server serves."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """What changed: files written, files removed, files that were right already."""
+    """What changed: files written, files removed, files already up to date."""
 
     written: int = 0
     removed: int = 0
@@ -22,12 +22,12 @@ class Mirrored:
 
 
 def mirror(store: ObjectStore, prefix: str, folder: Path) -> Mirrored:
-    """Make `folder` hold what is under `prefix`, each file replaced by a rename; hidden names are left out.
+    """Make `folder` hold the objects under `prefix`, each file replaced by a rename; hidden names are left out.
 
-    A file is taken for unchanged if it has the object's size and time.
+    A file counts as unchanged if it has the object's size and time.
 
     Raises:
-        ExternalError: the store failed; the folder holds old and new files.
+        ExternalError: the store failed; the folder holds a mix of old and new files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = unchanged = 0

@@ -40,26 +40,26 @@ from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 
-# Bodies that were read for their time and are held until their rows are wanted; a day of raw is 58 MB.
+# Bodies read for their time, held in memory until their rows are needed; a day of raw is 58 MB.
 HELD_BYTES = 64 * 2**20
 
 
 class NoRawDataError(RuntimeError):
-    """A partition was asked for that has no raw object at all."""
+    """The requested partition has no raw object at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessedPartition:
-    """A processed partition that is built and not yet published; `build` is None where nothing had changed.
+    """A processed partition, built but not yet published; `build` is None if nothing had changed.
 
     Attributes:
         build: The new file.
-        manifest: Of the partition as it is to be.
-        previous: What is published now.
+        manifest: Of the new partition.
+        previous: The published partition.
         dead_letters: Those that were written.
-        vanished: Raw objects that are not there any more, and whose rows stay.
-        take_over: What becomes of other writers' files.
-        set_aside: What is under the key and not ours; kept before it is replaced.
+        vanished: Raw objects that no longer exist, and whose rows are kept.
+        take_over: What happens to other writers' files.
+        set_aside: Another writer's object under our key; saved before it is replaced.
     """
 
     build: ProcessedBuild | None
@@ -72,7 +72,7 @@ class ProcessedPartition:
 
     @property
     def drifts(self) -> list[Drift]:
-        """Of the bodies that this build parsed: what at least a fifth of their rows die of."""
+        """Of the bodies that this build parsed: the causes of at least a fifth of dead rows in one body."""
         reports = self.build.reports if self.build is not None else ()
         return [drift for report in reports if report.dead_rows and (drift := drift_of(report))]
 
@@ -83,15 +83,15 @@ class ProcessedPartition:
 
     @property
     def file(self) -> ParquetParts:
-        """The partition as it is to be: what was built, or else what is published."""
+        """The new partition: the one built, or else the published one."""
         if self.build is not None:
             return ParquetParts.open(self.build.data)
         if self.previous is None:
-            raise AssertionError("without a build there is a published partition")
+            raise AssertionError("without a build there must be a published partition")
         return self.previous
 
     def to_publish(self, *, allow_shrink: bool) -> PartitionFile | None:
-        """What is to be published; None where nothing changed."""
+        """What to publish; None if nothing changed."""
         if self.build is None:
             return None
         data, rows = self.build.data, self.build.row_count
@@ -99,10 +99,10 @@ class ProcessedPartition:
 
 
 def raw_objects_of(raw: RawDay, entries: Entries, published: ParquetParts | None) -> list[RawObject]:
-    """The raw objects of a day, with the corrections that an operator put into its dead letters.
+    """The raw objects of a day, with the corrections that an operator made in its dead letters.
 
-    While a letter of the day cannot be read, the corrections that the `published` partition was built with stay for the
-    lines that no other letter knows: else the rows that they gave would leave with the next build.
+    While a letter of the day is unreadable, the corrections that the `published` partition was built with remain in
+    force for lines that no other letter covers; otherwise the next build would drop their rows.
     """
     corrections = _published_corrections(entries, published) if entries.unreadable else {}
     for letter in entries.letters:
@@ -137,9 +137,9 @@ def _published_corrections(entries: Entries, published: ParquetParts | None) -> 
 def with_remembered_times(
     objects: Sequence[RawObject], dt: date, previous: ParquetParts | None, *, full_rebuild: bool = False
 ) -> list[RawObject]:
-    """The objects, with the times that the published partition remembers of those whose names leave them open.
+    """The objects, with times from the published partition for those whose names leave the time open.
 
-    What it does not remember keeps its `readings`: it is new or changed, and its time is inside.
+    Objects that it does not know keep their `readings`: they are new or changed, and their time is in the content.
     """
     if full_rebuild or all(obj.readings is None for obj in objects):
         return list(objects)
@@ -159,7 +159,7 @@ def with_remembered_times(
 def _with_reported_times(
     objects: Sequence[RawObject], dt: date, read: ReadBodies
 ) -> tuple[list[RawObject], dict[str, bytes]]:
-    """The objects, each with its time, and the bodies that were read for it as far as they are worth holding."""
+    """The objects, each with its time, and the bodies read for that, as far as they are worth keeping in memory."""
     open_ones = {obj.key: obj for obj in objects if obj.readings is not None}
     if not open_ones:
         return list(objects), {}
@@ -187,7 +187,7 @@ def _with_reported_times(
 
 
 def _held_first(read: ReadBodies, held: dict[str, bytes]) -> ReadBodies:
-    """`read`, but for bodies that are at hand: an object is read once, though its time is needed before its rows."""
+    """`read`, except for held bodies: an object is read only once, though its time is needed before its rows."""
 
     def bodies(keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         wanted = list(keys)
@@ -196,7 +196,7 @@ def _held_first(read: ReadBodies, held: dict[str, bytes]) -> ReadBodies:
         for key in wanted:
             if key in held:
                 yield key, held.pop(key)
-            elif following is not None and following[0] == key:  # else it could not be read
+            elif following is not None and following[0] == key:  # otherwise it could not be read
                 yield following
                 following = next(others, None)
 
@@ -218,17 +218,17 @@ def process_partition(
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
-    Rows stay published whose raw object has vanished, was rewritten with fewer rows, or cannot be read;
-    `allow_shrink` lets those of the first two kinds leave, and `moved` those of raw objects that are elsewhere now.
-    Rows that only other writers' files have are taken over; these are looked for with the first build, where nothing
-    else changes, and where `look_for_strays` says so: a listing of each layer.
+    Rows are kept if their raw object has vanished, was rewritten with fewer rows, or cannot be read. `allow_shrink`
+    drops those of the first two kinds, and `moved` names raw objects that were moved and whose rows are dropped. Rows
+    that only other writers' files have are taken over; such files are looked for on the first build, if nothing else
+    changes, and if `look_for_strays` is set: one listing per layer.
 
-    Dead letters are written before anyone can publish the partition without their rows: if they cannot be
-    written, this raises and the partition stays as it is.
+    Dead letters are written before the partition can be published without their rows: if they cannot be written,
+    this raises, and the partition is not changed.
 
     Raises:
-        NoRawDataError: the day has no raw object, no published partition, and no rows of others that can be ours.
-        PartitionWouldShrinkError: files of others hold rows that cannot be taken over.
+        NoRawDataError: the day has no raw object, no published partition, and no rows of others to take over.
+        PartitionWouldShrinkError: other writers' files hold rows that cannot be taken over.
         ExternalError: the store failed.
     """
     queue = DeadLetterQueue(store, layout, cache)
@@ -290,7 +290,7 @@ def process_partition(
     )
     partition = ProcessedPartition(build, build.manifest, previous, (), vanished, over, published.set_aside)
     if drifts := partition.drifts:
-        _log.warning("the feed has another format", dt=str(dt), bodies=len(drifts), drift=str(drifts[-1]))
+        _log.warning("the feed has changed its format", dt=str(dt), bodies=len(drifts), drift=str(drifts[-1]))
     letters = queue.record(
         build.reports,
         asset_name=asset_names.PROCESSED,
@@ -302,10 +302,10 @@ def process_partition(
 
 
 def _no_raw_data(store: ObjectStore, layout: Layout, dt: date, over: TakeOver) -> NoRawDataError:
-    beside = f" Files that are there cannot be taken over: {'; '.join(map(str, over.left))}." if over.left else ""
+    beside = f" Existing files cannot be taken over: {'; '.join(map(str, over.left))}." if over.left else ""
     return NoRawDataError(
         f"There is no raw snapshot in {layout.raw_folder(dt)} of {store.name}. Nothing was written; choose a day that "
-        f"has raw data, or materialize {asset_names.RAW} to fetch a snapshot of now.{beside}"
+        f"has raw data, or materialize {asset_names.RAW} to fetch a snapshot now.{beside}"
     )
 
 
@@ -315,7 +315,7 @@ Built = tuple[BuildPlan, ProcessedBuild | None]
 def _on_what_can_be_read(
     published: Published, build: Callable[[ParquetParts | None], Built]
 ) -> tuple[Published, Built]:
-    """Build on what is published, or from scratch where it turns out that it cannot be read; a footer does not tell."""
+    """Build on the published partition, or from scratch if its rows cannot be read, which its footer does not show."""
     previous = published.parts
     try:
         done = build(previous)
@@ -324,7 +324,7 @@ def _on_what_can_be_read(
     except (pa.ArrowException, OSError, zlib.error):
         if previous is None or _can_be_read(previous):
             raise
-    _log.warning("the published partition is damaged, and is built from scratch")
+    _log.warning("the published partition is damaged, so it is built from scratch")
     published = Published(None, published.data, "its rows cannot be read")
     return published, build(None)
 
@@ -347,7 +347,7 @@ def _take_over(
     parsed_at: datetime,
     allow_shrink: bool,
 ) -> tuple[ProcessedBuild | None, TakeOver]:
-    """The build with the rows that only other writers' files have; where nothing changes, they move aside at once."""
+    """The build, plus rows that only other writers' files have; if nothing changes, those files move aside at once."""
     files = donors(partitions, dt, published) if look else []
     if not files:
         return build, NOTHING
@@ -393,9 +393,9 @@ def _build(
     allow_shrink: bool,
     moved: Collection[str],
 ) -> tuple[BuildPlan, ProcessedBuild | None]:
-    """Plan and build, and again where it turns out that published rows must stay; None where nothing changes.
+    """Plan and build, and again if published rows turn out to have to stay; None if nothing changes.
 
-    What cannot be read, and what has fewer rows than before, is known once it was read.
+    Only reading shows which objects are unreadable or have fewer rows than before.
     """
     refused: dict[str, str] = {}
     while True:
@@ -411,7 +411,7 @@ def _build(
             moved=moved,
         )
         remembers = {**plan.manifest.refused, **plan.manifest.unreadable} == {**plan.refused, **plan.unreadable}
-        if previous is None and not plan.parse:  # all of it went since it was listed, or cannot be read
+        if previous is None and not plan.parse:  # everything vanished after the listing, or cannot be read
             reader.check_the_store(())
             return plan, None
         if plan.nothing_to_do and remembers:
@@ -431,10 +431,10 @@ def published_manifest(processed: ParquetParts | None) -> Manifest | None:
 
 
 def is_settled(letter: DeadLetter, manifest: Manifest | None) -> bool:
-    """Whether an open entry's rows are published by now.
+    """Whether an open entry's rows have been published since.
 
-    They are when its raw object was parsed after the failure was last seen: a parse that fails again writes the
-    entry anew, with the time of the parse.
+    They have if its raw object was parsed after the failure was last seen: a parse that fails again rewrites the entry
+    with the time of that parse.
     """
     source = manifest.sources.get(letter.source_key) if manifest is not None else None
     return letter.status in (PENDING, PARKED) and source is not None and source.parsed_at > letter.last_seen
@@ -442,7 +442,7 @@ def is_settled(letter: DeadLetter, manifest: Manifest | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EnhancedPartition:
-    """An enhanced partition that is built and not yet published; `changed` is False where it is published already.
+    """An enhanced partition, built but not yet published; `changed` is False if it is already published.
 
     `take_over` and `set_aside` are as in ProcessedPartition.
     """
@@ -454,7 +454,7 @@ class EnhancedPartition:
     set_aside: bytes | None = None
 
     def to_publish(self, *, allow_shrink: bool) -> PartitionFile | None:
-        """What is to be published; None where nothing changed."""
+        """What to publish; None if nothing changed."""
         if not self.changed:
             return None
         data, rows = self.build.data, self.build.row_count
@@ -474,7 +474,7 @@ def enhance_partition(
     """Classify and flag a day's processed rows.
 
     Raises:
-        PartitionWouldShrinkError: files of others hold rows that are not among them.
+        PartitionWouldShrinkError: other writers' files hold rows that are not among them.
     """
     published = partitions.find("enhanced", dt)
     started = time.monotonic()
@@ -517,7 +517,7 @@ def enhance_partition(
 
 
 def is_current(enhanced: ParquetParts | None, processed: ParquetParts, area: ServiceArea) -> bool:
-    """Whether the published enhanced partition was made from just these processed rows, by today's rules."""
+    """Whether the published enhanced partition was made from exactly these processed rows, by the current rules."""
     return (
         enhanced is not None
         and is_derived_from(enhanced, processed)

@@ -1,10 +1,10 @@
-"""How long work says what it is at: a command draws a bar of it, a run of Dagster has no use for it."""
+"""How long work reports its progress: a command draws a bar from it, a Dagster run ignores it."""
 
 from collections.abc import Callable
 
 Begin = Callable[[str, int], None]
-"""Called when a step begins, with its name and the number of all steps, which may change as more is known."""
+"""Called when a step begins, with its name and the total number of steps, which may change on the way."""
 
 
 def unobserved(_what: str, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""

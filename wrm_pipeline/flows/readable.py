@@ -1,4 +1,4 @@
-"""Bodies of raw objects, where one that cannot be read costs itself and not its day."""
+"""Reads bodies of raw objects so that an unreadable one costs only itself, not its day."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -13,20 +13,20 @@ from wrm_pipeline.clients.errors import (
 from wrm_pipeline.domain.raw_archive import ArchiveReader
 from wrm_pipeline.lake.raw_objects import RawDay, ReadVersions
 
-# What may be wrong with one object alone: it is gone since it was listed, in a cold storage class, under rights of its
-# own, damaged, on a bad sector. That the store does not answer is wrong with all of them.
+# Problems of a single object: removed after the listing, in a cold storage class, with its own access rights, damaged,
+# on a bad sector. A store that does not answer affects all of them.
 _OF_ONE_OBJECT = (PermanentError, UnexpectedAnswerError)
 
-# Objects that are asked for to tell whether one is to blame, or the store.
+# Objects to request in order to tell whether one object is to blame, or the store.
 _PROBES = 3
 
 
 class ReadableBodies:
-    """Reads what can be read, in the order asked, and remembers what cannot be.
+    """Reads the readable objects, in the requested order, and records the others.
 
     Attributes:
         failed: The error of each object that could not be read, by key.
-        was_read: Some of those that could be.
+        was_read: Some of those that could be read.
     """
 
     def __init__(self, raw: RawDay, bodies: ReadVersions | None = None) -> None:
@@ -37,7 +37,7 @@ class ReadableBodies:
         self.was_read: list[str] = []
 
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Key and content of each that can be read.
+        """Key and content of each readable object.
 
         Raises:
             ExternalError: the store failed.
@@ -45,8 +45,8 @@ class ReadableBodies:
         wanted = [key for key in keys if key not in self.failed]
         position, singly = 0, False
         while position < len(wanted):
-            # After one that cannot be read the next is asked for alone: where a thousand of them follow each other,
-            # nothing is fetched ahead in vain.
+            # After an unreadable object the next one is requested alone: in a series of a thousand unreadable ones,
+            # nothing is prefetched in vain.
             step = wanted[position : position + 1] if singly else wanted[position:]
             try:
                 for found in self._raw.read(step, self._bodies, archive=self._opened):
@@ -69,20 +69,20 @@ class ReadableBodies:
 
     def _blame(self, keys: list[str], error: ExternalError) -> None:
         packed = keys[0] not in self._raw.loose
-        if packed and self._archive is None:  # none of what is in the archive can be read
+        if packed and self._archive is None:  # nothing in the archive can be read
             self.failed.update({key: error for key in keys if key not in self._raw.loose})
         self.failed[keys[0]] = error
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """Why, by key, without those that are simply gone."""
+        """Reasons by key, without objects that no longer exist."""
         return {key: str(error) for key, error in self.failed.items() if not isinstance(error, ObjectNotFoundError)}
 
     def check_the_store(self, others: Iterable[str]) -> None:
-        """Make sure that single objects are to blame: the store gives one that was read, now or before (`others`).
+        """Make sure that single objects are to blame: the store returns one that was read, now or before (`others`).
 
         Raises:
-            ExternalError: the first failure; the store gives none.
+            ExternalError: the first failure, if the store returns none.
         """
         failures = [error for error in self.failed.values() if not isinstance(error, ObjectNotFoundError)]
         if not failures:
@@ -90,7 +90,7 @@ class ReadableBodies:
         candidates = [key for key in (*self.was_read, *others) if key not in self.failed]
         loose = [key for key in dict.fromkeys(candidates) if key in self._raw.loose][:_PROBES]
         for key in loose:
-            # Not by way of a cache, which would have it while the store refuses everything.
+            # Not through the cache, which would answer while the store refuses everything.
             with contextlib.suppress(*_OF_ONE_OBJECT):
                 self._raw.store.get(key)
                 return

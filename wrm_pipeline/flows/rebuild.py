@@ -1,6 +1,6 @@
-"""Processed and enhanced partitions made anew from what is in `raw/` and `dlq/`, by the code that builds every run's.
+"""Rebuilds processed and enhanced partitions from `raw/` and `dlq/`, with the code that every run uses.
 
-What is published already is left alone, so a rebuild that was cut short goes on where it was.
+Partitions that are already right are left alone, so an interrupted rebuild continues where it stopped.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,16 +23,16 @@ LAYERS: tuple[Layer, ...] = ("processed", "enhanced")
 
 @dataclass(frozen=True, slots=True)
 class RebuiltPartition:
-    """What became of a day.
+    """The result for one day.
 
     Attributes:
         dt: The day.
         written: Layers that were written.
-        snapshots: Raw objects that its rows are of.
+        snapshots: Raw objects that its rows come from.
         counts: What became of their lines.
-        rows_before: Rows that were published before, in the processed layer.
-        take_over: Of each layer: what became of other writers' files.
-        vanished: Raw objects that are gone, and whose rows stay.
+        rows_before: Rows published before, in the processed layer.
+        take_over: By layer, what happened to other writers' files.
+        vanished: Raw objects that are gone, and whose rows are kept.
         replaced: Layers whose object was not ours or could not be read.
     """
 
@@ -47,10 +47,10 @@ class RebuiltPartition:
 
     @property
     def warnings(self) -> list[str]:
-        """What is not ordinary, a line each."""
-        said = [f"{layer}: what is there is not a file of ours, and is kept in superseded/" for layer in self.replaced]
+        """Anything unusual, one line each."""
+        said = [f"{layer}: the existing object is not ours and is kept in superseded/" for layer in self.replaced]
         if self.vanished:
-            said.append(f"{self.vanished} raw objects are gone; their rows stay")
+            said.append(f"{self.vanished} raw objects are gone; their rows are kept")
         for layer, over in self.take_over.items():
             if over.rows_taken:
                 said.append(f"{layer}: {over.rows_taken:,} rows that only other files have are taken over")
@@ -61,9 +61,9 @@ class RebuiltPartition:
 
 
 def days_of(store: ObjectStore, layout: Layout, first: date | None = None, last: date | None = None) -> list[date]:
-    """The days that have a folder in `raw/` or in a layer, from `first` to `last`, both included.
+    """The days with a folder in `raw/` or in a layer, from `first` to `last`, inclusive.
 
-    Some may be no partitions (`Layout.not_a_partition`).
+    Some may not be partitions (`Layout.not_a_partition`).
     """
     prefixes = (layout.raw_prefix, *(layout.layer_prefix(layer) for layer in LAYERS))
     days = {folder_date(folder) for prefix in prefixes for folder in store.list_folders(prefix)}
@@ -85,26 +85,26 @@ def rebuild_partition(
     run_id: str = "",
     cache: Cache = NO_CACHE,
 ) -> RebuiltPartition:
-    """Build a day and publish what differs from what is published.
+    """Build a day and publish what differs from the published partitions.
 
     Args:
         store: Where raw and dead letters are.
-        layout: The keys.
+        layout: Names of objects.
         dt: The day.
         area: The service area, for the flags.
-        now: Aware; when rows count as parsed.
-        layers: What may be written; enhanced alone is made from the processed partition as it is to be.
-        reparse: Raw objects that are parsed again though the published partition has them.
+        now: Aware; the time at which rows count as parsed.
+        layers: What may be written; enhanced alone is made from the processed partition as it would be.
+        reparse: Raw objects to parse again although the published partition has them.
         full: Parse everything again.
-        allow_shrink: Let rows leave that would stay otherwise.
-        moved: Raw objects that are elsewhere now: their rows leave.
-        run_id: Kept in the metadata of what is published.
-        cache: Where raw objects and dead letters may be had without a request.
+        allow_shrink: Drop rows that would otherwise be kept.
+        moved: Raw objects that were moved: their rows are dropped.
+        run_id: Kept in the metadata of published objects.
+        cache: Holds raw objects and dead letters, to save requests.
 
     Raises:
         NoRawDataError: there is nothing to build it from.
         ExternalError: the store failed; run it again.
-        PartitionWouldShrinkError: a partition would lose rows; it was left as it is.
+        PartitionWouldShrinkError: a partition would lose rows; it was left unchanged.
     """
     partitions = PublishedPartitions(store, layout, run_id)
     written: list[Layer] = []

@@ -1,8 +1,8 @@
-"""Dead letters that are tried again, through the code that builds every partition.
+"""Replays dead letters through the code that builds every partition.
 
-An entry is settled when its raw object was parsed after the failure was last seen and the failure did not come
-back: the published partition says when each raw object was parsed, and each parse that fails again writes the
-entry anew. So nothing is lost or doubled whatever is killed when: a replay that was cut short is simply done again.
+An entry is settled when its raw object was parsed after the failure was last seen and the failure did not recur: the
+published partition records when each raw object was parsed, and each parse that fails again rewrites the entry. So
+nothing is lost or duplicated, whatever is killed at whatever moment: an interrupted replay is simply run again.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.lake.raw_objects import UnreadableArchiveError
 
-# What costs its own day and no other.
+# Errors that affect only their own day.
 _OF_ONE_DAY = (PartitionWouldShrinkError, AccountingError, UnreadablePartitionError, UnreadableArchiveError)
 
 
 class InvalidReplayError(ValueError):
-    """The replay cannot be done as it was asked for; the message names the value."""
+    """The replay cannot be done as requested; the message names the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which pending entries to replay; an empty list means all.
 
-    `parked` takes those that are parked, too; an entry that is named by its id is taken either way. `drift` takes those
-    of bodies that had another format than the parser knew (`domain/drift.py`), parked ones included.
+    `parked` includes parked entries; an entry named by its id is taken either way. `drift` selects entries of bodies
+    in a format that the parser did not know (`domain/drift.py`), parked ones included.
     """
 
     dates: Collection[date] = ()
@@ -52,7 +52,7 @@ class Selection:
     drift: bool = False
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Whether an entry is meant."""
+        """Whether an entry is selected."""
         statuses = (PENDING, PARKED) if self.parked or self.drift or self.entry_ids else (PENDING,)
         return (
             letter.status in statuses
@@ -65,9 +65,9 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What a replay did: entries as they are now, the partitions that were rebuilt, and those that could not be.
+    """The result of a replay: entries as they are now, partitions that were rebuilt, and those that could not be.
 
-    The entries of a day in `failed`, which has the reasons, are as they were.
+    Entries of a day in `failed`, which holds the reasons, are unchanged.
     """
 
     letters: tuple[DeadLetter, ...]
@@ -80,7 +80,7 @@ class ReplayResult:
 
 
 def select(queue: DeadLetterQueue, selection: Selection) -> list[DeadLetter]:
-    """The entries that a replay would try, oldest first; reads only."""
+    """The entries that a replay would try, oldest first; read-only."""
     found = (letter for dt in sorted(set(selection.dates)) for letter in queue.of_date(dt))
     letters = [letter for letter in (found if selection.dates else queue.all()) if selection.matches(letter)]
     return sorted(letters, key=lambda letter: (letter.partition_date, letter.timestamp, letter.entry_id))
@@ -100,9 +100,9 @@ def replay(
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
-    An entry whose failure is gone becomes `reprocessed`; one that fails again is counted, and `parked` once
-    `max_retries` is reached. Bodies in quarantine that are snapshots after all go to `raw/`. A day that cannot be built
-    (it would shrink, or something in it cannot be read) costs only itself.
+    An entry whose failure is gone becomes `reprocessed`; one that fails again is counted, and `parked` once it reaches
+    `max_retries`. Bodies in quarantine that turn out to be snapshots go to `raw/`. A day that cannot be built (it would
+    shrink, or something in it is unreadable) affects no other.
 
     Raises:
         InvalidReplayError: `max_retries` is less than 1.
@@ -128,7 +128,7 @@ def replay(
                 rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
                 rebuilt.append(dt)
         except NoRawDataError:
-            pass  # there is nothing that their rows could come from: they count as tried
+            pass  # nothing could give their rows: they count as tried
         except _OF_ONE_DAY as error:
             failed.append((dt, str(error)))
             continue
@@ -141,9 +141,9 @@ def replay(
 
 
 def _released(store: ObjectStore, layout: Layout, letter: DeadLetter, cache: Cache) -> DeadLetter | None:
-    """Put a quarantined body under `raw/`, once, if it is a snapshot after all; gives the letter, or None if it is not.
+    """Move a quarantined body to `raw/`, once, if it is a snapshot after all; returns the letter, None if it is not.
 
-    What the fetch would not have stored is not stored here either: a body that equals the snapshot before it.
+    A body that equals the snapshot before it is not stored, just as at the fetch.
     """
     key = layout.released_key(letter.source_key)
     parsed = layout.parse_raw_key(key)
@@ -165,7 +165,7 @@ def _released(store: ObjectStore, layout: Layout, letter: DeadLetter, cache: Cac
     stem = key.removesuffix(".txt")
     others = (layout.raw_key(at + timedelta(seconds=n)) if at else f"{stem}_{n}.txt" for n in range(1, 60))
     for name in (key, *others):
-        # Another body may have the name by now; a replay that was cut short has put this one.
+        # Another body may have the name by now, or an interrupted replay may have stored this one.
         if store.put_if_absent(name, body, metadata=metadata) or store.get(name) == body:
             return letter
     return None
@@ -179,7 +179,7 @@ def _judge(
     now: datetime,
     max_retries: int,
 ) -> list[DeadLetter]:
-    """Mark replayed entries by what the published partition and the rewritten entries say."""
+    """Mark replayed entries according to the published partition and the rewritten entries."""
     if not letters:
         return []
     dt = letters[0].partition_date

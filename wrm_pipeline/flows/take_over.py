@@ -1,4 +1,4 @@
-"""Files of other writers in the folders of partitions: what ours lacks of them is taken over, then they move aside."""
+"""Other writers' files in partition folders: rows that ours lacks are taken over, then the files move aside."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from wrm_pipeline.lake.published_partitions import LAYERS, Published, PublishedP
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """What becomes of the files of other writers beside a partition.
+    """What happens to other writers' files beside a partition.
 
     Attributes:
-        superseded: Keys of those that move aside once the partition is published: their rows are in it.
-        left: Those that stay where they are: they hold rows that ours lacks, or cannot be read.
-        rows_taken: Rows that were taken over from them.
-        file_count: How many there are.
-        row_count: Rows in them; what several of them have counts as often.
+        superseded: Keys of files to move aside once the partition is published, as it has all their rows.
+        left: Files that stay in place: they hold rows that ours lacks, or cannot be read.
+        rows_taken: Rows taken over from them.
+        file_count: Number of files.
+        row_count: Rows in all of them; a row in several files counts several times.
     """
 
     superseded: tuple[str, ...] = ()
@@ -37,9 +37,9 @@ NOTHING = TakeOver()
 
 
 def donors(partitions: PublishedPartitions, dt: date, processed: Published) -> list[StrayFile]:
-    """Files that may hold rows of a day which ours lacks; a listing for each layer.
+    """Files that may hold rows of a day that ours lacks; one listing per layer.
 
-    Where there is no processed partition of ours, the enhanced one is among them: it has the same rows.
+    Without a processed partition of ours, the enhanced one is among them: it has the same rows.
     """
     found = [stray for layer in reversed(LAYERS) for stray in strays_of(partitions, layer, dt)]
     if processed.parts is None:
@@ -66,7 +66,7 @@ def strays_of(partitions: PublishedPartitions, layer: str, dt: date) -> list[Str
 def with_rows_of(
     files: Iterable[StrayFile], base: ParquetParts, manifest: Manifest, layout: Layout, dt: date, *, parsed_at: datetime
 ) -> tuple[ProcessedBuild | None, list[Judged]]:
-    """The processed partition with rows that it lacks and others have (None: it lacks none), and what was found."""
+    """The processed partition with the rows that only others have (None: there are none), and what was found."""
     ours = OurRows(base, manifest)
     judged = [judge(file, ours, layout, dt) for file in files]
     return adopted(base, manifest, judged, parsed_at=parsed_at), judged
@@ -82,10 +82,10 @@ def settle(
     allow_shrink: bool,
     must_fit: bool,
 ) -> TakeOver:
-    """Which files move aside now that `ours` is as it is to be.
+    """Which files move aside, given the final state of `ours`.
 
     Raises:
-        PartitionWouldShrinkError: it `must_fit`, and more than 5 % of all rows are only in files of others.
+        PartitionWouldShrinkError: `must_fit` is set, and more than 5 % of all rows are only in other writers' files.
     """
     judged = [judge(file, ours, layout, dt) for file in files if file.moves_to]
     if must_fit:
@@ -100,19 +100,19 @@ def settle(
 
 
 def must_fit(dt: date, published: ParquetParts | None, now: datetime) -> bool:
-    """Whether a partition is refused that lacks rows of others' files.
+    """Whether to refuse a partition that lacks rows of other writers' files.
 
-    Not where one of ours is published, nor on the day of now: a file that anyone puts there must not stop the city. It
-    stays where it is, and is named.
+    Not if one of ours is published, nor for the current day: a file that anyone puts there must not stop the pipeline.
+    It stays in place and is reported.
     """
     return published is None and dt != local_date(now)
 
 
 def remove_expired(store: ObjectStore, layout: Layout, *, now: datetime, max_age: timedelta = MAX_AGE) -> int:
-    """Remove superseded files that have been kept for long enough; gives their number.
+    """Remove superseded files that have been kept long enough; returns their number.
 
     Raises:
-        ExternalError: the store failed; what is left goes the next time.
+        ExternalError: the store failed; the rest is removed next time.
     """
     removed = 0
     for layer in LAYERS:

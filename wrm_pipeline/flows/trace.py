@@ -1,4 +1,4 @@
-"""From a published row back to the line of the feed that it was made from, and to the runs that did it."""
+"""Traces a published row back to the line of the feed that it was made from, and to the runs that made it."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ from wrm_pipeline.lake.raw_objects import RawDay
 
 
 class NothingToTraceError(LookupError):
-    """There is no such row; the message says what there is instead."""
+    """There is no such row; the message says what exists instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """A row of one layer: the object that holds it, the run that wrote this object last, and the row's values."""
+    """A row of one layer: the object that holds it, the run that last wrote this object, and the row's values."""
 
     key: str
     size_bytes: int
@@ -41,7 +41,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class RawBody:
-    """The raw object. `sha256` is that of the bytes read; `archive` is where it is packed, empty where it is loose."""
+    """The raw object. `sha256` is of the bytes read; `archive` is the archive that holds it, empty if it is loose."""
 
     key: str
     size_bytes: int
@@ -56,12 +56,12 @@ class Trace:
     """The chain of one row.
 
     Attributes:
-        line: The line that the row was made from; None if that cannot be told any more.
-        duplicates: Good lines about the same station in the same object that lost to it.
-        source: What the processed partition remembers of the raw object: when it was parsed, and its line counts.
+        line: The line that the row was made from; None if that can no longer be determined.
+        duplicates: Other valid lines about the same station in the same object, which lost to it.
+        source: What the processed partition records about the raw object: when it was parsed, and its line counts.
         letters: The dead letters of the raw object.
         lineage: Keys of the runs' OpenLineage events.
-        warnings: What a reader should know: a zone that was assumed, a link of the chain that is gone.
+        warnings: For the reader: an assumed time zone, a missing link of the chain.
     """
 
     station_id: str
@@ -79,10 +79,10 @@ class Trace:
 
 
 def parse_time(text: str) -> tuple[datetime, str]:
-    """An ISO 8601 time as an aware one, and what was assumed.
+    """An ISO 8601 time as an aware one, and the assumptions made.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an ISO 8601 time.
     """
     at = datetime.fromisoformat(text)
     if at.tzinfo is not None:
@@ -93,7 +93,7 @@ def parse_time(text: str) -> tuple[datetime, str]:
     if utc.astimezone(LOCAL_ZONE).replace(tzinfo=None) != at:
         said += " Clocks skipped this hour."
     elif local.utcoffset() != at.replace(tzinfo=LOCAL_ZONE, fold=1).utcoffset():
-        said += " This hour came twice: the first is meant; give +01:00 for the second."
+        said += " This hour occurs twice: the first is assumed; add +01:00 for the second."
     return utc, said
 
 
@@ -131,19 +131,19 @@ def trace(store: ObjectStore, layout: Layout, station_id: str, at: datetime) -> 
 def _find_lines(
     store: ObjectStore, layout: Layout, dt: date, row: PublishedRow, source: Source | None, warnings: list[str]
 ) -> tuple[RawBody | None, list[SourceLine]]:
-    """The raw object, and its good lines about the row's station: the one that made the row is the last.
+    """The raw object, and its valid lines about the row's station; the last one made the row.
 
-    No line unless the parser makes just this row of them: an object may have been replaced since.
+    No lines unless the parser still makes exactly this row from them: the object may have been replaced since.
     """
     key, station_id, at = (row.values[name] for name in ("s3_source_key", "station_id", "file_timestamp"))
     if source is not None and source.adopted:
-        warnings.append(f"The row was {source.etag.replace(' ', ' from ', 1)}, of another writer: there was no {key}.")
+        warnings.append(f"The row was {source.etag.replace(' ', ' from ', 1)}, another writer's: there was no {key}.")
         return None, []
     try:
         raw_day = RawDay.of(store, layout, dt)
         ((_, body),) = raw_day.read([key])
     except ObjectNotFoundError:
-        warnings.append(f"The raw object is gone: {key} is not in {store.name}. Its rows stay published.")
+        warnings.append(f"The raw object is gone: {key} is not in {store.name}. Its rows remain published.")
         return None, []
     packed = next((info for info in raw_day.objects() if info.key == key and key not in raw_day.loose), None)
     info = packed or store.stat(key)
@@ -159,7 +159,7 @@ def _find_lines(
     if [{name: one[name] for name in names} for one in made] != [{name: row.values[name] for name in names}]:
         warnings.append(
             "No line of the raw object gives this row now: the object was replaced after it was parsed, or the row was "
-            "built by another version of the parser. The next build of the day brings both together."
+            "built by another version of the parser. The next build of the day makes both agree."
         )
         return raw, []
     return raw, sorted(lines_of(file, station_id), key=lambda line: (line.reported_at, line.line_number))
@@ -172,7 +172,7 @@ def _letters(store: ObjectStore, layout: Layout, dt: date, raw_key: str, warning
 
 
 def _find_enhanced(partitions: PublishedPartitions, station_id: str, at: datetime) -> tuple[date, PublishedRow]:
-    """The newest row at or before `at`, of its day or, if that had not begun yet, of the day before."""
+    """The newest row at or before `at`, of that day or, if its data begins later, of the day before."""
     dt = local_date(at)
     looked_at = []
     for day in (dt, dt - timedelta(days=1)):
@@ -189,7 +189,7 @@ def _find_enhanced(partitions: PublishedPartitions, station_id: str, at: datetim
 
 
 def _newest_row(parts: ParquetParts, station_id: str, at: datetime) -> dict[str, Any] | None:
-    """Groups are sorted by file_timestamp, so the last one that has the row has the newest."""
+    """Groups are sorted by file_timestamp, so the last group with a match has the newest row."""
     for group in reversed(range(parts.group_count)):
         rows = next(parts.read_groups(group, group + 1))
         mask = pc.and_(
@@ -212,7 +212,7 @@ def _why_nothing(
     dt = local_date(at)
     if not any(day == dt for day, _ in looked_at):
         days = partitions.dates("enhanced")
-        known = f"Published are {len(days)} days, {days[0]} to {days[-1]}." if days else "Nothing is published yet."
+        known = f"{len(days)} days are published, {days[0]} to {days[-1]}." if days else "Nothing is published yet."
         return f"The day {dt} is not published in {partitions.store.name}. {known}"
     parts = dict(looked_at)[dt]
     first_of_day, first_seen, ids = None, None, set[str]()
@@ -242,7 +242,7 @@ def _find_processed(
 ) -> tuple[PublishedRow | None, Source | None]:
     parts = partitions.read("processed", dt)
     if parts is None:
-        warnings.append(f"The processed partition of {dt} is gone; the next run of the day builds it anew.")
+        warnings.append(f"The processed partition of {dt} is gone; the next run of the day rebuilds it.")
         return None, None
     values = enhanced.values
     row = _newest_row(parts, values["station_id"], values["file_timestamp"])
@@ -252,7 +252,7 @@ def _find_processed(
         values["file_timestamp"],
         values["s3_source_key"],
     ):
-        warnings.append("The processed partition has no such row any more: the enhanced one lags behind it.")
+        warnings.append("The processed partition no longer has this row: the enhanced one lags behind it.")
         return None, source
     return _published(partitions, "processed", dt, row), source
 
@@ -273,7 +273,7 @@ def to_json(found: Trace) -> dict[str, Any]:
 
 
 def to_text(found: Trace, ui_url: str) -> Iterator[str]:
-    """For `wrm trace`: the chain, the newest link first."""
+    """For `wrm trace`: the chain, newest link first."""
     enhanced, processed, raw, line = found.enhanced, found.processed, found.raw, found.line
     at = enhanced.values["file_timestamp"]
     name = _visible(enhanced.values["name"])
@@ -289,9 +289,9 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
         yield from _wrapped(f"{column}={_plain(value)}" for column, value in shown)
     if found.source is not None:
         counts = found.source.counts
-        told = f"{counts.lines_in} lines = {counts.rows_out} rows + {counts.dead_lettered} dead letters"
-        told += f" + {counts.duplicate_rows} duplicates + {counts.remark_lines} remarks"
-        yield f"{'':<10} the raw object was parsed {_utc(found.source.parsed_at)}: {told}"
+        accounting = f"{counts.lines_in} lines = {counts.rows_out} rows + {counts.dead_lettered} dead letters"
+        accounting += f" + {counts.duplicate_rows} duplicates + {counts.remark_lines} remarks"
+        yield f"{'':<10} the raw object was parsed {_utc(found.source.parsed_at)}: {accounting}"
     if raw is not None:
         yield f"\nraw        {raw.key}"
         yield f"{'':<10} {raw.size_bytes} bytes, SHA-256 {raw.sha256}"
@@ -299,7 +299,7 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
             yield f"{'':<10} packed in {raw.archive}"
         yield f"{'':<10} stored {_utc(raw.stored_at)}; fetched by {_run(raw.fetched_by, ui_url)}"
     if line is not None:
-        place = f"{line.encoding}, {line.length} bytes from byte {line.offset} on"
+        place = f"{line.encoding}, {line.length} bytes from byte {line.offset}"
         yield f"\nline {line.line_number:<5} {_visible(line.text)}"
         yield f"{'':<10} {place}; reported {_utc(line.reported_at)}"
         if line.correction is not None:
@@ -318,7 +318,7 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
 
 
 def _run(run_id: str, ui_url: str) -> str:
-    return f"run {run_id} ({ui_url.rstrip('/')}/runs/{run_id})" if run_id else "a run that left no id"
+    return f"run {run_id} ({ui_url.rstrip('/')}/runs/{run_id})" if run_id else "an unknown run"
 
 
 def _plain(value: Any) -> str:
@@ -326,7 +326,7 @@ def _plain(value: Any) -> str:
 
 
 def _visible(text: str) -> str:
-    """Control characters of the feed are not sent to the reader's terminal; `--json` has them."""
+    """Keep the feed's control characters off the reader's terminal; `--json` has them."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 

@@ -1,7 +1,7 @@
-"""What is in raw/ and not yet published: the fast look at what is new, and the thorough look at what was missed.
+"""Finds raw data that is not yet published: a fast check for new objects, and a thorough one for missed ones.
 
-Both only read. The fast look costs one listing however much history there is; the thorough one compares a few
-days at a time with what their published partitions remember.
+Both are read-only. The fast check costs one listing, however long the history; the thorough one compares a few days
+at a time with what their published partitions record.
 """
 
 import hashlib
@@ -25,45 +25,45 @@ from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.lake.raw_objects import RawDay
 
-# Keys looked at in one tick: 10 pages, about a second. What is beyond is the next tick's.
+# Keys examined per tick: 10 pages, about a second. The next tick continues.
 MAX_KEYS_PER_TICK = 10_000
 
-# Runs asked for in one tick; the rest waits in the cursor.
+# Runs requested per tick; the rest waits in the cursor.
 MAX_REQUESTS_PER_TICK = 20
 
-# Days that the thorough look always compares, and how many others it takes in turn.
+# Newest days that the thorough check always compares, and the number of others that it takes in turn.
 ALWAYS_COMPARED_DAYS = 3
 COMPARED_IN_TURN = 10
 
-# A day that stays unpublished is asked for again after 5, 10, 20, … minutes, at most 6 hours.
+# A run for a day that stays unpublished is requested again after 5, 10, 20, … minutes, at most 6 hours.
 FIRST_RETRY_AFTER = timedelta(minutes=5)
 LAST_RETRY_AFTER = timedelta(hours=6)
 
-# Folders that a first look opens in one tick, to see whether there are snapshots in them.
+# Folders that a first check opens per tick, to see whether they hold snapshots.
 MAX_FOLDERS_PER_TICK = 60
 FIRST_LOOK = "first look"
 
-# Days that something is wrong with are compared each time, so that it ends soon after it was set right.
+# Days with findings are compared each time, so that a finding disappears soon after it was fixed.
 MAX_FOUND_COMPARED = 10
 
-# Days that an older parser or older rules made are rebuilt whole: that many in one tick, while no other is worked on.
-# A year takes 15 hours, and the run of each minute finds the machine as it is used to.
+# Days built by an older parser or older rules are rebuilt completely: this many per tick, while there is no other work.
+# A year takes 15 hours, and the run of each minute is not slowed down.
 MAX_UPGRADES_PER_TICK = 2
 UPGRADE = "version "
 
-# Runs that are asked for because of a file that is not ours: they may take it over; what they leave is a person's.
+# Runs requested because of another writer's file: they may take it over; what they leave needs a person.
 STRAY_ATTEMPTS = 3
 STRAYS = "strays "
 
 UNKNOWN_KEYS_KEPT = 10
 
-# The longest key that S3 takes.
+# The longest key that S3 accepts.
 MAX_KEY_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class WantedRun:
-    """A partition to process; asking twice with the same `run_key` starts one run."""
+    """A partition to process; two requests with the same `run_key` start one run."""
 
     dt: date
     run_key: str
@@ -71,9 +71,9 @@ class WantedRun:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a look found: runs to ask for, the cursor to keep, and what a person should know.
+    """The result of a check: runs to request, the cursor to keep, and what a person should know.
 
-    `compared` has what the thorough look found wrong with each day that it compared; `days` are all that there are.
+    `compared` holds the findings of each day that the thorough check compared; `days` are all existing days.
     """
 
     runs: tuple[WantedRun, ...]
@@ -86,7 +86,7 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class ArrivalCursor:
-    """How far the fast look has come: the last key seen, and days that wait for a run, each with its last key."""
+    """How far the fast check has come: the last key seen, and days waiting for a run, each with its last key."""
 
     after: str
     waiting: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class ArrivalCursor:
 
     @classmethod
     def parse(cls, text: str | None) -> "ArrivalCursor | None":
-        """Read a cursor back; None for none, one of another version, or one that no look has written."""
+        """Read a cursor back; None if there is none, or it is of another version or invalid."""
         data = _parse_cursor(text, after=str, waiting=dict)
         if data is None or not all(_is_day(day) and isinstance(key, str) for day, key in data["waiting"].items()):
             return None
@@ -112,10 +112,10 @@ def plan_new_data_runs(
 ) -> RunPlan:
     """Find partitions with raw objects beyond the cursor.
 
-    A day whose run has `started` (or is queued) waits for its end, so that at most one run works on a day and all that
-    arrives meanwhile is in the next one. Without a cursor, or with one that cannot be ours, every day that has a folder
-    is asked for. A cursor beyond today, as a clock that was ahead leaves it, starts again with yesterday, and one
-    beyond `now` with today. Names of times to come are not passed by: what is taken meanwhile sorts before them.
+    A day whose run has `started` (or is queued) waits for its end, so that at most one run works on a day and the next
+    run has everything that arrives meanwhile. Without a cursor, or with an invalid one, a run is requested for every
+    day with a folder. A cursor beyond today, left by a clock that was ahead, starts again with yesterday, and one
+    beyond `now` with today. The cursor never passes names dated in the future: new snapshots sort before them.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -176,13 +176,13 @@ def _first_look(store: ObjectStore, layout: Layout, today: date) -> tuple[dict[s
 
 
 def _has_snapshots(store: ObjectStore, layout: Layout, dt: date) -> bool:
-    """Whether a raw folder holds more than markers and the like; mostly the first page says so."""
+    """Whether a raw folder holds more than markers and the like; usually the first page tells."""
     index = layout.archive_index_key(dt)
     return any(info.key == index or layout.is_raw_key(info.key) for info in store.list(layout.raw_folder(dt)))
 
 
 def _raw_days(store: ObjectStore, layout: Layout, today: date) -> tuple[list[date], list[str]]:
-    """Days that have a raw folder, and the folders that are of no partition; one listing."""
+    """Days with a raw folder, and folders that belong to no partition; one listing."""
     days: list[date] = []
     unknown: list[str] = []
     for folder in store.list_folders(layout.raw_prefix):
@@ -204,12 +204,12 @@ def plan_reconciliation_runs(
     today: date,
     started: frozenset[date],
 ) -> RunPlan:
-    """Compare days with what their published partitions remember.
+    """Compare days with what their published partitions record.
 
-    Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind
-    or was made by other rules, Parquet objects of other writers, and runs that failed. An object that cannot be read is
-    the run's to report: it must not hide the other days. The newest days are compared each time, the others in turn.
-    Days that only another version made are asked for a few at a time, and not while there is anything else to do.
+    Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind or
+    was made by other rules, Parquet objects of other writers, and failed runs. Unreadable objects are reported by the
+    run: they must not hide the other days. The newest days are compared each time, the others in turn. Days that are
+    only of another version are requested a few at a time, while there is nothing else to do.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -221,7 +221,7 @@ def plan_reconciliation_runs(
     partitions = PublishedPartitions(store, layout)
     strays = partitions.strays_by_day()
     published = set(partitions.dates("processed")) | strays.keys()
-    # A day whose raw objects are all gone is one that something is wrong with, not one that is none.
+    # A day whose raw objects are all gone is a finding, not a missing day.
     days = sorted({*raw_days, *(dt for dt in published if layout.first_date <= dt <= today)})
     kept = state.get("found")
     found_wrong = {dt for day in (kept if isinstance(kept, list) else ()) if (dt := folder_date(f"dt={day}"))}
@@ -244,7 +244,7 @@ def plan_reconciliation_runs(
         day = dt.isoformat()
         try:
             difference, compared[dt] = _compared(store, layout, dt, area, strays.get(dt, []))
-        except PermanentError as error:  # rights of its own, an archive storage class
+        except PermanentError as error:  # its own access rights, an archive storage class
             denied.append(error)
             difference, compared[dt] = _digest(str(error)), DayFindings.of(damaged=[str(error)])
         if difference is None:
@@ -265,8 +265,8 @@ def plan_reconciliation_runs(
             ask(*upgrade)
     after = in_turn[-1].isoformat() if in_turn and in_turn[-1] != others[-1] else ""
     if denied and len(denied) == len(compared):
-        raise denied[0]  # not one day's fault
-    # What a run may still set right is not yet a finding.
+        raise denied[0]  # not a single day's problem
+    # What a run may still fix is not yet a finding.
     for dt, day_findings in compared.items():
         if tries.get(dt.isoformat(), {}).get("count", 0) <= 1:
             compared[dt] = day_findings.without(FOREIGN, DAMAGED)
@@ -279,7 +279,7 @@ def plan_reconciliation_runs(
 def _compared(
     store: ObjectStore, layout: Layout, dt: date, area: ServiceArea, strays: Sequence[ObjectInfo]
 ) -> tuple[str | None, DayFindings]:
-    """A digest of what a day's published partitions lack (None: nothing), and what only a person can set right."""
+    """A digest of what a day's published partitions lack (None: nothing), and what only a person can fix."""
     partitions = PublishedPartitions(store, layout)
     foreign = [info.key for info in strays]
     try:
@@ -321,7 +321,7 @@ def _digest(text: str) -> str:
 
 
 def _parse_cursor(text: str | None, **types: type) -> dict[str, Any] | None:
-    """A cursor with values of these types; None for none, one of another version, or a damaged one."""
+    """A cursor with values of these types; None if there is none, or it is of another version or damaged."""
     try:
         data = json.loads(text or "")
     except (ValueError, RecursionError):
@@ -336,7 +336,7 @@ def _is_day(text: str) -> bool:
 
 
 def _is_try(attempt: Any) -> bool:
-    """Whether this is what the thorough look remembers of a day that it asked for."""
+    """Whether this is what the thorough check records about a requested day."""
     if not isinstance(attempt, dict) or type(attempt.get("count")) is not int or attempt["count"] < 0:
         return False
     try:
@@ -346,14 +346,14 @@ def _is_try(attempt: Any) -> bool:
 
 
 def _is_ahead(key: str, layout: Layout, now: datetime | None) -> bool:
-    """Whether a raw key's name says a time to come."""
+    """Whether a raw key's name is dated in the future."""
     parsed = layout.parse_raw_key(key) if now is not None else None
     at = parsed.file_timestamp if parsed is not None else None
     return at is not None and now is not None and at > now + MAX_AHEAD
 
 
 def _may_be_a_key(after: str, layout: Layout) -> bool:
-    """Whether a listing may go on after this: a raw key, or the prefix of all; stores refuse what is no UTF-8."""
+    """Whether a listing can continue after this: a raw key, or the common prefix; stores refuse invalid UTF-8."""
     return (
         after.startswith(layout.raw_prefix)
         and len(after.encode("utf-8", "replace")) <= MAX_KEY_BYTES

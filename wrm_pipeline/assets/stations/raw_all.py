@@ -17,7 +17,7 @@ _NAMED = 10
 
 
 class FeedDriftedError(dg.Failure):
-    """No row of what the feed answered is read, since at least a fifth of them has another format than it had."""
+    """No row of the feed's answer can be read: at least a fifth of them fail in the same way, so its format changed."""
 
 
 @dg.asset(
@@ -62,7 +62,7 @@ def wrm_stations_raw_data(
             lake.spool.max_bytes,
         )
     if result.drift:
-        context.log.error("The feed has another format: %s.", result.drift)
+        context.log.error("The feed has changed its format: %s.", result.drift)
     if result.fault:
         place = f"is in {result.key}"
         if result.spool_reason:

@@ -232,4 +232,4 @@ def test_which_backup_is_meant(machine: Lake, capsys: pytest.CaptureFixture[str]
     for text in (key, name, name.removeprefix("wrm-backup_")[:10]):
         assert wrm("backup", "verify", text) == 0
     assert wrm("backup", "verify", "1999") == 1
-    assert "0 backups are meant by '1999'" in capsys.readouterr().err
+    assert "'1999' matches 0 backups" in capsys.readouterr().err

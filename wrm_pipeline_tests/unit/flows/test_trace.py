@@ -119,7 +119,7 @@ def test_before_the_first_snapshot_of_a_day_the_day_before_counts(lake: Lake) ->
     ("station_id", "at", "said"),
     [
         ("15001", NOON - timedelta(days=9), "The day 2025-08-12 is not published"),
-        ("15001", NOON - timedelta(days=9), "Published are 1 days, 2025-08-21 to 2025-08-21"),
+        ("15001", NOON - timedelta(days=9), "1 days are published, 2025-08-21 to 2025-08-21"),
         ("1500", NOON, "Did you mean 15000, 15001"),
         ("999", NOON, "No row of 2025-08-21 is about '999'"),
         ("15001", NOON - timedelta(hours=1), "first seen on 2025-08-21 at 2025-08-21 12:00:00 UTC"),
@@ -189,7 +189,7 @@ def test_a_damaged_dead_letter_does_not_hide_the_chain(lake: Lake) -> None:
         ("2025-08-21T12:00Z", datetime(2025, 8, 21, 12, tzinfo=UTC), ""),
         ("2025-08-21T14:00+02:00", datetime(2025, 8, 21, 12, tzinfo=UTC), ""),
         ("2025-08-21T14:00", datetime(2025, 8, 21, 12, tzinfo=UTC), "taken as Warsaw time"),
-        ("2025-10-26 02:30", datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "came twice"),
+        ("2025-10-26 02:30", datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "occurs twice"),
         ("2026-03-29T02:30", datetime(2026, 3, 29, 1, 30, tzinfo=UTC), "skipped this hour"),
     ],
 )
