@@ -13,10 +13,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 import dagster as dg
+from dagster._core.execution.resources_init import get_transitive_required_resource_keys
 from tabulate import tabulate
 
 from wrm_pipeline.cli.command import Command
@@ -68,6 +68,7 @@ class _Clock:
     ],
 )
 @click.option("--feed", type=click.Choice(["simulated", "live"]), default="simulated", show_default=True)
+@click.option("--minutes", type=click.IntRange(min=1), help="Only the first minutes of the day.")
 @click.option(
     "--dagster-yaml",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -75,7 +76,7 @@ class _Clock:
     show_default=True,
     help="Settings of Dagster's instance.",
 )
-def main(feed: str, dagster_yaml: Path) -> None:
+def main(feed: str, minutes: int | None, dagster_yaml: Path) -> None:
     """Take a day from the feed to the map; exit status 0 if everything worked."""
     warnings.simplefilter("ignore")
     logging.getLogger("dagster").setLevel(logging.WARNING)
@@ -83,7 +84,7 @@ def main(feed: str, dagster_yaml: Path) -> None:
     settings = load_settings()
     _start_empty(settings.data_dir)
     shutil.copy(dagster_yaml, settings.data_dir / "dagster_home")
-    fetched = _simulated_day(settings) if feed == "simulated" else _live_snapshot(settings)
+    fetched = _simulated_day(settings, minutes) if feed == "simulated" else _live_snapshot(settings)
     days = _run_what_is_due(settings)
     _report(settings, fetched, days, time.monotonic() - started)
 
@@ -96,11 +97,12 @@ def _start_empty(folder: Path) -> None:
     (folder / _MARKER).touch()
 
 
-def _simulated_day(settings: Settings) -> Counter[str]:
-    """Yesterday, minute by minute: 1,440 fetches (more or fewer on the days of clock change)."""
+def _simulated_day(settings: Settings, first_minutes: int | None) -> Counter[str]:
+    """Yesterday, minute by minute: 1,440 fetches (more or fewer on the days of clock change), or the first of them."""
     day = local_date(datetime.now(UTC)) - timedelta(days=1)
     start, end = partition_bounds(day)
     minutes = (end - start) // timedelta(minutes=1)
+    minutes = min(minutes, first_minutes or minutes)
     print(f"Fetching {minutes} snapshots of {day} from a simulated feed ...", flush=True)
     lake = LakeResource.of(settings)
     outcome: Counter[str] = Counter()
@@ -137,9 +139,9 @@ def _run_what_is_due(settings: Settings) -> list[date]:
     defs = build_defs(settings)
     days = []
     for sensor in (wrm_stations_raw_data_sensor, wrm_analytics_sensor):
-        context = dg.build_sensor_context(instance=instance, definitions=defs)
-        result: Any = sensor(context)
-        for request in result.run_requests:
+        with _context_of(sensor, instance, defs) as context:
+            result = sensor.evaluate_tick(context)
+        for request in result.run_requests or ():
             job_name = str(sensor.job_name)
             print(f"{sensor.name} asks for {job_name} {request.partition_key or ''}", flush=True)
             run = defs.resolve_job_def(job_name).execute_in_process(
@@ -151,8 +153,19 @@ def _run_what_is_due(settings: Settings) -> list[date]:
                 sys.exit(f"{job_name} failed; its log is in {settings.data_dir / 'dagster_home'}.")
             if request.partition_key:
                 days.append(date.fromisoformat(request.partition_key))
-    wrm_lineage_sensor(dg.build_sensor_context(instance=instance, definitions=defs))
+    with _context_of(wrm_lineage_sensor, instance, defs) as context:
+        wrm_lineage_sensor.evaluate_tick(context)
     return days
+
+
+def _context_of(
+    sensor: dg.SensorDefinition, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> dg.SensorEvaluationContext:
+    """What the daemon would give a sensor: the instance, and the resources that it asks for."""
+    at_the_top = defs.get_repository_def().get_top_level_resources()
+    needed = get_transitive_required_resource_keys(sensor.required_resource_keys, at_the_top)
+    resources = {key: resource for key, resource in at_the_top.items() if key in needed}
+    return dg.build_sensor_context(instance=instance, repository_def=defs.get_repository_def(), resources=resources)
 
 
 def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds: float) -> None:
