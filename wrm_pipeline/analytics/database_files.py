@@ -111,14 +111,20 @@ def home_of(path: Path) -> Path:
 
     Whatever is there and is not a file is set aside, and so is a symlink to a folder that is not there.
     """
+    if reason := no_place(path):
+        set_aside(path, reason)
+    return _real(path) if path.is_symlink() else path
+
+
+def no_place(path: Path) -> str:
+    """Why what is at `path` is neither a file nor leads to where one may be; empty if it is or does."""
     if path.is_symlink():
         target = _real(path)
-        if not target.is_symlink() and target.parent.is_dir() and (target.is_file() or not target.exists()):
-            return target
-        set_aside(path, "it is a symlink to nothing that could be a database")
-    elif path.exists() and not path.is_file():
-        set_aside(path, "it is a directory" if path.is_dir() else "it is not a regular file")
-    return path
+        good = not target.is_symlink() and target.parent.is_dir() and (target.is_file() or not target.exists())
+        return "" if good else "it is a symlink to nothing that could be a database"
+    if path.exists() and not path.is_file():
+        return "it is a directory" if path.is_dir() else "it is not a regular file"
+    return ""
 
 
 def set_aside(path: Path, reason: str) -> Path:

@@ -104,9 +104,18 @@ def rebuild(
     if not apply:
         if ANALYTICS in wanted:
             say("Tables, published database and map would be refreshed.")
+            if obstacle := _obstacle(settings):
+                say(f"{obstacle}.")
         say(NOTHING_CHANGED)
         return 1 if outcome.failed else 0
     return _finish(settings, outcome, len(days), instance, tables=ANALYTICS in wanted, say=say)
+
+
+def _obstacle(settings: "Settings") -> str:
+    from wrm_pipeline.analytics.database import AnalyticsDatabase
+    from wrm_pipeline.analytics.obstacle import obstacle_to
+
+    return obstacle_to(AnalyticsDatabase(settings.database_path))
 
 
 def _days(

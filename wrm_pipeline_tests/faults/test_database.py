@@ -19,6 +19,7 @@ import pytest
 
 from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views
 from wrm_pipeline.analytics.database_files import DatabaseLockedError, moved_aside
+from wrm_pipeline.analytics.obstacle import obstacle_to
 from wrm_pipeline_tests.faults.harness import NOON
 
 KILLED = """
@@ -81,6 +82,7 @@ def test_a_writer_was_killed(database, report, name, linked):
         database.path.symlink_to(home)
     killed(database.path, *LOGS[name])
     assert list(home.parent.glob("*.wal"))
+    assert ".wal would be moved aside" in obstacle_to(database)
     for rows in (6, 7):
         refresh(database, rows)
         assert seen(database.path) == rows
@@ -209,6 +211,8 @@ def test_something_else_is_there(database, report, replace: Callable[[Path], Non
     database.path.chmod(0o640)
     replace(database.path)
     was = os.lstat(database.path)
+    assert obstacle_to(database).startswith(f"{database.path} would be moved aside: ")
+    assert (os.lstat(database.path).st_ino, os.lstat(database.path).st_mtime_ns) == (was.st_ino, was.st_mtime_ns)
     with database.reading_if_any() as connection:
         assert connection is None or name.startswith("of")
     refresh(database, 6)
@@ -219,6 +223,7 @@ def test_something_else_is_there(database, report, replace: Callable[[Path], Non
     assert (os.lstat(kept).st_ino, os.lstat(kept).st_size) == (was.st_ino, was.st_size)
     refresh(database, 7)
     assert moved_aside(database.path) == [kept]
+    assert obstacle_to(database) == ""
 
 
 def test_a_link_to_a_database_that_is_not_there_yet(database, report):
@@ -226,6 +231,7 @@ def test_a_link_to_a_database_that_is_not_there_yet(database, report):
     folder = database.path.parent / "big"
     folder.mkdir(parents=True)
     database.path.symlink_to(folder / "wrm.db")
+    assert obstacle_to(database) == ""
     refresh(database)
     assert (seen(folder / "wrm.db"), database.path.is_symlink(), moved_aside(database.path)) == (5, True, [])
 
