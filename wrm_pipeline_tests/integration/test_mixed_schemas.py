@@ -89,7 +89,7 @@ def test_views_and_plain_readers_see_one_table(lake: Lake) -> None:
         )
 
     # After a rebuild a plain pattern does, and the views are made from it.
-    assert main(["rebuild", "--full", "--apply"]) == 0
+    assert main(["rebuild", "--full"]) == 0
     with LakeResource.of(lake.settings).database.reading() as connection:
         plain = connection.execute(f"FROM read_parquet('{pattern}', {options})").to_arrow_table()
         assert {f.name: f.type for f in plain.schema} == {**types, "dt": pa.date32()}
