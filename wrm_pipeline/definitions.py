@@ -41,12 +41,14 @@ from wrm_pipeline.partitions import backfill_policy, with_first_date
 from wrm_pipeline.resources.alerts import AlertsResource
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.base import share
-from wrm_pipeline.resources.cache import RedisCacheResource
-from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource
+from wrm_pipeline.resources.cache import FilesystemCacheResource, RedisCacheResource
+from wrm_pipeline.resources.feed import ClockResource, FeedResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.lineage import LineageResource
 from wrm_pipeline.resources.masked_dagster import guard_dagster
 from wrm_pipeline.resources.retention import RetentionResource
-from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.s3 import S3Resource
+from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
@@ -137,10 +139,12 @@ def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[st
         made[key] = share(overrides[key] if key in overrides else make())
         return made[key]
 
-    vault = add("vault", lambda: VaultSecretsResource.of(settings))
-    lake = add("lake", lambda: LakeResource.of(settings, vault))
+    vault = add("vault", lambda: VaultResource.of(settings))
+    s3 = add("s3_resource", lambda: S3Resource.of(settings, vault))
+    lake = add("lake", lambda: LakeResource.of(settings, s3))
     clock = add("clock", lambda: ClockResource(fixed_at=None))
-    add("cache", lambda: RedisCacheResource.of(settings, vault))
+    files = add("filesystem_cache", lambda: FilesystemCacheResource.of(settings, vault))
+    add("redis_cache", lambda: RedisCacheResource.of(settings, vault, files))
     add("workers", lambda: WorkersResource.of(settings))
     add("feed", lambda: FeedResource.of(settings, vault))
     add("alerts", lambda: AlertsResource.of(settings, vault))

@@ -7,7 +7,6 @@ before anything else is done with it.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -22,6 +21,18 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wrm_pipeline.domain.backup_retention import Retention
+from wrm_pipeline.domain.configured import (
+    HTTP_SCHEMES,
+    REDIS_SCHEMES,
+    folder_prefix,
+    host_list,
+    http_url,
+    names_of,
+    receiver_url,
+    secret_url,
+    vault_address,
+    vault_path,
+)
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.rules import ServiceArea
@@ -32,18 +43,11 @@ UCL_FEED_URL = "https://gladys.geog.ucl.ac.uk/bikesapi/load.php?scheme=wroclaw"
 # Reports from before 2010 are dead letters (data contract, section 4).
 EARLIEST_FIRST_DATE, LATEST_FIRST_DATE = date(2010, 1, 1), date(2099, 12, 31)
 
-REDIS_SCHEMES = ("redis", "rediss", "unix")
-HTTP_SCHEMES = ("https", "http")
-
 _S3_ALIASES = {
     "endpoint_url": ("S3_ENDPOINT_URL", "HETZNER_ENDPOINT_URL", "MINIO_ENDPOINT_URL"),
     "access_key_id": ("S3_ACCESS_KEY_ID", "HETZNER_ACCESS_KEY_ID", "MINIO_ACCESS_KEY"),
     "secret_access_key": ("S3_SECRET_ACCESS_KEY", "HETZNER_SECRET_ACCESS_KEY", "MINIO_SECRET_KEY"),
 }
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(name.lower() for part in text.split(",") if (name := part.strip()))
 
 
 class SettingsError(ValueError):
@@ -108,6 +112,12 @@ class Settings(BaseSettings):
     vault_cacert: Path | None = Field(None, alias="VAULT_CACERT", description="The CA that signed Vault's certificate")
     vault_skip_verify: bool = Field(False, alias="VAULT_SKIP_VERIFY", description="Never in production")
     vault_mount_point: str = Field("secret", alias="VAULT_MOUNT_POINT", description="Where KV version 2 is mounted")
+    vault_s3_path: str = Field("wrm/s3", alias="VAULT_S3_PATH", description="Below the mount: the bucket and its keys")
+    vault_redis_path: str = Field("wrm/redis", alias="VAULT_REDIS_PATH", description="Below the mount: url")
+    vault_alerts_path: str = Field("wrm/alerts", alias="VAULT_ALERTS_PATH", description="Below the mount: webhook_url")
+    vault_postgres_path: str = Field(
+        "wrm/postgres", alias="VAULT_POSTGRES_PATH", description="Below the mount: Dagster's own storage"
+    )
     redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: cache and breaker state are there")
     alert_webhook_url: SecretStr | None = Field(
         None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
@@ -193,10 +203,7 @@ class Settings(BaseSettings):
     @field_validator("prefix")
     @classmethod
     def _folder(cls, value: str) -> str:
-        stripped = value.strip("/")
-        if stripped and any(not part or part.startswith(".") for part in stripped.split("/")):
-            raise ValueError("is no folder: no part between slashes may be empty or start with a dot")
-        return f"{stripped}/" if stripped else ""
+        return folder_prefix(value)
 
     @field_validator("raw_name_timezone")
     @classmethod
@@ -220,19 +227,12 @@ class Settings(BaseSettings):
     @field_validator("feed_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("is no URL; it must start with http:// or https://")
-        return value
+        return value if value is None else http_url(value)
 
     @field_validator("feed_redirect_hosts", "private_hosts")
     @classmethod
     def _hosts(cls, value: str) -> str:
-        for name in _names(value):
-            if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?", name):
-                raise ValueError(
-                    "is not a list of hosts with commas between; give names like a.example.org,b.example.org"
-                )
-        return value
+        return host_list(value)
 
     @field_validator("service_area")
     @classmethod
@@ -254,35 +254,22 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_url(value, *REDIS_SCHEMES)
+        return value if value is None else SecretStr(secret_url(value.get_secret_value(), *REDIS_SCHEMES))
 
     @field_validator("alert_webhook_url")
     @classmethod
     def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_url(value, *HTTP_SCHEMES)
+        return value if value is None else SecretStr(secret_url(value.get_secret_value(), *HTTP_SCHEMES))
 
     @field_validator("openlineage_url")
     @classmethod
     def _receiver(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if not is_url(value, *HTTP_SCHEMES) or not parts.hostname or parts.username or parts.password or parts.query:
-            raise ValueError(
-                "is no address of a lineage receiver (not shown, as it may hold a key); give one like "
-                "http://127.0.0.1:5000, and its key as OPENLINEAGE_API_KEY"
-            )
-        return value.rstrip("/")
+        return value if value is None else receiver_url(value)
 
     @field_validator("vault_addr")
     @classmethod
     def _vault_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-            raise ValueError("is no address of a Vault; give one like https://vault.example.org:8200")
-        return value.rstrip("/")
+        return value if value is None else vault_address(value)
 
     @field_validator("vault_cacert")
     @classmethod
@@ -291,10 +278,12 @@ class Settings(BaseSettings):
             raise ValueError("cannot be read; give the path of the CA's PEM file, or correct its mode")
         return value
 
-    @field_validator("vault_mount_point")
+    @field_validator(
+        "vault_mount_point", "vault_s3_path", "vault_redis_path", "vault_alerts_path", "vault_postgres_path"
+    )
     @classmethod
     def _mount(cls, value: str) -> str:
-        return value.strip("/")
+        return vault_path(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
@@ -334,11 +323,18 @@ class Settings(BaseSettings):
             )
 
     def with_values(self, **values: Any) -> "Settings":
-        """These settings with other values of some fields, which the caller has checked."""
+        """These settings with other values of some fields, each of which the caller has checked.
+
+        Raises:
+            SettingsError: they do not fit together.
+        """
         if all(getattr(self, name) == value for name, value in values.items()):
             return self
         changed = self.model_copy(update=values)
+        changed._overridden = self._overridden | {n for n, value in values.items() if getattr(self, n) != value}
         changed.__dict__.pop("layout", None)  # it was made from the old values
+        if problems := [*changed._problems_of_vault(), *changed._problems_of_s3()]:
+            raise SettingsError("\n".join(problems))
         return changed
 
     def secret(self, field_name: str) -> str | None:
@@ -356,12 +352,12 @@ class Settings(BaseSettings):
     @property
     def feed_redirect_host_names(self) -> frozenset[str]:
         """WRM_FEED_REDIRECT_HOSTS, taken apart."""
-        return _names(self.feed_redirect_hosts)
+        return names_of(self.feed_redirect_hosts)
 
     @property
     def private_host_names(self) -> frozenset[str]:
         """WRM_PRIVATE_HOSTS, taken apart."""
-        return _names(self.private_hosts)
+        return names_of(self.private_hosts)
 
     @property
     def has_s3_keys(self) -> bool:
@@ -566,25 +562,6 @@ class _Variables(PydanticBaseSettingsSource):
             if value is not None:
                 values[name] = value
         return values
-
-
-def is_url(value: str, *schemes: str) -> bool:
-    """Whether a library will understand this URL; its own message about one that it does not would show parts of it."""
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in schemes and port != 0
-
-
-def _checked_url(value: SecretStr | None, *schemes: str) -> SecretStr | None:
-    if value is not None and not is_url(value.get_secret_value(), *schemes):
-        raise ValueError(
-            f"is no URL (not shown, as it may hold a password); it must start with {schemes[0]}:// and special "
-            "characters of a password are written as %XX"
-        )
-    return value
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

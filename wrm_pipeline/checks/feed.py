@@ -11,7 +11,8 @@ from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.drift import DRIFT_SHARE
 from wrm_pipeline.flows.drift import LOOK_BACK, look_for_drift
 from wrm_pipeline.resources.cache import RedisCacheResource
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 
 FEED_CHECK = "feed_format_is_read"
 
@@ -28,9 +29,11 @@ EXPLAINED_BY = "explained_by"
         "as they came, and published once a release reads them."
     ),
 )
-def feed_format_is_read(lake: LakeResource, clock: ClockResource, cache: RedisCacheResource) -> dg.AssetCheckResult:
+def feed_format_is_read(
+    lake: LakeResource, clock: ClockResource, redis_cache: RedisCacheResource
+) -> dg.AssetCheckResult:
     """The newest bodies, parsed again."""
-    found, looked_at = look_for_drift(lake.store, lake.layout, now=clock.now(), cache=cache.client)
+    found, looked_at = look_for_drift(lake.store, lake.layout, now=clock.now(), cache=redis_cache.client)
     if found is None:
         return result(FEED_CHECK, True, f"The newest {looked_at} bodies are read.", bodies=looked_at, bodies_drifted=0)
     drift = found.drift

@@ -22,7 +22,8 @@ from wrm_pipeline.domain.quality import MAX_SAMPLES, count_by, expected_rows, ne
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.flows.drift import look_for_drift, open_drift
 from wrm_pipeline.lake.published_partitions import UnreadablePartitionError
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 
 # Dagster shows a check as not evaluated once its asset is materialized again without it. So these belong to the assets
 # that the analytics job makes, not to those of the minute.

@@ -15,7 +15,7 @@ from wrm_pipeline.clients.vault import (
     VaultVersionDeletedError,
 )
 from wrm_pipeline.domain.masking import redact
-from wrm_pipeline.resources.vault import KEPT_IN_VAULT, Secrets
+from wrm_pipeline.resources.vault import Secrets, kept_in_vault
 from wrm_pipeline.settings import Settings, find, is_secret, variables_of
 
 MASK = "********"
@@ -42,8 +42,10 @@ class EffectiveValue:
 
 def effective_values(secrets: Secrets) -> tuple[list[EffectiveValue], list[str]]:
     """Each setting, and what is wrong with Vault, if it is used."""
-    held = _read_all(secrets.vault)
-    vault_keys = {name: (path, key) for path, keys in KEPT_IN_VAULT.items() for key, name in keys.items()}
+    held = _read_all(secrets)
+    vault_keys = {
+        name: (path, key) for path, keys in kept_in_vault(secrets.settings).items() for key, name in keys.items()
+    }
     values = []
     for name in Settings.model_fields:
         value, origin = _given(secrets.settings, name)
@@ -69,10 +71,11 @@ def _problems(secrets: Secrets) -> list[str]:
     return list(problems)
 
 
-def _read_all(vault: Vault | None) -> dict[str, VaultSecret | None]:
+def _read_all(secrets: Secrets) -> dict[str, VaultSecret | None]:
     """What is at each path; None: not known."""
     held: dict[str, VaultSecret | None] = {}
-    for path in KEPT_IN_VAULT if vault else ():
+    vault = secrets.vault
+    for path in kept_in_vault(secrets.settings) if vault else ():
         try:
             held[path] = vault.read(path) if vault else None
         except VaultPathMissingError as error:
@@ -152,8 +155,8 @@ class ImportPlan:
                 raise ExternalError("read back something else", "vault", "write", path, "Is somebody else writing?")
 
 
-def plan_import(file: Path, vault: Vault) -> ImportPlan:
-    """Compare a .env file with what is in Vault; changes nothing.
+def plan_import(file: Path, vault: Vault, kept: Mapping[str, Mapping[str, str]]) -> ImportPlan:
+    """Compare a .env file with what is in Vault, where `kept` (`kept_in_vault`) says; changes nothing.
 
     Raises:
         OSError, UnicodeDecodeError: the file cannot be read.
@@ -165,7 +168,7 @@ def plan_import(file: Path, vault: Vault) -> ImportPlan:
         lines = {name: value for name, value in dotenv_values(stream=stream, interpolate=False).items() if value}
     moves: list[Move] = []
     versions = {}
-    for path, keys in KEPT_IN_VAULT.items():
+    for path, keys in kept.items():
         given = {key: found for key, name in keys.items() if (found := find(name, lines))}
         if not given:
             continue

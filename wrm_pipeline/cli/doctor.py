@@ -33,7 +33,7 @@ from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
 from wrm_pipeline.resources.lake import connect_store, s3_access
-from wrm_pipeline.resources.vault import KEPT_IN_VAULT, Secrets, open_vault, secrets_of
+from wrm_pipeline.resources.vault import Secrets, kept_in_vault, open_vault, secrets_of
 from wrm_pipeline.settings import Settings
 
 Status = Literal["ok", "warning", "failed", "not used"]
@@ -141,7 +141,7 @@ def _vault(settings: Settings) -> Finding:
         return Finding("vault", "not used", "VAULT_ADDR is not set", "credentials come from the variables")
     tried = f"log in and read below {vault.mount_point}/ at {vault.address}"
     keys, absent = [], []
-    for path in KEPT_IN_VAULT:
+    for path in kept_in_vault(settings):
         try:
             keys.append(f"{path} ({', '.join(vault.read(path).keys)})")
         except VaultPathMissingError:

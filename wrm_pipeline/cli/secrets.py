@@ -39,13 +39,13 @@ def secrets() -> None:
 def import_file(settings: "Settings", file: Path, apply: bool, as_json: bool) -> int:
     """Move the credentials of a .env FILE to Vault; shows names only."""
     from wrm_pipeline.cli.config import plan_import
-    from wrm_pipeline.resources.vault import open_vault
+    from wrm_pipeline.resources.vault import kept_in_vault, open_vault
 
     vault = open_vault(settings)
     if vault is None:
         raise CommandError("VAULT_ADDR is not set: there is no Vault to write to")
     try:
-        plan = plan_import(file, vault)
+        plan = plan_import(file, vault, kept_in_vault(settings))
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{file} cannot be read: {error}") from None
     done = apply and bool(plan.versions)

@@ -240,9 +240,47 @@ def _json_to_bytes(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
+def _any_to_bytes(value: Any) -> bytes:
+    """A letter that says what it is, and the value."""
+    if isinstance(value, bytes):
+        return b"b" + value
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if kind == "pyarrow.lib.Table":
+        return b"a" + _table_to_bytes(value)
+    if kind == "pandas.core.frame.DataFrame" or kind == "pandas.DataFrame":
+        import pyarrow as pa
+
+        return b"p" + _table_to_bytes(pa.Table.from_pandas(value))
+    try:
+        text = _json_to_bytes(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(_NO_PICKLES.format(kind)) from error
+    if json.loads(text) != value:  # keys that are not text, tuples
+        raise TypeError(_NO_PICKLES.format(kind))
+    return b"j" + text
+
+
+_NO_PICKLES = (
+    "a {} cannot be kept without a pickle. Keep bytes, text, numbers, lists, dicts with text as keys, an Arrow table "
+    "or a pandas frame"
+)
+
+
+def _any_from_bytes(data: bytes) -> Any:
+    kind, content = data[:1], data[1:]
+    if kind == b"b":
+        return content
+    if kind == b"j":
+        return json.loads(content)
+    table = _table_from_bytes(content)
+    return table.to_pandas() if kind == b"p" else table
+
+
 BYTES: Codec[bytes] = Codec(b"b", bytes, bytes)
 JSON: Codec[Any] = Codec(b"j", _json_to_bytes, json.loads)
 ARROW: Codec["pa.Table"] = Codec(b"a", _table_to_bytes, _table_from_bytes)
+ANY: Codec[Any] = Codec(b"v", _any_to_bytes, _any_from_bytes)
+"""Any of the three, or a pandas frame; the value says itself what it is."""
 
 _MAGIC = b"wrm1"
 # Magic, tag, end of life in Unix seconds, HMAC-SHA256.

@@ -40,7 +40,8 @@ from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.exporter.vocabulary import Vocabulary
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.logs import guard_process
-from wrm_pipeline.resources.lake import connect_breakers, connect_store
+from wrm_pipeline.resources.breakers import connect_breakers
+from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.settings import Settings, SettingsError
 
 logger = logging.getLogger("wrm_pipeline.exporter")

@@ -22,7 +22,8 @@ from wrm_pipeline.analytics.database import (
     write_table,
 )
 from wrm_pipeline.resources.base import BaseIOManager
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.flows.compaction import DAYS_PER_RUN, MIN_AGE_DAYS, compact_day, days_to_pack
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.retention import RetentionResource
 
 

@@ -6,7 +6,8 @@ import dagster as dg
 
 from wrm_pipeline.flows.take_over import remove_expired
 from wrm_pipeline.jobs.run_history import oldest_to_keep, prune
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.retention import RetentionResource
 
 

@@ -11,7 +11,8 @@ from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_da
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED
 from wrm_pipeline.flows.replay import Selection, replay, select
 from wrm_pipeline.resources.cache import RedisCacheResource
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 
 
 class ReplayConfig(dg.Config):
@@ -37,7 +38,7 @@ def replay_dead_letters(
     config: ReplayConfig,
     lake: LakeResource,
     clock: ClockResource,
-    cache: RedisCacheResource,
+    redis_cache: RedisCacheResource,
 ) -> dict[str, int]:
     """Counts of the selected entries by what became of them."""
     selection = Selection(
@@ -61,7 +62,7 @@ def replay_dead_letters(
             now=clock.now(),
             max_retries=config.max_retries,
             run_id=context.run_id,
-            cache=cache.client,
+            cache=redis_cache.client,
         )
         letters, rebuilt, failed = list(result.letters), result.rebuilt, result.failed
     for dt in rebuilt:

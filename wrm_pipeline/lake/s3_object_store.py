@@ -1,7 +1,4 @@
-"""A bucket of an S3-compatible service as an object store.
-
-boto3 is imported when the first request is made, since loading it takes 0.3 s and local mode has no use for it.
-"""
+"""A bucket of an S3-compatible service as an object store; its client is made when the first request is."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from wrm_pipeline.clients import retry
+from wrm_pipeline.clients import outgoing, retry
 from wrm_pipeline.clients.daemon_threads import DaemonThreads, result_of
 from wrm_pipeline.clients.errors import (
     ExternalError,
@@ -37,7 +34,8 @@ from wrm_pipeline.clients.errors import (
 )
 from wrm_pipeline.lake.bulk_reads import BulkReader
 from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, check_content, checked_metadata
-from wrm_pipeline.lake.s3_requests import S3Transport, Signer, s3_policy
+from wrm_pipeline.lake.s3_client import DEFAULT_REGION, ClientLogin, create_s3_client
+from wrm_pipeline.lake.s3_requests import Signer, s3_policy
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -78,6 +76,7 @@ def s3_object_store(
     on_event: retry.OnEvent | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     read_timeout_s: float = READ_TIMEOUT_S,
+    way: outgoing.Policy | None = None,
     rate: SharedRate | None = None,
 ) -> S3ObjectStore:
     """The store for a bucket of an S3-compatible service; makes no request.
@@ -87,7 +86,7 @@ def s3_object_store(
         endpoint_url: ``https://…`` of the service; None means AWS.
         access_key_id: Who we are.
         secret_access_key: Kept in the client only, shown nowhere.
-        region_name: Default ``us-east-1``, which most services other than AWS accept.
+        region_name: Default DEFAULT_REGION.
         breaker: See `Breakers.of`.
         policy: Attempts and deadline of each operation.
         threads: Parallel downloads of `get_many`, and connections kept.
@@ -95,41 +94,17 @@ def s3_object_store(
         on_event: See `retry.call`.
         connect_timeout_s: Seconds.
         read_timeout_s: Seconds without a byte.
+        way: Of each request, in place of the two time-outs.
         rate: What the service allows for; None means no bound.
     """
-    region = region_name or "us-east-1"
+    region = region_name or DEFAULT_REGION
     connections = threads + 4  # + the caller's own requests meanwhile
-    way = s3_policy(connect_s=connect_timeout_s, read_s=read_timeout_s, total_s=policy.deadline_s)
-
-    def create_client() -> S3Client:
-        import boto3
-        from botocore.config import Config
-
-        options: Any = {"ignore_configured_endpoint_urls": True}  # those of ~/.aws; unknown to the stubs
-        config = Config(
-            s3={"addressing_style": "path"},  # no DNS name and certificate per bucket needed
-            # boto3's default since 1.36, a trailing CRC in aws-chunked encoding, is refused by Ceph and
-            # others
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"total_max_attempts": 1},  # `retry.call` is the one that retries
-            **options,
-        )
-        # A session of our own: boto3's shared one is not thread-safe.
-        client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint_url,
-            aws_access_key_id=access_key_id,
-            aws_secret_access_key=secret_access_key,
-            region_name=region,
-            config=config,
-        )
-        S3Transport(endpoint_url, way, connections).serve(client)
-        return client
+    way = way or s3_policy(connect_s=connect_timeout_s, read_s=read_timeout_s, total_s=policy.deadline_s)
+    login = ClientLogin(access_key_id, secret_access_key)
 
     return S3ObjectStore(
         bucket,
-        create_client,
+        functools.partial(create_s3_client, endpoint_url, region, login, way, connections),
         endpoint=urlsplit(endpoint_url).netloc.rpartition("@")[2] if endpoint_url else "AWS",
         breaker=breaker,
         policy=policy,
@@ -141,7 +116,7 @@ def s3_object_store(
             bucket,
             endpoint_url or f"https://s3.{region}.amazonaws.com",
             Signer(access_key_id, secret_access_key, region),
-            replace(way, total_s=connect_timeout_s + read_timeout_s),
+            replace(way, total_s=way.connect_s + way.read_s),
             connections,
         ),
     )

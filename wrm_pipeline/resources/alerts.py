@@ -6,20 +6,20 @@ from pydantic import Field
 
 from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.resources.base import BaseResource
-from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.settings import Settings
 
 
 class AlertsResource(BaseResource):
     """The webhook for failures; its URL is a secret, of WRM_ALERT_WEBHOOK_URL or in Vault."""
 
-    vault: VaultSecretsResource
+    vault: VaultResource
     ui_url: str = Field(description="WRM_UI_URL: where a person opens Dagster's UI, for links")
 
     @classmethod
-    def of(cls, settings: Settings, vault: VaultSecretsResource | None = None) -> Self:
+    def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
         """The resource as the settings want it."""
-        return cls(ui_url=settings.ui_url, vault=vault or VaultSecretsResource.of(settings))
+        return cls(ui_url=settings.ui_url, vault=vault or VaultResource.of(settings))
 
     @property
     def possible(self) -> bool:

@@ -16,9 +16,15 @@ from dagster._config import Field, Shape
 from dagster._config.field_utils import EnvVar, IntEnvVar
 from dagster._config.pythonic_config.resource import ConfigurableResourceFactory
 from dagster._core.definitions.definition_config_schema import DefinitionConfigSchema
-from pydantic import field_validator
+from pydantic import AfterValidator, field_validator
 
 T = TypeVar("T")
+
+
+def optional(check: Callable[[str], str]) -> AfterValidator:
+    """The check of a value that may be null; to be put into a field's annotation."""
+    return AfterValidator(lambda value: value if value is None else check(value))
+
 
 # Dagster leaves attributes whose names end so out of the configuration.
 _SHARED = "shared__internal__"

@@ -1,60 +1,194 @@
-"""The cache: configuration in, client out, no logic."""
+"""`redis_cache` and `filesystem_cache`: values that save time and requests, and can do nothing else.
+
+See `clients/cache.py` for what a cache promises: every trouble with it is a miss, and what it holds is signed.
+"""
 
 import hmac
-import logging
-from typing import Self
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
-from wrm_pipeline.clients.cache import NO_CACHE, Backend, Cache, FileBackend, RedisBackend
+from wrm_pipeline.clients.cache import ANY, NO_CACHE, Backend, Cache, FileBackend, RedisBackend
 from wrm_pipeline.clients.redis_client import connect_redis
-from wrm_pipeline.resources.base import BaseResource
-from wrm_pipeline.resources.lake import s3_access
-from wrm_pipeline.resources.vault import REDIS_PATH, VaultSecretsResource, secrets_of
+from wrm_pipeline.domain.configured import REDIS_SCHEMES, secret_url
+from wrm_pipeline.domain.masking import redact, remember_credentials
+from wrm_pipeline.resources.base import BaseResource, optional
+from wrm_pipeline.resources.vault import VaultResource, secrets_of
 from wrm_pipeline.settings import Settings
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DEFAULT_PORT = 6379
+_DEFAULT_TTL_S = 3600
+
+# Keys of assets are apart from those of the pipeline's own values.
+_ASSETS = "asset:"
 
 
-class RedisCacheResource(BaseResource):
-    """What saves requests and time, in Redis where it is configured, else in files. It changes no result."""
+class CacheResource(BaseResource):
+    """What both caches can do. Values are bytes, text, numbers, lists, dicts, Arrow tables and pandas frames."""
 
-    vault: VaultSecretsResource
-    place: str = Field(description="Where the cache is: Redis, or a folder. For people; set by the settings.")
+    vault: VaultResource
+    ttl: int = Field(default=_DEFAULT_TTL_S, gt=0, description="Seconds that a value of `set` stays")
     _client: Cache | None = PrivateAttr(default=None)
-
-    @classmethod
-    def of(cls, settings: Settings, vault: VaultSecretsResource | None = None) -> Self:
-        """The resource as the settings want it."""
-        place = str(settings.cache_dir)
-        if settings.cache_max_bytes == 0:
-            place = "switched off by WRM_CACHE_MAX_BYTES"
-        elif settings.redis_url is not None:
-            place = "the Redis of REDIS_URL"
-        elif settings.vault_addr is not None:
-            place = f"the Redis that Vault names in {REDIS_PATH}, else {settings.cache_dir}"
-        return cls(place=place, vault=vault or VaultSecretsResource.of(settings))
 
     @property
     def client(self) -> Cache:
-        """The cache of this process; connects when it is first used."""
+        """The cache of this process, for values of a known kind; connects when it is first used."""
         if self._client is None:
-            self._client = connect_cache(self.vault.settings)
+            self._client = self._connect()
         return self._client
+
+    def get(self, key: str) -> object | None:
+        """The value of a key; None if there is none, or the cache is in trouble."""
+        return self.client.get(f"{_ASSETS}{key}", ANY)
+
+    def set(self, key: str, value: object, ttl: int | None = None) -> None:
+        """Keep a value for about `ttl` seconds; null: for the field `ttl`. Values of more than 4 MiB are not kept.
+
+        Raises:
+            TypeError: it would need a pickle, which nobody who can write to the cache should get us to open.
+        """
+        ANY.encode(value)
+        self.client.put(f"{_ASSETS}{key}", value, ANY, ttl_s=ttl or self.ttl)
+
+    def get_or_compute(self, key: str, compute: Callable[[], T], ttl: int | None = None) -> T:
+        """The value of a key, computed and kept if there is none; others who want it meanwhile wait for two seconds.
+
+        Raises:
+            TypeError: what `compute` gives would need a pickle.
+            Exception: whatever `compute` raises.
+        """
+        found: T = self.client.get_or_compute(f"{_ASSETS}{key}", ANY, compute, ttl_s=ttl or self.ttl)
+        return found
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        raise NotImplementedError
+
+    def _connect(self) -> Cache:
+        raise NotImplementedError
+
+    @property
+    def _settings(self) -> Settings:
+        return self.vault.settings
+
+    def _cache(self, connect: Callable[[], Backend]) -> Cache:
+        def backend_and_key() -> tuple[Backend, bytes]:
+            keys = self.vault.secrets.s3_for("")
+            secret = keys.secret_access_key if keys else ""
+            return connect(), hmac.digest(secret.encode(), b"wrm_pipeline cache", "sha256")
+
+        return Cache(backend_and_key, namespace=f"wrm:{self.vault.settings.env}")
+
+
+class FilesystemCacheResource(CacheResource):
+    """A cache in files of this machine."""
+
+    folder: str = Field(description="$WRM_DATA_DIR/cache")
+    max_bytes: int = Field(
+        default=256 * 2**20, ge=0, description="WRM_CACHE_MAX_BYTES: of all values; 0: nothing is kept, nor in Redis"
+    )
+
+    @classmethod
+    def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
+        """The resource as the settings want it."""
+        return cls(
+            vault=vault or VaultResource.of(settings),
+            folder=str(settings.cache_dir),
+            max_bytes=settings.cache_max_bytes,
+        )
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return self.folder if self.max_bytes else "switched off by WRM_CACHE_MAX_BYTES"
+
+    def _connect(self) -> Cache:
+        return self._cache(self.backend) if self.max_bytes else NO_CACHE
+
+    def backend(self) -> FileBackend:
+        """Its files."""
+        return FileBackend(Path(self.folder).expanduser().absolute(), self.max_bytes)
+
+
+class RedisCacheResource(CacheResource):
+    """A cache in Redis where one is configured, else in the files of `filesystem_cache`.
+
+    Configured means: by `url` or `host` here, by REDIS_URL, or in Vault.
+    """
+
+    files: FilesystemCacheResource
+    url: Annotated[str | None, optional(lambda value: secret_url(value, *REDIS_SCHEMES))] = Field(
+        default=None,
+        description="redis://host:6379/0; one with a password as EnvVar, or by REDIS_URL or Vault",
+    )
+    host: str | None = Field(default=None, description="In place of a URL")
+    port: int | None = Field(default=None, gt=0, lt=65536, description=f"Of the host; null: {DEFAULT_PORT}")
+    db: int | None = Field(default=None, ge=0, description="Of the host; null: 0")
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        vault: VaultResource | None = None,
+        files: FilesystemCacheResource | None = None,
+    ) -> Self:
+        """The resource as the settings want it: a URL with a password is not in it."""
+        vault = vault or VaultResource.of(settings)
+        files = files or FilesystemCacheResource.of(settings, vault)
+        url = settings.redis_url_without_password
+        parts = urlsplit(url or "")
+        db = parts.path.strip("/") or "0"
+        if parts.scheme == "redis" and not parts.query and not parts.username and db.isdecimal():
+            return cls(vault=vault, files=files, host=parts.hostname, port=parts.port or DEFAULT_PORT, db=int(db))
+        return cls(vault=vault, files=files, url=url)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.url is not None and self.host is not None:
+            raise ValueError("url and host are both given: set the one that is not meant to null")
+        if self.host is None and (self.port is not None or self.db is not None):
+            raise ValueError("port and db belong to a host, which is null: give it, or put both into the url")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        if not self.files.max_bytes:
+            return self.files.place
+        if own := self._own_url:
+            remember_credentials(own)
+            return redact(own)
+        settings = self._settings
+        if settings.redis_url is not None:
+            return "the Redis of REDIS_URL"
+        if settings.vault_addr is not None:
+            path = f"{settings.vault_mount_point}/{settings.vault_redis_path}"
+            return f"the Redis that Vault names in {path}, else {self.files.place}"
+        return self.files.place
+
+    @property
+    def _own_url(self) -> str | None:
+        if self.host is None:
+            return self.url
+        return f"redis://{self.host}:{self.port or DEFAULT_PORT}/{self.db or 0}"
+
+    def _connect(self) -> Cache:
+        if not self.files.max_bytes:
+            return NO_CACHE
+
+        def backend() -> Backend:
+            url = self._own_url or secrets_of(self._settings).redis_url()
+            return RedisBackend(connect_redis(url)) if url else self.files.backend()
+
+        return self._cache(backend)
 
 
 def connect_cache(settings: Settings) -> Cache:
     """The cache that the settings name; makes no request."""
-    if settings.cache_max_bytes == 0:
-        return NO_CACHE
-
-    def connect() -> tuple[Backend, bytes]:
-        url = secrets_of(settings).redis_url()
-        backend: Backend = (
-            RedisBackend(connect_redis(url)) if url else FileBackend(settings.cache_dir, settings.cache_max_bytes)
-        )
-        access = s3_access(settings)
-        secret = access.secret_access_key if access else ""
-        return backend, hmac.digest(secret.encode(), b"wrm_pipeline cache", "sha256")
-
-    return Cache(connect, namespace=f"wrm:{settings.env}")
+    return RedisCacheResource.of(settings).client

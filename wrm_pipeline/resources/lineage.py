@@ -7,26 +7,26 @@ from pydantic import Field
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.resources.base import BaseResource
-from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.settings import Settings
 
 
 class LineageResource(BaseResource):
     """OpenLineage events: how the jobs are called in them, how long they stay, and who is sent them."""
 
-    vault: VaultSecretsResource
+    vault: VaultResource
     namespace: str = Field(description="OPENLINEAGE_NAMESPACE: of the jobs in lineage events")
     days: int = Field(gt=0, description="WRM_LINEAGE_DAYS: how long events stay in the object store")
     url: str | None = Field(None, description="OPENLINEAGE_URL: the receiver; its key is OPENLINEAGE_API_KEY")
 
     @classmethod
-    def of(cls, settings: Settings, vault: VaultSecretsResource | None = None) -> Self:
+    def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
         """The resource as the settings want it."""
         return cls(
             namespace=settings.openlineage_namespace,
             days=settings.lineage_days,
             url=settings.openlineage_url,
-            vault=vault or VaultSecretsResource.of(settings),
+            vault=vault or VaultResource.of(settings),
         )
 
     @property

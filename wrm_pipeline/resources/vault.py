@@ -1,12 +1,15 @@
 """Where clients get their credentials: from Vault where VAULT_ADDR is set, else from the variables. In memory only."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 import dagster as dg
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wrm_pipeline.analytics.database import S3Access
 from wrm_pipeline.clients.breaker import Breaker, Breakers
@@ -21,49 +24,34 @@ from wrm_pipeline.clients.vault import (
     VaultSecret,
     VaultValueError,
 )
+from wrm_pipeline.domain.configured import HTTP_SCHEMES, REDIS_SCHEMES, is_url, vault_address, vault_path
 from wrm_pipeline.domain.masking import remember_secret
-from wrm_pipeline.settings import (
-    HTTP_SCHEMES,
-    REDIS_SCHEMES,
-    Settings,
-    SettingsError,
-    find,
-    is_url,
-    variables_of,
-)
+from wrm_pipeline.resources.base import BaseResource, optional
+from wrm_pipeline.settings import Settings, SettingsError, find, variables_of
 
 logger = logging.getLogger(__name__)
 
-# Which settings live where in Vault: path -> key -> field. The data contract, section 7.
-S3_PATH, REDIS_PATH, ALERTS_PATH, POSTGRES_PATH = "wrm/s3", "wrm/redis", "wrm/alerts", "wrm/postgres"
-KEPT_IN_VAULT = {
-    S3_PATH: {
-        "endpoint_url": "s3_endpoint_url",
-        "access_key_id": "s3_access_key_id",
-        "secret_access_key": "s3_secret_access_key",
-        "region_name": "s3_region_name",
-        "bucket_name": "bucket_name",
-    },
-    REDIS_PATH: {"url": "redis_url"},
-    ALERTS_PATH: {"webhook_url": "alert_webhook_url"},
-    POSTGRES_PATH: {
-        "host": "postgres_host",
-        "port": "postgres_port",
-        "db": "postgres_db",
-        "user": "postgres_user",
-        "password": "postgres_password",
-    },
-}
 
-
-@dataclass(frozen=True, slots=True)
-class SecretPaths:
-    """Where the secrets are below Vault's mount point."""
-
-    s3: str = S3_PATH
-    redis: str = REDIS_PATH
-    alerts: str = ALERTS_PATH
-    postgres: str = POSTGRES_PATH
+def kept_in_vault(settings: Settings) -> dict[str, dict[str, str]]:
+    """Which settings live where in Vault: path -> key -> field. The data contract, section 7."""
+    return {
+        settings.vault_s3_path: {
+            "endpoint_url": "s3_endpoint_url",
+            "access_key_id": "s3_access_key_id",
+            "secret_access_key": "s3_secret_access_key",
+            "region_name": "s3_region_name",
+            "bucket_name": "bucket_name",
+        },
+        settings.vault_redis_path: {"url": "redis_url"},
+        settings.vault_alerts_path: {"webhook_url": "alert_webhook_url"},
+        settings.vault_postgres_path: {
+            "host": "postgres_host",
+            "port": "postgres_port",
+            "db": "postgres_db",
+            "user": "postgres_user",
+            "password": "postgres_password",
+        },
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +78,6 @@ class Secrets:
 
     settings: Settings
     vault: Vault | None
-    paths: SecretPaths = SecretPaths()
 
     def __repr__(self) -> str:
         return f"Secrets({self.vault or 'variables'!r})"
@@ -102,36 +89,43 @@ class Secrets:
             ExternalError: Vault gave none.
         """
         settings = self.settings
-        held = self._held(self.paths.s3, given=bool(settings.bucket_name and settings.has_s3_keys))
+        held = self._held(settings.vault_s3_path, given=bool(settings.bucket_name and settings.has_s3_keys))
         if held is not None:
-            return self._s3_of(held)
-        if not (settings.bucket_name and settings.s3_access_key_id and settings.s3_secret_access_key):
-            return None
-        return S3Access(
-            settings.bucket_name,
-            settings.s3_endpoint_url,
-            settings.secret("s3_access_key_id") or "",
-            settings.secret("s3_secret_access_key") or "",
-            settings.s3_region_name,
-        )
+            bucket = held.get("bucket_name")
+            if bucket and settings.bucket_name and bucket != settings.bucket_name:
+                raise VaultValueError(
+                    f"bucket_name is {bucket!r}, but BUCKET_NAME is {settings.bucket_name!r}",
+                    "vault",
+                    "read",
+                    held.name,
+                    "Correct one of them, or remove BUCKET_NAME",
+                )
+            return self._s3_of(held, settings.bucket_name or held.require("bucket_name"))
+        return self._s3_given(settings.bucket_name) if settings.bucket_name else None
 
-    def _s3_of(self, held: VaultSecret) -> S3Access:
-        settings, bucket = self.settings, held.get("bucket_name")
-        if bucket and settings.bucket_name and bucket != settings.bucket_name:
-            raise VaultValueError(
-                f"bucket_name is {bucket!r}, but BUCKET_NAME is {settings.bucket_name!r}",
-                "vault",
-                "read",
-                held.name,
-                "Correct one of them, or remove BUCKET_NAME",
-            )
-        endpoint = _url(held, "endpoint_url", HTTP_SCHEMES) or settings.s3_endpoint_url
+    def s3_for(self, bucket: str) -> S3Access | None:
+        """The same keys for a bucket that somebody asks for by name; None without keys.
+
+        Raises:
+            ExternalError: Vault gave none.
+        """
+        held = self._held(self.settings.vault_s3_path, given=self.settings.has_s3_keys)
+        return self._s3_given(bucket) if held is None else self._s3_of(held, bucket)
+
+    def _s3_given(self, bucket: str) -> S3Access | None:
+        settings = self.settings
+        key_id, secret = settings.secret("s3_access_key_id"), settings.secret("s3_secret_access_key")
+        if not (key_id and secret):
+            return None
+        return S3Access(bucket, settings.s3_endpoint_url, key_id, secret, settings.s3_region_name)
+
+    def _s3_of(self, held: VaultSecret, bucket: str) -> S3Access:
         return S3Access(
-            settings.bucket_name or held.require("bucket_name"),
-            endpoint,
+            bucket,
+            _url(held, "endpoint_url", HTTP_SCHEMES) or self.settings.s3_endpoint_url,
             held.require("access_key_id"),
             held.require("secret_access_key"),
-            held.get("region_name") or settings.s3_region_name,
+            held.get("region_name") or self.settings.s3_region_name,
         )
 
     def redis_url(self) -> str | None:
@@ -142,7 +136,7 @@ class Secrets:
         """
         if url := self.settings.redis_url_without_password:
             return url
-        return self._optional(self.paths.redis, "url", REDIS_SCHEMES, "redis_url")
+        return self._optional(self.settings.vault_redis_path, "url", REDIS_SCHEMES, "redis_url")
 
     def webhook_url(self) -> str | None:
         """Where failures are told; None means nowhere.
@@ -150,7 +144,7 @@ class Secrets:
         Raises:
             ExternalError: Vault did not say.
         """
-        return self._optional(self.paths.alerts, "webhook_url", HTTP_SCHEMES, "alert_webhook_url")
+        return self._optional(self.settings.vault_alerts_path, "webhook_url", HTTP_SCHEMES, "alert_webhook_url")
 
     def postgres(self) -> PostgresAccess | None:
         """The database of Dagster's own storage; None means SQLite.
@@ -167,7 +161,7 @@ class Secrets:
                 settings.postgres_host, settings.postgres_port, settings.postgres_db, settings.postgres_user, password
             )
         try:
-            held = self._held(self.paths.postgres, given=given is not None)
+            held = self._held(self.settings.vault_postgres_path, given=given is not None)
         except VaultPathMissingError:
             if settings.postgres_host:
                 raise
@@ -177,7 +171,7 @@ class Secrets:
             return None
         port = held.get("port") if held else None
         if port and not port.isdecimal():
-            raise VaultValueError("port is no number", "vault", "read", held.name if held else "", "Correct it")
+            raise VaultValueError("port is not a number", "vault", "read", held.name if held else "", "Correct it")
         if held:
             remember_secret(held.require("password"))
         return PostgresAccess(
@@ -217,47 +211,158 @@ def _url(held: VaultSecret, key: str, schemes: Sequence[str]) -> str | None:
     value = held.get(key)
     if value is not None and not is_url(value, *schemes):
         remedy = f"Write one that starts with {schemes[0]}://, special characters of a password as %XX"
-        raise VaultValueError(f"{key} is no URL (not shown)", "vault", "read", held.name, remedy)
+        raise VaultValueError(f"{key} is not a URL (not shown)", "vault", "read", held.name, remedy)
     return value
 
 
-class VaultSecretsResource(dg.ConfigurableResource[None], extra="forbid"):
-    """Credentials, for whoever needs one in a run. Its configuration is where they are in Vault, and nothing else."""
+def _readable(path: str) -> str:
+    if not os.access(path, os.R_OK):
+        raise ValueError("cannot be read; give the path of the CA's PEM file, or correct its mode")
+    return path
+
+
+class VaultResource(BaseResource):
+    """Credentials, for whoever needs one in a run: from HashiCorp Vault, else from variables and files.
+
+    What is configured here is where they are. Login and secrets are in no configuration; they come from the
+    environment, or from Vault when they are first used. All other resources ask this one.
+    """
 
     # Not configuration: what stands here is in no database and on no page of Dagster's.
     given: dg.ResourceDependency[Settings]
-    s3_path: str = Field(
-        default=S3_PATH, description="endpoint_url, access_key_id, secret_access_key, region_name, bucket_name"
+    address: Annotated[str | None, optional(vault_address)] = Field(
+        None, description="VAULT_ADDR: https://host:port; null: no Vault, credentials are variables or files"
     )
-    redis_path: str = Field(default=REDIS_PATH, description="url")
-    alerts_path: str = Field(default=ALERTS_PATH, description="webhook_url")
-    postgres_path: str = Field(default=POSTGRES_PATH, description="host, port, db, user, password")
+    mount_point: Annotated[str, AfterValidator(vault_path)] = Field(
+        "secret", description="VAULT_MOUNT_POINT: where KV version 2 is mounted"
+    )
+    namespace: str | None = Field(None, description="VAULT_NAMESPACE")
+    cacert: Annotated[str | None, optional(_readable)] = Field(
+        None, description="VAULT_CACERT: the CA that signed Vault's certificate, if it is one of your own"
+    )
+    skip_verify: bool = Field(False, description="VAULT_SKIP_VERIFY: never in production")
+    s3_path: Annotated[str, AfterValidator(vault_path)] = Field(
+        "wrm/s3",
+        description="VAULT_S3_PATH: endpoint_url, access_key_id, secret_access_key, region_name, bucket_name",
+    )
+    redis_path: Annotated[str, AfterValidator(vault_path)] = Field("wrm/redis", description="VAULT_REDIS_PATH: url")
+    alerts_path: Annotated[str, AfterValidator(vault_path)] = Field(
+        "wrm/alerts", description="VAULT_ALERTS_PATH: webhook_url"
+    )
+    postgres_path: Annotated[str, AfterValidator(vault_path)] = Field(
+        "wrm/postgres", description="VAULT_POSTGRES_PATH: host, port, db, user, password of Dagster's own storage"
+    )
 
     @classmethod
-    def of(cls, settings: Settings) -> "VaultSecretsResource":
-        """The resource as the settings want it."""
-        return cls(given=settings)
+    def of(cls, settings: Settings, **fields: Any) -> Self:
+        """The resource as the settings want it, but for these fields."""
+        from_settings = {
+            "address": settings.vault_addr,
+            "mount_point": settings.vault_mount_point,
+            "namespace": settings.vault_namespace,
+            "cacert": str(settings.vault_cacert) if settings.vault_cacert else None,
+            "skip_verify": settings.vault_skip_verify,
+            "s3_path": settings.vault_s3_path,
+            "redis_path": settings.vault_redis_path,
+            "alerts_path": settings.vault_alerts_path,
+            "postgres_path": settings.vault_postgres_path,
+        }
+        return cls(given=settings, **from_settings | fields)
 
     @property
     def settings(self) -> Settings:
-        """The settings of this process, for the resources that use this one."""
-        return self.given
+        """The settings of this process, with what this resource says of Vault, for the resources that use it.
+
+        Raises:
+            SettingsError: they do not fit together; the message names the variables that the fields stand for.
+        """
+        return self.given.with_values(
+            vault_addr=self.address,
+            vault_mount_point=self.mount_point,
+            vault_namespace=self.namespace,
+            vault_cacert=Path(self.cacert) if self.cacert else None,
+            vault_skip_verify=self.skip_verify,
+            vault_s3_path=self.s3_path,
+            vault_redis_path=self.redis_path,
+            vault_alerts_path=self.alerts_path,
+            vault_postgres_path=self.postgres_path,
+        )
 
     @property
     def secrets(self) -> Secrets:
-        """The credentials; reading one may ask Vault."""
-        paths = SecretPaths(self.s3_path, self.redis_path, self.alerts_path, self.postgres_path)
-        return replace(secrets_of(self.settings), paths=paths)
+        """The credentials of the outside systems that this pipeline has; reading one may ask Vault."""
+        return secrets_of(self.settings)
+
+    def get_secret(self, path: str) -> dict[str, str]:
+        """All keys of the newest version at `path`, which is below the mount point; kept for five minutes.
+
+        Raises:
+            SettingsError: there is no Vault.
+            ExternalError: Vault gave none; the message has the path, and what to do.
+        """
+        vault = self.secrets.vault
+        if vault is None:
+            raise SettingsError(
+                f"There is no Vault to ask for {path!r}. Set VAULT_ADDR and a login (docs/secrets.md), or the field "
+                "`address` of the resource `vault`."
+            )
+        held = vault.read(path.strip("/"))
+        values = held.values()
+        for value in values.values():
+            remember_secret(value)
+        return dict(values)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def secrets_of(settings: Settings) -> Secrets:
     """The credentials as the settings say, with one Vault login for the whole process; makes no request."""
     for warning in settings.warnings:
         logger.warning("%s", warning)
+    return Secrets(settings, _vault_of(_Login(settings)))
+
+
+# What decides which Vault it is, and who we are there.
+_LOGIN = (
+    "vault_addr",
+    "vault_mount_point",
+    "vault_namespace",
+    "vault_cacert",
+    "vault_skip_verify",
+    "vault_role_id",
+    "vault_secret_id",
+    "vault_token",
+    "data_dir",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Login:
+    """Settings that lead to the same login are the same, whatever else they say."""
+
+    settings: Settings
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return tuple(getattr(self.settings, name) for name in _LOGIN)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Login) and self._key == other._key
+
+
+@lru_cache(maxsize=8)
+def _vault_of(login: _Login) -> Vault | None:
     # In files: shared state in Redis could need a password from Vault.
-    breaker = Breakers(settings.breaker_dir).of("vault")
-    return Secrets(settings, open_vault(settings, breaker=breaker))
+    breaker = Breakers(login.settings.breaker_dir).of("vault")
+    return open_vault(login.settings, breaker=breaker)
+
+
+def forget_secrets() -> None:
+    """As if this process had asked for none yet."""
+    secrets_of.cache_clear()
+    _vault_of.cache_clear()
 
 
 def open_vault(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -122,6 +123,7 @@ class DatasetResolver:
     graph: Any
     settings: Settings
     store: ObjectStore
+    database: Path
 
     def datasets(self, asset: str) -> list[DatasetName]:
         """Where an asset's data lies."""
@@ -137,7 +139,7 @@ class DatasetResolver:
         return (self._table(shown[0].name), shown[1].name) if shown else (self.datasets(asset)[0], name)
 
     def _table(self, name: str) -> DatasetName:
-        return DatasetName.of_table(str(self.settings.database_path), SCHEMA, name)
+        return DatasetName.of_table(str(self.database), SCHEMA, name)
 
     def inputs(self, asset: str) -> list[DatasetName]:
         """What an asset is made from."""
@@ -373,7 +375,7 @@ def wrm_lineage_sensor(
         store = lake.connect(SENSOR_POLICY)
         if context.repository_def is None:
             raise dg.DagsterInvariantViolationError("this sensor needs the code location that it is in")
-        resolver = DatasetResolver(context.repository_def.asset_graph, lake.settings, store)
+        resolver = DatasetResolver(context.repository_def.asset_graph, lake.settings, store, lake.database_file)
         told.append(f"{record_runs(context.instance, cursor, resolver, lineage.namespace)} runs recorded")
         receiver = lineage.receiver
         if receiver is None:

@@ -34,8 +34,8 @@ from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
 from wrm_pipeline.lake.spool import Spool, SpoolFullError
-from wrm_pipeline.resources.lake import ClockResource, LakeResource, connect_store
-from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource, connect_store
 from wrm_pipeline.settings import Settings, load_settings
 from wrm_pipeline_tests.faults.oracle import Expected, expected_of
 from wrm_pipeline_tests.faults.s3_proxy import S3Proxy, proxy_of
@@ -365,7 +365,7 @@ class WorldLake(LakeResource, extra="forbid"):
 
 def overrides_of(world: Harness, now: datetime) -> dict[str, Any]:
     """The lake and the clock of a world."""
-    lake = WorldLake(place="a world", world=world.name, vault=VaultSecretsResource.of(world.settings))
+    lake = WorldLake.of(world.settings, world=world.name)
     return {"lake": lake, "clock": ClockResource(fixed_at=now.isoformat())}
 
 

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from wrm_pipeline.clients.alerts import Webhook
-from wrm_pipeline.resources.lake import ClockResource
+from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.sensors.alerts import (
     AlertCursor,
     check_outcomes,

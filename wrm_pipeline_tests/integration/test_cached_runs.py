@@ -19,7 +19,7 @@ import redis
 
 from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.domain.layout import local_date
-from wrm_pipeline.resources.lake import ClockResource
+from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.server import SimulatedFeed, serve

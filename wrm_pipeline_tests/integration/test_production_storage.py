@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from wrm_pipeline.resources.lake import ClockResource
+from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, run_job
 from wrm_pipeline_tests.integration.postgres_server import PostgresServer, running_postgres
 from wrm_pipeline_tests.integration.test_raw_to_duckdb import feed  # noqa: F401 - a fixture

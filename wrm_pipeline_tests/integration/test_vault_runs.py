@@ -262,7 +262,8 @@ def test_a_black_hole_costs_a_fetch_ten_seconds_at_most(site, feed):
     site.vault.black_hole = True
     script = """
 import time
-from wrm_pipeline.resources.lake import FeedResource, LakeResource
+from wrm_pipeline.resources.feed import FeedResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.flows.ingest import take_snapshot
 from wrm_pipeline.settings import load_settings
 lake, feed = LakeResource.of(load_settings()), FeedResource.of(load_settings())

@@ -30,8 +30,10 @@ from wrm_pipeline.clients.vault import (
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.flows.ingest import take_snapshot
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore
-from wrm_pipeline.resources.lake import FeedResource, LakeResource, connect_breakers, connect_store, s3_access
-from wrm_pipeline.resources.vault import PostgresAccess, VaultSecretsResource, secrets_of
+from wrm_pipeline.resources.breakers import connect_breakers
+from wrm_pipeline.resources.feed import FeedResource
+from wrm_pipeline.resources.lake import LakeResource, connect_store, s3_access
+from wrm_pipeline.resources.vault import PostgresAccess, VaultResource, forget_secrets, secrets_of
 from wrm_pipeline.settings import Settings, SettingsError, find, is_secret, load_settings, variables_of
 from wrm_pipeline_tests.fixtures.canaries import shows
 from wrm_pipeline_tests.fixtures.fake_vault import FakeVault
@@ -280,7 +282,7 @@ def test_a_value_in_vault_is_stripped_and_one_of_two_lines_is_refused(fake, key)
     fake.put("wrm/s3", **{**S3, key: f"{S3[key]}\n"})
     access = s3_access(load_settings())
     assert (access.access_key_id, access.secret_access_key) == (S3["access_key_id"], S3["secret_access_key"])
-    secrets_of.cache_clear()
+    forget_secrets()
     fake.put("wrm/s3", **{**S3, key: f"{CANARY}\nsecond line"})
     error = error_of(lambda: s3_access(load_settings()))
     assert type(error) is VaultValueError
@@ -432,7 +434,7 @@ def test_in_production_variables_do_not_stand_in_for_vault(monkeypatch, producti
     assert secrets_of(load_settings()).redis_url() is None
     assert type(error_of(secrets_of(load_settings()).postgres)) is VaultPathMissingError
     production.sealed = True
-    secrets_of.cache_clear()
+    forget_secrets()
     for ask in ("s3", "redis_url", "postgres"):
         assert type(error_of(getattr(secrets_of(load_settings()), ask))) is VaultSealedError
 
@@ -502,11 +504,16 @@ def test_while_vault_is_away_the_feed_is_fetched_and_spooled(fake):
 
 def test_the_resource_holds_paths_and_nothing_else(monkeypatch, fake):
     fake.put("elsewhere/s3", **{**S3, "region_name": "hel1"})
-    assert VaultSecretsResource(given=load_settings(), s3_path="elsewhere/s3").secrets.s3().region_name == "hel1"
-    configured = VaultSecretsResource.of(load_settings()).model_dump(exclude={"given"})
-    assert set(configured.values()) == {"wrm/s3", "wrm/redis", "wrm/alerts", "wrm/postgres"}
+    assert VaultResource.of(load_settings(), s3_path="elsewhere/s3").secrets.s3().region_name == "hel1"
+    configured = VaultResource.of(load_settings()).model_dump(exclude={"given"})
+    assert {name: path for name, path in configured.items() if name.endswith("_path")} == {
+        "s3_path": "wrm/s3",
+        "redis_path": "wrm/redis",
+        "alerts_path": "wrm/alerts",
+        "postgres_path": "wrm/postgres",
+    }
     with pytest.raises(Exception, match="secret_id"):
-        VaultSecretsResource(given=load_settings(), secret_id=CANARY)  # type: ignore[call-arg]
+        VaultResource.of(load_settings(), secret_id=CANARY)  # type: ignore[call-arg]
 
 
 def test_no_secret_is_in_the_code_locations_snapshot(monkeypatch, fake):

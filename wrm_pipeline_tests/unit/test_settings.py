@@ -230,7 +230,7 @@ def test_a_relative_data_folder_stays_where_it_was_when_the_process_moves_on(mon
 )
 def test_an_address_of_a_lineage_receiver_holds_no_credential_and_none_is_shown(monkeypatch, url):
     monkeypatch.setenv("OPENLINEAGE_URL", url)
-    with pytest.raises(SettingsError, match="OPENLINEAGE_URL: is no address of a lineage receiver") as caught:
+    with pytest.raises(SettingsError, match="OPENLINEAGE_URL: is not the address of a lineage receiver") as caught:
         load_settings()
     assert "CANARY" not in str(caught.value)
     assert "OPENLINEAGE_API_KEY" in str(caught.value)

@@ -10,7 +10,8 @@ from wrm_pipeline.assets.duckdb.pictures import day_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import markdown_table, page, preview, table_metadata
 from wrm_pipeline.domain import asset_names
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 

@@ -75,11 +75,13 @@ def chosen_day(config: DayConfig, lake: LakeResource) -> str:
         "the share of snapshots in which it was empty or full. Table `wrm_analytics.query_station_summary`."
     ),
 )
-def query_station_summary(config: DayConfig, lake: LakeResource, cache: RedisCacheResource) -> dg.Output[pa.Table]:
+def query_station_summary(
+    config: DayConfig, lake: LakeResource, redis_cache: RedisCacheResource
+) -> dg.Output[pa.Table]:
     """One query, one table."""
     day = chosen_day(config, lake)
     with lake.database.reading() as connection:
-        rows = cache.client.get_or_compute(
+        rows = redis_cache.client.get_or_compute(
             f"station_summary:{lake.store.name}:{day}:{_identity(day, lake, connection)}",
             ARROW,
             lambda: query_arrow(connection, STATION_SUMMARY.sql, [day]),

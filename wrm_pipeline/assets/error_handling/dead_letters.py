@@ -12,7 +12,8 @@ from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.dead_letters import STATUSES
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.resources.cache import RedisCacheResource
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 
@@ -31,11 +32,11 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, requests
     ),
 )
 def wrm_stations_dlq(
-    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource, cache: RedisCacheResource
+    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource, redis_cache: RedisCacheResource
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Count what waits."""
     with record_requests_on_failure(context):
-        entries = DeadLetterQueue(lake.store, lake.layout, cache.client).entries()
+        entries = DeadLetterQueue(lake.store, lake.layout, redis_cache.client).entries()
     letters = entries.letters
     statuses = Counter(letter.status for letter in letters)
     groups = Counter((letter.partition_date, letter.error_type[:80], letter.status) for letter in letters)

@@ -12,7 +12,8 @@ from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.report.datasets import Answers
 from wrm_pipeline.report.site import PAGES, build_site
 from wrm_pipeline.report.site_files import publish_site
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 # Below the folder of all reports, here and in the store.

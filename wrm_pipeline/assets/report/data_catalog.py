@@ -17,7 +17,8 @@ from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.presentation import markdown_table, table_metadata
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.asset_graph import AssetGraph
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
 
 _PARQUET_LAYERS = ("processed", "enhanced")

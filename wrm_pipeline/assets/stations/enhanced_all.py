@@ -28,7 +28,8 @@ from wrm_pipeline.io_managers.hive_partitioned import read_published
 from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.lake.raw_objects import RawDay
 from wrm_pipeline.partitions import daily_partitions
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 from wrm_pipeline.resources.workers import WorkersResource
 

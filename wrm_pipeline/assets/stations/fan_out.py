@@ -1,9 +1,9 @@
 """A range of days built side by side, each by a worker that publishes it itself.
 
 What travels to a worker is a date and what decides about the result (layout, service area, versions): no data and no
-credentials. The worker opens the lake by its own settings, refuses if that is another lake or if it runs other code,
-and sends back what the step tells Dagster. A day that is built twice, since its worker died or was thought to be
-dead, is written twice, with the same rows.
+credentials. The worker opens the lake with credentials of its own (a machine of a cluster by its own settings
+altogether), refuses if that is another lake or if it runs other code, and sends back what the step tells Dagster. A day
+that is built twice, since its worker died or was thought to be dead, is written twice, with the same rows.
 """
 
 import platform
@@ -137,6 +137,8 @@ class DayTask:
     layout: Layout
     area: ServiceArea
     code: str = field(default_factory=_code_version)
+    lake_fields: dict[str, dict[str, Any]] | None = None
+    """What the run's resources say of the lake, for its own processes; a worker elsewhere has its own settings."""
 
     def __str__(self) -> str:
         return f"{self.layer} dt={self.dt}"
@@ -151,7 +153,8 @@ def publish_day(task: DayTask) -> dict[str, Any]:
     """
     settings = load_settings()
     logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
-    lake = LakeResource.of(settings)
+    fields = task.lake_fields
+    lake = LakeResource.of(settings) if fields is None else LakeResource.from_fields(settings, fields)
     mine = (lake.place, lake.layout, lake.area, _code_version())
     wanted = (task.place, task.layout, task.area, task.code)
     if mine != wanted:
@@ -248,12 +251,15 @@ def _run_days(
     workers: WorkersResource,
 ) -> tuple[dict[date, dict[str, Any]], dict[date, Exception]]:
     """Metadata of the days that are published (or had nothing to do), and why the others are not."""
-    tasks = [DayTask(dt, layer, build, options, lake.place, lake.layout, lake.area) for dt in days]
+    client = workers.client(*PRELOADED)
+    # A process of this machine builds the lake of this run, which a person may have changed for this run; a machine of
+    # a cluster says so if its own is another one.
+    fields = lake.fields_by_resource() if client.kind == "processes" else None
+    tasks = [DayTask(dt, layer, build, options, lake.place, lake.layout, lake.area, lake_fields=fields) for dt in days]
     context.log.info("Building %s of %d days; workers: %s", layer, len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}
-    client = workers.client(*PRELOADED)
-    # A worker in this process has the very lake of this run; another process opens it by its own settings.
+    # A worker in this process has the very lake of this run.
     publish = partial(build_and_publish, lake) if client.kind in {"sequential", "threads"} else publish_day
     for outcome in client.run(publish, tasks):
         dt = outcome.task.dt

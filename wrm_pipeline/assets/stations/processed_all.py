@@ -34,7 +34,8 @@ from wrm_pipeline.flows.process import NoRawDataError, ProcessedPartition, proce
 from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.cache import RedisCacheResource
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 from wrm_pipeline.resources.workers import WorkersResource
 
@@ -83,7 +84,7 @@ def wrm_stations_processed_data_all(
     lake: LakeResource,
     clock: ClockResource,
     workers: WorkersResource,
-    cache: RedisCacheResource,
+    redis_cache: RedisCacheResource,
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
     options = BuildOptions.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
@@ -96,7 +97,7 @@ def wrm_stations_processed_data_all(
         return
     try:
         with record_requests_on_failure(context):
-            built = process_day(lake, days[0], options, cache.client)
+            built = process_day(lake, days[0], options, redis_cache.client)
     except NothingToDoError as nothing:
         context.log.info("Nothing to do: %s", nothing)
         metadata, found = nothing_to_do(processed_check(asset_names.PROCESSED).name, str(nothing))

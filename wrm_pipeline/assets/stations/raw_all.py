@@ -9,7 +9,8 @@ from wrm_pipeline.assets.presentation import accounting, handled_rows, raw_schem
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.cache import RedisCacheResource
-from wrm_pipeline.resources.lake import FeedResource, LakeResource
+from wrm_pipeline.resources.feed import FeedResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 # Files of the spool that are named one by one in a run's log.
@@ -38,7 +39,7 @@ class FeedDriftedError(dg.Failure):
     ),
 )
 def wrm_stations_raw_data(
-    context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource, cache: RedisCacheResource
+    context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource, redis_cache: RedisCacheResource
 ) -> dg.MaterializeResult[None]:
     """Fetch, look, store once."""
     with record_requests_on_failure(context):
@@ -48,7 +49,7 @@ def wrm_stations_raw_data(
             lake.layout,
             lake.spool,
             correlation_id=context.run.run_id,
-            cache=cache.client,
+            cache=redis_cache.client,
         )
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)

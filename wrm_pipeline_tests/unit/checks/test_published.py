@@ -25,7 +25,8 @@ from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.domain.manifest import Manifest, Source
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import LineCounts
-from wrm_pipeline.resources.lake import ClockResource, LakeResource
+from wrm_pipeline.resources.feed import ClockResource
+from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline_tests.fixtures.lake import (
     DAY,
     NOON,

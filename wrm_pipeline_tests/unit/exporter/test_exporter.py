@@ -50,7 +50,7 @@ from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.exporter.totals import BUCKETS_S, RunFacts, Totals
 from wrm_pipeline.exporter.vocabulary import Vocabulary
 from wrm_pipeline.lake.spool import Spool
-from wrm_pipeline.resources.lake import connect_breakers
+from wrm_pipeline.resources.breakers import connect_breakers
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve

@@ -12,8 +12,9 @@ from dagster_shared.serdes import serialize_value
 
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore
-from wrm_pipeline.resources.lake import ClockResource, FeedResource, LakeResource, connect_store
-from wrm_pipeline.resources.vault import VaultSecretsResource
+from wrm_pipeline.resources.feed import ClockResource, FeedResource
+from wrm_pipeline.resources.lake import LakeResource, connect_store
+from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import definitions
 
@@ -53,7 +54,7 @@ def test_secrets_are_no_configuration(s3):
     # What Dagster stores and its UI shows of the code location.
     shown = [serialize_value(RepositorySnap.from_def(repository))]
     shown += [serialize_value(job.get_job_snapshot()) for job in repository.get_all_jobs()]
-    assert "s3://bikes" in shown[0]
+    assert "bikes" in shown[0]
     shown += [repr(resource) for resource in defs.resources.values()]
     configured = [
         each for each in defs.resources.values() if isinstance(each, dg.ConfigurableResource | dg.ConfigurableIOManager)
@@ -69,10 +70,9 @@ def test_secrets_are_read_when_a_run_needs_them_and_not_before(s3, monkeypatch):
     assert lake.database.s3.secret_access_key == "rotated"
 
 
-def test_the_feed_has_its_limit_and_its_breaker(monkeypatch, environment):
-    monkeypatch.setenv("WRM_FEED_MAX_BYTES", "123")
-    vault = VaultSecretsResource.of(load_settings())
-    client = FeedResource(url="http://127.0.0.1:9/", vault=vault).client
+def test_the_feed_has_its_limit_and_its_breaker():
+    vault = VaultResource.of(load_settings())
+    client = FeedResource(url="http://127.0.0.1:9/", max_bytes=123, vault=vault).client
     assert (client.url, client.max_bytes) == ("http://127.0.0.1:9/", 123)
     assert client.breaker is not None
 

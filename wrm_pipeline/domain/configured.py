@@ -1,0 +1,114 @@
+"""Checks of configured values, for the environment's settings and the fields of resources alike.
+
+Each returns the value as it is used. What is wrong follows the name of what holds it in a message, so it begins with a
+verb; a value that may hold a password is not quoted.
+"""
+
+import re
+from urllib.parse import urlsplit
+
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+HTTP_SCHEMES = ("https", "http")
+
+
+def is_url(value: str, *schemes: str) -> bool:
+    """Whether a library will understand this URL; its own message about one that it does not would show parts of it."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in schemes and port != 0
+
+
+def http_url(value: str) -> str:
+    """An address of the web.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("is not a URL; it must start with http:// or https://")
+    return value
+
+
+def secret_url(value: str, *schemes: str) -> str:
+    """A URL that may hold a password.
+
+    Raises:
+        ValueError: it is of none of these schemes, or would not be understood.
+    """
+    if not is_url(value, *schemes):
+        raise ValueError(
+            f"is not a URL (not shown, as it may hold a password); it must start with {schemes[0]}:// and special "
+            "characters of a password are written as %XX"
+        )
+    return value
+
+
+def receiver_url(value: str) -> str:
+    """The address of a lineage receiver, without a slash at its end.
+
+    Raises:
+        ValueError: it is not one, or holds a credential.
+    """
+    parts = urlsplit(value)
+    if not is_url(value, *HTTP_SCHEMES) or not parts.hostname or parts.username or parts.password or parts.query:
+        raise ValueError(
+            "is not the address of a lineage receiver (not shown, as it may hold a key); give one like "
+            "http://127.0.0.1:5000, and its key as OPENLINEAGE_API_KEY"
+        )
+    return value.rstrip("/")
+
+
+def vault_address(value: str) -> str:
+    """The address of a Vault, without a slash at its end.
+
+    Raises:
+        ValueError: it is not one, or holds a credential.
+    """
+    parts = urlsplit(value)
+    if parts.scheme not in HTTP_SCHEMES or not parts.hostname or parts.username or parts.password:
+        raise ValueError("is not the address of a Vault; give one like https://vault.example.org:8200")
+    return value.rstrip("/")
+
+
+def vault_path(value: str) -> str:
+    """A mount point, or a path below one, without slashes around.
+
+    Raises:
+        ValueError: nothing is left of it.
+    """
+    path = value.strip("/")
+    if not path:
+        raise ValueError("is empty; give a path like wrm/s3")
+    return path
+
+
+def folder_prefix(value: str) -> str:
+    """What keys begin with: a folder with a slash at its end, or nothing.
+
+    Raises:
+        ValueError: a part of it cannot be a folder's name.
+    """
+    path = value.strip("/")
+    if path and any(not part or part.startswith(".") for part in path.split("/")):
+        raise ValueError("is not a folder: no part between slashes may be empty or start with a dot")
+    return f"{path}/" if path else ""
+
+
+def names_of(text: str) -> frozenset[str]:
+    """The names in a list with commas between, in lower case."""
+    return frozenset(name.lower() for part in text.split(",") if (name := part.strip()))
+
+
+def host_list(value: str) -> str:
+    """Hosts, each with or without a port, with commas between.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    for name in names_of(value):
+        if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?", name):
+            raise ValueError("is not a list of hosts with commas between; give names like a.example.org,b.example.org")
+    return value

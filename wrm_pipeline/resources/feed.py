@@ -1,0 +1,73 @@
+"""The bike-share feed, and the time at which it is asked."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field
+
+from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.domain.configured import host_list, http_url, names_of
+from wrm_pipeline.domain.masking import redact
+from wrm_pipeline.resources.base import BaseResource
+from wrm_pipeline.resources.breakers import connect_breakers
+from wrm_pipeline.resources.vault import VaultResource
+from wrm_pipeline.settings import Settings
+
+
+class FeedResource(BaseResource):
+    """The bike-share feed."""
+
+    vault: VaultResource
+    url: Annotated[str, AfterValidator(http_url)] = Field(
+        description="WRM_STATIONS_DATA_URL; its credentials are not shown, and come from there"
+    )
+    max_bytes: int = Field(32 * 2**20, gt=0, description="WRM_FEED_MAX_BYTES: a longer answer is refused")
+    redirect_hosts: Annotated[str, AfterValidator(host_list)] = Field(
+        "",
+        description="WRM_FEED_REDIRECT_HOSTS: host or host:port, with commas, that it may redirect to",
+    )
+    private_hosts: Annotated[str, AfterValidator(host_list)] = Field(
+        "", description="WRM_PRIVATE_HOSTS: names, with commas, that it has inside a private network"
+    )
+
+    @classmethod
+    def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
+        """The resource as the settings want it: Dagster's UI and database show what is in it."""
+        return cls(
+            vault=vault or VaultResource.of(settings),
+            url=redact(settings.feed_url),
+            max_bytes=settings.feed_max_bytes,
+            redirect_hosts=settings.feed_redirect_hosts,
+            private_hosts=settings.private_hosts,
+        )
+
+    @property
+    def client(self) -> Feed:
+        """The feed, with its circuit breaker."""
+        settings = self.vault.settings
+        url = settings.feed_url if self.url == redact(settings.feed_url) else self.url
+        return Feed(
+            url,
+            self.max_bytes,
+            connect_breakers(settings).of("feed"),
+            redirect_hosts=names_of(self.redirect_hosts),
+            private_hosts=names_of(self.private_hosts),
+        )
+
+
+def _moment(value: str | None) -> str | None:
+    if value is not None and datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError("is not a time with an offset; give one like 2025-08-21T12:00:00+00:00")
+    return value
+
+
+class ClockResource(BaseResource):
+    """The time. Tests and simulations set it."""
+
+    fixed_at: Annotated[str | None, AfterValidator(_moment)] = Field(
+        None, description="An ISO 8601 time with offset, in place of now"
+    )
+
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        return datetime.fromisoformat(self.fixed_at).astimezone(UTC) if self.fixed_at else datetime.now(UTC)
