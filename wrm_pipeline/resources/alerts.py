@@ -1,10 +1,11 @@
 """Where failures are reported."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wrm_pipeline.clients.alerts import Webhook
+from wrm_pipeline.domain.configured import http_url
 from wrm_pipeline.resources.base import BaseResource
 from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.settings import Settings
@@ -14,7 +15,9 @@ class AlertsResource(BaseResource):
     """The webhook for failures; its URL is a secret, of WRM_ALERT_WEBHOOK_URL or in Vault."""
 
     vault: VaultResource
-    ui_url: str = Field(description="WRM_UI_URL: where a person opens Dagster's UI, for links")
+    ui_url: Annotated[str, AfterValidator(http_url)] = Field(
+        description="WRM_UI_URL: where a person opens Dagster's UI, for links"
+    )
 
     @classmethod
     def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:

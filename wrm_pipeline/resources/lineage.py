@@ -1,12 +1,13 @@
 """Where lineage events go besides the object store."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.openlineage import Receiver
-from wrm_pipeline.resources.base import BaseResource
+from wrm_pipeline.domain.configured import receiver_url
+from wrm_pipeline.resources.base import BaseResource, optional
 from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.settings import Settings
 
@@ -17,7 +18,9 @@ class LineageResource(BaseResource):
     vault: VaultResource
     namespace: str = Field(description="OPENLINEAGE_NAMESPACE: of the jobs in lineage events")
     days: int = Field(gt=0, description="WRM_LINEAGE_DAYS: how long events stay in the object store")
-    url: str | None = Field(None, description="OPENLINEAGE_URL: the receiver; its key is OPENLINEAGE_API_KEY")
+    url: Annotated[str | None, optional(receiver_url)] = Field(
+        None, description="OPENLINEAGE_URL: the receiver; its key is OPENLINEAGE_API_KEY"
+    )
 
     @classmethod
     def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:

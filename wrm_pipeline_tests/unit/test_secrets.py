@@ -30,6 +30,7 @@ from wrm_pipeline.clients.vault import (
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.flows.ingest import take_snapshot
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore
+from wrm_pipeline.resources import dagster_storage
 from wrm_pipeline.resources.breakers import connect_breakers
 from wrm_pipeline.resources.feed import FeedResource
 from wrm_pipeline.resources.lake import LakeResource, connect_store, s3_access
@@ -805,3 +806,33 @@ def test_scan_without_a_repository(monkeypatch, tmp_path, capsys):
     (tmp_path / "x.yml").unlink()
     assert main(["secrets", "scan", str(tmp_path)]) == 0
     assert main(["secrets", "scan", str(tmp_path / "none")]) == 2
+
+
+def test_variables_name_other_paths_for_every_process(monkeypatch, fake):
+    """Dagster's storage, commands and the exporter have no resources: settings are what they ask by."""
+    fake.put("team/s3", **S3)
+    fake.put("team/redis", url="redis://127.0.0.1:9/0")
+    fake.put("team/alerts", webhook_url="http://127.0.0.1:9/")
+    fake.put("team/postgres", host="db", db="d", user="u", password="p")
+    put(
+        monkeypatch,
+        VAULT_S3_PATH="team/s3",
+        VAULT_REDIS_PATH="team/redis/",
+        VAULT_ALERTS_PATH="/team/alerts",
+        VAULT_POSTGRES_PATH="team/postgres",
+    )
+    made: list[str] = []
+    monkeypatch.setattr(
+        dagster_storage.PostgresStorage, "__init__", lambda _, postgres_url, **__: made.append(postgres_url)
+    )
+    dagster_storage.PostgresStorage.from_config_value(None, {})
+    assert made == ["postgresql+psycopg2://u:p@db:5432/d"]
+    secrets = secrets_of(load_settings())
+    assert (secrets.redis_url(), secrets.webhook_url()) == ("redis://127.0.0.1:9/0", "http://127.0.0.1:9/")
+    assert connect_store(load_settings()).name == "s3://bikes"
+    assert {path.partition("/data/")[2] for path in fake.asked()} - {""} == {
+        "team/s3",
+        "team/redis",
+        "team/alerts",
+        "team/postgres",
+    }
