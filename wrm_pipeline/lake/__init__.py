@@ -1,1 +1,4 @@
-"""What is kept: object stores, raw objects, spool, published partitions, dead letters. No SQL, no Dagster."""
+"""What is kept: object stores, raw objects, spool, published partitions, dead letters, findings, bulk reads.
+
+Not here: SQL and the database (`analytics/`), Dagster, what keys and rows mean (`domain/`).
+"""

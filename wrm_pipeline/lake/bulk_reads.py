@@ -1,8 +1,8 @@
-"""Many objects of a bucket, fast: what boto3 takes 2 ms of processor time for takes this a fifth of it.
+"""Fast reads of many objects of a bucket: a fifth of the 2 ms of processor time that boto3 takes for each.
 
-It only ever says "here it is, checked" or "ask the other way": errors, retries and the circuit breaker have one
-meaning, that of `S3ObjectStore.get`, which is asked for whatever did not simply arrive (docs/performance.md has the
-comparison).
+The answer is either the checked content or "ask the ordinary way": errors, retries and the circuit breaker stay the
+business of `S3ObjectStore.get`, which is used for everything that did not simply arrive (comparison:
+docs/performance.md).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ class BulkReader:
         endpoint_url: Of the service.
         signer: Signs each request.
         policy: Of each request.
-        connections: Kept open at most.
+        connections: Maximum number kept open.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class BulkReader:
         self._kept = KeptConnections(connections)
 
     def get(self, key: str) -> bytes | None:
-        """The content, length and stored SHA-256 checked; None if it did not come so, for whatever reason."""
+        """The content, its length and stored SHA-256 checked; None if that failed for any reason."""
         path = self._endpoint.path.rstrip("/") + object_path(self._bucket, key)
         host = str(self._endpoint).partition("://")[2]
         headers = self._signer.headers("GET", host, path, datetime.now(UTC)) | {"User-Agent": "wrm-pipeline"}

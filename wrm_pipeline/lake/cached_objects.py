@@ -1,4 +1,4 @@
-"""Objects of a bucket that need not be fetched again: a version of an object is known by its key and ETag."""
+"""Caches objects of a bucket, so that they need not be fetched again; key and ETag identify a version."""
 
 import hashlib
 import re
@@ -14,18 +14,18 @@ from wrm_pipeline.lake.s3_object_store import S3ObjectStore
 
 DAY_S = 24 * 3600
 
-# Today and yesterday are what is rebuilt; a day of raw bodies is 58 MB.
+# Today and yesterday are the days that are rebuilt; a day of raw bodies is 58 MB.
 BODY_TTL_S = 2 * DAY_S
 SHA256_TTL_S = DAY_S / 12
 TRAIT_TTL_S = DAY_S
 
-# Looked up and fetched together: large enough that fetching ahead does not run dry, small enough to hold in memory.
+# Looked up and fetched together: large enough to keep prefetching busy, small enough to hold in memory.
 _BATCH_OBJECTS = 256
 _BATCH_BYTES = 16 * 2**20
 
 
 class Version(Protocol):
-    """What a listing says of an object."""
+    """An object as a listing describes it."""
 
     @property
     def key(self) -> str:
@@ -34,24 +34,24 @@ class Version(Protocol):
 
     @property
     def etag(self) -> str:
-        """What changes when its content does."""
+        """Changes whenever the content does."""
         ...
 
     @property
     def size_bytes(self) -> int:
-        """Length of its content."""
+        """Length of the content."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CachedObjects:
-    """Reads objects that a listing has just described, from the cache where it has that very version.
+    """Reads objects that were just listed, from the cache if it has that very version.
 
-    A listing says which version is there, so an object that was replaced since is read as it was when it was listed.
-    Whoever must have the object of now asks the store. A folder needs no cache: it is as fast itself.
+    The listing determines the version, so an object replaced since is read as it was when listed. Callers that need
+    the current object ask the store. A local folder needs no cache: it is just as fast.
 
-    Kept is only what proves itself: a body whose MD5 is its ETag, as S3 gives it for a plain PUT (not with SSE-KMS, nor
-    for multipart uploads, where nothing is kept).
+    Only verifiable bodies are kept: those whose MD5 is their ETag, as S3 gives it for a plain PUT (not with SSE-KMS or
+    for multipart uploads, for which nothing is kept).
     """
 
     store: ObjectStore
@@ -62,7 +62,7 @@ class CachedObjects:
         return self.cache is not NO_CACHE and not isinstance(self.store, LocalObjectStore)
 
     def bodies(self, versions: Iterable[Version]) -> Iterator[tuple[str, bytes]]:
-        """Key and content of each, in the order asked; the first failure ends it."""
+        """Key and content of each, in the requested order; the first failure ends it."""
         if not self._used:
             yield from self.store.get_many(version.key for version in versions)
             return
@@ -81,12 +81,12 @@ class CachedObjects:
                 _, body = next(fetched)
                 if name and _md5(body) == version.etag:
                     new[name] = body
-            if position == len(versions):  # whoever reads may not come back after the last
+            if position == len(versions):  # the consumer may not resume after the last one
                 self.cache.put_many(new, BYTES, ttl_s=BODY_TTL_S)
             yield version.key, body
 
     def stored(self, key: str, body: bytes, sha256: str = "") -> None:
-        """Keep a body (and its hash) that was just stored, so that whoever wants it next need not ask the store."""
+        """Cache a body (and its hash) that was just stored, so that the next reader need not ask the store."""
         if self._used:
             etag = _md5(body)
             self.cache.put(self._body_key(key, etag), body, BYTES, ttl_s=BODY_TTL_S)
@@ -94,7 +94,7 @@ class CachedObjects:
                 self.cache.put(self._sha256_key(key, etag), sha256, JSON, ttl_s=SHA256_TTL_S)
 
     def put_if_absent(self, key: str, body: bytes, *, metadata: Mapping[str, str]) -> bool:
-        """`ObjectStore.put_if_absent`, where not each process has to try anew how the service takes it."""
+        """Like `ObjectStore.put_if_absent`, remembering across processes whether the service supports it."""
         store = self.store
         if not self._used or not isinstance(store, S3ObjectStore) or store.honours_if_none_match is not None:
             return store.put_if_absent(key, body, metadata=metadata)
@@ -108,7 +108,7 @@ class CachedObjects:
         return written
 
     def sha256(self, info: ObjectInfo) -> str | None:
-        """Hash of a listed object's content, in hex; None if there is no such object any more."""
+        """Hash of a listed object's content, in hex; None if the object no longer exists."""
         if self._used:
             known = self.cache.get(self._sha256_key(info.key, info.etag), JSON)
             if isinstance(known, str) and re.fullmatch("[0-9a-f]{64}", known):

@@ -1,7 +1,7 @@
 """The dead-letter queue in the object store: one JSON object per entry, by partition.
 
-Anyone may have put anything below `dlq/`: what cannot be read is counted and named (`Entries.unreadable`), and is in
-nobody's way.
+Anyone may have put anything below `dlq/`: objects that cannot be read are counted and listed (`Entries.unreadable`),
+and block nothing.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,17 +17,17 @@ from wrm_pipeline.domain.snapshot import FileReport
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 
-# Names that are tried for an entry whose own name an unreadable object has.
+# Names to try for an entry whose own name an unreadable object has.
 _MAX_NAMES = 100
 
 
 class DeadLetterTooLargeError(ValueError):
-    """An entry would be written that nobody could read; the message says what makes it large."""
+    """An entry would be too large to be read again; the message says what makes it large."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableLetter:
-    """An object that is not a dead letter, or not one any more; `reason` says why, with the field where it is one."""
+    """An object that is not, or no longer, a dead letter; `reason` says why, naming the field if there is one."""
 
     key: str
     size_bytes: int
@@ -36,13 +36,13 @@ class UnreadableLetter:
 
     @property
     def name(self) -> str:
-        """What `wrm dlq` calls it: the file's name without its ending."""
+        """Its name in `wrm dlq`: the file name without its ending."""
         return self.key.rpartition("/")[2].removesuffix(".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What a part of the queue holds."""
+    """The content of a part of the queue."""
 
     letters: tuple[DeadLetter, ...] = ()
     unreadable: tuple[UnreadableLetter, ...] = ()
@@ -50,9 +50,9 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQueue:
-    """Reads and writes entries. An entry's place follows from what failed, so writing twice keeps one.
+    """Reads and writes entries. An entry's key follows from what failed, so writing it twice keeps one.
 
-    Entries seldom change and are read by each run of their day, so with a `cache` only new versions are fetched.
+    Entries seldom change and every run of their day reads them, so with a `cache` only new versions are fetched.
     """
 
     store: ObjectStore
@@ -60,7 +60,7 @@ class DeadLetterQueue:
     cache: Cache = field(default=NO_CACHE, repr=False)
 
     def entries(self, dt: date | None = None) -> Entries:
-        """What a partition (None: all of the queue) holds, whatever its status, and what cannot be read.
+        """The entries of a partition (None: the whole queue), of any status, and the objects that cannot be read.
 
         Raises:
             ExternalError: the store failed.
@@ -80,7 +80,7 @@ class DeadLetterQueue:
         return Entries(tuple(letters), tuple(sorted(unreadable, key=lambda letter: letter.key)))
 
     def of_date(self, dt: date) -> list[DeadLetter]:
-        """The readable entries of a partition, whatever their status."""
+        """The readable entries of a partition, of any status."""
         return list(self.entries(dt).letters)
 
     def all(self) -> list[DeadLetter]:
@@ -88,7 +88,7 @@ class DeadLetterQueue:
         return list(self.entries().letters)
 
     def find(self, entry_id: str) -> DeadLetter | UnreadableLetter | None:
-        """The entry of that id (or whose id starts so, if only one does), in whatever partition it is."""
+        """The entry with that id (or a unique prefix of it), in any partition."""
         found = [
             info
             for info in self.store.list(self.layout.dead_letter_prefix)
@@ -109,10 +109,10 @@ class DeadLetterQueue:
         )
 
     def put(self, letter: DeadLetter) -> None:
-        """Write an entry, over what it was before.
+        """Write an entry, replacing its previous version.
 
         Raises:
-            DeadLetterTooLargeError: its corrections make it too large to be read; nothing was written.
+            DeadLetterTooLargeError: its corrections make it too large to be read again; nothing was written.
         """
         key = letter.key or self.layout.dead_letter_key(letter.partition_date, letter.entry_id)
         body = letter.to_json()
@@ -125,7 +125,7 @@ class DeadLetterQueue:
         CachedObjects(self.store, self.cache).stored(key, body)
 
     def set_aside(self, letter: UnreadableLetter) -> str:
-        """Move an unreadable object out of the queue, byte for byte; gives its new key."""
+        """Move an unreadable object out of the queue, unchanged; returns its new key."""
         key = self.layout.set_aside_key(letter.key)
         self.store.put(key, self.store.get(letter.key))
         self.store.delete(letter.key)
@@ -140,10 +140,10 @@ class DeadLetterQueue:
         seen_at: datetime,
         unreadable: Iterable[UnreadableLetter] = (),
     ) -> list[DeadLetter]:
-        """Write an entry for all that files could not give; an entry that is there already is brought up to date.
+        """Write an entry for each failure; existing entries are updated.
 
-        An object that cannot be read is never written over: the entry gets another name beside it. `unreadable` are
-        those that are known already, and need not be fetched to find out.
+        An unreadable object is never overwritten: the entry gets another name beside it. `unreadable` lists those
+        already known, which need not be fetched to find out.
         """
         letters = [
             letter
@@ -165,7 +165,7 @@ class DeadLetterQueue:
             if key in blocked:
                 continue
             try:
-                # As it is now: an operator may have just edited it.
+                # The current version: an operator may have just edited it.
                 body = self.store.get(key)
                 known = DeadLetter.from_json(body, key=key, folder=found.partition_date, modified=found.timestamp)
             except ObjectNotFoundError:
@@ -176,10 +176,10 @@ class DeadLetterQueue:
         raise AssertionError(f"{_MAX_NAMES} unreadable objects have the names of one entry: {key}")
 
     def contents(self, infos: list[ObjectInfo]) -> Iterator[tuple[ObjectInfo, bytes | UnreadableLetter]]:
-        """What objects of a listing hold, fetched together; where one cannot be had, the rest one by one.
+        """Contents of listed objects, fetched together; after a failure, the rest one by one.
 
         Raises:
-            ExternalError: the store is away.
+            ExternalError: the store is down.
         """
         objects = CachedObjects(self.store, self.cache)
         done = 0
@@ -194,7 +194,7 @@ class DeadLetterQueue:
                 try:
                     yield info, self.store.get(info.key)
                 except ObjectNotFoundError:
-                    continue  # gone since it was listed
+                    continue  # removed after the listing
                 except ExternalError as problem:
                     if _is_outage(problem):
                         raise
@@ -202,7 +202,7 @@ class DeadLetterQueue:
 
 
 def read_letter(layout: Layout, info: ObjectInfo, body: bytes) -> DeadLetter | UnreadableLetter:
-    """An object's entry, or why it is none; never raises."""
+    """The entry in an object, or why it is not one; never raises."""
     folder = folder_date(info.key.removeprefix(layout.dead_letter_prefix).partition("/")[0])
     try:
         letter = DeadLetter.from_json(body, key=info.key, folder=folder, modified=info.last_modified)
@@ -210,15 +210,15 @@ def read_letter(layout: Layout, info: ObjectInfo, body: bytes) -> DeadLetter | U
         return UnreadableLetter(info.key, info.size_bytes, info.last_modified, str(error))
     source = layout.parse_raw_key(layout.released_key(letter.source_key))
     if source is not None and source.dt != letter.partition_date:
-        # No build of that day would see it, nor its corrections.
+        # No build of that day would see it, or its corrections.
         right = layout.dead_letter_folder(source.dt)
-        reason = f"its source_key is of dt={source.dt}, so it belongs into {right}: move it there"
+        reason = f"its source_key is of dt={source.dt}, so it belongs in {right}: move it there"
         return UnreadableLetter(info.key, info.size_bytes, info.last_modified, reason)
     return letter
 
 
 def _is_outage(error: ExternalError) -> bool:
-    """Whether the store is away, rather than one object damaged, archived or denied."""
+    """Whether the store is down, rather than one object damaged, archived or denied."""
     return isinstance(error, TransientError) and not isinstance(error, UnexpectedAnswerError)
 
 

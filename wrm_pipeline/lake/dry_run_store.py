@@ -1,4 +1,4 @@
-"""A store that shows what would be written and writes nothing."""
+"""A store for dry runs: writes stay in memory."""
 
 import builtins
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,10 +11,10 @@ from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, ObjectStore, chec
 
 
 class DryRunStore:
-    """Another store, and over it what was put and deleted here, in memory.
+    """Overlays another store with puts and deletes that are kept in memory.
 
-    So the code that does something is the code that says what it would do. Throw it away after a day's work: what it
-    holds is what that day would have written.
+    So a dry run executes the same code as the real thing. Discard it after each day: it holds what that day would have
+    written.
     """
 
     def __init__(self, inner: ObjectStore) -> None:
@@ -35,7 +35,7 @@ class DryRunStore:
             yield found[key]
 
     def list_folders(self, prefix: str) -> builtins.list[str]:
-        """See `ObjectStore.list_folders`; of what is there now."""
+        """See `ObjectStore.list_folders`; ignores what was put here."""
         return self._inner.list_folders(prefix)
 
     def get(self, key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What the thorough look has found wrong with days of the lake: one small object, there while there is something."""
+"""Findings of the reconciliation about days of the lake: one small object, which exists while there are any."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -14,13 +14,13 @@ from wrm_pipeline.lake.object_store import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class LakeFindings:
-    """Read by a check, the doctor and the exporter, written by the reconciliation; all of them only look."""
+    """Written by the reconciliation; read by a check, the doctor and the exporter."""
 
     store: ObjectStore
     layout: Layout
 
     def read(self) -> dict[date, DayFindings]:
-        """By day; empty where nothing is wrong. One request.
+        """Findings by day; empty if nothing is wrong. One request.
 
         Raises:
             ExternalError: the store failed.
@@ -30,13 +30,13 @@ class LakeFindings:
         except ObjectNotFoundError:
             return {}
         except (ValueError, RecursionError):
-            return {}  # someone else's; it is written again
+            return {}  # not ours; it is written again
 
     def update(self, compared: Mapping[date, DayFindings], days: Collection[date]) -> None:
-        """Put the days that were just compared in; `days` are all that there are. Written only if that changes it.
+        """Record the findings of days just compared; `days` are all existing ones. Written only if something changed.
 
         Raises:
-            ExternalError: the store failed; the next look does it.
+            ExternalError: the store failed; the next reconciliation records it.
         """
         before = self.read()
         merged = {dt: day for dt, day in (before | dict(compared)).items() if day and dt in days}

@@ -29,8 +29,7 @@ from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, check_content, ch
 logger = logging.getLogger(__name__)
 
 _ORPHAN_AGE_S = 24 * 3600
-"""Temporary files older than this are nobody's, even if their process id is in use (by another process
-since)."""
+"""Temporary files older than this are orphans, even if their process id is in use (by a newer process)."""
 
 _COPY_CHUNK_BYTES = 1 << 20
 
@@ -38,11 +37,11 @@ _COPY_CHUNK_BYTES = 1 << 20
 class LocalObjectStore:
     """Objects as files below one folder, for local mode and tests.
 
-    ``.tmp/`` holds files being written, ``.metadata/`` one JSON file per object with metadata. A file put
-    there by hand is an object like any other, without metadata. Names that start with a dot are not objects.
+    ``.tmp/`` holds files being written, ``.metadata/`` one JSON file per object with metadata. A file put there by hand
+    is an ordinary object without metadata. Names that start with a dot are not objects.
 
     Args:
-        root: The folder; created at the first write.
+        root: The folder; created by the first write.
     """
 
     def __init__(self, root: Path) -> None:
@@ -62,7 +61,7 @@ class LocalObjectStore:
             try:
                 status = entry.stat()
             except FileNotFoundError:
-                continue  # deleted since the folder was read
+                continue  # deleted after the folder was read
             yield _local_info(key, status)
 
     def _walk(self, folder: str, base: str, prefix: str, start_after: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -75,7 +74,7 @@ class LocalObjectStore:
                         continue
                     key = base + entry.name
                     if entry.is_dir():
-                        key += "/"  # sorts a folder among its neighbours as its keys do: "a-b" < "a/b" < "a0"
+                        key += "/"  # sorts a folder like its keys: "a-b" < "a/b" < "a0"
                         if not (key.startswith(prefix) or prefix.startswith(key)):
                             continue
                         if key < start_after and not start_after.startswith(key):
@@ -95,7 +94,7 @@ class LocalObjectStore:
                 yield key, entry
 
     def list_folders(self, prefix: str) -> builtins.list[str]:
-        """See `ObjectStore.list_folders`. A folder without any object in it is none, as in S3."""
+        """See `ObjectStore.list_folders`. A folder without objects does not count, as in S3."""
         base = prefix[: prefix.rfind("/") + 1]
         try:
             with os.scandir(self._folder(base)) as entries:
@@ -134,8 +133,8 @@ class LocalObjectStore:
 
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """See `ObjectStore.get_many`."""
-        # One after the other: 1,440 files of 40 kB took 0.10-0.24 s, with 2, 4 or 16 threads 0.14-0.45 s (2 cores,
-        # warm page cache). Nearly all of it is Python under the lock; only the hashing is not.
+        # Sequential: 1,440 files of 40 kB took 0.10-0.24 s, with 2, 4 or 16 threads 0.14-0.45 s (2 cores, warm page
+        # cache). Nearly all of it is Python holding the GIL; only the hashing is not.
         for key in keys:
             yield key, self.get(key)
 
@@ -167,7 +166,7 @@ class LocalObjectStore:
         metadata: Mapping[str, str] | None = None,
         content_type: str = BINARY,
     ) -> ObjectInfo:
-        """See `ObjectStore.put`. `content_type` is not kept: a file has none."""
+        """See `ObjectStore.put`. `content_type` is dropped: files have none."""
         del content_type
         info = self._store(key, body, metadata, replace=True)
         assert info is not None  # noqa: S101 - only `replace=False` gives None
@@ -192,14 +191,14 @@ class LocalObjectStore:
             sha256 = _write_durably(temporary, body)
             info = with_fields(_local_info(key, temporary.stat()), metadata=checked_metadata(metadata, sha256))
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked():  # so that an object and its metadata file change together among writers
+            with self._locked():  # so that, among writers, an object and its metadata file change together
                 if not replace and path.exists():
                     return None
                 self._write_metadata(info)
                 if replace:
                     temporary.replace(path)
                 else:
-                    path.hardlink_to(temporary)  # fails, never replaces, if a program that takes no lock was faster
+                    path.hardlink_to(temporary)  # fails, never replaces, if a program without the lock was faster
             _sync_folder(path.parent)
         except FileExistsError as exc:
             if replace or not path.exists():
@@ -223,9 +222,9 @@ class LocalObjectStore:
             raise self._explain(exc, "delete", key) from exc
 
     def sweep_orphans(self) -> int:
-        """Remove temporary files of processes that are gone, and any that are a day old; gives their number.
+        """Remove temporary files of dead processes, and any older than a day; returns their number.
 
-        Each write does it, at the price of reading one folder that is nearly always empty.
+        Every write does this, at the price of reading one folder that is nearly always empty.
         """
         swept = 0
         try:
@@ -235,7 +234,7 @@ class LocalObjectStore:
                     if pid == str(os.getpid()) or not pid.isdecimal():
                         continue
                     with contextlib.suppress(FileNotFoundError):
-                        ours = rest.startswith(f"{_HOST}.")  # a process id says nothing about another container's
+                        ours = rest.startswith(f"{_HOST}.")  # process ids of other containers mean nothing here
                         if (ours and not _is_alive(int(pid))) or time.time() - entry.stat().st_mtime > _ORPHAN_AGE_S:
                             os.unlink(entry.path)  # noqa: PTH108 - a DirEntry has no unlink
                             swept += 1
@@ -249,7 +248,7 @@ class LocalObjectStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's write lock, which the kernel frees if this process dies."""
+        """Hold the folder's write lock, which the kernel releases if this process dies."""
         with (self._tmp / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -267,7 +266,7 @@ class LocalObjectStore:
         temporary.replace(sidecar)
 
     def _metadata_of(self, info: ObjectInfo) -> dict[str, str]:
-        """What the metadata file says, if it speaks of this very content and not of an earlier one."""
+        """The content of the metadata file, if it describes this very content and not an earlier one."""
         try:
             content = json.loads(self._sidecar(info.key).read_bytes())
             return dict(content["metadata"]) if content["etag"] == info.etag else {}
@@ -280,12 +279,13 @@ class LocalObjectStore:
         """The object's file.
 
         Raises:
-            ValueError: The key is no name for an object here: it leaves the folder, or means a hidden or no
-                file.
+            ValueError: the key cannot name an object here: it leaves the folder, or names a hidden file or none.
         """
         parts = key.split("/")
         if "\0" in key or any(not part or part[0] == "." for part in parts):
-            raise ValueError(f"{key!r} is no object key: parts between slashes must not be empty nor start with a dot")
+            raise ValueError(
+                f"{key!r} is not an object key: parts between slashes must not be empty or start with a dot"
+            )
         return self._root.joinpath(*parts)
 
     def _folder(self, base: str) -> Path:
@@ -321,7 +321,7 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # someone else's process
+        return True  # another user's process
     return True
 
 
@@ -335,7 +335,7 @@ def _local_info(key: str, status: os.stat_result) -> ObjectInfo:
 
 
 def _write_durably(path: Path, body: bytes | Path) -> str:
-    """Write and fsync a new file; gives the SHA-256 of what was written, in hex."""
+    """Write and fsync a new file; returns the SHA-256 of its content, in hex."""
     digest = hashlib.sha256()
     with path.open("xb") as file, contextlib.ExitStack() as stack:
         chunks: Iterable[bytes] = [body] if isinstance(body, bytes) else []
@@ -346,7 +346,7 @@ def _write_durably(path: Path, body: bytes | Path) -> str:
             digest.update(chunk)
             file.write(chunk)
         file.flush()
-        # The kernel stamps files with its tick (4 ms): two contents of equal size within one would share
+        # The kernel stamps files with its tick (4 ms): two contents of equal size within one tick would share
         # their ETag.
         now = time.time_ns()
         os.utime(file.fileno(), ns=(now, now))
@@ -355,7 +355,7 @@ def _write_durably(path: Path, body: bytes | Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Make renames in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Where the pipeline's objects live: what is asked of a store, whichever it is.
+"""The interface of an object store.
 
 `local_object_store` is a folder, `s3_object_store` a bucket; both pass the same contract tests
-(`wrm_pipeline_tests/object_store_contract.py`). What the keys mean is `domain/layout.py`'s business; nothing here
+(`wrm_pipeline_tests/object_store_contract.py`). The meaning of keys is defined in `domain/layout.py`; nothing here
 knows about stations, dates or Parquet.
 """
 
@@ -31,10 +31,10 @@ class ObjectInfo:
     Attributes:
         key: Its full name within the store.
         size_bytes: Length of its content.
-        etag: Changes when the content does; without quotes. Of no use between stores.
+        etag: Changes when the content does; without quotes. Not comparable between stores.
         last_modified: Aware, UTC. S3's has a resolution of 1 s.
-        metadata: Names and values stored with it (``sha256`` for whatever was put here). Filled by `stat` and
-            `put`; a listing does not carry it, nor does it count in comparisons.
+        metadata: Names and values stored with it (``sha256`` for everything put here). Filled by `stat` and `put`; a
+            listing does not carry it, and comparisons ignore it.
     """
 
     key: str
@@ -45,35 +45,34 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """What the pipeline asks of its storage. Every method may raise `ExternalError`s that name the object.
+    """The pipeline's storage. Every method may raise `ExternalError`s that name the object.
 
-    Keys are relative paths in Unicode; order means byte order, which for str is the order of code points.
-    Metadata names are lower-case ASCII letters, digits and hyphens, values printable ASCII: they travel in
-    HTTP headers.
+    Keys are relative paths in Unicode; order means byte order, which for str is the order of code points. Metadata
+    names are lower-case ASCII letters, digits and hyphens, values printable ASCII: they are sent as HTTP headers.
     """
 
     name: str
     """For messages: ``s3://bucket``, or the folder."""
 
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """The objects whose key starts with `prefix` and is above `start_after`, ascending, page by page."""
+        """The objects whose key starts with `prefix` and is greater than `start_after`, ascending, page by page."""
         ...
 
     def list_folders(self, prefix: str) -> builtins.list[str]:
-        """The immediate sub-prefixes of `prefix` up to the next ``/``, each with it at its end, ascending."""
+        """The immediate sub-prefixes of `prefix`, each up to and including the next ``/``, ascending."""
         ...
 
     def get(self, key: str) -> bytes:
-        """The content, whole and undamaged: length and, where it was stored, SHA-256 are checked.
+        """The content, complete and undamaged: length and stored SHA-256, if any, are checked.
 
         Raises:
-            ObjectNotFoundError: There is none.
-            UnexpectedAnswerError: What arrived is not what was stored.
+            ObjectNotFoundError: there is none.
+            UnexpectedAnswerError: the content that arrived is not what was stored.
         """
         ...
 
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """`get` for each key, in the order asked, fetched ahead; the first failure ends it."""
+        """`get` for each key, in the requested order, prefetched; the first failure ends it."""
         ...
 
     def put(
@@ -84,23 +83,23 @@ class ObjectStore(Protocol):
         metadata: Mapping[str, str] | None = None,
         content_type: str = BINARY,
     ) -> ObjectInfo:
-        """Store or replace in one step: readers see the old content or the new, whole."""
+        """Store or replace atomically: readers see the old content or the new, complete."""
         ...
 
     def put_if_absent(self, key: str, body: bytes, *, metadata: Mapping[str, str] | None = None) -> bool:
-        """Store unless something is there. True: written now. False: there was an object, left as it is."""
+        """Store unless the key exists. True: written now. False: there was an object, left unchanged."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove; fine if there is no such object."""
+        """Remove; does nothing if there is no such object."""
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """The object's description with metadata, None if there is none."""
+        """The object's description with metadata; None if there is no such object."""
         ...
 
     def url(self, key: str) -> str:
-        """How DuckDB addresses it: an absolute path, or ``s3://bucket/key``."""
+        """Its address for DuckDB: an absolute path, or ``s3://bucket/key``."""
         ...
 
 
@@ -108,25 +107,25 @@ def checked_metadata(metadata: Mapping[str, str] | None, sha256: str) -> dict[st
     """`metadata` and the content's SHA-256.
 
     Raises:
-        ValueError: A name or a value cannot travel in an HTTP header.
+        ValueError: a name or a value cannot be sent in an HTTP header.
     """
     for name, value in (metadata or {}).items():
         if not re.fullmatch(r"[a-z0-9-]+", name) or not re.fullmatch(r"([!-~]([ -~]*[!-~])?)?", value):
-            raise ValueError(f"metadata {name!r}: {value!r} cannot travel in an HTTP header")
+            raise ValueError(f"metadata {name!r}: {value!r} cannot be sent in an HTTP header")
     return {**(metadata or {}), "sha256": sha256}
 
 
 def check_content(body: bytes, size_bytes: int, sha256: str | None, where: tuple[str, str, str]) -> None:
-    """Refuse content that is not what was stored; `where` is service, operation and object.
+    """Reject content that is not what was stored; `where` is service, operation and object.
 
     Raises:
-        UnexpectedAnswerError: Length or SHA-256 differ.
+        UnexpectedAnswerError: length or SHA-256 differ.
     """
     if len(body) != size_bytes:
-        raise UnexpectedAnswerError(f"{len(body)} bytes arrived of {size_bytes}", *where)
+        raise UnexpectedAnswerError(f"{len(body)} of {size_bytes} bytes arrived", *where)
     if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
         raise DamagedContentError(
             "the content does not match its stored SHA-256",
             *where,
-            "If it stays so, the object is damaged: restore it, or delete and rebuild it",
+            "If this persists, the object is damaged: restore it, or delete and rebuild it",
         )

@@ -1,4 +1,4 @@
-"""Published partitions of the Parquet layers in the object store: one object each, replaced whole."""
+"""Published partitions of the Parquet layers in the object store: one object each, replaced atomically."""
 
 import hashlib
 import zlib
@@ -19,15 +19,14 @@ LAYERS = ("processed", "enhanced")
 
 
 class UnreadablePartitionError(UnexpectedAnswerError):
-    """A published object is no Parquet file of ours, so what it holds is not known."""
+    """A published object is not a Parquet file of ours, so its content is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is under a partition's key: `parts` where it is ours.
+    """The object under a partition's key: `parts` if it is ours.
 
-    Else `data` is what is there (None: nothing, or nothing that can be fetched), and `problem` says what is
-    wrong with it.
+    Otherwise `data` is its content (None: there is none, or it cannot be fetched), and `problem` says what is wrong.
     """
 
     parts: ParquetParts | None
@@ -36,21 +35,21 @@ class Published:
 
     @property
     def set_aside(self) -> bytes | None:
-        """What is there and not ours: kept before it is replaced."""
+        """Another writer's content, to be saved before it is replaced."""
         return self.data if self.parts is None else None
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionFile:
-    """A partition that is ready to be published.
+    """A partition ready to be published.
 
     Attributes:
         data: The Parquet file.
         row_count: Its rows.
         rows_before: The rows that it replaces.
-        allow_shrink: Whether someone has agreed that it may have fewer of them.
-        superseded: Keys of other writers' files whose rows are in it.
-        set_aside: What is under the key now and is not ours.
+        allow_shrink: Whether an operator agreed to fewer rows.
+        superseded: Keys of other writers' files whose rows it includes.
+        set_aside: Another writer's content that is under the key now.
     """
 
     data: bytes
@@ -65,7 +64,7 @@ class PartitionFile:
 class PublishedPartitions:
     """Reads and replaces partitions; `layer` is `processed` or `enhanced`.
 
-    `run_id` says who publishes; it is kept in the objects' metadata.
+    `run_id` is the publishing run; it is kept in the objects' metadata.
     """
 
     store: ObjectStore
@@ -76,7 +75,7 @@ class PublishedPartitions:
         """The published partition, or None if there is none.
 
         Raises:
-            UnreadablePartitionError: the object is no Parquet file.
+            UnreadablePartitionError: the object is not a Parquet file.
         """
         key = self.layout.partition_key(layer, dt)
         try:
@@ -88,17 +87,19 @@ class PublishedPartitions:
         try:
             return ParquetParts.open(data)
         except (ValueError, OSError, LookupError, zlib.error) as error:  # Arrow's own are among them
-            raise self._unreadable(key, f"the object is no Parquet file ({error})") from error
+            raise self._unreadable(key, f"the object is not a Parquet file ({error})") from error
 
     def _unreadable(self, key: str, problem: str) -> UnreadablePartitionError:
-        remedy = "The next run of the day keeps it in superseded/ and builds it again; see who else writes to the lake"
+        remedy = (
+            "The next run of the day keeps it in superseded/ and rebuilds it; find out what else writes to the lake"
+        )
         return UnreadablePartitionError(problem, self.store.name, "get", key, remedy)
 
     def read_enhanced_rows(self, dt: date, columns: Sequence[str] = tuple(ENHANCED.columns)) -> pa.Table | None:
         """The rows of an enhanced partition, strings dictionary-encoded; None if there is none.
 
         Raises:
-            UnreadablePartitionError: the object is damaged, or has not these columns in these types.
+            UnreadablePartitionError: the object is damaged, or lacks these columns with these types.
         """
         parts = self.read("enhanced", dt)
         if parts is None:
@@ -120,7 +121,7 @@ class PublishedPartitions:
         return rows
 
     def find(self, layer: str, dt: date) -> "Published":
-        """What is under the partition's key: ours, nothing, or something that a build replaces.
+        """The object under the partition's key: ours, none, or one that a build replaces.
 
         Raises:
             ExternalError: the store failed.
@@ -137,16 +138,16 @@ class PublishedPartitions:
             wanted = "parser" if layer == "processed" else "rules"
             if wanted in parts.footer_metadata:
                 return Published(parts, data)
-            return Published(None, data, f"{key} is a Parquet file, but not one of this pipeline")
+            return Published(None, data, f"{key} is a Parquet file, but not one of this pipeline's")
         except (ValueError, OSError, LookupError, TypeError, zlib.error) as error:  # Arrow's own are among them
-            return Published(None, data, f"{key} is not a Parquet file that can be read ({error})")
+            return Published(None, data, f"{key} is not a Parquet file, or damaged ({error})")
 
     def publish(self, layer: str, dt: date, file: PartitionFile) -> ObjectInfo:
-        """Replace a partition by one atomic write.
+        """Replace a partition with one atomic write.
 
-        Before it, what is under the key and is not ours is kept below `superseded/` (`set_aside`); after it, files of
-        other writers whose rows are in ours go there (`superseded`). A crash in between leaves them where they were,
-        and the next look does it.
+        First, another writer's object under the key is saved below `superseded/` (`set_aside`); afterwards, other
+        writers' files whose rows it includes move there (`superseded`). A crash in between leaves them in place, and
+        the next reconciliation moves them.
 
         Raises:
             PartitionWouldShrinkError: it would lose more than 5 % of its rows; nothing was written.
@@ -162,7 +163,7 @@ class PublishedPartitions:
         return written
 
     def supersede(self, layer: str, dt: date, key: str) -> None:
-        """Move a file out of a partition's folder, where it stays for a while: copied, compared, then removed."""
+        """Move a file out of a partition's folder, to be kept for a while: copied, compared, then removed."""
         try:
             data = self.store.get(key)
         except ObjectNotFoundError:
@@ -178,7 +179,7 @@ class PublishedPartitions:
             self.store.put_if_absent(copy, data)
             if self.store.get(copy) == data:
                 return
-        raise UnexpectedAnswerError("it does not hold what was just put there", self.store.name, "get", copy)
+        raise UnexpectedAnswerError("it does not hold what was just stored", self.store.name, "get", copy)
 
     def strays(self, layer: str, dt: date) -> list[ObjectInfo]:
         """Parquet objects of other writers in a partition's folder and below it; one listing."""
@@ -186,7 +187,7 @@ class PublishedPartitions:
         return [info for info in self.store.list(folder) if self._is_stray(layer, dt, info.key)]
 
     def strays_by_day(self) -> dict[date, list[ObjectInfo]]:
-        """Parquet objects of other writers in the folders of partitions; one listing for each 1,000 days and layer."""
+        """Parquet objects of other writers in partition folders; one listing per layer and 1,000 days."""
         found: dict[date, list[ObjectInfo]] = {}
         for layer in LAYERS:
             for info in self.store.list(self.layout.layer_prefix(layer)):
@@ -196,21 +197,21 @@ class PublishedPartitions:
         return found
 
     def _day_of(self, layer: str, key: str) -> date | None:
-        """The partition in whose folder, or below it, an object is."""
+        """The partition whose folder holds an object, directly or below."""
         return folder_date(key.removeprefix(self.layout.layer_prefix(layer)).partition("/")[0])
 
     def _is_stray(self, layer: str, dt: date, key: str) -> bool:
         return key.endswith(".parquet") and key != self.layout.partition_key(layer, dt)
 
     def dates(self, layer: str) -> list[date]:
-        """The dates that have a folder in a layer, in order; one listing however many there are."""
+        """The dates with a folder in a layer, ascending; a single listing."""
         folders = self.store.list_folders(self.layout.layer_prefix(layer))
         return sorted(dt for folder in folders if (dt := folder_date(folder)))
 
     def newest(self, layer: str, today: date | None = None, *, without: Collection[date] = ()) -> date | None:
-        """The newest date up to `today` (by default that of now) that has a published object, `without` some.
+        """The newest date up to `today` (default: the current date) with a published object, `without` some.
 
-        What a clock that was ahead has published is of later days, and not the newest of anything until these come.
+        Later days, published while a clock was ahead, do not count until they come.
         """
         latest = today or local_date(datetime.now(UTC))
         for dt in reversed(self.dates(layer)):

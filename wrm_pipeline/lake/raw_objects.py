@@ -1,4 +1,4 @@
-"""A day's raw objects, whether they lie loose in the day's folder or are packed in its archive."""
+"""A day's raw objects, whether loose in the day's folder or packed in its archive."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.raw_archive import MAX_INDEX_BYTES, ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectInfo, ObjectStore
 
-# Contents of objects in just these versions, in the order asked.
+# Contents of objects in exactly these versions, in the requested order.
 ReadVersions = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
 
 
@@ -22,11 +22,11 @@ class RawDay:
     """The raw objects of a day.
 
     Attributes:
-        store: Where they are.
-        layout: Their keys.
+        store: Holds them.
+        layout: Names them.
         dt: The day.
-        loose: Those that are objects of their own, by key.
-        index: What is packed; None where nothing is.
+        loose: Separate objects, by key.
+        index: The packed objects; None if there are none.
     """
 
     store: ObjectStore
@@ -37,7 +37,7 @@ class RawDay:
 
     @classmethod
     def of(cls, store: ObjectStore, layout: Layout, dt: date) -> "RawDay":
-        """Look what is there: a listing, and for a packed day the index.
+        """Read the state of a day: a listing and, for a packed day, the index.
 
         Raises:
             UnreadableArchiveError: the index is damaged.
@@ -59,7 +59,7 @@ class RawDay:
         return cls(store, layout, dt, loose, index)
 
     def objects(self) -> list[ObjectInfo]:
-        """Each raw object once, ascending by key; a loose one stands for the packed one of the same key."""
+        """Each raw object once, ascending by key; a loose one takes precedence over a packed one of the same key."""
         found = dict(self.loose)
         folder = self.layout.raw_folder(self.dt)
         for member in self.index.members if self.index else ():
@@ -76,14 +76,14 @@ class RawDay:
         bodies: ReadVersions | None = None,
         archive: Callable[[], ArchiveReader] | None = None,
     ) -> Iterator[tuple[str, bytes]]:
-        """Contents in the order asked, checked; loose ones are fetched ahead, the archive once.
+        """Contents in the requested order, checked; loose ones are prefetched, the archive is fetched once.
 
-        `bodies` reads the loose ones in place of the store (from a cache, say), and `archive` gives the archive where
-        it may be open already.
+        `bodies` reads loose ones instead of the store (from a cache, say), and `archive` returns the archive if it may
+        be open already.
 
         Raises:
             ObjectNotFoundError: there is no such raw object.
-            UnreadableArchiveError: what was packed is damaged.
+            UnreadableArchiveError: the archive is damaged.
         """
         wanted = list(keys)
         folder = self.layout.raw_folder(self.dt)
@@ -97,7 +97,7 @@ class RawDay:
                 yield next(fetched)
                 continue
             if name not in packed:
-                yield key, self.store.get(key)  # the store says that it is not there
+                yield key, self.store.get(key)  # the store raises that it does not exist
                 continue
             reader = reader or (archive or self.open_archive)()
             try:
@@ -112,7 +112,7 @@ class RawDay:
         return self.layout.archive_folder(self.dt) + (self.index.name if self.index else "")
 
     def open_archive(self) -> ArchiveReader:
-        """The archive, fetched whole and checked."""
+        """The archive, fetched completely and checked."""
         if self.index is None:
             raise AssertionError(f"nothing of {self.dt} is packed")
         try:
@@ -135,5 +135,5 @@ def _metadata(member: Member) -> dict[str, str]:
 
 
 def _unreadable(store: ObjectStore, key: str, error: DamagedArchiveError) -> UnreadableArchiveError:
-    remedy = "Restore the object from a backup or an older version; the raw objects of this day are in it alone"
+    remedy = "Restore the object from a backup or an older version; nothing else holds the raw objects of this day"
     return UnreadableArchiveError(str(error), store.name, "get", key, remedy)

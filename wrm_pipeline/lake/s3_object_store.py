@@ -54,10 +54,10 @@ READ_TIMEOUT_S = 15
 """Seconds without a byte, not for a whole body. 3 + 15 is `STORAGE_POLICY.attempt_s`."""
 
 _PAGE_KEYS = 1000
-"""Keys per listing request: the most that S3 gives."""
+"""Keys per listing request: S3's maximum."""
 
 _FEW = 8
-"""Objects that are not worth a second client in `get_many`."""
+"""Up to this many objects are not worth a second client in `get_many`."""
 
 _HEADER_REJECTED_CODES = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
 
@@ -84,21 +84,21 @@ def s3_object_store(
     Args:
         bucket: Its name.
         endpoint_url: ``https://…`` of the service; None means AWS.
-        access_key_id: Who we are.
-        secret_access_key: Kept in the client only, shown nowhere.
+        access_key_id: Identifies us.
+        secret_access_key: Kept in the client only, never shown.
         region_name: Default DEFAULT_REGION.
         breaker: See `Breakers.of`.
         policy: Attempts and deadline of each operation.
         threads: Parallel downloads of `get_many`, and connections kept.
-        in_flight: Bodies that `get_many` holds at most.
+        in_flight: Maximum number of bodies that `get_many` holds.
         on_event: See `retry.call`.
         connect_timeout_s: Seconds.
         read_timeout_s: Seconds without a byte.
         way: Of each request, in place of the two time-outs.
-        rate: What the service allows for; None means no bound.
+        rate: The service's limit; None means none.
     """
     region = region_name or DEFAULT_REGION
-    connections = threads + 4  # + the caller's own requests meanwhile
+    connections = threads + 4  # plus the caller's own requests meanwhile
     way = way or s3_policy(connect_s=connect_timeout_s, read_s=read_timeout_s, total_s=policy.deadline_s)
     login = ClientLogin(access_key_id, secret_access_key)
 
@@ -125,29 +125,28 @@ def s3_object_store(
 class S3ObjectStore:
     """Objects in a bucket of an S3-compatible service; thread-safe.
 
-    Every request goes through `retry.call`, bodies included. No multipart uploads: Ceph ignores If-None-Match
-    on their completion, and the largest object here is some tens of MB where a single PUT may have 5 GB.
+    Every request goes through `retry.call`, bodies included. No multipart uploads: Ceph ignores If-None-Match when they
+    are completed, and the largest objects here are some tens of MB, while a single PUT may have 5 GB.
 
-    `put_if_absent` rests on ``If-None-Match: *``, which AWS, Ceph (16.2.15, as Hetzner runs) and SeaweedFS
-    honour atomically at the price of 1 request. Other services reject or even ignore the header, so a process
-    does not trust it untried: its first `put_if_absent` looks with a HEAD whether the object is there, and
-    after writing sends the same conditional PUT once more, with the same bytes, which a service that honours
-    the header answers with 412 (3 requests, once per process). If it does not, each `put_if_absent` is a HEAD
-    and a PUT. What remains then: of two writers of one key within the milliseconds between HEAD and PUT, both
-    are told True and the later one's bytes stay. Raw snapshots have keys with their second, so that takes two
-    fetches in one second, on such a service.
+    `put_if_absent` relies on ``If-None-Match: *``, which AWS, Ceph (16.2.15, as Hetzner runs) and SeaweedFS honour
+    atomically with 1 request. Other services reject or even ignore the header, so each process tests it: its first
+    `put_if_absent` checks with a HEAD whether the object exists, and after writing sends the same conditional PUT once
+    more, with the same bytes, which a service that honours the header answers with 412 (3 requests, once per process).
+    If it does not, each `put_if_absent` is a HEAD and a PUT. The remaining risk: of two writers of one key within the
+    milliseconds between HEAD and PUT, both get True and the later one's bytes stay. Keys of raw snapshots include the
+    second, so that takes two fetches in one second, on such a service.
 
     Args:
         bucket: Its name.
-        client_factory: Makes the boto3 client, at the first request.
+        client_factory: Creates the boto3 client, at the first request.
         endpoint: Host of the service, for messages.
-        breaker: Asked before, told after each operation.
+        breaker: Consulted before and updated after each operation.
         policy: Attempts and deadline of each operation.
         threads: Parallel downloads of `get_many`.
-        in_flight: Bodies that `get_many` holds at most.
+        in_flight: Maximum number of bodies that `get_many` holds.
         on_event: See `retry.call`.
-        rate: Waited for before each request, a retried one included.
-        bulk: The fast way that `get_many` tries first; None means there is none.
+        rate: Awaited before each request, retries included.
+        bulk: The fast reader that `get_many` tries first; None means there is none.
         clock: See `retry.call`.
         sleep: See `retry.call`.
     """
@@ -183,7 +182,7 @@ class S3ObjectStore:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        # None: not tried yet. An earlier process may have learned it.
+        # None: not tested yet. An earlier process may have found out.
         self.honours_if_none_match: bool | None = None
 
     def __repr__(self) -> str:
@@ -194,9 +193,9 @@ class S3ObjectStore:
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`. Each page is a request with its own retries.
 
-        Pages follow by the last key seen instead of a continuation token: a retried page cannot meet an
-        expired token, and a listing that does not move on is noticed. "Folders" that consoles make (keys that
-        end in a slash) are no objects.
+        Pages continue after the last key seen instead of a continuation token: a retried page cannot meet an expired
+        token, and a listing that does not advance is noticed. "Folders" made by consoles (keys that end in a slash) are
+        not objects.
         """
         after, more = start_after, True
         while more:
@@ -213,7 +212,7 @@ class S3ObjectStore:
             contents, more = answer.get("Contents", []), answer.get("IsTruncated", False)
             keys = [item["Key"] for item in contents]
             if more and not keys:
-                raise self._unexpected("the listing does not move on", "list", prefix)
+                raise self._unexpected("the listing does not advance", "list", prefix)
             for earlier, later in itertools.pairwise([after, *keys]):
                 if later <= earlier:
                     raise PermanentError(
@@ -221,7 +220,7 @@ class S3ObjectStore:
                         "s3",
                         "list",
                         self._place(prefix),
-                        "This service does not list as S3 does, and paging would lose keys: use another",
+                        "This service does not list as S3 does, and paging would lose keys: use another one",
                     )
 
             return contents, more
@@ -246,7 +245,7 @@ class S3ObjectStore:
                 self._check_listing(answer, prefix)
                 following = answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
                 if answer.get("IsTruncated") and following in {"", token}:
-                    raise self._unexpected("the listing does not move on", "list", prefix)
+                    raise self._unexpected("the listing does not advance", "list", prefix)
                 return [item["Prefix"] for item in answer.get("CommonPrefixes", [])], following
 
             page, token = self._ask("list", prefix, request)
@@ -285,12 +284,12 @@ class S3ObjectStore:
             while waiting:
                 key, future = waiting.popleft()
                 yield key, result_of(future)
-                del future  # and with it the body, before the next one is asked for
+                del future  # and with it the body, before the next one is requested
                 for following in itertools.islice(remaining, 1):
                     waiting.append((following, threads.submit(get, following)))
 
     def _get_in_bulk(self, bulk: BulkReader, key: str) -> bytes:
-        """By the fast way, and by the ordinary one for what did not arrive so."""
+        """Through the fast reader, falling back to the ordinary way."""
         if self._rate is not None:
             self._rate.wait()
         body = bulk.get(key)
@@ -299,7 +298,7 @@ class S3ObjectStore:
         return self.get(key) if body is None else body
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """See `ObjectStore.stat`. HEAD says 404 for an absent bucket, too, so that gives None as well."""
+        """See `ObjectStore.stat`. HEAD returns 404 for a missing bucket, too, so that gives None as well."""
 
         def request(client: S3Client) -> ObjectInfo | None:
             from botocore.exceptions import ClientError
@@ -335,7 +334,7 @@ class S3ObjectStore:
         metadata: Mapping[str, str] | None = None,
         content_type: str = BINARY,
     ) -> ObjectInfo:
-        """See `ObjectStore.put`. `last_modified` is the answer's time: the store's own may be 1 s off."""
+        """See `ObjectStore.put`. `last_modified` is the answer's time: the store's own may differ by 1 s."""
         size_bytes, sha256 = _measure(body)
         stored = checked_metadata(metadata, sha256)
 
@@ -355,7 +354,7 @@ class S3ObjectStore:
         return self._ask("put", key, request)
 
     def put_if_absent(self, key: str, body: bytes, *, metadata: Mapping[str, str] | None = None) -> bool:
-        """See `ObjectStore.put_if_absent`, and this class on what it rests on."""
+        """See `ObjectStore.put_if_absent`, and this class for what it relies on."""
         stored = checked_metadata(metadata, hashlib.sha256(body).hexdigest())
         honoured = self.honours_if_none_match
         if not honoured and self.stat(key) is not None:
@@ -375,14 +374,14 @@ class S3ObjectStore:
         self.honours_if_none_match = True
         if attempts == 1:
             return False
-        # An earlier attempt may have been carried out although its answer got lost.
+        # An earlier attempt may have succeeded although its answer was lost.
         present = self.stat(key)
         return present is not None and present.metadata.get("sha256") == stored["sha256"]
 
     def _put_conditionally(
         self, operation: str, key: str, body: bytes, metadata: Mapping[str, str]
     ) -> tuple[bool | None, int]:
-        """Whether it was written (None: the service rejects the header), and the number of requests."""
+        """Whether it was written (None: the service rejects the header), and the number of requests made."""
         attempts = 0
 
         def request(client: S3Client) -> bool | None:
@@ -405,7 +404,7 @@ class S3ObjectStore:
                     return False
                 if status == 501 or (status == 400 and code in _HEADER_REJECTED_CODES):
                     return None
-                if status == 409:  # another writer of this key is at it
+                if status == 409:  # another writer is writing this key
                     raise TransientError("HTTP 409 conflict", "s3", operation, self._place(key), status=409) from exc
                 raise
             self._check_etag(answer, operation, key)
@@ -419,11 +418,11 @@ class S3ObjectStore:
             raise
 
     def _try_header(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
-        """Send what was just written once more, to learn if the service minds; harmless if it does not."""
+        """Send what was just written once more, to see whether the service refuses; harmless if it does not."""
         try:
             written, _ = self._put_conditionally("probe", key, body, metadata)
         except ExternalError:
-            return  # learn it another time
+            return  # find out another time
         if written is False:
             self.honours_if_none_match = True
         else:
@@ -464,7 +463,7 @@ class S3ObjectStore:
             except ExternalError as exc:
                 if exc.name:
                     raise
-                # Of the way there, where nobody knows what is asked for.
+                # A connection error does not know which object is concerned.
                 raise type(exc)(exc.problem, "s3", operation, self._place(key), exc.remedy, exc.status) from None
 
         return retry.call(
@@ -486,12 +485,12 @@ class S3ObjectStore:
             return self._client
 
     def _check_listing(self, answer: Mapping[str, Any], prefix: str) -> None:
-        """An HTML or empty body with status 200 parses as a listing without keys: "nothing new", for ever."""
+        """An HTML or empty body with status 200 parses as a listing without keys: "nothing new", forever."""
         if "KeyCount" not in answer or "Name" not in answer:
-            raise self._unexpected("HTTP 200, but the answer is no S3 listing", "list", prefix)
+            raise self._unexpected("HTTP 200, but the answer is not an S3 listing", "list", prefix)
 
     def _check_etag(self, answer: Mapping[str, Any], operation: str, key: str) -> None:
-        """A proxy's page with status 200 has no ETag; taken for a PUT's answer, it would lose the object."""
+        """A proxy's page with status 200 has no ETag; mistaken for a PUT's answer, it would lose the object."""
         if not answer.get("ETag"):
             raise self._unexpected("HTTP 200, but without an ETag: this was not S3", operation, key)
 
@@ -501,14 +500,14 @@ class S3ObjectStore:
             "s3",
             operation,
             self._place(key),
-            "See what answers at the endpoint: a proxy, a login or error page",
+            "Check what answers at the endpoint: a proxy, a login or error page",
         )
 
     def _place(self, key: str) -> str:
         return f"{self.name}/{key} at {self._endpoint}"
 
     def _explain(self, exc: ClientError, operation: str, key: str) -> ExternalError:
-        """In our terms, with what to do about it."""
+        """Translate into our errors, with a remedy."""
         error = retry.classify(exc, target="s3", operation=operation, name=self._place(key))
         assert error is not None  # noqa: S101 - a ClientError is always an answer
         code, status = exc.response.get("Error", {}).get("Code", ""), error.status
@@ -523,7 +522,7 @@ class S3ObjectStore:
             kind = ObjectArchivedError
             remedy = (
                 "A lifecycle rule has moved it to an archive storage class: restore it from there (S3 RestoreObject), "
-                "and see to the rule"
+                "and correct the rule"
             )
         elif status == 507 or code == "QuotaExceeded":
             kind, remedy = StorageFullError, f"Make room in bucket {self._bucket}, or raise its quota"

@@ -1,10 +1,10 @@
-"""How requests to the object store leave: botocore's and our own, by the one policy for outgoing requests.
+"""How requests to the object store are sent, botocore's and our own: by the one policy for outgoing requests.
 
-botocore signs and parses. What it would send itself goes through `outgoing.request` instead, so that it takes no proxy
-from the environment, waits for no answer beyond the deadline, holds no endless one, and is led nowhere: it would follow
-"the bucket is in another region" to whatever endpoint it makes of that, and asks for a region that nobody names until
-Python's stack is full. What is left of it: a request that failed for its region is signed for the one that the answer
-names and sent once more, to the same host.
+botocore signs and parses. Its requests are sent by `outgoing.request` instead, so that they use no proxy from the
+environment, wait no longer than the deadline, read no endless answer, and cannot be redirected elsewhere: botocore
+would follow "the bucket is in another region" to whatever endpoint it derives from that, and look up an unknown region
+until Python's stack is full. What remains: a request that failed because of its region is signed for the region named
+in the answer and sent once more, to the same host.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MAX_OBJECT_BYTES = 5 * 2**30
-"""What S3 takes in one PUT, which is how all objects of ours are written."""
+"""S3's limit for one PUT, which is how all our objects are written."""
 
 MAX_ANSWER_BYTES = 32 * 2**20
-"""Of any other answer. A listing's page of 1,000 keys of 1,024 bytes, all of them escaped, has 6 MB."""
+"""For any other answer. A listing's page of 1,000 keys of 1,024 bytes, all escaped, has 6 MB."""
 
 _AWS = ".amazonaws.com"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 def s3_policy(*, connect_s: float, read_s: float, total_s: float) -> outgoing.Policy:
-    """The policy for an object store, which is the operator's own wherever it is."""
+    """The policy for an object store, which the operator chose, wherever it is."""
     return outgoing.Policy(
         "s3",
         max_bytes=MAX_ANSWER_BYTES,
@@ -50,19 +50,19 @@ def s3_policy(*, connect_s: float, read_s: float, total_s: float) -> outgoing.Po
         trusted=True,
         verify=os.environ.get("AWS_CA_BUNDLE") or True,
         with_errors=True,
-        unpack=False,  # an object is what was put, whatever encoding its metadata claims
+        unpack=False,  # an object is the bytes that were put, whatever encoding its metadata claims
         remedy="Check S3_ENDPOINT_URL",
-        size_remedy="See what answers at the endpoint",
+        size_remedy="Check what answers at the endpoint",
     )
 
 
 class S3Transport:
-    """Sends what botocore has signed; thread-safe.
+    """Sends requests that botocore signed; thread-safe.
 
     Args:
-        endpoint_url: The only place that is asked; None: any of AWS.
-        policy: Of each request.
-        connections: Kept open at most.
+        endpoint_url: The only permitted endpoint; None: any of AWS.
+        policy: For each request.
+        connections: Maximum number kept open.
     """
 
     def __init__(self, endpoint_url: str | None, policy: outgoing.Policy, connections: int) -> None:
@@ -73,7 +73,7 @@ class S3Transport:
     def serve(self, client: S3Client) -> None:
         """Send all requests of a client from now on."""
         events = client.meta.events
-        send: Any = self._send  # its answer is taken for that of the request
+        send: Any = self._send  # its return value becomes the request's answer
         events.register("before-send.s3", send)
         events.register_last("before-parameter-build.s3", _ask_for_a_region_once)
 
@@ -84,13 +84,13 @@ class S3Transport:
         place = outgoing.place_of(request.url)
         self._check(place)
         headers = {name: _text(value) for name, value in request.headers.items()}
-        headers.pop("Expect", None)  # nobody waits for a "100 Continue" here
+        headers.pop("Expect", None)  # nothing here waits for a "100 Continue"
         is_object = event_name.endswith(".GetObject")
         body: Any = request.body
         answer = outgoing.request(
             replace(self._policy, max_bytes=MAX_OBJECT_BYTES) if is_object else self._policy,
             request.method,
-            f"{place}{place.path}",  # without a user and password, which would take the signature's place
+            f"{place}{place.path}",  # without user and password, which would replace the signature
             headers=headers,
             body=body,
             kept=self._kept,
@@ -112,7 +112,7 @@ class S3Transport:
 
 
 def _ask_for_a_region_once(model: OperationModel, context: dict[str, Any], **_: object) -> None:
-    """HeadBucket is how botocore learns a region; where it learns none, it would ask by HeadBucket, without end."""
+    """Botocore learns a region by HeadBucket; if that gives none, it would repeat HeadBucket endlessly."""
     if model.name == "HeadBucket":
         context["s3_redirect"]["redirected"] = True
 
@@ -122,7 +122,7 @@ def _text(value: str | bytes) -> str:
 
 
 class _Body(io.BytesIO):
-    """What botocore takes for a body that is still to be read."""
+    """Looks to botocore like a body that is still to be read."""
 
     def stream(self, *_: object, **__: object) -> Iterator[bytes]:
         yield self.read()
@@ -130,7 +130,7 @@ class _Body(io.BytesIO):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """AWS's signature, version 4, for requests without a body."""
+    """AWS Signature Version 4 for requests without a body."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
@@ -169,5 +169,5 @@ def _key(secret: str, day: str, region: str) -> bytes:
 
 
 def object_path(bucket: str, key: str) -> str:
-    """The path of an object, percent-encoded as the signature wants it."""
+    """The path of an object, percent-encoded as the signature requires."""
     return f"/{quote(bucket, safe='')}/{quote(key, safe='/~')}"

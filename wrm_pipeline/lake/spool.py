@@ -1,8 +1,9 @@
-"""Store-and-forward on the local disk: where a fetched body waits while storage is away.
+"""Store-and-forward on the local disk: fetched bodies wait here while storage is down.
 
-One file per body, named by time and kind, so that the folder's order is the order of the fetches. A file is there
-whole or not at all: written under a temporary name, flushed to the disk, renamed. A body is here before anything has
-looked at it; its name then says `fetched`. Who finds such a body later knows that a process died over it.
+One file per body, named by time and kind, so that names sort in the order of the fetches. A file is complete or does
+not exist: it is written under a temporary name, flushed to disk and renamed. A body arrives here before anything
+inspects it, and its name then says `fetched`; a process that finds such a body later knows that another one died
+inspecting it.
 """
 
 import contextlib
@@ -18,27 +19,27 @@ from typing import Literal
 
 Kind = Literal["raw", "quarantine", "fetched"]
 
-# From here on each run says so: at 40 kB a minute the last fifth of 1 GiB lasts for more than three days.
+# Beyond this share each run warns: at 40 kB a minute the last fifth of 1 GiB lasts for more than three days.
 ALARM_SHARE = 0.8
 
-# Below the spool: what is not a body, or cannot be read.
+# Below the spool: files that are not bodies, or cannot be read.
 ASIDE = "unreadable"
 
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z\.(raw|quarantine|fetched)(?:\.([0-9a-f-]{36}))?\.body")
 _TEMPORARY = re.compile(r".*\.tmp-\d+")
 _RUN_ID = re.compile(r"[0-9a-f-]{36}")
 _TIME = "%Y%m%dT%H%M%S.%f"
-# A folder of the file system itself, where the spool has a disk of its own.
+# The file system's own folder, if the spool has a separate disk.
 _OF_THE_SYSTEM = frozenset({"lost+found"})
 # Names with other years are not ours: the calendar ends at year 9999, and zones shift times beyond it.
 _YEARS = range(2000, 2200)
 
-# Troubles of this process or of the moment, not of a file.
+# Temporary problems of this process, not of a file.
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 
 
 class SpoolFullError(RuntimeError):
-    """There is no room for another body; what waits already is kept, since the oldest can never be had again."""
+    """There is no room for another body; waiting ones are kept, since the oldest cannot be fetched again."""
 
 
 class UnreadableBodyError(RuntimeError):
@@ -47,9 +48,9 @@ class UnreadableBodyError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class SpooledBody:
-    """A body that waits: what it is, when it was fetched (aware, UTC), and by which run (empty: not known).
+    """A waiting body: its kind, when it was fetched (aware, UTC), and by which run (empty: unknown).
 
-    Of a `fetched` body nobody knows yet whether it is a snapshot.
+    Whether a `fetched` body is a snapshot is not known yet.
     """
 
     path: Path
@@ -58,14 +59,14 @@ class SpooledBody:
     run_id: str = ""
 
     def read(self) -> bytes:
-        """The very bytes that were fetched.
+        """The bytes that were fetched.
 
         Raises:
             FileNotFoundError: it was delivered meanwhile.
             UnreadableBodyError: it cannot be read, now or later.
         """
         try:
-            # Not through a symlink, and without waiting for the writer of a FIFO.
+            # Follows no symlink, and does not wait for the writer of a FIFO.
             file = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(file, "rb") as opened:
                 return opened.read()
@@ -79,7 +80,7 @@ class SpooledBody:
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A file or folder of the spool that is not a body that can be delivered: where it is now, and why."""
+    """A file or folder in the spool that cannot be delivered: its current path, and why."""
 
     path: Path
     reason: str
@@ -96,14 +97,14 @@ class Spool:
     max_bytes: int
 
     def add(self, kind: Kind, fetched_at: datetime, body: bytes, *, run_id: str = "") -> SpooledBody:
-        """Keep a body on the disk before this returns, with the id (a UUID) of the run that fetched it.
+        """Keep a body on disk, durably before this returns, with the id (a UUID) of the run that fetched it.
 
         Raises:
             SpoolFullError: `max_bytes` would be exceeded.
-            OSError: the disk is full or may not be written; the message names the file.
+            OSError: the disk is full or not writable; the message names the file.
         """
         if not _RUN_ID.fullmatch(run_id):
-            run_id = ""  # a name that `waiting` would not know
+            run_id = ""  # `waiting` would not recognise such a name
         waiting = self.size_bytes
         if waiting + len(body) > self.max_bytes:
             raise SpoolFullError(
@@ -113,7 +114,7 @@ class Spool:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         taken = {entry.name.partition("Z.")[0] for entry in self._entries()}
-        # A simulated clock may stand still; nothing that waits is overwritten, and each body has a time of its own.
+        # A simulated clock may stand still; no waiting body is overwritten, and each has its own time.
         while f"{fetched_at.astimezone(UTC):{_TIME}}" in taken:
             fetched_at += timedelta(microseconds=1)
         path = self._path(kind, fetched_at, run_id)
@@ -138,7 +139,7 @@ class Spool:
         return self.folder / f"{fetched_at.astimezone(UTC):{_TIME}}Z.{kind}{run}.body"
 
     def waiting(self) -> Iterator[SpooledBody]:
-        """All bodies that can be delivered, the oldest fetch first.
+        """All bodies that can be delivered, oldest fetch first.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -149,13 +150,13 @@ class Spool:
                 yield body
 
     def _entries(self) -> list[Path]:
-        """All that is in the folder but the folder for what is set aside, temporary and hidden files."""
+        """Everything in the folder except the folder of files set aside, temporary and hidden files."""
         try:
             names = sorted(entry.name for entry in self.folder.iterdir())
         except FileNotFoundError:
             return []
         except NotADirectoryError:
-            if not self.folder.exists():  # a file stands where a parent should be: there is no spool at all
+            if not self.folder.exists():  # a file is where a parent should be: there is no spool at all
                 return []
             raise
         kept_out = {ASIDE, *_OF_THE_SYSTEM}
@@ -167,7 +168,7 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all bodies that wait."""
+        """Total size of all waiting bodies."""
         total = 0
         for body in self.waiting():
             with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
@@ -176,11 +177,11 @@ class Spool:
 
     @property
     def filling(self) -> bool:
-        """Whether it is time for an alarm."""
+        """Whether the spool is full enough for an alarm."""
         return self.size_bytes > self.max_bytes * ALARM_SHARE
 
     def rename(self, body: SpooledBody, kind: Kind) -> SpooledBody:
-        """Keep in its name what a body is: so that it need not be inspected again, or that it is about to be.
+        """Record a body's kind in its name: so that it need not be inspected again, or that it is about to be.
 
         Raises:
             FileNotFoundError: it was delivered meanwhile.
@@ -191,19 +192,19 @@ class Spool:
         return replace(body, path=path, kind=kind)
 
     def remove(self, body: SpooledBody) -> None:
-        """Forget a body that was delivered, and what killed processes left half written.
+        """Remove a delivered body, and files that killed processes left half written.
 
         Raises:
-            OSError: it cannot be removed; it will be delivered again, which does no harm.
+            OSError: it cannot be removed; it will be delivered again, which is harmless.
         """
         body.path.unlink(missing_ok=True)
         for orphan in self.folder.glob("*.tmp-*"):
             if not Path(f"/proc/{orphan.suffix.removeprefix('.tmp-')}").exists():
-                with contextlib.suppress(OSError):  # a folder, or another user's: it is in nobody's way
+                with contextlib.suppress(OSError):  # a folder, or another user's: it blocks nothing
                     orphan.unlink(missing_ok=True)
 
     def set_aside(self, path: Path, reason: str) -> Stranger:
-        """Move what cannot be delivered out of the way; where that fails, too, it stays and the reason says so."""
+        """Move an undeliverable file out of the way; if that fails, too, it stays and the reason says so."""
         try:
             aside = self.folder / ASIDE
             aside.mkdir(exist_ok=True)
@@ -217,7 +218,7 @@ class Spool:
         return Stranger(target, reason)
 
     def sort_out(self) -> list[Stranger]:
-        """Set aside all that is not a body that can be delivered; gives what was found.
+        """Set aside everything that cannot be delivered; returns what was found.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -226,7 +227,7 @@ class Spool:
         return [self.set_aside(stranger.path, stranger.reason) for stranger in found]
 
     def strangers(self) -> list[Stranger]:
-        """What is set aside, and what would be; changes nothing. Never raises: it is for alarms."""
+        """Files that are set aside, and files that would be; changes nothing. Never raises: it is for alarms."""
         try:
             names = sorted(entry.name for entry in (self.folder / ASIDE).iterdir())
         except FileNotFoundError:
@@ -242,23 +243,23 @@ class Spool:
 
 
 def _body_of(path: Path) -> SpooledBody | Stranger | None:
-    """The body that a file is, or why it is none; None where it has just gone. Opens nothing."""
+    """The body in a file, or why it is not one; None if it has just vanished. Opens nothing."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Stranger(path, f"it cannot be looked at: {error.strerror}")
+        return Stranger(path, f"it cannot be examined: {error.strerror}")
     match = _NAME.fullmatch(path.name)
     at = _time_of(match[1]) if match else None
     if match is None or at is None:
-        return Stranger(path, "its name is not that of a snapshot")
+        return Stranger(path, "its name is not a snapshot's")
     if stat.S_ISLNK(mode):
         return Stranger(path, "a symbolic link, not a file")
     if not stat.S_ISREG(mode):
-        return Stranger(path, "a folder, not a file" if stat.S_ISDIR(mode) else "not an ordinary file")
+        return Stranger(path, "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        return Stranger(path, "it may not be read: see its owner and mode")
+        return Stranger(path, "no permission to read it: check its owner and mode")
     kind: Kind = "raw" if match[2] == "raw" else "quarantine" if match[2] == "quarantine" else "fetched"
     return SpooledBody(path, kind, at, match[3] or "")
 

@@ -133,10 +133,10 @@ def test_keys_that_leave_the_folder_or_hide_are_refused(lake, key):
         lambda k: lake.put(k, b""),
         lambda k: lake.put_if_absent(k, b""),
     ):
-        with pytest.raises(ValueError, match="no object key"):
+        with pytest.raises(ValueError, match="not an object key"):
             ask(key)
     if key:
-        with pytest.raises(ValueError, match="no object key"):
+        with pytest.raises(ValueError, match="not an object key"):
             lake.list_folders(f"../{key}")
 
 
@@ -488,7 +488,7 @@ def test_a_page_that_fails_is_asked_for_again_and_no_key_is_lost_or_doubled(serv
 
 def test_a_listing_that_does_not_move_on_is_an_error(server):
     server.play(then=listing(more=True))
-    with pytest.raises(UnexpectedAnswerError, match="move on"):
+    with pytest.raises(UnexpectedAnswerError, match="does not advance"):
         list(s3(server).list(""))
 
 

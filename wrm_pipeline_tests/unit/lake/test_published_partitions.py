@@ -171,7 +171,7 @@ def test_dates_are_those_of_folders_and_newest_of_objects(partitions, lake):
 )
 def test_an_object_that_is_no_parquet_file_says_which_and_what_to_do(partitions, lake, content):
     lake.store.put(KEY, content)
-    with pytest.raises(UnreadablePartitionError, match="builds it again") as caught:
+    with pytest.raises(UnreadablePartitionError, match="rebuilds it") as caught:
         partitions.read("processed", DAY)
     assert KEY in str(caught.value)
     assert isinstance(caught.value, UnexpectedAnswerError)

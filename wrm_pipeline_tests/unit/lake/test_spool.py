@@ -120,7 +120,7 @@ print([body.read() for body in spool.waiting()], [str(stranger) for stranger in 
     readable = f"{AT + timedelta(hours=2):%Y%m%dT%H%M%S.%f}Z.raw.body"
     (folder / readable).write_bytes(b"for all")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == f"[b'mine', b'for all'] ['{name} (it may not be read: see its owner and mode)']\n"
+    assert done.stdout == f"[b'mine', b'for all'] ['{name} (no permission to read it: check its owner and mode)']\n"
     assert (folder / "unreadable" / name).read_bytes() == b"root's own"
 
 
