@@ -444,7 +444,7 @@ def test_a_body_that_trickles_is_given_up_at_the_deadline():
         started = time.monotonic()
         with pytest.raises(TransientError, match=r"only \d+ bytes came in 1 s"):
             store.get("k")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5, "the whole body would take 15 s"
     assert len(server.heads) == 1
 
 
