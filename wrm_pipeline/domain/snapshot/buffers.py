@@ -22,16 +22,14 @@ _CP1250_MORE_BYTES = np.array([len(code) - 1 for code in _CP1250])
 _RARE_BLANKS = rb"[\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
 
 
-def _field_patterns(separator: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """Fields, of which the first group is the blanks before them; and an opening quote that has kept its blanks."""
+def _field_pattern(separator: str) -> re.Pattern[bytes]:
+    """A field of a line: blanks, what follows them, and the separator or the end; no field if a quote is not closed."""
     sep = separator.encode()
     blank = rb"(?:[%b]|%b)" % (b" \v\f" if separator == "\t" else b" \t\v\f", _RARE_BLANKS)
-    fields = rb'(%b*+)((?:"(?:[^"\n]++|"")*+"[^%b\n]*+|[^"%b\n][^%b\n]*+)?)(%b|$)' % (blank, sep, sep, sep, sep)
-    kept = rb'(?:^|%b)%b++"' % (sep, blank)
-    return re.compile(fields, re.MULTILINE), re.compile(kept, re.MULTILINE)
+    return re.compile(rb'%b*+((?:"(?:[^"]++|"")*+"[^%b]*+|[^"%b][^%b]*+)?(?:%b|\Z))' % (blank, sep, sep, sep, sep))
 
 
-_FIELD_PATTERNS = {separator: _field_patterns(separator) for separator in SEPARATORS}
+_FIELDS = {separator: _field_pattern(separator) for separator in SEPARATORS}
 
 
 def _table(characters: bytes) -> npt.NDArray[np.bool_]:
@@ -143,7 +141,6 @@ def _without_blanks_before_quotes(buffer: bytes, separator: str) -> bytes | memo
     before = characters[quotes - 1]
     # Blanks, and last bytes of those beyond ASCII.
     candidates = quotes[((before <= _SPACE) & (before != _LINE_FEED)) | (before >= 0x80)]
-    fields, kept = _FIELD_PATTERNS[separator]
     parts: list[bytes] = []
     end = 0
     for place in candidates.tolist():
@@ -152,11 +149,20 @@ def _without_blanks_before_quotes(buffer: bytes, separator: str) -> bytes | memo
         start = buffer.rfind(b"\n", 0, place) + 1
         parts.append(buffer[end:start])
         end = buffer.index(b"\n", place)
-        line = fields.sub(rb"\2\3", buffer[start:end])
-        if kept.search(line):
-            raise RefusedError
-        parts.append(line)
+        parts.extend(_fields_without_blanks(buffer[start:end], separator))
     return b"".join([*parts, buffer[end:]])
+
+
+def _fields_without_blanks(line: bytes, separator: str) -> Iterator[bytes]:
+    """The fields of a line, each with its separator and without the blanks before it."""
+    end = 0
+    for found in _FIELDS[separator].finditer(line):
+        if found.start() != end:
+            raise RefusedError
+        end = found.end()
+        yield found[1]
+    if end != len(line):
+        raise RefusedError
 
 
 def _with_blanks_moved(

@@ -171,6 +171,12 @@ def test_a_value_in_another_spelling(field, served, column, value):
     assert type(row[column]) is type(value)
 
 
+def test_quotes_and_commas_in_a_name_cost_nothing_beside_quotes_behind_blanks():
+    """`, "` is inside of a name here, and in front of one there; a third name has a quote in its middle."""
+    lines = [line(id="1", name='""", """'), line(id="2", name=' "a, b"'), line(id="3", name=' a "b" c')]
+    assert parse_body(body(*lines)).rows["name"].to_pylist() == ['", "', "a, b", 'a "b" c']
+
+
 def test_one_capped_count_flags_its_row_only():
     batch = parse_body(body(line(id="1", bikes="5+"), line(id="2"), line(id="3", total_docks="20+")))
     assert batch.rows["count_capped"].to_pylist() == [True, False, True]
