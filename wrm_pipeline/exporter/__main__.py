@@ -8,5 +8,5 @@ from wrm_pipeline.exporter.server import main
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    # An orderly exit would wait for libraries' threads that a hanging look has left; what counts is on the disk.
+    # A normal exit would wait for library threads left by a hanging read; everything that counts is on disk.
     os._exit(status)

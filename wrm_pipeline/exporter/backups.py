@@ -10,17 +10,17 @@ from wrm_pipeline.exporter.connection import Connection
 from wrm_pipeline.exporter.families import single
 from wrm_pipeline.lake.object_store import ObjectStore
 
-# Backups come once a day; a listing each 15 s would tell nothing new.
+# Backups are daily; a listing each 15 s would show nothing new.
 LOOK_EVERY_S = 300.0
 
-# A name that says a later time is of a clock that was ahead, and must not hide that no backup is taken any more.
+# A name from the future stems from a clock that was ahead; it must not hide that backups have stopped.
 MAX_AHEAD_S = 300.0
 
 
 class BackupSource:
-    """When the newest backup was taken. It is in the store only if it could be read back.
+    """When the newest backup was taken. Only backups that could be read back are in the store.
 
-    Where backups are not `expected` and there is none, nothing is told: on a laptop nobody waits for one.
+    Without any backup, and none `expected`, no metric is exported: on a laptop nobody waits for one.
     """
 
     name = "backups"
@@ -58,7 +58,7 @@ class BackupSource:
         self._found, self._looked_at = (newest, size, len(taken)), now
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
-        """Time and size of the newest, and how many there are."""
+        """Time and size of the newest backup, and the number of backups."""
         if self._found is None or not (self._expected or self._found[2]):
             return []
         newest, size, count = self._found

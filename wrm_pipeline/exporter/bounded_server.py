@@ -1,8 +1,8 @@
-"""An HTTP server with a fixed number of threads and connections, in which a slow client costs nobody else's answer.
+"""An HTTP server with a fixed number of threads and connections, in which slow clients do not hold up others.
 
-With a thread for each connection, 900 clients that say nothing are 900 threads, and the unit's limit of tasks ends the
-process's work. Here one thread reads what all clients ask; only who has asked gets one of the others, for the answer.
-Where something is used up, the slowest is dropped.
+With a thread per connection, 900 silent clients take 900 threads, and the unit's task limit stops the process from
+working. Here one thread reads all requests; only a complete request gets another thread, for the answer. When a limit
+is reached, the slowest client is dropped.
 """
 
 import http.client
@@ -24,29 +24,29 @@ logger = logging.getLogger("wrm_pipeline.exporter")
 
 THREADS = 8
 CONNECTIONS = 256
-"""Of clients that have not asked yet; each is a socket and the beginning of a request. One more drops the oldest."""
+"""Clients with an unfinished request; each is a socket and the beginning of a request. One more drops the oldest."""
 
 HEAD_S = 5.0
-"""From the connection to the end of the request's head, however the client drips it."""
+"""From the connection to the end of the request's head, however slowly it arrives."""
 
 ANSWER_S = 10.0
 """From there to the end of the answer."""
 
 PATIENCE_S = 0.25
-"""An answer takes 0.05 s. A client that does not take it for so long makes room when others wait."""
+"""An answer takes 0.05 s. A client that has not read it by then makes room when others wait."""
 
 LONGEST_HEAD = 16 * 1024
-"""In bytes. Of Prometheus 0.4 kB, of a browser 2 kB."""
+"""In bytes. Prometheus sends 0.4 kB, a browser 2 kB."""
 
 _ENDS = (b"\r\n\r\n", b"\n\n")
 _POLL_S = 0.5
-# A whole answer fits, or as much as the kernel allows: who does not fetch it keeps no thread waiting.
+# A whole answer fits, or as much as the kernel allows: a client that does not read it blocks no thread.
 _SEND_BUFFER = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks; requests have no body here."""
+    """A client's request; bodies are not supported."""
 
     method: str
     path: str
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What it is answered."""
+    """The server's response."""
 
     status: int
     content_type: str
@@ -64,7 +64,7 @@ class Response:
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """One client; `since` (monotonic) is when it began to do what it does now."""
+    """One client; `since` (monotonic) is when its current phase began."""
 
     socket: socket.socket
     since: float
@@ -72,7 +72,7 @@ class _Connection:
 
 
 class BoundedServer:
-    """Listens from its making on, and answers in `serve_forever`, with what `answer` of a subclass gives."""
+    """Listens once created; `serve_forever` answers requests with what a subclass's `answer` returns."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -90,20 +90,20 @@ class BoundedServer:
         self._done.set()
 
     def answer(self, request: Request) -> Response:
-        """What a request gets."""
+        """The response to a request."""
         raise NotImplementedError
 
     def service_actions(self) -> None:
         """Called at least every poll interval."""
 
     def serve_forever(self, poll_interval: float = _POLL_S) -> None:
-        """Until `shutdown`, or an exception such as KeyboardInterrupt; looks up every `poll_interval` seconds."""
+        """Serve until `shutdown`, or an exception such as KeyboardInterrupt; polls every `poll_interval` seconds."""
         self._done.clear()
         for number in range(THREADS):
             threading.Thread(target=self._work, name=f"http-{number}", daemon=True).start()
         try:
             while not self._stop_event.is_set():
-                # With somebody waiting for a thread, look sooner for one that does not take its answer.
+                # While clients wait for a thread, check more often for one that does not read its answer.
                 for key, _ in self._selector.select(poll_interval if self._asked.empty() else PATIENCE_S / 2):
                     if key.data is None:
                         self._accept()
@@ -117,12 +117,12 @@ class BoundedServer:
             self._done.set()
 
     def shutdown(self) -> None:
-        """End `serve_forever` in another thread, and wait for its end."""
+        """End `serve_forever` in another thread, and wait until it has ended."""
         self._stop_event.set()
         self._done.wait()
 
     def server_close(self) -> None:
-        """Close the port and all clients that have not asked."""
+        """Close the port and all clients with unfinished requests."""
         self._selector.close()
         self._listener.close()
         for connection in list(self._asking):
@@ -140,7 +140,7 @@ class BoundedServer:
         for _ in range(64):
             try:
                 client, _address = self._listener.accept()
-            except OSError:  # nobody more; or no more file descriptors, until others are closed
+            except OSError:  # no more clients; or no free file descriptors, until others are closed
                 return
             client.setblocking(False)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -192,7 +192,7 @@ class BoundedServer:
             for connection in self._answering:
                 if now - connection.since > longest:
                     with suppress(OSError):
-                        connection.socket.shutdown(socket.SHUT_RDWR)  # its thread wakes up with an error
+                        connection.socket.shutdown(socket.SHUT_RDWR)  # wakes its thread with an error
 
     # Answering, in THREADS others
 
@@ -222,7 +222,7 @@ class BoundedServer:
             connection.socket.sendall(head.encode("latin-1") + (response.body if with_body else b""))
             connection.socket.shutdown(socket.SHUT_WR)
             connection.socket.setblocking(False)
-            connection.socket.recv(2**20)  # what was not read would make the kernel reset the connection
+            connection.socket.recv(2**20)  # unread data would make the kernel reset the connection
         except OSError:
             pass  # gone, or dropped
         finally:
@@ -231,7 +231,7 @@ class BoundedServer:
 
 
 def _parsed(head: bytes) -> Request | int:
-    """A request, or the status for what is none."""
+    """A request, or the error status if it is not one."""
     line, _, rest = head.partition(b"\n")
     words = line.decode("latin-1").split()
     if len(words) != 3 or not words[2].startswith("HTTP/1."):

@@ -1,4 +1,4 @@
-"""A connection that is used again and again."""
+"""A reusable connection."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# Dagster's instance remembers each run's SQLite file that it has opened; a store's keys may be others by then.
+# Dagster's instance keeps every run's SQLite file that it has opened, and a store's keys may have changed by then.
 RENEW_AFTER_S = 3600.0
 
 
 class Connection(Generic[T]):
-    """Made when it is first needed, and anew after a failure: what is behind it may be another one then."""
+    """Created when first needed, and again after a failure, as the target may have changed."""
 
     def __init__(self, connect: Callable[[], T]) -> None:
         self._connect = connect
@@ -20,7 +20,7 @@ class Connection(Generic[T]):
 
     @contextmanager
     def use(self) -> Iterator[T]:
-        """For one piece of work."""
+        """The connection, for one piece of work."""
         made, self._made = self._made, None
         if made is None or time.monotonic() - made[1] > RENEW_AFTER_S:
             made = (self._connect(), time.monotonic())

@@ -1,4 +1,4 @@
-"""How Dagster itself is: its queue, its daemons, the ticks of its sensors and schedules."""
+"""Health of Dagster itself: its queue, its daemons, the ticks of its sensors and schedules."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from wrm_pipeline.exporter.vocabulary import TICK_STATUSES, Vocabulary, one_of
 
 Status = dg.DagsterRunStatus
 
-# Clocks of processes on one machine do not differ; a look is rounded here and there.
+# Processes on one machine share a clock; only rounding differs.
 MAX_AHEAD_S = 60.0
 
 _STATES = {
@@ -40,7 +40,7 @@ class _Health:
 
 
 class HealthSource:
-    """Runs that wait or run, and the daemons' heartbeats."""
+    """Queued and running runs, and the daemons' heartbeats."""
 
     name = "dagster"
 
@@ -54,7 +54,7 @@ class HealthSource:
             self._health = _look(instance)
 
     def families(self, now: float) -> Sequence[Metric]:
-        """Ages grow between looks, too."""
+        """Ages also grow between two reads."""
         health = self._health
         if health is None:
             return []
@@ -73,7 +73,7 @@ class HealthSource:
 
 
 def _age(at: float, now: float) -> float:
-    """Seconds since a sign of life. One from the future says nothing about now: the clock was ahead then."""
+    """Seconds since a sign of life. One from the future, from when the clock was ahead, says nothing about now."""
     return math.inf if at > now + MAX_AHEAD_S else max(now - at, 0.0)
 
 
@@ -97,17 +97,17 @@ def _oldest(instance: dg.DagsterInstance, statuses: list[dg.DagsterRunStatus]) -
 class _Ticks:
     totals: Counter[Labels] = field(default_factory=Counter)
     counted: Mapping[str, float] = field(default_factory=dict)
-    """Tick id -> its time."""
+    """Tick id -> time."""
     newest: float = 0.0
 
 
 class TickSource:
-    """Evaluations of sensors and schedules. Dagster deletes old ticks, so they are counted here."""
+    """Evaluations of sensors and schedules, counted here because Dagster deletes old ticks."""
 
     name = "ticks"
     # A tick gets its result up to a minute after its time.
     LOOK_BACK_S = 600.0
-    # What a new exporter counts of the past.
+    # How much of the past a new exporter counts.
     FIRST_LOOK_BACK_S = 3600.0
 
     def __init__(
@@ -129,7 +129,7 @@ class TickSource:
             self._ticks = _Ticks(totals, content["counted"], content["newest"])
 
     def collect(self) -> None:
-        """Count ticks that got their result since."""
+        """Count ticks that have got their result since."""
         with self._connection.use() as instance:
             self._count(instance)
 

@@ -1,4 +1,4 @@
-"""Short words for Prometheus metric families."""
+"""Constructors of Prometheus metric families, and the interface of their sources."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -11,20 +11,20 @@ LabelsT = TypeVar("LabelsT", bound=Labels)
 
 
 class Source(Protocol):
-    """One thing that is looked at again and again, in a thread of its own.
+    """Something that is read periodically, in its own thread.
 
-    `families` is called by scrapes while `collect` runs, perhaps hanging: it only reads what the last complete
-    `collect` left, by one assignment.
+    Scrapes call `families` while `collect` runs, or hangs: it only reads what the last complete `collect` stored by a
+    single assignment.
     """
 
     name: str
 
     def collect(self) -> None:
-        """Look; whatever it raises makes this source stale, and changes nothing that is served."""
+        """Read; any exception makes this source stale and leaves the served values unchanged."""
         ...
 
     def families(self, now: float) -> Sequence[Metric]:
-        """What is served; `now` (Unix seconds) is for ages."""
+        """The metrics to serve; `now` (Unix seconds) is for ages."""
         ...
 
 

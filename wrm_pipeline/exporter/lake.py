@@ -1,4 +1,4 @@
-"""What is in the object store: the newest snapshot, the city in it, and the dead letters."""
+"""Metrics from the object store: the newest snapshot, the city in it, and the dead letters."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from wrm_pipeline.lake.spool import Spool
 
 @dataclass(frozen=True, slots=True)
 class City:
-    """The city in one snapshot. Places: in a station or free-standing inside the service area, or outside of it."""
+    """The city in one snapshot. Places: in a station or free-standing inside the service area, or outside it."""
 
     taken_at: float
     bikes: Mapping[str, int]
@@ -65,9 +65,9 @@ class SnapshotSource:
         self._newest: float | None = content["newest"] if content else None
 
     def collect(self) -> None:
-        """One listing of folders, one of the newest day's end, and the newest snapshot if it is another one."""
+        """One listing of folders, one of the newest day's end, and the newest snapshot if it is new."""
         now = datetime.fromtimestamp(self._clock(), UTC)
-        # A name that says a later time is wrong; it must not hide that nothing arrives any more.
+        # A name from the future is wrong; it must not hide that snapshots have stopped.
         believable = now + MAX_AHEAD
         if self._newest is not None and self._newest > believable.timestamp():
             self._newest = None  # the clock was ahead then
@@ -171,7 +171,7 @@ class _Entry:
 
 
 class DeadLetterSource:
-    """Entries of the dead-letter queue; each is read again only when it changed."""
+    """Entries of the dead-letter queue; each is read again only after it changed."""
 
     name = "dead_letters"
 
@@ -181,7 +181,7 @@ class DeadLetterSource:
         self._entries: dict[str, _Entry] | None = None
 
     def collect(self) -> None:
-        """One listing, and what is new or changed."""
+        """One listing, and the new or changed entries."""
         with self._connection.use() as store:
             self._entries = self._read(store)
 
@@ -197,7 +197,7 @@ class DeadLetterSource:
         return kept | large | fresh
 
     def families(self, now: float) -> Sequence[Metric]:
-        """By status; `unreadable` are objects that are no dead letters."""
+        """By status; `unreadable` are objects that are not dead letters."""
         if self._entries is None:
             return []
         entries = list(self._entries.values())
@@ -208,7 +208,7 @@ class DeadLetterSource:
         }
         return [
             gauge("wrm_dlq_entries", "Dead letters", "status", counts),
-            gauge("wrm_dlq_oldest_age_seconds", "Age of the oldest that waits; 0 if none does", "status", oldest),
+            gauge("wrm_dlq_oldest_age_seconds", "Age of the oldest waiting entry; 0 if none", "status", oldest),
         ]
 
 

@@ -1,4 +1,4 @@
-"""What the reconciliation has found wrong with files of the lake."""
+"""The reconciliation's findings about files of the lake."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,12 @@ from wrm_pipeline.exporter.families import gauge
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.object_store import ObjectStore
 
-# As often as the reconciliation looks.
+# As often as the reconciliation runs.
 LOOK_EVERY_S = 300.0
 
 
 class LakeFilesSource:
-    """Counts by kind; zero where nothing is wrong."""
+    """Counts by kind; zero if nothing is wrong."""
 
     name = "lake_files"
 
@@ -40,8 +40,8 @@ class LakeFilesSource:
         self._counts, self._looked_at = counts, now
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
-        """By what is wrong."""
+        """By kind of finding."""
         if self._counts is None:
             return []
-        text = "Objects of the lake that are not as the pipeline left them; rows of theirs stay published"
+        text = "Objects of the lake that are not as the pipeline left them; their rows stay published"
         return [gauge("wrm_lake_findings", text, "kind", self._counts)]

@@ -1,4 +1,4 @@
-"""What is on this machine: the spool, the circuit breakers, the disk."""
+"""Metrics of this machine: the spool, the circuit breakers, the disks."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from wrm_pipeline.lake.spool import Spool
 
 
 class SpoolSource:
-    """Snapshots that wait for the store."""
+    """Snapshots waiting for the store."""
 
     name = "spool"
 
@@ -22,17 +22,17 @@ class SpoolSource:
         self._found: tuple[int, int, int] | None = None
 
     def collect(self) -> None:
-        """Look into the folder."""
+        """Read the folder."""
         self._found = sum(1 for _ in self._spool.waiting()), self._spool.size_bytes, len(self._spool.strangers())
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
-        """Number and bytes, and what is in the spool and cannot be delivered."""
+        """Number and bytes of waiting bodies, and of files that cannot be delivered."""
         if self._found is None:
             return []
         count, size, strangers = self._found
         return [
-            single("wrm_spooled_snapshots", "Fetched bodies that wait on the disk for the store", count),
-            single("wrm_spool_bytes", "Bytes of what waits", size),
+            single("wrm_spooled_snapshots", "Fetched bodies waiting on the disk for the store", count),
+            single("wrm_spool_bytes", "Bytes of waiting bodies", size),
             single(
                 "wrm_spool_unreadable_files", "Files in the spool that cannot be delivered, or set aside", strangers
             ),
@@ -41,7 +41,7 @@ class SpoolSource:
 
 
 class BreakerSource:
-    """Circuit breakers, as any run sees them."""
+    """Circuit breakers, as runs see them."""
 
     name = "breakers"
 
@@ -50,19 +50,19 @@ class BreakerSource:
         self._open: Mapping[str, bool] = {}
 
     def collect(self) -> None:
-        """Read their state; it changes nothing."""
+        """Read their state; changes nothing."""
         breakers = self._connect()
         self._open = {target: breakers.is_open(target) for target in TARGETS}
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
-        """1 while a target is left alone."""
+        """1 while calls to a target are suspended."""
         values = {target: int(is_open) for target, is_open in self._open.items()}
-        text = "1 while the target is left alone because it kept failing"
+        text = "1 while calls to the target are suspended because it kept failing"
         return [gauge("wrm_circuit_open", text, "target", values)] if values else []
 
 
 class DiskSource:
-    """Room on the disks that the pipeline writes to."""
+    """Space on the disks that the pipeline writes to."""
 
     name = "disk"
 
@@ -71,11 +71,11 @@ class DiskSource:
         self._usage: Mapping[str, tuple[int, int]] = {}
 
     def collect(self) -> None:
-        """Ask the file systems."""
+        """Query the file systems."""
         self._usage = {volume: _usage(folder) for volume, folder in self._folders.items()}
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
-        """Free and all bytes."""
+        """Free and total bytes."""
         if not self._usage:
             return []
         free = {volume: free for volume, (free, _) in self._usage.items()}

@@ -1,9 +1,9 @@
-"""Ended runs: each is counted once, whatever happens to this process or to Dagster's history afterwards.
+"""Counts ended runs, each exactly once, whatever happens to this process or to Dagster's history afterwards.
 
-Dagster's event log says in order of storage which runs ended. The cursor into it and the counters are kept in one
-file, which is replaced before anything new is served; so counters never fall or double. The cursor stays ten minutes
-behind: with PostgreSQL a smaller id may become visible after a larger one, and SQLite gives the ids of deleted rows
-again. What was counted meanwhile is remembered by run id.
+Dagster's event log lists ended runs in the order of storage. The cursor into it and the counters are kept in one file,
+which is replaced before anything new is served, so counters never fall or double. The cursor stays ten minutes behind:
+with PostgreSQL a smaller id may become visible after a larger one, and SQLite reuses the ids of deleted rows. Runs
+counted in between are remembered by id.
 """
 
 import time
@@ -29,7 +29,7 @@ ENDINGS = {
     EventType.RUN_CANCELED: "canceled",
 }
 LAG_S = 600.0
-# A run that was counted stays known for longer than the cursor stays behind it.
+# A counted run is remembered for longer than the cursor stays behind.
 REMEMBERED_S = 6 * LAG_S
 PAGE = 100
 
@@ -45,19 +45,19 @@ _READ = {
 
 @dataclass(slots=True)
 class Place:
-    """How far one kind of ending was read for good."""
+    """How far one kind of ending has been read for good."""
 
     cursor: str | None = None
     last_id: int = -1
     newest: float = 0.0
     """When the newest counted run ended."""
     floor: float = 0.0
-    """What ended before was counted already, under ids that Dagster's history no longer has."""
+    """Runs that ended before this were counted already, under ids that Dagster's history no longer has."""
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What is in the state file: counters, and what they have counted."""
+    """The content of the state file: counters, and the runs they have counted."""
 
     totals: Totals = field(default_factory=Totals)
     places: dict[str, Place] = field(default_factory=lambda: {status: Place() for status in ENDINGS.values()})
@@ -101,7 +101,7 @@ class RunSource:
         return self._ledger.totals.families(self._words)
 
     def collect(self) -> None:
-        """Count the runs that ended since; a long history page by page, each kept before the next is read."""
+        """Count the runs that ended since; a long history page by page, each saved before the next is read."""
         with self._connection.use() as instance:
             self._count(instance)
 
@@ -137,7 +137,7 @@ class RunSource:
                         place,
                         instance.fetch_run_status_changes(event_type, limit=settled, cursor=after, ascending=True),
                     )
-            # A clock that was ahead must not keep the cursor back until its time has come.
+            # A clock that was ahead must not hold the cursor back until its time has come.
             draft.counted = {run_id: min(at, now) for run_id, at in draft.counted.items() if at >= now - REMEMBERED_S}
             if draft != self._ledger:
                 self._keep(draft)
@@ -147,7 +147,7 @@ class RunSource:
 
     @staticmethod
     def _history_began_anew(instance: dg.DagsterInstance, event_type: dg.DagsterEventType, place: Place) -> bool:
-        """Whether ids start over: another database, or SQLite after all its rows or the newest were deleted."""
+        """Whether ids start over: another database, or SQLite after all its rows, or the newest, were deleted."""
         if place.last_id < 0:
             return False
         newest = instance.fetch_run_status_changes(event_type, limit=1).records
@@ -162,7 +162,7 @@ class RunSource:
 
 
 def _settled(records: Sequence[dg.EventLogRecord], counted: Mapping[str, float], before: float) -> int:
-    """How many of the first records need not be looked at again."""
+    """How many of the first records need not be read again."""
     for index, record in enumerate(records):
         if min(record.timestamp, counted.get(record.run_id, record.timestamp)) >= before:
             return index
@@ -175,7 +175,7 @@ def _move(place: Place, page: Any) -> None:
 
 
 def read_run(instance: dg.DagsterInstance, ending: dg.EventLogRecord, status: str) -> RunFacts:
-    """What an ended run's events say; of a run that was deleted meanwhile only how it ended."""
+    """Facts from an ended run's events; of a run deleted meanwhile, only how it ended."""
     return facts_of(_events(instance, ending.run_id), job=ending.event_log_entry.job_name or "", status=status)
 
 
@@ -238,7 +238,7 @@ def _outcome(step: str, status: str, began: Mapping[str, float], ended: Mapping[
     if status == "canceled":
         return "canceled"
     if step in began:
-        return "failure"  # its process died in it
+        return "failure"  # its process died during the step
     another_is_to_blame = (
         status == "success" or len(began) > len(ended) or any(s == "failure" for s, _ in ended.values())
     )
@@ -257,7 +257,7 @@ def _metadata(event: dg.DagsterEvent) -> Mapping[str, Any]:
 
 
 def _counts(metadata: Mapping[str, Any], name: str) -> dict[str, int]:
-    """A JSON object of whole numbers; anything else counts for nothing."""
+    """A JSON object of integers; anything else is ignored."""
     value = getattr(metadata.get(name), "value", None)
     if not isinstance(value, Mapping):
         return {}

@@ -1,8 +1,8 @@
 """`python -m wrm_pipeline.exporter`: Prometheus metrics from durable state, on one port.
 
-Runs live for seconds in processes of their own, so nothing is counted in them: this process reads what they left.
-Each source is looked at in a thread of its own, and a scrape only reads what the last complete look found. While a
-source is away or hangs, its last values are served, and `exporter_up{source=…}` is 0.
+Runs live for seconds in their own processes, so nothing is counted in them: this process reads what they left behind.
+Each source is read in its own thread, and a scrape only returns the result of the last complete read. While a source is
+down or hangs, its last values are served, and `exporter_up{source=…}` is 0.
 """
 
 import argparse
@@ -49,18 +49,18 @@ logger = logging.getLogger("wrm_pipeline.exporter")
 DEFAULT_PORT = 8000
 DEFAULT_INTERVAL_S = 15.0
 
-# A source that has found nothing for so many intervals is down, though it may only be hanging.
+# A source without a complete read for this many intervals is down, even if it only hangs.
 STALE_INTERVALS = 4
 
-# Well within WatchdogSec of the unit.
+# Well within the unit's WatchdogSec.
 SIGN_OF_LIFE_S = 10.0
 
-# libpq has no time-outs of its own; a database that does not answer must not hang a source for ever.
+# libpq has no default time-outs; a database that does not answer must not block a source forever.
 POSTGRES_LIMITS = {"PGCONNECT_TIMEOUT": "5", "PGOPTIONS": "-c statement_timeout=20000"}
 
 
 class Watcher(threading.Thread):
-    """Looks at one source again and again."""
+    """Reads one source periodically."""
 
     def __init__(self, source: Source, interval_s: float, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(name=f"watch-{source.name}", daemon=True)
@@ -73,13 +73,13 @@ class Watcher(threading.Thread):
         self._stop_event = threading.Event()
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Read until `stop`."""
         while not self._stop_event.is_set():
             self.look()
             self._stop_event.wait(self.interval_s)
 
     def look(self) -> None:
-        """Once; a failure is logged when it begins and when it is over."""
+        """Read once; a failure is logged when it begins and when it is over."""
         started = time.monotonic()
         try:
             self.source.collect()
@@ -97,13 +97,13 @@ class Watcher(threading.Thread):
         self.duration_s = time.monotonic() - started
 
     def stop(self) -> None:
-        """End soon; a look that hangs is left behind."""
+        """End soon; a hanging read is abandoned."""
         self._stop_event.set()
 
     def is_up(self, now: float) -> bool:
-        """Whether the source's values are of now."""
+        """Whether the source's values are current."""
         within_s = STALE_INTERVALS * self.interval_s
-        # As far in the future it is as old: the clock has been set back since.
+        # A time equally far in the future is just as stale: the clock has been set back since.
         return self.last_success is not None and abs(now - self.last_success) < within_s and not self.error
 
 
@@ -122,7 +122,7 @@ class SourcesCollector(Collector):
         watchers = {watcher.source.name: watcher for watcher in self._watchers}
         yield gauge(
             "exporter_up",
-            "1 if the source's values are of now, 0 if they are old",
+            "1 if the source's values are current, 0 if they are stale",
             "source",
             {key: int(watcher.is_up(now)) for key, watcher in watchers.items()},
         )
@@ -134,7 +134,7 @@ class SourcesCollector(Collector):
         )
         yield gauge(
             "exporter_collect_duration_seconds",
-            "How long the last look took",
+            "How long the last read took",
             "source",
             {key: watcher.duration_s for key, watcher in watchers.items()},
         )
@@ -152,13 +152,13 @@ class Server(BoundedServer):
         super().__init__(address)
 
     def service_actions(self) -> None:
-        """A sign of life for systemd's watchdog, as long as every source is watched."""
+        """A sign of life for systemd's watchdog, as long as every source has a live thread."""
         if time.monotonic() >= self._next_sign and all(watcher.is_alive() for watcher in self.watchers):
             self._next_sign = time.monotonic() + SIGN_OF_LIFE_S
-            tell_systemd("WATCHDOG=1")
+            notify_systemd("WATCHDOG=1")
 
     def answer(self, request: Request) -> Response:
-        """`/metrics`, `/healthz`, and a page that names them."""
+        """`/metrics`, `/healthz`, or a 404 that names them."""
         path = request.path.partition("?")[0]
         if path == "/metrics":
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -172,7 +172,7 @@ class Server(BoundedServer):
         return Response(404, "text/plain; charset=utf-8", b"There are /metrics and /healthz.\n")
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """HTTP status and what to say; a source that is away is no reason to restart this process."""
+        """HTTP status and body; a source that is down is not a reason to restart this process."""
         now = time.time()
         sources = {
             watcher.source.name: {
@@ -186,8 +186,8 @@ class Server(BoundedServer):
         return (200 if alive else 503), {"status": "ok" if alive else "a thread has ended", "sources": sources}
 
 
-def tell_systemd(state: str) -> None:
-    """Say something to whoever started this as a unit of Type=notify; nothing happens elsewhere."""
+def notify_systemd(state: str) -> None:
+    """Notify systemd if this runs as a unit of Type=notify; otherwise do nothing."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
@@ -195,7 +195,7 @@ def tell_systemd(state: str) -> None:
 
 
 def vocabulary(definitions: dg.Definitions) -> Vocabulary:
-    """Names that the code location defines."""
+    """The names that the code location defines."""
     return Vocabulary(
         assets=tuple(sorted("/".join(spec.key.path) for spec in definitions.resolve_all_asset_specs())),
         jobs=tuple(sorted(job.name for job in definitions.resolve_all_job_defs())),
@@ -206,7 +206,7 @@ def vocabulary(definitions: dg.Definitions) -> Vocabulary:
 
 
 def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[Source]:
-    """All that is looked at; makes no request."""
+    """All sources; makes no request."""
     spool = Spool(settings.spool_dir, settings.spool_max_bytes)
     volumes = {"data": settings.data_dir}
     if os.environ.get("DAGSTER_HOME"):
@@ -227,12 +227,12 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
 
 
 class AlreadyRunningError(RuntimeError):
-    """Another exporter counts into the same folder."""
+    """Another exporter counts in the same folder."""
 
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; it is free again when this process is gone, however it ends."""
+    """Hold the folder's lock, which is released when this process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
@@ -245,23 +245,23 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM; exit status 2 if it cannot begin."""
+    """Serve until SIGTERM; exit status 2 if it cannot start."""
     parser = argparse.ArgumentParser(prog="python -m wrm_pipeline.exporter", description=__doc__.partition("\n")[0])
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
-    parser.add_argument("--interval", type=float, default=DEFAULT_INTERVAL_S, help="seconds between two looks")
+    parser.add_argument("--interval", type=float, default=DEFAULT_INTERVAL_S, help="seconds between two reads")
     options = parser.parse_args(arguments)
     guard_process()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Each look makes new breakers; without Redis each would say again that files are used.
+    # Each read creates new breakers; without Redis each would warn again that files are used.
     logging.getLogger("wrm_pipeline.clients.breaker").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # A scrape takes its turn a little sooner while a long history is counted.
+    # Lets a scrape run a little sooner while a long history is counted.
     sys.setswitchinterval(0.001)
     for name, value in POSTGRES_LIMITS.items():
         os.environ.setdefault(name, value)
     try:
-        from wrm_pipeline.definitions import defs, settings  # which may not load
+        from wrm_pipeline.definitions import defs, settings  # may fail to load
 
         folder = settings.data_dir / "exporter"
         with only_one(folder):
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(host: str, port: int, sources: Sequence[Source], interval_s: float) -> int:
-    """Look and answer until SIGTERM or SIGINT."""
+    """Read and serve until SIGTERM or SIGINT."""
     watchers = [Watcher(source, interval_s) for source in sources]
     server = Server((host, port), watchers)
     for watcher in watchers:
@@ -283,7 +283,7 @@ def serve(host: str, port: int, sources: Sequence[Source], interval_s: float) ->
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     logger.info("metrics on http://%s:%d/metrics", host, server.server_address[1])
-    tell_systemd("READY=1")
+    notify_systemd("READY=1")
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
     for watcher in watchers:

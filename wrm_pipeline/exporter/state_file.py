@@ -1,4 +1,4 @@
-"""What the exporter remembers, on disk."""
+"""The exporter's state on disk."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """A JSON object that is replaced whole: after a crash it is the old one or the new one."""
+    """A JSON object that is replaced atomically: after a crash it is the old one or the new one."""
 
     path: Path
     version: int = 1
 
     def load(self) -> dict[str, Any] | None:
-        """The object; None where there is none yet, or one that cannot be used (which is kept aside)."""
+        """The object; None if there is none yet, or it cannot be used (then it is set aside)."""
         try:
             content = json.loads(self.path.read_bytes())
             if isinstance(content, dict) and content.get("version") == self.version:
@@ -29,15 +29,15 @@ class StateFile:
         except ValueError:
             pass
         aside = self.path.with_suffix(".unreadable")
-        logger.error("%s cannot be used; it is kept as %s, and counting starts anew", self.path, aside.name)
+        logger.error("%s cannot be used; it is kept as %s, and counting starts from zero", self.path, aside.name)
         self.path.replace(aside)
         return None
 
     def save(self, content: dict[str, Any]) -> None:
-        """Keep the object on the disk before this returns.
+        """Write the object, durably before this returns.
 
         Raises:
-            OSError: it could not be written; the old one is still there.
+            OSError: it could not be written; the old one remains.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")

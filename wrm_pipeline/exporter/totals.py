@@ -24,17 +24,17 @@ from wrm_pipeline.exporter.vocabulary import (
     operation_label,
 )
 
-# A step takes tenths of a second up to a few minutes; a run is ended after 900 s.
+# A step takes from tenths of a second to a few minutes; a run is terminated after 900 s.
 BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What one ended run adds.
+    """What one ended run adds to the counters.
 
     Attributes:
         assets: What became of each asset of the run (ASSET_STATUSES).
-        durations: Seconds of each step that came to its end, by asset.
+        durations: Seconds of each completed step, by asset.
         rows: By (asset, outcome).
         requests: By (target, operation, outcome).
     """
@@ -50,13 +50,13 @@ class RunFacts:
 
 @dataclass(slots=True)
 class Durations:
-    """A histogram: how many fell into each bucket (the last is beyond all bounds), and their sum."""
+    """A histogram: the count in each bucket (the last is beyond all bounds), and the sum."""
 
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
     sum_s: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Add one observation."""
         self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
 
@@ -89,7 +89,7 @@ class Totals:
             self.cache[(one_of(result, CACHE_RESULTS),)] += count
 
     def families(self, words: Vocabulary) -> list[Metric]:
-        """As Prometheus sees them: what has not happened yet is there with 0."""
+        """All metric families; events that have not happened yet have 0."""
         retries: Counter[Labels] = Counter({(target,): 0 for target in TARGETS})
         for (target, _, outcome), count in self.requests.items():
             if outcome == "retried":
@@ -98,7 +98,7 @@ class Totals:
         return [
             counter(
                 "dagster_asset_runs",
-                "Runs that were to materialize the asset, by what became of it; skipped: something before it failed",
+                "Runs that were to materialize the asset, by outcome; skipped: something before it failed",
                 ("asset_name", "status"),
                 _with_zeros(self.assets, product(words.assets, ASSET_STATUSES)),
             ),
@@ -111,7 +111,7 @@ class Totals:
             ),
             counter(
                 "wrm_rows",
-                "Rows that runs handled, by what became of them",
+                "Rows that runs handled, by outcome",
                 ("asset_name", "outcome"),
                 _with_zeros(self.rows, product(words.assets, ROW_OUTCOMES)),
             ),
@@ -133,7 +133,7 @@ class Totals:
     def _histogram(self, words: Vocabulary) -> Metric:
         family = HistogramMetricFamily(
             "dagster_asset_run_duration_seconds",
-            "Time that an asset's step took; steps whose process was killed have none",
+            "Duration of an asset's step; steps whose process was killed have none",
             labels=("asset_name",),
         )
         for asset in sorted({*words.assets, *self.durations}):

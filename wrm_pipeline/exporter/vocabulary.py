@@ -1,6 +1,6 @@
-"""The values that labels may have.
+"""The permitted values of labels.
 
-What is not listed here is counted as `other`, so the number of series is bounded.
+Any other value is counted as `other`, so the number of series is bounded.
 """
 
 import re
@@ -17,7 +17,7 @@ CACHE_RESULTS = ("hit", "miss", "error")
 TARGETS = ("feed", "s3", "vault", "redis", "webhook", "openlineage")
 REQUEST_OUTCOMES = ("ok", "retried", "failed", "rejected", "error", "circuit_open")
 
-# Requests that are shown from the start with zero: the rate of a series that appears with its first failure is 0.
+# Requests that are exported as zero from the start: the rate of a series that appears with its first failure is 0.
 USUAL_REQUESTS = (("feed", "get"), *(("s3", operation) for operation in ("get", "put", "list", "stat", "delete")))
 
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,30}", re.ASCII)
@@ -26,7 +26,7 @@ _MAX_OPERATIONS = 30
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Names that the code location defines."""
+    """The names that the code location defines."""
 
     assets: tuple[str, ...]
     jobs: tuple[str, ...]
@@ -40,7 +40,7 @@ def one_of(value: str, allowed: Collection[str]) -> str:
 
 
 def operation_label(value: str, known: Collection[str]) -> str:
-    """A request's operation; the list is open (a client may bring a new word), its length is not."""
+    """A request's operation; the set is open (a client may add one), but its size is bounded."""
     if value in known or (_OPERATION.fullmatch(value) and len(known) < _MAX_OPERATIONS):
         return value
     return OTHER
