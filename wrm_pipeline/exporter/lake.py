@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from prometheus_client.metrics_core import Metric
 
+from wrm_pipeline.domain import full_and_empty
 from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, PARKED, PENDING, STATUSES, UNREADABLE
 from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.layout import Layout, RawKey, folder_date, local_date
@@ -135,16 +136,13 @@ class SnapshotSource:
 def city_of(rows: pa.Table, taken_at: float) -> City:
     """Sum up the enhanced rows of one snapshot."""
     bikes = rows["bikes"].to_numpy()
-    # Unknown spaces and docks are neither full nor free.
-    spaces, docks, pedelecs = (
-        np.nan_to_num(rows[name].to_numpy()).astype(np.int64) for name in ("spaces", "total_docks", "pedelecs")
-    )
-    spaces_known = ~rows["spaces"].is_null().to_numpy()
+    # Unknown ones count for nothing.
+    spaces, pedelecs = (np.nan_to_num(rows[name].to_numpy()).astype(np.int64) for name in ("spaces", "pedelecs"))
     inside = ~rows["outside_service_area"].to_numpy()
     at_station = np.array([kind == "station" for kind in rows["record_type"].to_pylist()], dtype=bool)
     stations = inside & at_station
-    empty = stations & (bikes == 0)
-    full = stations & spaces_known & (spaces == 0) & (docks > 0)
+    empty = stations & full_and_empty.empty(rows)
+    full = stations & full_and_empty.full(rows)
     return City(
         taken_at,
         bikes={

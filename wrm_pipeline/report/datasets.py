@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
 from wrm_pipeline.domain.shown import shortened
 
 
@@ -98,8 +99,8 @@ ORDER BY hour_start""",
             ("mv_daily_aggregates",),
             """
 SELECT dt, snapshots, active_stations, round(bikes_mean, 1) AS bikes_mean, bikes_min, bikes_max,
-       round(free_bikes_mean, 1) AS free_bikes_mean, round(empty_share, 4) AS empty_share,
-       round(full_share, 4) AS full_share
+       round(free_bikes_mean, 1) AS free_bikes_mean, round(share_empty, 4) AS share_empty,
+       round(share_full, 4) AS share_full
 FROM wrm_analytics.mv_daily_aggregates
 ORDER BY dt DESC
 LIMIT 60""",
@@ -108,8 +109,9 @@ LIMIT 60""",
     "stations": {
         "stations": Dataset(
             ("mv_station_latest",),
-            """
-SELECT station_id, name, bikes, pedelecs, spaces, total_docks, round(fill, 4) AS fill, over_capacity, no_docks,
+            f"""
+SELECT station_id, name, bikes, pedelecs, spaces, total_docks, round(fill, 4) AS fill, {EMPTY_SQL} AS empty,
+       {FULL_SQL} AS "full", over_capacity, no_docks,
        outside_service_area, stale, round(lat, 6) AS lat, round(lon, 6) AS lon, "timestamp", file_timestamp
 FROM wrm_analytics.mv_station_latest
 ORDER BY name, station_id""",

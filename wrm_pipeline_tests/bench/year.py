@@ -70,10 +70,12 @@ def _add_weeks(connection: Any, published: dict[date, str]) -> None:
     weeks = -(-len(published) // 7)
     for view in DAILY_VIEWS:
         instants = [column.name for column in view.columns if column.type == "TIMESTAMPTZ"]
+        computed = ", ".join(column.name for column in view.columns if column.computed)
+        but = f" EXCLUDE ({computed})" if computed else ""
         for week in range(1, weeks):
             moved = "".join(f", {name} - INTERVAL {7 * week} DAY AS {name}" for name in instants)
             connection.execute(
-                f"INSERT INTO wrm_analytics.{view.name} SELECT * REPLACE (dt - {7 * week} AS dt{moved}) "
+                f"INSERT INTO wrm_analytics.{view.name} SELECT *{but} REPLACE (dt - {7 * week} AS dt{moved}) "
                 f"FROM wrm_analytics.{view.name} "
                 f"WHERE dt BETWEEN DATE '{NEWEST}' - 7 AND DATE '{NEWEST}' - 1 AND dt - {7 * week} >= ?",
                 [min(published)],

@@ -1,7 +1,9 @@
 """Answers about one day: how each station fared, and where the bikes were."""
 
+from wrm_pipeline.analytics.registry.columns import EMPTY, FULL
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.domain import asset_names
+from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL, IN_WORDS
 
 STATION_SUMMARY = Table(
     "query_station_summary",
@@ -30,14 +32,8 @@ STATION_SUMMARY = Table(
         Column("bikes_mean", "DOUBLE", "Mean bikes over the day's snapshots", "bikes", ("bikes",)),
         Column("bikes_min", "INTEGER", "Fewest bikes in a snapshot", "bikes", ("bikes",)),
         Column("bikes_max", "INTEGER", "Most bikes in a snapshot", "bikes", ("bikes",)),
-        Column("share_empty", "DOUBLE", "Share of the snapshots without a bike", "share", ("bikes",)),
-        Column(
-            "share_full",
-            "DOUBLE",
-            "Share of the snapshots without a free dock; 0 where there are no docks or they are unknown",
-            "share",
-            ("spaces", "total_docks"),
-        ),
+        Column("share_empty", "DOUBLE", "Share of the snapshots in which it was empty", "share", EMPTY),
+        Column("share_full", "DOUBLE", "Share of the snapshots in which it was full", "share", FULL),
         Column("snapshots", "BIGINT", "Snapshots that report the station", "snapshots", ("file_timestamp",)),
         Column("snapshots_stale", "BIGINT", "Of these, with a report more than 1 h old", "snapshots", ("stale",)),
         Column("first_snapshot", "TIMESTAMPTZ", "Time of the first of them", sources=("file_timestamp",)),
@@ -45,6 +41,7 @@ STATION_SUMMARY = Table(
         Column("dt", "DATE", "The day: calendar date in Europe/Warsaw", sources=("dt",)),
     ),
     refreshed=Refreshed.EVERY_RUN,
+    formula=IN_WORDS,
     # Shares are of the day's snapshots in which the station was reported; the parameter is the day.
     sql=f"""
 SELECT
@@ -58,8 +55,8 @@ SELECT
     round(avg(bikes), 2) AS bikes_mean,
     min(bikes) AS bikes_min,
     max(bikes) AS bikes_max,
-    round(avg((bikes = 0)::INT), 4) AS share_empty,
-    round(avg(coalesce(spaces = 0 AND total_docks > 0, false)::INT), 4) AS share_full,
+    round(avg({EMPTY_SQL}::INT), 4) AS share_empty,
+    round(avg({FULL_SQL}::INT), 4) AS share_full,
     count(*) AS snapshots,
     count(*) FILTER (stale) AS snapshots_stale,
     min(file_timestamp) AS first_snapshot,

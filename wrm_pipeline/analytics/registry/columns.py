@@ -25,3 +25,6 @@ OUTSIDE = Column("outside_service_area", "BOOLEAN", "Outside the configured box"
 
 # What a place is made from: where something is seen, and when.
 PLACE = ("lat", "lon", "file_timestamp")
+# What makes a station empty, and what full (domain/full_and_empty.py).
+EMPTY = ("bikes", "spaces", "total_docks")
+FULL = ("spaces", "total_docks")

@@ -4,12 +4,9 @@ A partition is a function of that day's enhanced rows alone: a changed day is co
 neighbours, and what spans midnight is cut there.
 """
 
-from wrm_pipeline.analytics.registry.columns import DT, HOUR_START, LOCAL_HOUR, PLACE, STATION_ID
+from wrm_pipeline.analytics.registry.columns import DT, EMPTY, FULL, HOUR_START, LOCAL_HOUR, PLACE, STATION_ID
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.staging import (
-    EMPTY_AND_FULL,
-    EMPTY_SQL,
-    FULL_SQL,
     LOCAL_HOUR_SQL,
     MAX_RIDE_HOURS,
     MAX_STEP_MINUTES,
@@ -18,6 +15,7 @@ from wrm_pipeline.analytics.registry.staging import (
     metres,
 )
 from wrm_pipeline.domain import asset_names
+from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL, IN_WORDS
 
 # Days that the tables by hour and by journey keep; those by day and of the city keep all. Every refresh copies the
 # database, and a year of them is 50 MB; what is older is in the Parquet, behind the views.
@@ -62,20 +60,17 @@ MV_DAILY_AGGREGATES = Table(
             "bikes",
             ("record_type", "outside_service_area"),
         ),
-        Column("empty_share", "DOUBLE", "Share of station rows without a bike", "share", ("bikes",)),
-        Column(
-            "full_share",
-            "DOUBLE",
-            "Share of station rows without a free dock, stations without docks left out",
-            "share",
-            ("spaces", "total_docks"),
-        ),
+        Column("share_empty", "DOUBLE", "Share of station rows that are empty", "share", EMPTY),
+        Column("share_full", "DOUBLE", "Share of station rows that are full", "share", FULL),
         Column("rows", "INTEGER", "Enhanced rows of the day, of every record_type", "rows", ("station_id",)),
+        # The names of 0.1.0, for readers who have them in their queries; they go in 0.3.0.
+        Column("empty_share", "DOUBLE", "Old name of share_empty", "share", EMPTY, "share_empty"),
+        Column("full_share", "DOUBLE", "Old name of share_full", "share", FULL, "share_full"),
     ),
     refreshed=Refreshed.BY_DAY,
     formula=(
         "Bikes of all stations are added up for each snapshot, and the mean, highest and lowest of these sums are the "
-        f"day's. Shares are of all station rows. {EMPTY_AND_FULL}"
+        f"day's. Shares are of all station rows. {IN_WORDS}"
     ),
     limits=f"{OF_SNAPSHOTS} bikes_min is low where a snapshot lacks stations.",
     sql="""
@@ -85,8 +80,8 @@ SELECT
         AS active_stations,
     round(avg(bikes), 2) AS bikes_mean, max(bikes)::INTEGER AS bikes_max, min(bikes)::INTEGER AS bikes_min,
     round(avg(free_bikes), 2) AS free_bikes_mean,
-    round(sum(stations_empty) / nullif(sum(stations), 0), 4) AS empty_share,
-    round(sum(stations_full) / nullif(sum(stations), 0), 4) AS full_share,
+    round(sum(stations_empty) / nullif(sum(stations), 0), 4) AS share_empty,
+    round(sum(stations_full) / nullif(sum(stations), 0), 4) AS share_full,
     sum(rows)::INTEGER AS rows
 FROM day_snapshots GROUP BY dt
 """,
@@ -107,17 +102,11 @@ MV_STATION_HOURLY = Table(
         ),
         Column("bikes_mean", "DOUBLE", "Bikes, mean over the snapshots", "bikes", ("bikes",)),
         Column("bikes_min", "INTEGER", "Bikes, least", "bikes", ("bikes",)),
-        Column("share_empty", "DOUBLE", "Share of the snapshots without a bike", "share", ("bikes",)),
-        Column(
-            "share_full",
-            "DOUBLE",
-            "Share of the snapshots without a free dock; 0 for a station without docks",
-            "share",
-            ("spaces", "total_docks"),
-        ),
+        Column("share_empty", "DOUBLE", "Share of the snapshots in which it is empty", "share", EMPTY),
+        Column("share_full", "DOUBLE", "Share of the snapshots in which it is full", "share", FULL),
     ),
     refreshed=Refreshed.BY_DAY,
-    formula=f"Over the snapshots of the hour in which the station is reported. {EMPTY_AND_FULL}",
+    formula=f"Over the snapshots of the hour in which the station is reported. {IN_WORDS}",
     limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
     sql=f"""
 SELECT
@@ -153,19 +142,11 @@ MV_CITY_HOURLY = Table(
             "bikes",
             ("record_type", "outside_service_area"),
         ),
-        Column(
-            "stations_empty_mean", "DOUBLE", "Stations without a bike, mean over the snapshots", "stations", ("bikes",)
-        ),
-        Column(
-            "stations_full_mean",
-            "DOUBLE",
-            "Stations with docks and no free one, mean over the snapshots",
-            "stations",
-            ("spaces", "total_docks"),
-        ),
+        Column("stations_empty_mean", "DOUBLE", "Empty stations, mean over the snapshots", "stations", EMPTY),
+        Column("stations_full_mean", "DOUBLE", "Full stations, mean over the snapshots", "stations", FULL),
     ),
     refreshed=Refreshed.BY_DAY,
-    formula=f"Each snapshot is added up over the stations, and the sums are averaged over the hour. {EMPTY_AND_FULL}",
+    formula=f"Each snapshot is added up over the stations, and the sums are averaged over the hour. {IN_WORDS}",
     limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
     sql=f"""
 SELECT

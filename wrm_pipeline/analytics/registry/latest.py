@@ -2,8 +2,9 @@
 
 from wrm_pipeline.analytics.registry.columns import DT, FILE_TIMESTAMP, LAT, LON, NAME, OUTSIDE, PLACE, STATION_ID
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
-from wrm_pipeline.analytics.registry.staging import FLICKER_MINUTES, FULL_SQL, LOCAL_HOUR_SQL, STAYS
+from wrm_pipeline.analytics.registry.staging import FLICKER_MINUTES, LOCAL_HOUR_SQL, STAYS
 from wrm_pipeline.domain import asset_names
+from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
 
 # Days before the newest that make the usual profile, and how many of one kind it takes to tell the kinds apart.
 PROFILE_DAYS = 28
@@ -123,7 +124,7 @@ MV_REBALANCING = Table(
             "empty_at",
             "TIMESTAMPTZ",
             "When it is empty by this; null: not in these hours",
-            sources=("bikes", "file_timestamp"),
+            sources=("bikes", "file_timestamp", "spaces", "total_docks"),
         ),
         Column(
             "full_at",
@@ -147,8 +148,8 @@ MV_REBALANCING = Table(
     limits=(
         "A profile, no forecast: weather, events, holidays (they count as working days) and vans are not in it. "
         "Without an earlier day, or for an hour that none of them has, nothing is expected. A station without docks is "
-        "never full. A station whose bikes exceed its docks all the time is full now, whatever it takes in beside "
-        "them. Hours after midnight are looked up in the profile of today's kind of day."
+        "never empty or full. A station whose bikes exceed its docks all the time is full now, whatever it takes in "
+        "beside them. Hours after midnight are looked up in the profile of today's kind of day."
     ),
     sql=f"""
 WITH newest AS (
@@ -183,13 +184,13 @@ WITH newest AS (
         -- greatest() passes a null over.
         station_id, list(CASE WHEN bikes < 0 THEN 0 ELSE bikes END ORDER BY ahead) AS expected_bikes,
         count(bikes) AS known,
-        min(hour_start) FILTER (bikes < 0.5) AS empty_at,
+        min(hour_start) FILTER (total_docks > 0 AND bikes < 0.5) AS empty_at,
         min(hour_start) FILTER (total_docks > 0 AND bikes > total_docks - 0.5) AS full_at
     FROM coming GROUP BY station_id
 )
 SELECT
     station_id, name, bikes, total_docks, CASE WHEN known > 0 THEN expected_bikes END AS expected_bikes,
-    CASE WHEN bikes = 0 THEN now ELSE empty_at END AS empty_at,
+    CASE WHEN {EMPTY_SQL} THEN now ELSE empty_at END AS empty_at,
     CASE WHEN {FULL_SQL} THEN now ELSE full_at END AS full_at,
     coalesce(profile_days, 0) AS profile_days, now AS file_timestamp, newest.dt
 FROM wrm_analytics.mv_station_latest JOIN expected USING (station_id) LEFT JOIN profile_days USING (station_id), newest

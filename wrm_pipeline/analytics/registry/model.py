@@ -28,6 +28,8 @@ class Column:
         description: For people.
         unit: Of its numbers; empty where they have none.
         sources: The columns of `Table.columns_from` that it is made from; empty where it is made from none.
+        computed: SQL over other columns of the row, by which the database computes it when it is read; empty where it
+            is stored.
     """
 
     name: str
@@ -35,6 +37,13 @@ class Column:
     description: str
     unit: str = ""
     sources: tuple[str, ...] = ()
+    computed: str = ""
+
+    @property
+    def sql(self) -> str:
+        """The column as CREATE TABLE wants it."""
+        stored = f'"{self.name}" {self.type}'
+        return f"{stored} GENERATED ALWAYS AS ({self.computed}) VIRTUAL" if self.computed else stored
 
     @property
     def explained(self) -> str:
@@ -91,4 +100,4 @@ class Table:
     @property
     def columns_sql(self) -> str:
         """The columns as CREATE TABLE wants them."""
-        return ", ".join(f'"{column.name}" {column.type}' for column in self.columns)
+        return ", ".join(column.sql for column in self.columns)

@@ -7,6 +7,7 @@ to two decimals and shares to four, which DuckDB stores in 2 bytes each instead 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
 from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
 
 # Longer ago than this, a change in a station's bikes cannot be told to be of the hour in which it is seen.
@@ -39,9 +40,6 @@ SOURCE_COLUMNS = (
 )
 
 LOCAL_HOUR_SQL = f"hour(timezone('{LOCAL_ZONE_NAME}', hour_start))::TINYINT"
-EMPTY_SQL = "(bikes = 0)"
-# Unknown docks or spaces are not full.
-FULL_SQL = "coalesce(spaces = 0 AND total_docks > 0, false)"
 
 
 def metres(lat: str, lon: str, other_lat: str, other_lon: str) -> str:
@@ -98,9 +96,6 @@ FROM numbered GROUP BY dt, bike_id, stay
     }
 )
 
-EMPTY_AND_FULL = (
-    "Empty: bikes = 0. Full: spaces = 0 and total_docks > 0; without docks, or where either is unknown, it is neither."
-)
 OF_SNAPSHOTS = (
     "Means and shares are of the snapshots that were taken, not of time: where snapshots are missing, the others count "
     "for them. A station that no longer reports is counted as it last reported (flag `stale`)."

@@ -29,11 +29,11 @@
       label: t("Stations"), rows, filter: true, save: "stations", sort: { key: "name", descending: false },
       fields: [...stations.columns, "bikes_mean", "share_empty", "share_full", "empty_at", "full_at"],
       choices: [
-        { label: t("all stations") }, { label: t("empty now"), test: (row) => row.bikes === 0 },
-        { label: t("full now"), test: (row) => row.spaces === 0 && row.total_docks > 0 },
+        { label: t("all stations") }, { label: t("empty now"), test: (row) => row.empty },
+        { label: t("full now"), test: (row) => row.full },
         { label: t("more bikes than docks"), test: (row) => row.over_capacity }, { label: t("no docks"), test: (row) => row.no_docks },
         { label: t("old report"), test: (row) => row.stale }, { label: t("outside the area"), test: (row) => row.outside_service_area },
-        { label: t("soon empty"), test: (row) => row.empty_at && row.bikes > 0 }, { label: t("soon full"), test: (row) => row.full_at && row.spaces > 0 }],
+        { label: t("soon empty"), test: (row) => row.empty_at && !row.empty }, { label: t("soon full"), test: (row) => row.full_at && !row.full }],
       columns: [
         { key: "name", label: t("Station"), cell: (row) => el("a", { href: `#${encodeURIComponent(row.station_id)}` }, row.name) },
         { key: "station_id", label: t("Number") },
@@ -72,7 +72,7 @@
         el("thead", {}, el("tr", {}, el("td"), lines.head)), el("tbody", {}, lines.body.map((cells) => el("tr", {}, cells)))));
   };
   const legend = () => el("ul", { class: "fills" }, [["fill-0", t("none")], ["fill-1", t("below ⅓")], ["fill-2", t("⅓ to ⅔")],
-    ["fill-3", t("⅔ to full")], ["fill-4", t("above docks")], ["fill-none", t("docks unknown")]].map(([name, label]) =>
+    ["fill-3", t("⅔ to 1")], ["fill-4", t("above docks")], ["fill-none", t("docks unknown")]].map(([name, label]) =>
     el("li", {}, el("span", { class: `dot ${name}`, "aria-hidden": "true" }), label)));
   const fact = (term, value) => el("div", {}, el("dt", {}, term), el("dd", {}, value));
   const anomalies = (station) => {
@@ -94,8 +94,8 @@
         fact(t("Full, 7 days"), percent(station.share_full)),
         fact(t("Departures a day"), number(flow?.departures_per_day, 1)), fact(t("Arrivals a day"), number(flow?.arrivals_per_day, 1))),
       flags(station).length ? el("p", { class: "notice" }, `${t("Flags")}: ${flags(station).join(", ")}`) : null,
-      station.empty_at && station.bikes > 0 ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
-      station.full_at && station.spaces > 0 ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
+      station.empty_at && !station.empty ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
+      station.full_at && !station.full ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
       el("h2", {}, t("Its week, mean bikes by hour")), legend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
   };
   const pageTitle = document.title;

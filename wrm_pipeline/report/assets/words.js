@@ -17,7 +17,7 @@ const words = {
   "Grid, service area": "Siatka, obszar systemu", "Street map": "Mapa ulic", "Bikes per km²": "Rowery na km²", "Squares of": "Kwadraty o boku",
   "mean of the day": "średnia z dnia", "mean of {n} snapshot|mean of {n} snapshots": "średnia z {n} migawki|średnia z {n} migawek|średnia z {n} migawek",
   "Square size": "Bok kwadratu", "follows the zoom": "zależnie od skali", "Bikes per dock": "Rowery na miejsce postojowe",
-  "none": "brak", "below ⅓": "poniżej ⅓", "⅓ to ⅔": "od ⅓ do ⅔", "⅔ to full": "od ⅔ do pełna", "above docks": "ponad liczbę miejsc",
+  "none": "brak", "below ⅓": "poniżej ⅓", "⅓ to ⅔": "od ⅓ do ⅔", "⅔ to 1": "od ⅔ do 1", "above docks": "ponad liczbę miejsc",
   "docks unknown": "liczba miejsc nieznana", "The larger the circle, the more bikes.": "Im większe koło, tym więcej rowerów.",
   "Drawn with Leaflet 1.9.4.": "Narysowano w Leaflet 1.9.4.", "Whole city": "Całe miasto",
   "Map of bikes; arrow keys move it, plus and minus zoom": "Mapa rowerów; strzałki ją przesuwają, plus i minus zmieniają skalę",
