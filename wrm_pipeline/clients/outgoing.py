@@ -262,7 +262,7 @@ class _Exchange:
 
     def _too_slow(self, problem: str = "") -> TransientError:
         return TransientError(
-            problem or f"only {self._size} bytes came in {self._policy.total_s:g} s",
+            problem or f"only {self._size} bytes came in {self._policy.total_s:.3g} s",
             self._policy.target,
             self._method.lower(),
             self._name,

@@ -35,7 +35,7 @@ from wrm_pipeline.clients.errors import (
 from wrm_pipeline.lake.bulk_reads import BulkReader
 from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, check_content, checked_metadata
 from wrm_pipeline.lake.s3_client import DEFAULT_REGION, ClientLogin, create_s3_client
-from wrm_pipeline.lake.s3_requests import Signer, s3_policy
+from wrm_pipeline.lake.s3_requests import ENDS_AT, Signer, s3_policy
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -466,17 +466,21 @@ class S3ObjectStore:
                 # A connection error does not know which object is concerned.
                 raise type(exc)(exc.problem, "s3", operation, self._place(key), exc.remedy, exc.status) from None
 
-        return retry.call(
-            attempt,
-            target="s3",
-            operation=operation,
-            policy=self._policy,
-            name=self._place(key),
-            breaker=self._breaker,
-            on_event=self._on_event,
-            clock=self._clock,
-            sleep=self._sleep,
-        )
+        ends_at = ENDS_AT.set(time.monotonic() + self._policy.deadline_s)
+        try:
+            return retry.call(
+                attempt,
+                target="s3",
+                operation=operation,
+                policy=self._policy,
+                name=self._place(key),
+                breaker=self._breaker,
+                on_event=self._on_event,
+                clock=self._clock,
+                sleep=self._sleep,
+            )
+        finally:
+            ENDS_AT.reset(ends_at)
 
     def _connected(self) -> S3Client:
         with self._lock:

@@ -14,7 +14,9 @@ import hashlib
 import hmac
 import io
 import os
+import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,10 @@ MAX_OBJECT_BYTES = 5 * 2**30
 MAX_ANSWER_BYTES = 32 * 2**20
 """For any other answer. A listing's page of 1,000 keys of 1,024 bytes, all escaped, has 6 MB."""
 
+ENDS_AT: ContextVar[float] = ContextVar("ENDS_AT", default=float("inf"))
+"""The monotonic second at which the operation under way ends: a repeated request gets what the earlier ones left."""
+
+_LEAST_S = 0.1
 _AWS = ".amazonaws.com"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
@@ -87,8 +93,13 @@ class S3Transport:
         headers.pop("Expect", None)  # nothing here waits for a "100 Continue"
         is_object = event_name.endswith(".GetObject")
         body: Any = request.body
+        policy = replace(
+            self._policy,
+            max_bytes=MAX_OBJECT_BYTES if is_object else self._policy.max_bytes,
+            total_s=max(min(self._policy.total_s, ENDS_AT.get() - time.monotonic()), _LEAST_S),
+        )
         answer = outgoing.request(
-            replace(self._policy, max_bytes=MAX_OBJECT_BYTES) if is_object else self._policy,
+            policy,
             request.method,
             f"{place}{place.path}",  # without user and password, which would replace the signature
             headers=headers,

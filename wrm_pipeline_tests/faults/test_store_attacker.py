@@ -11,6 +11,7 @@ import functools
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import duckdb
 import pytest
@@ -31,6 +32,7 @@ REFUSED, GIVEN_UP, TAKEN = "not followed, and the other server heard nothing", "
 MUTATION = "graphql?query=mutation{wipeAssets(assetPartitionRanges:[]){__typename}}"
 KEYS = {"access_key_id": canary("store key"), "secret_access_key": canary("store secret")}
 ONCE = RetryPolicy(attempts=1, deadline_s=1, base_wait_s=0.01, max_wait_s=0.01, attempt_s=0.5)
+PATIENT_S = 60
 SOON_S = 8  # ONCE's second, and loading boto3 on a busy machine; the servers never end
 WHAT_IT_HOLDS = b"what only this machine may read"
 
@@ -57,15 +59,16 @@ def endpoint(say: Callable[[bytes], list[bytes]]) -> Iterator[tuple[RawServer, s
         yield server, f"http://127.0.0.1:{server.port}"
 
 
-def store_at(url: str) -> S3ObjectStore:
-    return s3_object_store(bucket="lake", endpoint_url=url, policy=ONCE, read_timeout_s=0.6, **KEYS)
+def store_at(url: str, deadline_s: float = ONCE.deadline_s) -> S3ObjectStore:
+    policy = replace(ONCE, deadline_s=deadline_s)
+    return s3_object_store(bucket="lake", endpoint_url=url, policy=policy, read_timeout_s=0.6, **KEYS)
 
 
 def by_duckdb(url: str, key: str = "k") -> bytes:
     with duckdb.connect() as connection:
         give_s3_access(connection, S3Access("lake", url, region_name=None, **KEYS))
         connection.execute("SET http_retries = 0")
-        connection.execute("SET http_timeout = 2")
+        connection.execute("SET http_timeout = 10")
         found = connection.execute(f"SELECT content FROM read_blob('s3://lake/{key}')").fetchone()
         return bytes(found[0])
 
@@ -163,7 +166,7 @@ def test_no_proxy_of_the_environment_is_asked(victim, report, monkeypatch, proxy
         answer(b"body", 'ETag: "x"', "Content-Length: 4", "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT")
     ]
     with endpoint(say) as (_, url):
-        store = store_at(url)
+        store = store_at(url, PATIENT_S)
         assert [store.get("k"), store._bulk.get("k"), by_duckdb(url)] == [b"body"] * 3
     assert victim.connections == 0
 
@@ -177,14 +180,14 @@ def test_a_request_for_another_region_is_signed_for_it_and_sent_to_the_same_host
         return [LEADS["another region in the error"]("")]
 
     with endpoint(say) as (server, url):
-        assert store_at(url).get("k") == b"body"
+        assert store_at(url, PATIENT_S).get("k") == b"body"
     assert [head.partition(b" HTTP")[0] for head in server.heads] == [b"GET /lake/k"] * 2
 
 
 def test_credentials_in_the_endpoint_do_not_replace_the_signature(report):
     report("user and password in S3_ENDPOINT_URL", TAKEN)
     with endpoint(lambda _head: [answer(b"body", 'ETag: "x"', "Content-Length: 4")]) as (server, url):
-        store = store_at(url.replace("://", "://me:word@"))
+        store = store_at(url.replace("://", "://me:word@"), PATIENT_S)
         assert [store.get("k"), store._bulk.get("k")] == [b"body"] * 2
     assert all(b"Authorization: AWS4-HMAC-SHA256 Credential=" in head for head in server.heads)
 
@@ -203,7 +206,7 @@ def test_from_https_to_nowhere_else(victim, report, monkeypatch, tmp_path, schem
         leads = location("302 Found", f"{scheme}://127.0.0.{1 if scheme == 'https' else 2}:{port}/")("")
         with raw_server(lambda head: [leads if b"/led" in head else found], tls=tls) as server:
             url = server.url.removesuffix("/feed")
-            assert by_duckdb(url) == store_at(url).get("k") == store_at(url)._bulk.get("k") == b"body"
+            assert by_duckdb(url) == store_at(url, PATIENT_S).get("k") == store_at(url)._bulk.get("k") == b"body"
             with pytest.raises(duckdb.Error):
                 by_duckdb(url, "led")
     assert (victim.connections, other.connections) == (0, 0)
@@ -259,7 +262,7 @@ def test_a_listing_has_a_bound(report):
     report("a listing of 40 MB", GIVEN_UP)
     long = answer(b"<x/>" * 10_000_000, "Content-Type: application/xml")
     with endpoint(lambda _head: [long]) as (_, url), pytest.raises(ExternalError, match="longer than 33554432 bytes"):
-        list(store_at(url).list(""))
+        list(store_at(url, PATIENT_S).list(""))
 
 
 def test_a_name_server_that_hangs_costs_an_attempt(report, silent_name_server):
