@@ -1,19 +1,19 @@
 """Health of Dagster itself: its queue, its daemons, the ticks of its sensors and schedules."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import dagster as dg
 from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.exporter.connection import Connection
+from wrm_pipeline.exporter.counting_source import CountingSource
 from wrm_pipeline.exporter.families import Labels, counter, gauge
-from wrm_pipeline.exporter.state_file import StateFile
-from wrm_pipeline.exporter.vocabulary import TICK_STATUSES, Vocabulary, one_of
+from wrm_pipeline.exporter.vocabulary import TICK_STATUSES, one_of
 
 Status = dg.DagsterRunStatus
 
@@ -101,7 +101,7 @@ class _Ticks:
     newest: float = 0.0
 
 
-class TickSource:
+class TickSource(CountingSource):
     """Evaluations of sensors and schedules, counted here because Dagster deletes old ticks."""
 
     name = "ticks"
@@ -110,28 +110,11 @@ class TickSource:
     # How much of the past a new exporter counts.
     FIRST_LOOK_BACK_S = 3600.0
 
-    def __init__(
-        self,
-        connect: Callable[[], dg.DagsterInstance],
-        words: Vocabulary,
-        state: StateFile,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._connection = Connection(connect)
-        self._words = words
-        self._state = state
-        self._clock = clock
+    def _restore(self, content: Any) -> None:
         self._ticks = _Ticks()
-        content = state.load()
         if content:
             totals = Counter[Labels]({(name, status): count for name, status, count in content["totals"]})
             self._ticks = _Ticks(totals, content["counted"], content["newest"])
-
-    def collect(self) -> None:
-        """Count ticks that have got their result since."""
-        with self._connection.use() as instance:
-            self._count(instance)
 
     def _count(self, instance: dg.DagsterInstance) -> None:
         now = self._clock()

@@ -6,9 +6,8 @@ with PostgreSQL a smaller id may become visible after a larger one, and SQLite r
 counted in between are remembered by id.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,10 +15,8 @@ from typing import Any
 import dagster as dg
 from prometheus_client.metrics_core import Metric
 
-from wrm_pipeline.exporter.connection import Connection
-from wrm_pipeline.exporter.state_file import StateFile
+from wrm_pipeline.exporter.counting_source import CountingSource
 from wrm_pipeline.exporter.totals import RunFacts, Totals
-from wrm_pipeline.exporter.vocabulary import Vocabulary
 
 EventType = dg.DagsterEventType
 
@@ -76,36 +73,20 @@ class Ledger:
         return cls(Totals.from_json(content["totals"]), places, dict(content["counted"]))
 
 
-class RunSource:
+class RunSource(CountingSource):
     """Counters of ended runs."""
 
     name = "runs"
 
-    def __init__(
-        self,
-        connect: Callable[[], dg.DagsterInstance],
-        words: Vocabulary,
-        state: StateFile,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._connection = Connection(connect)
-        self._words = words
-        self._state = state
-        self._clock = clock
-        content = state.load()
+    def _restore(self, content: Any) -> None:
         self._ledger = Ledger.from_json(content) if content else Ledger()
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002 - counters have no age
         """The counters."""
         return self._ledger.totals.families(self._words)
 
-    def collect(self) -> None:
-        """Count the runs that ended since; a long history page by page, each saved before the next is read."""
-        with self._connection.use() as instance:
-            self._count(instance)
-
     def _count(self, instance: dg.DagsterInstance) -> None:
+        # A long history is counted page by page, each kept before the next is read.
         for event_type, status in ENDINGS.items():
             if self._history_began_anew(instance, event_type, self._ledger.places[status]):
                 draft = deepcopy(self._ledger)
