@@ -42,7 +42,7 @@ from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.logs import guard_process
 from wrm_pipeline.resources.breakers import connect_breakers
 from wrm_pipeline.resources.lake import connect_store
-from wrm_pipeline.settings import Settings, SettingsError
+from wrm_pipeline.settings import Settings, SettingsError, load_settings
 
 logger = logging.getLogger("wrm_pipeline.exporter")
 
@@ -261,8 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in POSTGRES_LIMITS.items():
         os.environ.setdefault(name, value)
     try:
-        from wrm_pipeline.definitions import defs, settings  # may fail to load
+        settings = load_settings()
+        from wrm_pipeline.definitions import build_defs  # which may not load
 
+        defs = build_defs(settings)
         folder = settings.data_dir / "exporter"
         with only_one(folder):
             return serve(
