@@ -51,8 +51,9 @@ check: setup ## what guards main besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@# 3: lines have moved, and the baseline in the working tree follows
-	$(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline $$($(SECRETS_IN)) || [ $$? -eq 3 ]
+	@# A copy, since the hook renews the baseline where lines have moved (status 3), and then wants it staged.
+	cp .secrets.baseline $(VENV)/secrets.baseline
+	$(BIN)/detect-secrets-hook --no-verify --baseline $(VENV)/secrets.baseline $$($(SECRETS_IN)) || [ $$? -eq 3 ]
 	cd $$(mktemp -d) && WRM_DATA_DIR=. $(abspath $(BIN))/dagster definitions validate -m wrm_pipeline.definitions
 
 bench: setup ## measure; the figures are ratios within the run
