@@ -14,7 +14,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults check check-workflows audit sbom bench docs docs-images lock deploy-setup deploy-check deploy-test clean
+.PHONY: help setup demo dev test faults check check-workflows audit sbom bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ $(DOCS_VENV)/.ready: docs/requirements.lock
 	$(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
 	@touch $@
+
+docs-tables: setup ## write docs/tables.md from the registry of tables
+	$(BIN)/python -m wrm_pipeline.analytics.tables_page > docs/tables.md
 
 docs-images: ## draw the architecture picture again from its text (needs Graphviz)
 	dot -Tsvg docs/images/architecture.dot -o docs/images/architecture.svg

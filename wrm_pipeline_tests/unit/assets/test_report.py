@@ -6,6 +6,8 @@ import duckdb
 import pytest
 
 from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, TABLES_SCHEMA
+from wrm_pipeline.analytics.registry import TABLES
+from wrm_pipeline.analytics.registry.types import short_type
 from wrm_pipeline_tests.fixtures.lake import Lake, build_day, definitions, materialize, metadata_of, run_job
 
 CATALOG, REPORT = "data_catalog", "city_report"
@@ -48,6 +50,15 @@ def test_the_catalog_lists_every_column_in_the_database_and_nothing_else(analyse
     )
     assets = {name for (name,) in query(lake, "SELECT name FROM wrm_analytics.catalog_tables WHERE kind = 'asset'")}
     assert assets == {node.key.to_user_string() for node in definitions().resolve_asset_graph().asset_nodes}
+
+
+def test_the_database_has_the_columns_of_the_registry(analysed):
+    lake, _ = analysed
+    found: dict[str, list[tuple[str, str]]] = {}
+    sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE schema_name = 'wrm_analytics'"
+    for table, column, type_name in query(lake, f"{sql} AND NOT internal ORDER BY table_name, column_index"):
+        found.setdefault(table, []).append((column, short_type(type_name)))
+    assert found == {table.name: [(column.name, column.type) for column in table.columns] for table in TABLES.values()}
 
 
 def test_the_catalog_says_how_much_there_is_and_since_when(analysed):
