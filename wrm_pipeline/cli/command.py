@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
-NOTHING_CHANGED = "Nothing was changed. Give --apply to do it."
+NOTHING_CHANGED = "Nothing was changed. Add --apply to do it."
 
 
 class CommandError(click.ClickException):

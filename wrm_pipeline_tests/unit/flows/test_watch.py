@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.domain import partition_build
+from wrm_pipeline.domain import enhanced_build, partition_build
 from wrm_pipeline.domain.lake_findings import VANISHED
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
@@ -398,7 +398,7 @@ OLD_DAYS = [DAY + timedelta(days=n) for n in range(-5, 0)]
 def published_by(comparison: Comparison, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Days that an older parser, or older rules, made."""
     with monkeypatch.context() as older:
-        older.setattr(partition_build, what, "0")
+        older.setattr(enhanced_build if what == "RULES_VERSION" else partition_build, what, "0")
         for dt in OLD_DAYS:
             comparison.lake.put_raw(NOON + (dt - DAY))
             comparison.run(dt)

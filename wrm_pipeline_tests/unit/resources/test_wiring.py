@@ -14,12 +14,13 @@ from wrm_pipeline.resources.retention import RetentionResource
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import DAY, ENHANCED, PROCESSED, Lake, build_day, run_job, tick
 
-# Each is where a process begins: Dagster's code location, its storage, a command, a worker, a notebook.
+# Each is where a process begins: Dagster's code location, its storage, the exporter, a command, a worker, a notebook.
 ENTRANCES = {
     "__init__.py",
     "definitions.py",
     "settings.py",
     "assets/stations/fan_out.py",
+    "exporter/server.py",
     "resources/dagster_storage.py",
 }
 
