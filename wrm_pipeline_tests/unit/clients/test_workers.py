@@ -101,13 +101,14 @@ def test_a_cancel_does_not_wait_for_what_is_under_way(workers, tmp_path, monkeyp
         raise Cancelled
 
     signal.signal(signal.SIGUSR1, cancel)
+    RELEASED.clear()
     try:
         tasks = [(str(tmp_path / name), os.getpid()) for name in "abc"]
         started = time.monotonic()
         with pytest.raises(Cancelled):
             list(workers.run(stay_and_cancel, tasks))
         assert time.monotonic() - started < 20
-        pids = {int(path.read_text()) for path in tmp_path.iterdir()} - {os.getpid()}
+        pids = {int(path.name.partition("-")[2]) for path in tmp_path.iterdir()} - {os.getpid()}
         _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=20)
         assert alive == []
     finally:
@@ -117,6 +118,6 @@ def test_a_cancel_does_not_wait_for_what_is_under_way(workers, tmp_path, monkeyp
 def stay_and_cancel(task: tuple[str, int]) -> None:
     """Say which process this is, send a signal to the caller's, and go on."""
     name, caller = task
-    Path(name).write_text(str(os.getpid()))
+    Path(f"{name}-{os.getpid()}").touch()
     os.kill(caller, signal.SIGUSR1)
     RELEASED.wait(60)
