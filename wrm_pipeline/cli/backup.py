@@ -271,7 +271,7 @@ def restore(
     if apply:
         say(
             f"\nConfiguration is in {places.restored_files}, to be compared and put in place by hand. Start the "
-            "services; `wrm rebuild` says if partitions are missing."
+            "services; `wrm rebuild --dry-run` says if partitions are missing."
         )
     if as_json:
         changes = [{"part": step.part, "to": step.target, "change": step.change} for step in steps]

@@ -189,7 +189,7 @@ def _lake_files(settings: Settings) -> Finding:
         return Finding("lake files", "ok", tried, files.text)
     todo = (
         "Rows of raw objects that vanished, shrank or cannot be read stay published: bring the objects back, or run "
-        "the day with `allow_shrink: true`. `wrm rebuild` says what becomes of foreign and damaged files"
+        "the day with `allow_shrink: true`. `wrm rebuild --dry-run` says what becomes of foreign and damaged files"
     )
     return Finding("lake files", "warning", tried, files.text, todo)
 

@@ -100,7 +100,7 @@ CHECK_REMEDIES = {
         "archive class, rights); if the loss is meant, run the day with `allow_shrink: true`. `wrm doctor` names them"
     ),
     "partition_files_are_ours": (
-        "See who else writes to the lake. `wrm rebuild` says of each file what would become of it; what it "
+        "See who else writes to the lake. `wrm rebuild --dry-run` says of each file what would become of it; what it "
         "leaves alone holds rows that ours lacks, or cannot be read"
     ),
     "flag_shares_are_usual": "Look at the samples, and at the feed itself; the rows are published and flagged",
