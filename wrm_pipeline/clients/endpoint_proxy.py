@@ -147,11 +147,9 @@ class EndpointProxy:
 
     def _is_own(self, url: bytes) -> bool:
         try:
-            place = place_of(url.decode("ascii"))
+            return place_of(url.decode("ascii")).origin == self._place.origin
         except ValueError:
             return False
-        own = self._place
-        return (place.scheme, place.host, place.port) == (own.scheme, own.host, own.port)
 
 
 def _request_line(head: bytes) -> tuple[bytes, bytes]:

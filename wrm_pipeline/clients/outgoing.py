@@ -117,6 +117,11 @@ class Place:
         return f"{self.scheme}://{host}{port}"
 
     @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port: who answers, and how."""
+        return self.scheme, self.host, self.port
+
+    @property
     def listed_as(self) -> set[str]:
         """What a list of hosts may call it."""
         names = {f"{self.host}:{self.port}"}
@@ -192,7 +197,7 @@ def request(
     place = configured
     with exchange.explained():
         for _ in range(policy.max_redirects + 1):
-            own = (place.scheme, place.host, place.port) == (configured.scheme, configured.host, configured.port)
+            own = place.origin == configured.origin
             sent = dict(headers or {})
             if configured.credentials and own:
                 sent["Authorization"] = configured.credentials
@@ -271,8 +276,7 @@ class _Exchange:
     def ask(
         self, place: Place, headers: Mapping[str, str], body: bytes | BinaryIO | None, *, configured: bool
     ) -> Answer:
-        way = (place.scheme, place.host, place.port)
-        wire = self._kept.take(way) if self._kept else None
+        wire = self._kept.take(place.origin) if self._kept else None
         wire = wire or self._connect(place, configured=configured)
         wire.begin(self._until, self._policy.read_s)
         connection = http.client.HTTPConnection(place.host, place.port, blocksize=_SEND_BYTES)
@@ -293,7 +297,7 @@ class _Exchange:
             return Answer(response.status, response.reason[:200], found, content)
         finally:
             if whole and self._kept:
-                self._kept.give_back(way, wire)
+                self._kept.give_back(place.origin, wire)
             else:
                 wire.end()
 

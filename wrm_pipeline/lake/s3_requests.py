@@ -114,8 +114,7 @@ class S3Transport:
         if self._endpoint is None:
             is_own = place.scheme == "https" and place.host.endswith(_AWS)
         else:
-            own = self._endpoint
-            is_own = (place.scheme, place.host, place.port) == (own.scheme, own.host, own.port)
+            is_own = place.origin == self._endpoint.origin
         if not is_own:
             raise PermanentError(
                 f"leads to {place}, which is not the configured endpoint", "s3", remedy="Check S3_ENDPOINT_URL"
