@@ -79,8 +79,8 @@ class StateStorage(Protocol):
 class MemoryStorage:
     """For this process only."""
 
-    def __init__(self, state: State = CLOSED) -> None:
-        self._state = state
+    def __init__(self) -> None:
+        self._state = CLOSED
 
     def read(self) -> State:
         """See `StateStorage.read`."""
@@ -228,9 +228,9 @@ class Breaker:
             return state
 
     def _write(self, state: State) -> None:
-        self._storage(lambda storage: storage.write(state), state)
+        self._storage(lambda storage: storage.write(state))
 
-    def _storage(self, action: Callable[[StateStorage], Any], state: State = CLOSED) -> Any:
+    def _storage(self, action: Callable[[StateStorage], Any]) -> Any:
         """Do `action` with the first storage that works; trouble with one costs the shared state, never a call."""
         while self._storages:
             try:
@@ -239,7 +239,7 @@ class Breaker:
                 del self._storages[0]
                 instead = "the next place" if self._storages else "memory, for this process only"
                 logger.warning("circuit breaker of %s keeps its state in %s: %r", self.target, instead, error)
-        self._storages.append(MemoryStorage(state))
+        self._storages.append(MemoryStorage())
         return action(self._storages[0])
 
 
