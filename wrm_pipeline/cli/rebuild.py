@@ -19,6 +19,7 @@ from wrm_pipeline.cli.command import (
 )
 from wrm_pipeline.cli.output import print_json, print_table, printer
 from wrm_pipeline.cli.progress import Progress, progress
+from wrm_pipeline.domain import asset_names
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -252,21 +253,23 @@ class _History:
     """Reports to Dagster what was rebuilt: its UI shows what was reported to it, and a new one knows of nothing."""
 
     def __init__(self, instance: "dg.DagsterInstance | None") -> None:
-        from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
-        from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
-
         self._instance = instance
-        self._keys = {"processed": wrm_stations_processed_data_all.key, "enhanced": wrm_stations_enhanced_data_all.key}
-        self._known = (
-            {layer: instance.get_materialized_partitions(key) for layer, key in self._keys.items()} if instance else {}
-        )
+        if instance is None:
+            return
+        import dagster as dg
+
+        self._keys = {
+            "processed": dg.AssetKey(asset_names.PROCESSED),
+            "enhanced": dg.AssetKey(asset_names.ENHANCED),
+        }
+        self._known = {layer: instance.get_materialized_partitions(key) for layer, key in self._keys.items()}
 
     def report(self, built: "RebuiltPartition", layers: Sequence[str]) -> None:
         """What was written, and what Dagster has not heard of."""
-        import dagster as dg
-
         if self._instance is None:
             return
+        import dagster as dg
+
         day = built.dt.isoformat()
         for layer in layers:
             if layer in built.written or day not in self._known[layer]:

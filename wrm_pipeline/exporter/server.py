@@ -262,9 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     try:
         settings = load_settings()
-        from wrm_pipeline.definitions import build_defs  # which may not load
+        from wrm_pipeline.definitions import defs  # which may not load
 
-        defs = build_defs(settings)
         folder = settings.data_dir / "exporter"
         with only_one(folder):
             return serve(
