@@ -13,6 +13,7 @@ from wrm_pipeline.cli.progress import progress
 
 if TYPE_CHECKING:
     from wrm_pipeline.flows.future_raw import Move
+    from wrm_pipeline.lake.object_store import ObjectStore
     from wrm_pipeline.settings import Settings
 
 
@@ -100,7 +101,7 @@ def move_future(settings: "Settings", apply: bool, as_json: bool) -> int:
     elif not apply:
         say(NOTHING_CHANGED)
     else:
-        content["built"] = _build_days(settings, moves, now, say)
+        content["built"] = _build_days(store, settings, moves, now, say)
         for key in future_raw.remove_emptied(store, settings.layout, moves, now):
             say(f"{key}: removed, as each of its rows is from a snapshot that is elsewhere now.")
     if as_json:
@@ -109,15 +110,14 @@ def move_future(settings: "Settings", apply: bool, as_json: bool) -> int:
 
 
 def _build_days(
-    settings: "Settings", moves: Sequence["Move"], now: datetime, say: Callable[[str], None]
+    store: "ObjectStore", settings: "Settings", moves: Sequence["Move"], now: datetime, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Build the days that lost or gained a snapshot."""
     from wrm_pipeline.domain.layout import local_date
     from wrm_pipeline.flows.future_raw import days_to_rebuild
     from wrm_pipeline.flows.rebuild import rebuild_partition
-    from wrm_pipeline.resources.lake import connect_store
 
-    store, layout = connect_store(settings), settings.layout
+    layout = settings.layout
     days = {
         dt: lost for dt, lost in days_to_rebuild(moves, now).items() if not layout.not_a_partition(dt, local_date(now))
     }

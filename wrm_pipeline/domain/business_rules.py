@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
 from wrm_pipeline.domain.schemas import FLAGS
-from wrm_pipeline.domain.snapshot import MAX_NAME_CHARACTERS
-from wrm_pipeline.domain.snapshot.values import CUT_MARK
+from wrm_pipeline.domain.snapshot import CUT_MARK, MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:
     import pandas as pd

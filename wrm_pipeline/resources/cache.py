@@ -83,7 +83,7 @@ class CacheResource(BaseResource):
             secret = keys.secret_access_key if keys else ""
             return connect(), hmac.digest(secret.encode(), b"wrm_pipeline cache", "sha256")
 
-        return Cache(backend_and_key, namespace=f"wrm:{self.vault.settings.env}")
+        return Cache(backend_and_key, namespace=f"wrm:{self._settings.env}")
 
 
 class FilesystemCacheResource(CacheResource):

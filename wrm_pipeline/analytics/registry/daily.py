@@ -21,6 +21,14 @@ from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL, IN_WORDS
 # database, and a year of them is 50 MB; what is older is in the Parquet, behind the views.
 DETAIL_DAYS = 400
 
+FREE_BIKES_MEAN = Column(
+    "free_bikes_mean",
+    "DOUBLE",
+    "Free-standing bikes in the service area, mean over the snapshots",
+    "bikes",
+    ("record_type", "outside_service_area"),
+)
+
 
 MV_DAILY_AGGREGATES = Table(
     "mv_daily_aggregates",
@@ -53,13 +61,7 @@ MV_DAILY_AGGREGATES = Table(
             "bikes",
             ("bikes", "record_type"),
         ),
-        Column(
-            "free_bikes_mean",
-            "DOUBLE",
-            "Free-standing bikes in the service area, mean over the snapshots",
-            "bikes",
-            ("record_type", "outside_service_area"),
-        ),
+        FREE_BIKES_MEAN,
         Column("share_empty", "DOUBLE", "Share of station rows that are empty", "share", EMPTY),
         Column("share_full", "DOUBLE", "Share of station rows that are full", "share", FULL),
         Column("rows", "INTEGER", "Enhanced rows of the day, of every record_type", "rows", ("station_id",)),
@@ -135,13 +137,7 @@ MV_CITY_HOURLY = Table(
             "bikes",
             ("bikes", "record_type"),
         ),
-        Column(
-            "free_bikes_mean",
-            "DOUBLE",
-            "Free-standing bikes in the service area, mean over the snapshots",
-            "bikes",
-            ("record_type", "outside_service_area"),
-        ),
+        FREE_BIKES_MEAN,
         Column("stations_empty_mean", "DOUBLE", "Empty stations, mean over the snapshots", "stations", EMPTY),
         Column("stations_full_mean", "DOUBLE", "Full stations, mean over the snapshots", "stations", FULL),
     ),

@@ -33,11 +33,13 @@ from wrm_pipeline.domain.snapshot.records import (
     ParsedBatch,
     RawSnapshot,
 )
+from wrm_pipeline.domain.snapshot.values import CUT_MARK
 
 __all__ = [
     "BATTERY_COLUMN",
     "COMBINED_COLUMN",
     "COUNT_COLUMNS",
+    "CUT_MARK",
     "EARLIEST_REPORT",
     "FLAG_COLUMNS",
     "ID_COLUMNS",
