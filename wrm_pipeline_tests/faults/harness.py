@@ -422,10 +422,8 @@ def s3_link(server: Any, bucket: str) -> Iterator[S3Link]:
 
 def s3_world(monkeypatch: Any, server: Any, link: S3Link) -> Harness:
     """A world whose store is a bucket behind a proxy; the verifier goes to the server itself."""
-    monkeypatch.setenv("BUCKET_NAME", link.bucket)
-    monkeypatch.setenv("S3_ENDPOINT_URL", server.endpoint_url)
-    monkeypatch.setenv("S3_ACCESS_KEY_ID", server.access_key_id)
-    monkeypatch.setenv("S3_SECRET_ACCESS_KEY", server.secret_access_key)
+    for name, value in server.variables(link.bucket).items():
+        monkeypatch.setenv(name, value)
     settings = load_settings()
     world = Harness(settings)
     world.truth = S3ObjectStore(link.bucket, lambda: link.direct)

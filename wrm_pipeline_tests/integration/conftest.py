@@ -37,6 +37,15 @@ class SeaweedFS:
     secret_access_key: str
     create_bucket: Callable[[], str]
 
+    def variables(self, bucket: str, endpoint_url: str | None = None) -> dict[str, str]:
+        """The environment of a pipeline whose lake is a bucket, perhaps by way of a proxy."""
+        return {
+            "BUCKET_NAME": bucket,
+            "S3_ENDPOINT_URL": endpoint_url or self.endpoint_url,
+            "S3_ACCESS_KEY_ID": self.access_key_id,
+            "S3_SECRET_ACCESS_KEY": self.secret_access_key,
+        }
+
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now, and that no outgoing connection is given before their server starts.

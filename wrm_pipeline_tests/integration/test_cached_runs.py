@@ -62,10 +62,7 @@ class Place:
 
     def __init__(self, server: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
         for name, value in {
-            "BUCKET_NAME": bucket,
-            "S3_ENDPOINT_URL": server.endpoint_url,
-            "S3_ACCESS_KEY_ID": server.access_key_id,
-            "S3_SECRET_ACCESS_KEY": server.secret_access_key,
+            **server.variables(bucket),
             "WRM_DATA_DIR": str(data_dir),
         }.items():
             monkeypatch.setenv(name, value)

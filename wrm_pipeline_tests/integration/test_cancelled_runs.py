@@ -167,10 +167,8 @@ def test_a_run_ends_when_it_is_cancelled_or_out_of_time_in_a_query(days: None, r
 def silent_store(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     """A store with a built day and more snapshots of it, behind a proxy that can be made to answer nothing."""
     with proxy_of(seaweedfs.endpoint_url) as (proxy, url):
-        monkeypatch.setenv("BUCKET_NAME", seaweedfs.create_bucket())
-        monkeypatch.setenv("S3_ENDPOINT_URL", url)
-        monkeypatch.setenv("S3_ACCESS_KEY_ID", seaweedfs.access_key_id)
-        monkeypatch.setenv("S3_SECRET_ACCESS_KEY", seaweedfs.secret_access_key)
+        for name, value in seaweedfs.variables(seaweedfs.create_bucket(), url).items():
+            monkeypatch.setenv(name, value)
         lake = Lake(load_settings())
         lake.put_day(20)
         build_day()

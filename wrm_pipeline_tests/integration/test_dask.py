@@ -52,10 +52,7 @@ def test_a_cluster_builds_the_same_bytes_with_its_own_credentials_and_survives_a
     seaweedfs, monkeypatch, tmp_path
 ):
     environment = {
-        "BUCKET_NAME": seaweedfs.create_bucket(),
-        "S3_ENDPOINT_URL": seaweedfs.endpoint_url,
-        "S3_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "S3_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+        **seaweedfs.variables(seaweedfs.create_bucket()),
         "WRM_DATA_DIR": str(tmp_path / "worker"),
     }
     for name, value in environment.items():

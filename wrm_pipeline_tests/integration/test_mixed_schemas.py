@@ -28,10 +28,8 @@ UNKNOWN_BEFORE = ["gmt_local_diff_sec", "gmt_servertime_diff_sec", "spaces", "to
 
 @pytest.fixture
 def lake(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    monkeypatch.setenv("BUCKET_NAME", seaweedfs.create_bucket())
-    monkeypatch.setenv("S3_ENDPOINT_URL", seaweedfs.endpoint_url)
-    monkeypatch.setenv("S3_ACCESS_KEY_ID", seaweedfs.access_key_id)
-    monkeypatch.setenv("S3_SECRET_ACCESS_KEY", seaweedfs.secret_access_key)
+    for name, value in seaweedfs.variables(seaweedfs.create_bucket()).items():
+        monkeypatch.setenv(name, value)
     return Lake(load_settings())
 
 

@@ -36,10 +36,8 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, envir
     """An empty lake: a local folder, or a new bucket of a real server."""
     if request.param == "s3":
         server = request.getfixturevalue("seaweedfs")
-        monkeypatch.setenv("BUCKET_NAME", server.create_bucket())
-        monkeypatch.setenv("S3_ENDPOINT_URL", server.endpoint_url)
-        monkeypatch.setenv("S3_ACCESS_KEY_ID", server.access_key_id)
-        monkeypatch.setenv("S3_SECRET_ACCESS_KEY", server.secret_access_key)
+        for name, value in server.variables(server.create_bucket()).items():
+            monkeypatch.setenv(name, value)
     return Lake(load_settings())
 
 

@@ -17,10 +17,8 @@ pytestmark = pytest.mark.integration
 def test_one_snapshot_more_takes_seven_requests(seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one for each further 1,000 snapshots of the day; a run that a person starts also looks for other files."""
     with proxy_of(seaweedfs.endpoint_url) as (proxy, url):
-        monkeypatch.setenv("BUCKET_NAME", seaweedfs.create_bucket())
-        monkeypatch.setenv("S3_ENDPOINT_URL", url)
-        monkeypatch.setenv("S3_ACCESS_KEY_ID", seaweedfs.access_key_id)
-        monkeypatch.setenv("S3_SECRET_ACCESS_KEY", seaweedfs.secret_access_key)
+        for name, value in seaweedfs.variables(seaweedfs.create_bucket(), url).items():
+            monkeypatch.setenv(name, value)
         lake = Lake(load_settings())
         lake.put_day(3)
         build_day()

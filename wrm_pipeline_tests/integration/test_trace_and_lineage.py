@@ -32,10 +32,8 @@ def test_a_fetched_row_leads_back_to_its_line_and_its_run(
 ) -> None:
     if place == "s3":
         server = request.getfixturevalue("seaweedfs")
-        monkeypatch.setenv("BUCKET_NAME", server.create_bucket())
-        monkeypatch.setenv("S3_ENDPOINT_URL", server.endpoint_url)
-        monkeypatch.setenv("S3_ACCESS_KEY_ID", server.access_key_id)
-        monkeypatch.setenv("S3_SECRET_ACCESS_KEY", server.secret_access_key)
+        for name, value in server.variables(server.create_bucket()).items():
+            monkeypatch.setenv(name, value)
     lake = Lake(load_settings())
     with dg.DagsterInstance.ephemeral() as instance, FaultServer(then=Answer(201)) as receiver:
         monkeypatch.setenv("OPENLINEAGE_URL", receiver.url)

@@ -99,10 +99,7 @@ def machine(
     """A server that has run for a while: history in PostgreSQL, lake in a bucket, a database, a waiting snapshot."""
     bucket = seaweedfs.create_bucket()
     variables = {
-        "BUCKET_NAME": bucket,
-        "S3_ENDPOINT_URL": seaweedfs.endpoint_url,
-        "S3_ACCESS_KEY_ID": seaweedfs.access_key_id,
-        "S3_SECRET_ACCESS_KEY": seaweedfs.secret_access_key,
+        **seaweedfs.variables(bucket),
         "WRM_BACKUP_KEY": new_key(),
         **server.environment(copy_database(server, request.node.name)),
     }
