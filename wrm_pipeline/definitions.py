@@ -46,6 +46,7 @@ from wrm_pipeline.resources.feed import ClockResource, FeedResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.lineage import LineageResource
 from wrm_pipeline.resources.masked_dagster import guard_dagster
+from wrm_pipeline.resources.metrics import MetricsResource
 from wrm_pipeline.resources.retention import RetentionResource
 from wrm_pipeline.resources.s3 import S3Resource
 from wrm_pipeline.resources.vault import VaultResource
@@ -149,6 +150,7 @@ def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[st
     add("feed", lambda: FeedResource.of(settings, vault))
     add("alerts", lambda: AlertsResource.of(settings, vault))
     add("lineage", lambda: LineageResource.of(settings, vault))
+    add("metrics", lambda: MetricsResource.of(settings))
     add("retention", lambda: RetentionResource.of(settings))
     add("hive_partitioned_s3_io_manager", lambda: HivePartitionedParquetIOManager(lake=lake))
     add("duckdb_io_manager", lambda: DuckDBTableIOManager(lake=lake))

@@ -433,6 +433,11 @@ class Settings(BaseSettings):
         return self.data_dir / "spool"
 
     @property
+    def metrics_dir(self) -> Path:
+        """Where runs record metrics that assets declare."""
+        return self.data_dir / "metrics"
+
+    @property
     def cache_dir(self) -> Path:
         """The cache, where there is no Redis."""
         return self.data_dir / "cache"

@@ -6,17 +6,24 @@ with PostgreSQL a smaller id may become visible after a larger one, and SQLite r
 counted in between are remembered by id.
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from prometheus_client.metrics_core import Metric
 
+from wrm_pipeline.clients.metrics_log import logs_of, read_log, remove_forgotten
+from wrm_pipeline.domain.declared_metrics import Recorded
 from wrm_pipeline.exporter.counting_source import CountingSource
+from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.exporter.totals import RunFacts, Totals
+from wrm_pipeline.exporter.vocabulary import Vocabulary
+from wrm_pipeline.resources.metrics import DECLARED, PROCESS
 
 EventType = dg.DagsterEventType
 
@@ -37,6 +44,7 @@ _READ = {
     EventType.STEP_START,
     EventType.STEP_SUCCESS,
     EventType.STEP_FAILURE,
+    EventType.ENGINE_EVENT,
 }
 
 
@@ -74,9 +82,25 @@ class Ledger:
 
 
 class RunSource(CountingSource):
-    """Counters of ended runs."""
+    """Counters of ended runs.
+
+    Args (beside those of `CountingSource`):
+        metrics: Where runs record the metrics that assets declare; None: they are not counted.
+    """
 
     name = "runs"
+
+    def __init__(
+        self,
+        connect: Callable[[], dg.DagsterInstance],
+        words: Vocabulary,
+        state: StateFile,
+        *,
+        metrics: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(connect, words, state, clock=clock)
+        self._metrics = metrics
 
     def _restore(self, content: Any) -> None:
         self._ledger = Ledger.from_json(content) if content else Ledger()
@@ -84,6 +108,12 @@ class RunSource(CountingSource):
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002 - counters have no age
         """The counters."""
         return self._ledger.totals.families(self._words)
+
+    def collect(self) -> None:
+        """Count the runs that have ended since, and delete what killed runs left that nobody counts."""
+        super().collect()
+        if self._metrics is not None:
+            remove_forgotten(self._metrics, self._clock())
 
     def _count(self, instance: dg.DagsterInstance) -> None:
         # A long history is counted page by page, each kept before the next is read.
@@ -101,10 +131,14 @@ class RunSource(CountingSource):
             now = self._clock()
             draft = deepcopy(self._ledger)
             place = draft.places[status]
+            left: list[Path] = []
             for record in page.records:
                 if record.run_id in draft.counted or record.timestamp <= place.floor:
                     continue
-                draft.totals.add(read_run(instance, record, status), self._words)
+                facts = read_run(instance, record, status)
+                killed = logs_of(self._metrics, record.run_id) if self._metrics else {}
+                draft.totals.add(with_what_was_left(facts, killed), self._words)
+                left += killed.values()
                 place.newest = max(place.newest, record.timestamp)
                 if record.timestamp >= now - LAG_S:
                     draft.counted[record.run_id] = now
@@ -122,6 +156,8 @@ class RunSource(CountingSource):
             draft.counted = {run_id: min(at, now) for run_id, at in draft.counted.items() if at >= now - REMEMBERED_S}
             if draft != self._ledger:
                 self._keep(draft)
+            for path in left:  # their sums are in the state file by now
+                path.unlink(missing_ok=True)
             after = page.cursor
             if not page.has_more:
                 return
@@ -155,6 +191,12 @@ def _move(place: Place, page: Any) -> None:
         place.cursor, place.last_id = page.cursor, page.records[-1].storage_id
 
 
+def with_what_was_left(facts: RunFacts, killed: Mapping[str, Path]) -> RunFacts:
+    """A run with the records of its killed processes; a process with sums in the event log has nothing to add."""
+    left = {process: read_log(path) for process, path in killed.items() if process not in facts.declared}
+    return replace(facts, declared={**facts.declared, **left}) if left else facts
+
+
 def read_run(instance: dg.DagsterInstance, ending: dg.EventLogRecord, status: str) -> RunFacts:
     """Facts from an ended run's events; of a run deleted meanwhile, only how it ended."""
     return facts_of(_events(instance, ending.run_id), job=ending.event_log_entry.job_name or "", status=status)
@@ -181,6 +223,7 @@ def facts_of(events: Iterable[tuple[dg.DagsterEvent, float]], *, job: str, statu
     rows: Counter[tuple[str, str]] = Counter()
     requests: Counter[tuple[str, str, str]] = Counter()
     cache: Counter[str] = Counter()
+    declared: dict[str, Recorded] = {}
     for event, at in events:
         step = event.step_key or ""
         if event.event_type == EventType.STEP_START:
@@ -194,6 +237,11 @@ def facts_of(events: Iterable[tuple[dg.DagsterEvent, float]], *, job: str, statu
         elif event.event_type == EventType.ASSET_MATERIALIZATION:
             materialized |= names
         metadata = _metadata(event)
+        if event.event_type == EventType.ENGINE_EVENT:
+            if DECLARED in metadata:
+                process = str(getattr(metadata.get(PROCESS), "value", ""))
+                declared[process] = Recorded.from_json(getattr(metadata[DECLARED], "value", None))
+            continue
         for asset in sorted(names)[:1]:
             rows.update({(asset, outcome): count for outcome, count in _counts(metadata, "handled_rows").items()})
         for name in ("external_requests", "write_requests"):
@@ -210,7 +258,7 @@ def facts_of(events: Iterable[tuple[dg.DagsterEvent, float]], *, job: str, statu
         if step in began
         for asset in planned.get(step, ())
     ]
-    return RunFacts(job, status, assets, durations, rows, requests, cache)
+    return RunFacts(job, status, assets, durations, rows, requests, cache, declared)
 
 
 def _outcome(step: str, status: str, began: Mapping[str, float], ended: Mapping[str, tuple[str, float]]) -> str:
@@ -231,6 +279,8 @@ def _metadata(event: dg.DagsterEvent) -> Mapping[str, Any]:
         return event.step_materialization_data.materialization.metadata
     if event.event_type == EventType.ASSET_OBSERVATION:
         return event.asset_observation_data.asset_observation.metadata
+    if event.event_type == EventType.ENGINE_EVENT:
+        return event.engine_event_data.metadata
     if event.event_type == EventType.STEP_FAILURE:
         failure = event.step_failure_data.user_failure_data
         return failure.metadata if failure else {}

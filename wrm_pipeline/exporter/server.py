@@ -213,7 +213,7 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
         volumes["dagster"] = Path(os.environ["DAGSTER_HOME"])
     store = partial(connect_store, settings, SENSOR_POLICY)
     return [
-        RunSource(dg.DagsterInstance.get, words, StateFile(folder / "runs.json")),
+        RunSource(dg.DagsterInstance.get, words, StateFile(folder / "runs.json"), metrics=settings.metrics_dir),
         HealthSource(dg.DagsterInstance.get),
         TickSource(dg.DagsterInstance.get, words, StateFile(folder / "ticks.json")),
         SnapshotSource(store, settings.layout, spool, settings.area, StateFile(folder / "snapshots.json")),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate, product
 from typing import Any, Self
 
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from wrm_pipeline.domain.declared_metrics import Declaration, Recorded
 from wrm_pipeline.exporter.families import Labels, counter
 from wrm_pipeline.exporter.vocabulary import (
     ASSET_STATUSES,
@@ -37,6 +38,7 @@ class RunFacts:
         durations: Seconds of each completed step, by asset.
         rows: By (asset, outcome).
         requests: By (target, operation, outcome).
+        declared: Metrics that assets have declared, by the process that recorded them.
     """
 
     job: str
@@ -46,6 +48,7 @@ class RunFacts:
     rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
     requests: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     cache: Mapping[str, int] = field(default_factory=dict)
+    declared: Mapping[str, Recorded] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Totals:
     requests: Counter[Labels] = field(default_factory=Counter)
     cache: Counter[Labels] = field(default_factory=Counter)
     durations: dict[str, Durations] = field(default_factory=dict)
+    declared: Recorded = field(default_factory=Recorded)
 
     def add(self, run: RunFacts, words: Vocabulary) -> None:
         """Count an ended run."""
@@ -87,6 +91,8 @@ class Totals:
             self.requests[one_of(target, TARGETS), label, one_of(outcome, REQUEST_OUTCOMES)] += count
         for result, count in run.cache.items():
             self.cache[(one_of(result, CACHE_RESULTS),)] += count
+        for recorded in run.declared.values():
+            self.declared.merge(recorded)
 
     def families(self, words: Vocabulary) -> list[Metric]:
         """All metric families; events that have not happened yet have 0."""
@@ -128,6 +134,7 @@ class Totals:
                 ("result",),
                 _with_zeros(self.cache, ((result,) for result in CACHE_RESULTS)),
             ),
+            *(declared_family(declaration, values) for declaration, values in self.declared.metrics.values()),
         ]
 
     def _histogram(self, words: Vocabulary) -> Metric:
@@ -149,6 +156,7 @@ class Totals:
         return {
             **{name: [[*key, value] for key, value in getattr(self, name).items()] for name in _COUNTERS},
             "durations": {asset: [d.sum_s, *d.buckets] for asset, d in self.durations.items()},
+            "declared": self.declared.to_json(),
         }
 
     @classmethod
@@ -156,10 +164,28 @@ class Totals:
         """From the state file."""
         counters = {name: Counter({tuple(key): value for *key, value in content[name]}) for name in _COUNTERS}
         durations = {asset: Durations(buckets, sum_s) for asset, (sum_s, *buckets) in content["durations"].items()}
-        return cls(**counters, durations=durations)
+        return cls(**counters, durations=durations, declared=Recorded.from_json(content.get("declared")))
 
 
 _COUNTERS = ("assets", "jobs", "rows", "requests", "cache")
+
+
+def declared_family(declaration: Declaration, values: Mapping[Labels, Sequence[float]]) -> Metric:
+    """A metric that an asset has declared, in Prometheus' form."""
+    name, text, labels = declaration.name, declaration.documentation or declaration.name, declaration.labels
+    if declaration.kind == "counter":
+        return counter(name, text, labels, {key: value[0] for key, value in values.items()})
+    if declaration.kind == "gauge":
+        gauge = GaugeMetricFamily(name, text, labels=labels)
+        for key in sorted(values):
+            gauge.add_metric(key, values[key][0])
+        return gauge
+    histogram = HistogramMetricFamily(name, text, labels=labels)
+    bounds = [*map(str, declaration.buckets), "+Inf"]
+    for key in sorted(values):
+        total, *buckets = values[key]
+        histogram.add_metric(key, list(zip(bounds, accumulate(buckets), strict=True)), sum_value=total)
+    return histogram
 
 
 def _with_zeros(values: Counter[Labels], keys: Any) -> dict[Labels, float]:

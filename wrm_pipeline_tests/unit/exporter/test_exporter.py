@@ -28,6 +28,7 @@ from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.retry import REQUESTS
 from wrm_pipeline.definitions import defs
 from wrm_pipeline.domain.dead_letters import DeadLetter
+from wrm_pipeline.domain.declared_metrics import RESERVED_PREFIXES
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.exporter import server as exporter_module
 from wrm_pipeline.exporter.backups import BackupSource
@@ -117,6 +118,7 @@ def test_names_and_labels_are_those_of_the_contract(tmp_path: Path, lake: Any) -
         "wrm_cache_requests": ("counter", {"result"}),
     }
     assert expected.items() <= families.items()
+    assert all(name.startswith(RESERVED_PREFIXES) for name in families), "an asset's metric might have the same name"
 
 
 def test_unknown_names_are_other_and_operations_are_bounded() -> None:

@@ -463,6 +463,15 @@ def test_ages_are_those_of_the_run(environment):
     assert look == (3, 4)
 
 
+@tries("metrics.folder", "metrics.max_series")
+def test_metrics_have_a_folder_and_a_bound(environment, tmp_path):
+    """What they do is tried in test_metrics.py."""
+    fields = {"folder": str(tmp_path / "m"), "max_series": 3}
+    log = in_a_run("metrics", lambda it: it.counter("x") and it._log, {"metrics": fields})
+    assert log.path.parent == tmp_path / "m"
+    assert log.recorded.max_series == 3
+
+
 # --- refusals ---
 
 
@@ -500,6 +509,7 @@ def test_ages_are_those_of_the_run(environment):
         ("lineage", {"url": "http://user:s3cr3t-canary@h"}, "url\n  Value error, is not the address"),
         ("lineage", {"days": 0}, "days\n"),
         ("retention", {"history_days": 1}, "history_days\n"),
+        ("metrics", {"max_series": 0}, "max_series\n"),
     ],
 )
 def test_a_wrong_field_is_refused_by_its_name(environment, key, config, words):
