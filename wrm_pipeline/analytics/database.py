@@ -62,6 +62,7 @@ __all__ = [
     "httpfs_path",
     "make_way",
     "query_arrow",
+    "set_table_aside",
     "stored_views",
     "write_table",
 ]
@@ -112,12 +113,14 @@ _DAMAGE = re.compile(r'Corrupt database file|not a valid DuckDB database|Could n
 class AnalyticsDatabase:
     """The database file at `path`, or where a symlink at `path` leads; `s3` lets its views read a bucket.
 
-    `lock_wait_s` is how long a refresh waits for another one.
+    `lock_wait_s` is how long a refresh waits for another one. A database that holds tables and was not made by this
+    pipeline is moved aside, unless it is `of_anyone`.
     """
 
     path: Path
     s3: S3Access | None = None
     lock_wait_s: float = LOCK_WAIT_S
+    of_anyone: bool = False
 
     @contextmanager
     def refresh(self) -> "Iterator[duckdb.DuckDBPyConnection]":
@@ -188,7 +191,7 @@ class AnalyticsDatabase:
                 # Of a newer DuckDB, encrypted, or damaged in its list of tables.
                 model = set_aside(home, f"DuckDB {duckdb.__version__} cannot open it: {_first_line(error)}")
             else:
-                if is_ours(connection):
+                if self.of_anyone or is_ours(connection):
                     return connection, home
                 connection.close()
                 model = set_aside(home, "it holds tables and was not made by this pipeline")
@@ -450,33 +453,46 @@ def make_way(
     name: str,
     kind: Literal["VIEW", "BASE TABLE"],
     columns: Sequence[str] | None = None,
+    schema: str = SCHEMA,
 ) -> None:
     """Rename what has the name of one of ours and is of another kind, or has not these columns (None: any will do).
 
     Raises:
         DamagedDatabaseError: it cannot be renamed, as other objects depend on it.
     """
-    import duckdb
-
     rows = connection.execute(
         "SELECT table_type, column_name FROM information_schema.tables JOIN information_schema.columns "
         "USING (table_catalog, table_schema, table_name) WHERE table_schema = ? AND lower(table_name) = lower(?)",
-        [SCHEMA, name],
+        [schema, name],
     ).fetchall()
     if not rows or (rows[0][0] == kind and columns is None):
         return
     if rows[0][0] == kind and {column for _, column in rows} == set(columns or ()):
         return
-    other = "VIEW" if rows[0][0] == "VIEW" else "TABLE"
+    reason = f"it was not the pipeline's {kind.lower()} of that name"
+    set_table_aside(connection, schema, name, reason, is_view=rows[0][0] == "VIEW")
+
+
+def set_table_aside(
+    connection: "duckdb.DuckDBPyConnection", schema: str, name: str, reason: str, *, is_view: bool = False
+) -> None:
+    """Rename a table or view to `…_before_<time>`.
+
+    Raises:
+        DamagedDatabaseError: other objects depend on it.
+    """
+    import duckdb
+
+    other = "VIEW" if is_view else "TABLE"
     aside = f"{name}_before_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
     try:
-        connection.execute(f'ALTER {other} {SCHEMA}."{name}" RENAME TO "{aside}"')
+        connection.execute(f'ALTER {other} "{schema}"."{name}" RENAME TO "{aside}"')
     except duckdb.Error as error:
         raise DamagedDatabaseError(
-            f"{SCHEMA}.{name} is another {other.lower()} than this pipeline makes and cannot be renamed: "
+            f"{schema}.{name} is another {other.lower()} than this pipeline makes and cannot be renamed: "
             f"{_first_line(error)}"
         ) from error
-    reported(f"{SCHEMA}.{name} was not the pipeline's {kind.lower()} of that name; it is now {SCHEMA}.{aside}")
+    reported(f"{schema}.{name} is now {schema}.{aside}: {reason}")
 
 
 def create_views(connection: "duckdb.DuckDBPyConnection", views: ViewSet, *, refreshed_at: datetime) -> None:

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -15,6 +16,24 @@ _UTC_BY_NAME = ZoneInfo("UTC")
 # The first partition, unless the settings name another one.
 FIRST_DATE = date(2025, 6, 1)
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
+
+# What lies directly below the prefix and is not a layer of anyone.
+OWN_FOLDERS = frozenset(
+    {
+        "backups",
+        "dlq",
+        "dlq_set_aside",
+        "duckdb",
+        "findings",
+        "lineage",
+        "probe",
+        "quarantine",
+        "raw",
+        "reports",
+        "superseded",
+        "values",
+    }
+)
 
 _DT_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})", re.ASCII)
 _RAW_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})[_T ](\d{2})-(\d{2})-(\d{2})", re.ASCII)
@@ -157,7 +176,12 @@ class Layout:
 
     def partition_key(self, layer: str, dt: date) -> str:
         """The one object of a partition: a function of layer and date alone."""
-        return f"{self.partition_folder(layer, dt)}all_{layer}_{dt:%Y%m%d}_000000.parquet"
+        return f"{self.partition_folder(layer, dt)}all_{layer.rpartition('/')[2]}_{dt:%Y%m%d}_000000.parquet"
+
+    def layer_key(self, layer: str, folders: Sequence[tuple[str, str]] = ()) -> str:
+        """The one object of a partition that is not a day, below Hive's folders; without any, of the whole layer."""
+        path = "".join(f"{name}={value}/" for name, value in folders)
+        return f"{self.layer_prefix(layer)}{path}all_{layer.rpartition('/')[2]}.parquet"
 
     def partition_glob(self, layer: str) -> str:
         """Pattern that matches every partition's object and no stray of an older writer."""

@@ -44,8 +44,14 @@ class PartitionWouldShrinkError(RuntimeError):
     """A partition would lose more than SHRINK_TOLERANCE of the rows that it has now."""
 
 
-def check_shrink(name: str, rows_now: int, rows_before: int, *, allow_shrink: bool) -> None:
-    """Refuse to publish a partition that lost rows by accident.
+_CONSENT = (
+    "Look for raw objects that are gone or unreadable; if the loss is meant, run it again with `allow_shrink: true` in "
+    "the run config."
+)
+
+
+def check_shrink(name: str, rows_now: int, rows_before: int, *, allow_shrink: bool, consent: str = _CONSENT) -> None:
+    """Refuse to publish a partition that lost rows by accident; `consent` says what to do about it.
 
     Raises:
         PartitionWouldShrinkError: more than SHRINK_TOLERANCE would be lost and `allow_shrink` is not set.
@@ -53,9 +59,7 @@ def check_shrink(name: str, rows_now: int, rows_before: int, *, allow_shrink: bo
     if allow_shrink or rows_now >= rows_before * (1 - SHRINK_TOLERANCE):
         return
     raise PartitionWouldShrinkError(
-        f"{name} has {rows_before} rows and would be replaced by {rows_now}. It was left as it is. "
-        "Look for raw objects that are gone or unreadable; if the loss is meant, run it again with "
-        "`allow_shrink: true` in the run config."
+        f"{name} has {rows_before} rows and would be replaced by {rows_now}. It was left as it is. {consent}"
     )
 
 

@@ -1,105 +1,149 @@
-"""Asset values as tables and views of the analytics database.
+"""Frames as tables of the analytics database, and views in it.
 
 - `duckdb_io_manager`: a table in the local `analytics.duckdb`;
 - `duckdb_s3_io_manager`: the same, if there is a table at all, and then the whole database is published to the
   object store, from which inputs are read;
 - `duckdb_hybrid_io_manager`: views over the Parquet in the store, beside the local tables.
+
+Each is dagster-duckdb's `DuckDBIOManager` (`duckdb_tables.py`) once a run needs it, which loads DuckDB.
 """
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pyarrow as pa
+from pydantic import Field
 
-from wrm_pipeline.analytics.database import (
-    SCHEMA,
-    AnalyticsDatabase,
-    ViewSet,
-    create_views,
-    query_arrow,
-    write_table,
-)
-from wrm_pipeline.resources.base import BaseIOManager
+from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, ViewSet, create_views
+from wrm_pipeline.resources.base import BaseIOManagerFactory
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
+if TYPE_CHECKING:
+    from wrm_pipeline.io_managers.duckdb_tables import SwappingDuckDBIOManager
 
-class DuckDBTableIOManager(BaseIOManager):
-    """An Arrow table or pandas frame <-> the table `wrm_analytics.<asset name>`."""
+
+class DuckDBTableIOManager(BaseIOManagerFactory):
+    """Frames (Arrow, pandas, polars) as tables of the analytics database: `wrm_analytics.<asset's name>`.
+
+    A new file with the rows takes the old one's place, so readers meet no lock and see all of them or none. Of an asset
+    with partitions only the partition's rows are replaced. Its metadata `partition_expr` says by which column; without
+    it they get a column `partition_key`. Inputs are what they are annotated with, else pandas frames.
+    """
 
     lake: LakeResource
+    database: str | None = Field(
+        default=None, description="Another DuckDB file than the lake's analytics database; made if it is not there"
+    )
+    connection_config: dict[str, Any] = Field(
+        default={}, description="DuckDB's options by name, such as memory_limit or threads"
+    )
+    schema_: str | None = Field(
+        default=SCHEMA,
+        alias="schema",
+        min_length=1,
+        description="Of tables whose asset has no metadata `schema`; null: the asset key's prefix, else public",
+    )
 
-    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Replace the table; readers see the old one until the new one is complete."""
-        table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
-        name = context.asset_key.path[-1]
-        with self.lake.database.refresh() as connection:
-            write_table(connection, name, table)
-        context.add_output_metadata(
-            {
-                "table": f"{SCHEMA}.{name}",
-                "database": dg.MetadataValue.path(str(self.lake.database.path)),
-                "dagster/row_count": table.num_rows,
-                **write_requests(),
-            }
-        )
+    def as_dagster_duckdb(self) -> "SwappingDuckDBIOManager":
+        """The same as an instance of dagster-duckdb's `DuckDBIOManager`."""
+        from wrm_pipeline.io_managers.duckdb_tables import SwappingDuckDBIOManager
 
-    def load_input(self, context: dg.InputContext) -> Any:
-        """Read the table, as an Arrow table where the input is annotated so, else as a pandas frame."""
-        return self._load(context, self.lake.database)
+        fields = {name: getattr(self, name) for name in DuckDBTableIOManager.model_fields if name != "schema_"}
+        return SwappingDuckDBIOManager(**{**fields, "database": str(self.analytics.path), "schema": self.schema_})
 
-    def _load(self, context: dg.InputContext, database: AnalyticsDatabase) -> Any:
-        with database.reading() as connection:
-            table = query_arrow(connection, f'FROM {SCHEMA}."{context.asset_key.path[-1]}"')
-        if context.dagster_type.typing_type is pa.Table:
-            return table
-        import pandas as pd
+    @property
+    def analytics(self) -> AnalyticsDatabase:
+        """The database that the tables are in."""
+        if self.database is None:
+            return self.lake.database
+        return AnalyticsDatabase(Path(self.database).expanduser().absolute(), self.lake.s3_access, of_anyone=True)
 
-        return table.to_pandas(types_mapper=pd.ArrowDtype)
+    def create_io_manager(self, context: dg.InitResourceContext) -> dg.IOManager:
+        """What a run uses."""
+        return self.as_dagster_duckdb().create_io_manager(context)
 
 
 class DuckDBPublishingIOManager(DuckDBTableIOManager):
-    """As DuckDBTableIOManager, and the database goes to `duckdb/analytics.duckdb` in the object store."""
+    """As `duckdb_io_manager`, and the database is then published as `duckdb/analytics.duckdb` in the object store.
+
+    Inputs are read from there, so on any machine. None stands for no table: the database alone is published.
+    """
 
     lake: LakeResource
 
+    def create_io_manager(self, context: dg.InitResourceContext) -> dg.IOManager:
+        """What a run uses."""
+        return _Publishing(self, super().create_io_manager(context))
+
+
+class _Publishing(dg.IOManager):
+    def __init__(self, fields: DuckDBPublishingIOManager, local: dg.IOManager) -> None:
+        self._fields = fields
+        self._local = local
+
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Replace the table (None: there is none) and publish the database."""
+        """Replace the rows (None: there are none) and publish the database."""
         if obj is not None:
-            super().handle_output(context, obj)
-        key = self.lake.layout.database_key
+            self._local.handle_output(context, obj)
+        lake = self._fields.lake
         with record_requests_on_failure(context):
-            info = self.lake.store.put(key, self.lake.database.path, content_type="application/vnd.duckdb")
-        context.add_output_metadata(
-            {"published": self.lake.store.url(key), "published_bytes": info.size_bytes, **write_requests()}
-        )
+            size_bytes = self._publish()
+        url = lake.store.url(lake.layout.database_key)
+        context.add_output_metadata({"published": url, "published_bytes": size_bytes, **write_requests()})
+
+    def _publish(self) -> int:
+        """Upload the file; again if another run has replaced it meanwhile, whose upload may have been overtaken."""
+        lake, path = self._fields.lake, self._fields.analytics.path
+        while True:
+            before = path.stat()
+            info = lake.store.put(lake.layout.database_key, path, content_type="application/vnd.duckdb")
+            if (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns):
+                return info.size_bytes
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the table from the published database."""
+        lake = self._fields.lake
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "analytics.duckdb"
-            copy.write_bytes(self.lake.store.get(self.lake.layout.database_key))
-            return self._load(context, AnalyticsDatabase(copy, self.lake.database.s3))
+            copy.write_bytes(lake.store.get(lake.layout.database_key))
+            database = AnalyticsDatabase(copy, lake.s3_access)
+            return self._fields.as_dagster_duckdb().tables(database).load_input(context)
 
 
 class DuckDBHybridIOManager(DuckDBTableIOManager):
-    """Views over the Parquet in the store, in the database that has the local tables."""
+    """As `duckdb_io_manager`, for the pipeline's set of views over the Parquet in the object store, too.
+
+    None leaves everything as it is.
+    """
 
     lake: LakeResource
     clock: ClockResource
+
+    def create_io_manager(self, context: dg.InitResourceContext) -> dg.IOManager:
+        """What a run uses."""
+        return _Hybrid(self, super().create_io_manager(context))
+
+
+class _Hybrid(dg.IOManager):
+    def __init__(self, fields: DuckDBHybridIOManager, local: dg.IOManager) -> None:
+        self._fields = fields
+        self._local = local
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Create the views of a ViewSet; None leaves them as they are; any other value becomes a table."""
         if obj is None:
             return
         if not isinstance(obj, ViewSet):
-            super().handle_output(context, obj)
+            self._local.handle_output(context, obj)
             return
-        with self.lake.database.refresh() as connection:
-            create_views(connection, obj, refreshed_at=self.clock.now())
-        context.add_output_metadata(
-            {"database": dg.MetadataValue.path(str(self.lake.database.path)), **write_requests()}
-        )
+        database = self._fields.analytics
+        with database.refresh() as connection:
+            create_views(connection, obj, refreshed_at=self._fields.clock.now())
+        context.add_output_metadata({"database": dg.MetadataValue.path(str(database.path)), **write_requests()})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read the table, or what the view shows."""
+        return self._local.load_input(context)

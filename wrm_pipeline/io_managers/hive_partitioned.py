@@ -1,35 +1,51 @@
 """`hive_partitioned_s3_io_manager`: a partition <-> one Parquet object in the object store, local or S3."""
 
-import contextlib
+import io
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-from pydantic import PrivateAttr
+import pyarrow.parquet as pq
+from pydantic import Field, PrivateAttr
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
-from wrm_pipeline.lake.published_partitions import PartitionFile
+from wrm_pipeline.domain.layout import OWN_FOLDERS, is_plain_key
+from wrm_pipeline.domain.parquet_parts import ParquetParts
+from wrm_pipeline.domain.partition_build import check_shrink
+from wrm_pipeline.io_managers.frames import FRAMES, Wanted, as_arrow, from_arrow
+from wrm_pipeline.io_managers.partition_folders import day_of, hive_folders
+from wrm_pipeline.lake.published_partitions import LAYERS, PartitionFile, UnreadablePartitionError
 from wrm_pipeline.resources.base import BaseIOManager
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
-if TYPE_CHECKING:
-    import pandas as pd
+_CONSENT = (
+    "If the loss is meant, set `allow_shrink` of the resource `hive_partitioned_s3_io_manager` in the launchpad, or in "
+    "the asset's metadata."
+)
+
+_Context = dg.OutputContext | dg.InputContext
 
 
 class HivePartitionedParquetIOManager(BaseIOManager):
-    """Partitions of a Parquet layer; the asset's metadata `layer` says which one.
+    """Frames (Arrow, pandas, polars) as one Parquet object for each partition, in folders by Hive's convention.
 
-    Takes a PartitionFile, an Arrow table or a pandas frame, or None for "leave it as it is". Gives what the input
-    is annotated with: ParquetParts, an Arrow table, or a pandas frame (the default). No pickles. An input that is
-    `ParquetParts | None` is None for several partitions, which are read where they are used, side by side; and for one
-    that is not published.
+    `<layer>/all/dt=2025-08-21/all_<layer>_20250821_000000.parquet`, where the layer is the asset's metadata `layer`, or
+    else its name. Other partitions than days have folders `hour=…`, `week=…`, `month=…`, `partition=…`, or one for each
+    dimension; an asset without partitions is one object. An object is replaced whole, so rows are there once.
+
+    Inputs are what they are annotated with, else pandas frames; of several partitions they have all rows.
     """
 
+    # Also takes a PartitionFile, or None for "leave it as it is", and gives ParquetParts. An input that is
+    # `ParquetParts | None` is None for several partitions, which are read where they are used, side by side.
+
     lake: LakeResource
+    allow_shrink: bool = Field(
+        default=False, description="Whether a partition may be replaced by one with less than 95 % of its rows"
+    )
     # What this process has just published: the next step of the same run need not fetch it again.
     _written: dict[str, bytes] = PrivateAttr(default_factory=dict)
 
@@ -41,13 +57,30 @@ class HivePartitionedParquetIOManager(BaseIOManager):
         context.add_output_metadata(write_requests())
 
     def _publish(self, context: dg.OutputContext, obj: Any) -> None:
-        layer, dt = _layer(context), date.fromisoformat(context.partition_key)
-        partitions = replace(self.lake.partitions, run_id=context.run_id)
-        if not isinstance(obj, PartitionFile):
-            previous = partitions.read(layer, dt)
-            obj = _as_file(obj, previous.row_count if previous else 0, context.run_id)
-        info = partitions.publish(layer, dt, obj)
-        self._written[info.key] = obj.data
+        layer, partitions = _layer(context), replace(self.lake.partitions, run_id=context.run_id)
+        if isinstance(obj, PartitionFile):
+            info = partitions.publish(layer, date.fromisoformat(context.partition_key), obj)
+            data = obj.data
+        else:
+            rows = as_arrow(obj)
+            if rows is None:
+                raise TypeError(
+                    f"{context.asset_key.to_user_string()} is a {type(obj).__module__}.{type(obj).__qualname__}, which "
+                    f"is not a table. Return {FRAMES}, or use `s3_io_manager` for small values."
+                )
+            key = self._key(context, _one_partition(context))
+            try:
+                previous = partitions.read_key(key)
+            except UnreadablePartitionError:
+                previous = None
+            may_shrink = self.allow_shrink or bool((context.definition_metadata or {}).get("allow_shrink"))
+            rows_before = previous.row_count if previous else 0
+            check_shrink(key, rows.num_rows, rows_before, allow_shrink=may_shrink, consent=_CONSENT)
+            data = _parquet(rows)
+            info = partitions.put_key(key, data)
+            counted = "partition_row_count" if context.has_asset_partitions else "row_count"
+            context.add_output_metadata({f"dagster/{counted}": rows.num_rows})
+        self._written[info.key] = data
         context.add_output_metadata(
             {"path": dg.MetadataValue.path(self.lake.store.url(info.key)), "size_bytes": info.size_bytes}
         )
@@ -57,34 +90,41 @@ class HivePartitionedParquetIOManager(BaseIOManager):
         upstream = context.upstream_output
         if upstream is None:
             raise dg.DagsterInvariantViolationError("this input has no upstream asset to load from")
-        layer = _layer(upstream)
-        keys = context.asset_partition_keys if context.has_asset_partitions else []
-        wanted = context.dagster_type.typing_type
-        if wanted == ParquetParts | None:
-            if len(keys) != 1:
+        wanted, parts_wanted = Wanted.of(context), Wanted.of(context).annotation is ParquetParts
+        keys: list[str | None] = [*context.asset_partition_keys] if context.has_asset_partitions else [None]
+        if parts_wanted and len(keys) != 1:
+            if wanted.optional:
                 return None
-            with contextlib.suppress(ObjectNotFoundError):
-                return self._read(layer, date.fromisoformat(keys[0]))
+            raise dg.DagsterInvariantViolationError(f"ParquetParts is one partition, not {len(keys)}")
+        kind = "" if parts_wanted else wanted.frame
+        may_lack = wanted.optional or bool((context.definition_metadata or {}).get("allow_missing_partitions"))
+        found = [self._read(context, key, may_lack=may_lack) for key in keys]
+        parts = [part for part in found if part is not None]
+        if not parts and wanted.optional:
             return None
-        parts = [self._read(layer, date.fromisoformat(key)) for key in keys]
-        if wanted is ParquetParts:
-            if len(parts) != 1:
-                raise dg.DagsterInvariantViolationError(f"ParquetParts is one partition, not {len(parts)}")
+        if parts_wanted:
             return parts[0]
-        schema = parts[0].metadata.schema.to_arrow_schema().remove_metadata() if parts else pa.schema([])
-        groups = [group.cast(schema) for part in parts for group in part.read_groups()]
-        table = pa.concat_tables([schema.empty_table(), *groups])
-        if wanted is pa.Table:
-            return table
-        import pandas as pd
+        tables = [pq.read_table(pa.BufferReader(part.data)).replace_schema_metadata() for part in parts]
+        return from_arrow(pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({}), kind)
 
-        return table.to_pandas(types_mapper=pd.ArrowDtype)
-
-    def _read(self, layer: str, dt: date) -> ParquetParts:
-        key = self.lake.layout.partition_key(layer, dt)
+    def _read(self, context: dg.InputContext, partition: str | None, *, may_lack: bool) -> ParquetParts | None:
+        key = self._key(context, partition)
         if key in self._written:
             return ParquetParts.open(self._written[key])
-        return read_published(self.lake, layer, dt)
+        parts = self.lake.partitions.read_key(key)
+        if parts is None and not may_lack:
+            raise _not_published(self.lake, key, f"{_layer(context)} layer", partition)
+        return parts
+
+    def _key(self, context: _Context, partition: str | None) -> str:
+        layer = _layer(context)
+        if partition is None:
+            return self.lake.layout.layer_key(layer)
+        definition = context.asset_partitions_def
+        day = day_of(definition, partition)
+        if day is not None:
+            return self.lake.layout.partition_key(layer, day)
+        return self.lake.layout.layer_key(layer, hive_folders(definition, partition))
 
 
 def read_published(lake: LakeResource, layer: str, dt: date) -> ParquetParts:
@@ -95,23 +135,47 @@ def read_published(lake: LakeResource, layer: str, dt: date) -> ParquetParts:
     """
     parts = lake.partitions.read(layer, dt)
     if parts is None:
-        raise ObjectNotFoundError(
-            "the partition has not been published",
-            lake.store.name,
-            "get",
-            lake.layout.partition_key(layer, dt),
-            f"Materialize the {layer} layer for {dt} first",
-        )
+        raise _not_published(lake, lake.layout.partition_key(layer, dt), f"{layer} layer", str(dt))
     return parts
 
 
-def _layer(context: dg.OutputContext) -> str:
-    metadata = context.definition_metadata or {}
-    return str(metadata["layer"])
+def _not_published(lake: LakeResource, key: str, what: str, partition: str | None) -> ObjectNotFoundError:
+    remedy = f"Materialize the {what}{f' for {partition}' if partition else ''} first"
+    return ObjectNotFoundError("the partition has not been published", lake.store.name, "get", key, remedy)
 
 
-def _as_file(obj: "pa.Table | pd.DataFrame", rows_before: int, build_id: str) -> PartitionFile:
-    table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
-    writer = PartsWriter(table.schema, build_id)
-    writer.write(table)
-    return PartitionFile(writer.finish({}), table.num_rows, rows_before)
+def _one_partition(context: dg.OutputContext) -> str | None:
+    """The partition that a run builds; None where the asset has none."""
+    if not context.has_asset_partitions:
+        return None
+    keys = context.asset_partition_keys
+    if len(keys) != 1:
+        raise dg.DagsterInvariantViolationError(
+            f"This run builds {len(keys)} partitions of {context.asset_key.to_user_string()} at once, and a frame does "
+            "not say which rows belong to which. Give the asset backfill_policy=dg.BackfillPolicy.multi_run(1)."
+        )
+    return keys[0]
+
+
+def _layer(context: _Context) -> str:
+    """The folder of an asset below the lake's prefix: its metadata `layer`, else its name with its prefixes.
+
+    Raises:
+        ValueError: it is one of the pipeline's own, or not the name of a folder.
+    """
+    output = context.upstream_output if isinstance(context, dg.InputContext) else context
+    chosen = ((output.definition_metadata if output else None) or {}).get("layer")
+    layer = str(chosen or "/".join(context.asset_key.path))
+    own = OWN_FOLDERS if chosen else OWN_FOLDERS.union(LAYERS)
+    if layer.partition("/")[0] in own or not is_plain_key(layer) or "=" in layer:
+        raise ValueError(
+            f"{layer!r} cannot be the folder of {context.asset_key.to_user_string()} in the lake: the pipeline keeps "
+            "its own there, or it is not the name of a folder. Set the metadata `layer` to another name."
+        )
+    return layer
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(rows, sink, compression="zstd")
+    return sink.getvalue()

@@ -62,7 +62,7 @@ class PartitionFile:
 
 @dataclass(frozen=True, slots=True)
 class PublishedPartitions:
-    """Reads and replaces partitions; `layer` is `processed` or `enhanced`.
+    """Reads and replaces partitions; `layer` is `processed` or `enhanced`, or one of somebody's own assets.
 
     `run_id` is the publishing run; it is kept in the objects' metadata.
     """
@@ -77,7 +77,10 @@ class PublishedPartitions:
         Raises:
             UnreadablePartitionError: the object is not a Parquet file.
         """
-        key = self.layout.partition_key(layer, dt)
+        return self.read_key(self.layout.partition_key(layer, dt))
+
+    def read_key(self, key: str) -> ParquetParts | None:
+        """As `read`, of any layer's object."""
         try:
             data = self.store.get(key)
         except ObjectNotFoundError:
@@ -156,11 +159,15 @@ class PublishedPartitions:
         check_shrink(f"{layer} dt={dt}", file.row_count, file.rows_before, allow_shrink=file.allow_shrink)
         if file.set_aside is not None:
             self._keep(layer, dt, key, file.set_aside)
-        metadata = {RUN_ID: self.run_id} if self.run_id else None
-        written = self.store.put(key, file.data, metadata=metadata, content_type="application/vnd.apache.parquet")
+        written = self.put_key(key, file.data)
         for other in file.superseded:
             self.supersede(layer, dt, other)
         return written
+
+    def put_key(self, key: str, data: bytes) -> ObjectInfo:
+        """Write the object of a partition."""
+        metadata = {RUN_ID: self.run_id} if self.run_id else None
+        return self.store.put(key, data, metadata=metadata, content_type="application/vnd.apache.parquet")
 
     def supersede(self, layer: str, dt: date, key: str) -> None:
         """Move a file out of a partition's folder, to be kept for a while: copied, compared, then removed."""

@@ -74,3 +74,7 @@ class BaseResource(dg.ConfigurableResource[Any], _Common):
 
 class BaseIOManager(dg.ConfigurableIOManager, _Common):
     """An I/O manager of this code location."""
+
+
+class BaseIOManagerFactory(dg.ConfigurableIOManagerFactory[Any], _Common):
+    """What has the fields of an I/O manager of this code location, and makes it when a run needs it."""

@@ -1,0 +1,233 @@
+"""Tables of which a partition's rows are replaced, and the others stay."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabaseError, make_way, set_table_aside
+from wrm_pipeline.analytics.registry import TABLES
+
+if TYPE_CHECKING:
+    import duckdb
+
+PARTITION_KEY = "partition_key"
+"""The column that holds the partition's key in a table whose rows do not say themselves what they belong to."""
+
+_INCOMING = "incoming_rows"
+
+
+class PartitionRowsError(AnalyticsDatabaseError):
+    """The rows do not fit the table, or are not those of the partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A table of the database."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_quoted(self.schema)}.{_quoted(self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """What the rows of a partition have in common: `expression`, SQL over the columns of a row, is one of `keys`.
+
+    Or it is a time from the first instant of `window` to before the second. Dates, and times without a zone, are those
+    of the window's zone.
+    """
+
+    expression: str
+    keys: tuple[str, ...] = ()
+    window: tuple[datetime, datetime] | None = None
+
+
+def check_name(table: TableName, asset: str) -> None:
+    """Refuse the name of a table or view that another asset of the pipeline makes.
+
+    Raises:
+        PartitionRowsError: it is one.
+    """
+    known = TABLES.get(table.name.lower())
+    if table.schema == SCHEMA and known is not None and known.asset != asset:
+        raise PartitionRowsError(
+            f"{SCHEMA}.{table.name} is made by {known.asset}. Give the asset {asset} another name, or another schema "
+            "by its metadata `schema`."
+        )
+
+
+def replace_table(connection: "duckdb.DuckDBPyConnection", table: TableName, rows: pa.Table) -> None:
+    """Put these rows in place of the whole table."""
+    _make_way_for_table(connection, table)
+    connection.register(_INCOMING, rows)
+    connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM {_INCOMING}")
+    connection.unregister(_INCOMING)
+
+
+def replace_partition(
+    connection: "duckdb.DuckDBPyConnection", table: TableName, rows: pa.Table, dimensions: Sequence[Dimension]
+) -> None:
+    """Put these rows in place of those that the table has of a partition.
+
+    Columns are matched by name. One that the table lacks is added, null in the other partitions; one that the rows lack
+    is null in them; where the types of a column differ, it gets one that holds both. A table whose rows belong to no
+    partition, as it lacks the columns for that, is renamed.
+
+    Raises:
+        PartitionRowsError: some rows are not of the partition, so that they would be there twice after the next run.
+    """
+    connection.register(_INCOMING, rows)
+    try:
+        _check_rows(connection, table, rows, dimensions)
+        _make_way_for_table(connection, table)
+        if not _exists(connection, table):
+            connection.execute(f"CREATE TABLE {table} AS FROM {_INCOMING}")
+            return
+        condition = _condition_or_none(connection, str(table), dimensions)
+        if condition is None:
+            set_table_aside(connection, table.schema, table.name, "it had no rows by partition")
+            connection.execute(f"CREATE TABLE {table} AS FROM {_INCOMING}")
+            return
+        if _columns(connection, f"FROM {table} UNION ALL BY NAME FROM {_INCOMING}") == _columns(
+            connection, f"FROM {table}"
+        ):
+            connection.execute(f"DELETE FROM {table} WHERE {condition}")
+            connection.execute(f"INSERT INTO {table} BY NAME FROM {_INCOMING}")
+            return
+        connection.execute(
+            f"CREATE OR REPLACE TABLE {table} AS FROM {table} WHERE ({condition}) IS NOT TRUE "
+            f"UNION ALL BY NAME FROM {_INCOMING}"
+        )
+    finally:
+        connection.unregister(_INCOMING)
+
+
+def select_rows(
+    connection: "duckdb.DuckDBPyConnection",
+    table: TableName,
+    dimensions: Sequence[Dimension],
+    columns: Sequence[str] | None = None,
+) -> str:
+    """The query for the rows of partitions (no dimensions: all), without the column that was added to them."""
+    chosen = ", ".join(map(_quoted, columns)) if columns else "*"
+    if not columns and any(each.expression == PARTITION_KEY for each in dimensions):
+        chosen = f"* EXCLUDE ({PARTITION_KEY})"
+    condition = _condition(connection, str(table), dimensions) if dimensions else "true"
+    return f"SELECT {chosen} FROM {table} WHERE {condition}"
+
+
+def count_rows(connection: "duckdb.DuckDBPyConnection", table: TableName) -> int:
+    """How many rows a table has."""
+    row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(row[0]) if row else 0
+
+
+def configure(connection: "duckdb.DuckDBPyConnection", options: Mapping[str, Any], field: str) -> None:
+    """Set DuckDB's options by name; `field` is what they were given by, for the message.
+
+    Raises:
+        AnalyticsDatabaseError: DuckDB does not know one, or not with this value.
+    """
+    import duckdb
+
+    for name, value in options.items():
+        text = str(value).replace("'", "''")
+        try:
+            connection.execute(f"SET {_quoted(name)} = '{text}'")
+        except duckdb.Error as error:
+            first_line = str(error).splitlines()[0]
+            raise AnalyticsDatabaseError(f"{field}: DuckDB does not take {name!r}: {first_line}") from error
+
+
+def check_options(options: Mapping[str, Any], field: str) -> None:
+    """As `configure`, on an empty database.
+
+    Raises:
+        AnalyticsDatabaseError: DuckDB does not know one, or not with this value.
+    """
+    import duckdb
+
+    if options:
+        with duckdb.connect() as connection:
+            configure(connection, options, field)
+
+
+def _check_rows(
+    connection: "duckdb.DuckDBPyConnection", table: TableName, rows: pa.Table, dimensions: Sequence[Dimension]
+) -> None:
+    import duckdb
+
+    try:
+        condition = _condition(connection, _INCOMING, dimensions)
+        found = connection.execute(f"SELECT count(*) FROM {_INCOMING} WHERE ({condition}) IS NOT TRUE").fetchone()
+    except duckdb.Error as error:
+        expressions = ", ".join(each.expression for each in dimensions)
+        raise PartitionRowsError(
+            f"partition_expr of {table.name} ({expressions}) does not fit what the asset returned, with the columns "
+            f"{', '.join(rows.column_names) or 'none'}: {str(error).splitlines()[0]}"
+        ) from error
+    if found and found[0]:
+        raise PartitionRowsError(
+            f"{found[0]} of {rows.num_rows} rows for {table.name} are not of the partition that is built: {condition}. "
+            "They would be there twice after the next run. Leave them out, or correct the metadata `partition_expr`."
+        )
+
+
+def _condition_or_none(
+    connection: "duckdb.DuckDBPyConnection", relation: str, dimensions: Sequence[Dimension]
+) -> str | None:
+    """The condition; None where the relation has not the columns for it."""
+    import duckdb
+
+    try:
+        return _condition(connection, relation, dimensions)
+    except duckdb.BinderException:
+        return None
+
+
+def _condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimensions: Sequence[Dimension]) -> str:
+    return " AND ".join(_one_condition(connection, relation, each) for each in dimensions)
+
+
+def _one_condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimension: Dimension) -> str:
+    expression = f"({dimension.expression})"
+    ((_, kind),) = _columns(connection, f"SELECT {expression} AS value FROM {relation}")
+    if dimension.window is None:
+        keys = ", ".join(_literal(key) for key in dimension.keys)
+        return f"{expression}::VARCHAR IN ({keys})" if keys else "false"
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        first, after = (f"TIMESTAMPTZ '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}+00'" for at in dimension.window)
+    else:
+        first, after = (f"TIMESTAMP '{at:%Y-%m-%d %H:%M:%S}'" for at in dimension.window)
+        if kind == "VARCHAR":
+            expression = f"{expression}::TIMESTAMP"
+    return f"{expression} >= {first} AND {expression} < {after}"
+
+
+def _columns(connection: "duckdb.DuckDBPyConnection", query: str) -> list[tuple[str, str]]:
+    return [(name, kind) for name, kind, *_ in connection.execute(f"DESCRIBE {query}").fetchall()]
+
+
+def _exists(connection: "duckdb.DuckDBPyConnection", table: TableName) -> bool:
+    sql = (
+        "SELECT 1 FROM information_schema.tables WHERE lower(table_schema) = lower(?) AND lower(table_name) = lower(?)"
+    )
+    return connection.execute(sql, [table.schema, table.name]).fetchone() is not None
+
+
+def _make_way_for_table(connection: "duckdb.DuckDBPyConnection", table: TableName) -> None:
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(table.schema)}")
+    make_way(connection, table.name, "BASE TABLE", schema=table.schema)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

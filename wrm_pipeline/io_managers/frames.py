@@ -1,0 +1,109 @@
+"""Tables as people have them: Arrow, pandas or polars. None of the three is imported for the sake of another."""
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Union, get_args, get_origin
+
+import dagster as dg
+import pyarrow as pa
+
+_KINDS = {
+    ("pyarrow", "Table"): "arrow",
+    ("pandas", "DataFrame"): "pandas",
+    ("polars", "DataFrame"): "polars",
+    ("polars", "LazyFrame"): "polars lazy",
+}
+FRAMES = "an Arrow table, a pandas or a polars frame"
+
+
+def kind_of(kind: Any) -> str | None:
+    """Which of the known frames a class is, or derives from; by name, so that nothing is imported."""
+    for base in getattr(kind, "__mro__", ()):
+        found = _KINDS.get((base.__module__.partition(".")[0], base.__name__))
+        if found is not None:
+            return found
+    return None
+
+
+def as_arrow(value: Any) -> pa.Table | None:
+    """The rows of a frame, without a pandas index; None for what is not a frame."""
+    kind = kind_of(type(value))
+    if kind == "arrow":
+        return value
+    if kind == "pandas":
+        return pa.Table.from_pandas(value, preserve_index=False).replace_schema_metadata()
+    if kind is not None:
+        return _plain_text((value.collect() if kind == "polars lazy" else value).to_arrow())
+    return None
+
+
+def _plain_text(table: pa.Table) -> pa.Table:
+    """Polars' text as the type that everything else reads."""
+    special = {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.large_binary(): pa.binary()}
+    return table.cast(pa.schema([field.with_type(special.get(field.type, field.type)) for field in table.schema]))
+
+
+def from_arrow(table: pa.Table, kind: str) -> Any:
+    """A table as `kind` (as `kind_of` gives it); pandas frames have Arrow's types, so that integers may be null."""
+    if kind == "arrow":
+        return table
+    if kind == "pandas":
+        import pandas as pd
+
+        return table.to_pandas(types_mapper=pd.ArrowDtype)
+    import polars as pl
+
+    frame: Any = pl.from_arrow(table)
+    return frame.lazy() if kind == "polars lazy" else frame
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an input is annotated with.
+
+    Attributes:
+        annotation: The type, without `| None`.
+        optional: Whether it is `… | None`: None stands for what was not materialized.
+    """
+
+    annotation: Any
+    optional: bool
+
+    @classmethod
+    def of(cls, context: dg.InputContext) -> "Wanted":
+        """The annotation of the input; where there is none, that of the output that it comes from."""
+        found = cls._of(context.dagster_type)
+        upstream = context.upstream_output
+        if found.annotation not in (Any, object) or upstream is None:
+            return found
+        try:
+            made = cls._of(upstream.dagster_type).annotation
+        except dg.DagsterInvariantViolationError:  # its type is not known here
+            return found
+        return cls(made, optional=False) if kind_of(made) else found
+
+    @classmethod
+    def _of(cls, dagster_type: dg.DagsterType) -> "Wanted":
+        annotation = dagster_type.typing_type
+        if get_origin(annotation) not in (Union, types.UnionType):
+            return cls(annotation, optional=False)
+        members: Sequence[Any] = [member for member in get_args(annotation) if member is not type(None)]
+        return cls(members[0] if len(members) == 1 else annotation, optional=len(members) < len(get_args(annotation)))
+
+    @property
+    def frame(self) -> str:
+        """The kind of frame; pandas where nothing is annotated.
+
+        Raises:
+            DagsterInvariantViolationError: the annotation is not a frame.
+        """
+        if self.annotation in (Any, object):
+            return "pandas"
+        kind = kind_of(self.annotation)
+        if kind is None:
+            raise dg.DagsterInvariantViolationError(
+                f"A table cannot be loaded as {getattr(self.annotation, '__name__', self.annotation)}: annotate the "
+                "input with pyarrow.Table, pandas.DataFrame, polars.DataFrame or polars.LazyFrame"
+            )
+        return kind
