@@ -31,6 +31,7 @@ from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOMa
 from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
+    wrm_daily_analytics_job,
     wrm_freshness_job,
     wrm_stations_ingest_job,
     wrm_stations_processing_job,
@@ -74,12 +75,15 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         # One run for a range of days, or one for each (WRM_BACKFILL).
         *(
             asset.with_attributes(backfill_policy=backfill_policy(settings.backfill))
-            for asset in (wrm_stations_processed_data_all, wrm_stations_enhanced_data_all)
+            for asset in (
+                wrm_stations_processed_data_all,
+                wrm_stations_enhanced_data_all,
+                query_station_summary,
+                bike_density_spatial_analysis,
+            )
         ),
         create_duckdb_enhanced_views,
         create_materialized_views,
-        query_station_summary,
-        bike_density_spatial_analysis,
         bike_density_map,
         data_quality,
         wrm_stations_dlq,
@@ -102,6 +106,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_stations_ingest_job,
             wrm_stations_processing_job,
             wrm_analytics_job,
+            wrm_daily_analytics_job,
             wrm_freshness_job,
             reprocess_dlq,
             wrm_compaction_job,

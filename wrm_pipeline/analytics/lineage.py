@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wrm_pipeline.analytics.registry import TABLES, Column, Table, tables_of
+from wrm_pipeline.analytics.registry.answers import DENSITY_CELLS, STATION_SUMMARY
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.schemas import PROCESSED
@@ -78,7 +79,12 @@ _PARQUET: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
 }
 
 # Of these assets' tables and views only the one that the others are about is shown.
-_SHOWN = {asset_names.VIEWS: "wrm_stations_enhanced_data", asset_names.CATALOG: "catalog_columns"}
+_SHOWN = {
+    asset_names.VIEWS: "wrm_stations_enhanced_data",
+    asset_names.CATALOG: "catalog_columns",
+    asset_names.STATION_SUMMARY: STATION_SUMMARY.name,
+    asset_names.DENSITY: DENSITY_CELLS.name,
+}
 
 
 def shown_tables(asset: str) -> tuple[Table, ...]:

@@ -142,7 +142,7 @@ def _run_what_is_due(settings: Settings) -> list[date]:
         with _context_of(sensor, instance, defs) as context:
             result = sensor.evaluate_tick(context)
         for request in result.run_requests or ():
-            job_name = str(sensor.job_name)
+            job_name = request.job_name or str(sensor.job_name)
             print(f"{sensor.name} asks for {job_name} {request.partition_key or ''}", flush=True)
             run = defs.resolve_job_def(job_name).execute_in_process(
                 instance=instance,
@@ -151,7 +151,7 @@ def _run_what_is_due(settings: Settings) -> list[date]:
             )
             if not run.success:
                 sys.exit(f"{job_name} failed; its log is in {settings.data_dir / 'dagster_home'}.")
-            if request.partition_key:
+            if request.partition_key and sensor is wrm_stations_raw_data_sensor:
                 days.append(date.fromisoformat(request.partition_key))
     with _context_of(wrm_lineage_sensor, instance, defs) as context:
         wrm_lineage_sensor.evaluate_tick(context)

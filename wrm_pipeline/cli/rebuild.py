@@ -315,15 +315,18 @@ def _rebuild_tables(settings: "Settings", instance: "dg.DagsterInstance | None",
 
     from wrm_pipeline.definitions import build_defs
     from wrm_pipeline.jobs.processing import wrm_analytics_job
+    from wrm_pipeline.resources.lake import LakeResource
 
     logging.getLogger("dagster").setLevel(logging.WARNING)
     started = time.monotonic()
     say("tables, published database and map: wrm_analytics_job ...")
+    newest = LakeResource.of(settings).newest_shown()
     done = (
         build_defs(settings)
         .resolve_job_def(wrm_analytics_job.name)
         .execute_in_process(
             instance=instance,
+            partition_key=str(newest) if newest else None,
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
             raise_on_error=False,
         )

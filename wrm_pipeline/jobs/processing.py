@@ -57,7 +57,20 @@ wrm_analytics_job = dg.define_asset_job(
         published_database,
     ],
     executor_def=dg.in_process_executor,
-    description="Tables, the map, the catalog, the report and the published database, from what is enhanced.",
+    description=(
+        "Tables, the map, the catalog, the report and the published database, from what is enhanced. Of the tables by "
+        "day, the run's partition (the newest published day, if it names none)."
+    ),
+)
+
+wrm_daily_analytics_job = dg.define_asset_job(
+    "wrm_daily_analytics_job",
+    selection=[create_duckdb_enhanced_views, query_station_summary, bike_density_spatial_analysis],
+    executor_def=dg.in_process_executor,
+    description=(
+        "The tables by day, of the run's partitions: history by `dagster job backfill`, and days that changed after "
+        "they were the newest."
+    ),
 )
 
 wrm_freshness_job = dg.define_asset_job(

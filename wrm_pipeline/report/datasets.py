@@ -250,10 +250,10 @@ ORDER BY assets.name""",
 
 # The cells are joined into few enough squares before they go into `data/city.js`.
 CELLS = Dataset(
-    ("bike_density_spatial_analysis",),
+    ("bike_density_spatial_analysis_latest",),
     """
 SELECT cell_x, cell_y, south, west, north, east, bikes_mean, bikes_max, stations, density_per_km2
-FROM wrm_analytics.bike_density_spatial_analysis""",
+FROM wrm_analytics.bike_density_spatial_analysis_latest""",
 )
 
 # When each table was last made, for the line below each figure.

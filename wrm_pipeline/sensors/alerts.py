@@ -20,6 +20,7 @@ from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
 from wrm_pipeline.domain.masking import redact
+from wrm_pipeline.jobs.processing import wrm_analytics_job
 from wrm_pipeline.resources.alerts import AlertsResource
 from wrm_pipeline.sensors.ended_runs import (
     REMEMBERED_S,
@@ -208,7 +209,9 @@ def run_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Out
     Nothing where it is tried again by itself, or failed for what a check tells: a blocking one, or that of the feed.
     """
     run = record.dagster_run
-    outcome = partial(Outcome, _job(run), ended_at(record), run.run_id, run.tags.get("dagster/partition", ""))
+    # The tables of now: that an older day's run failed is over when any run succeeds.
+    partition = "" if run.job_name == wrm_analytics_job.name else run.tags.get("dagster/partition", "")
+    outcome = partial(Outcome, _job(run), ended_at(record), run.run_id, partition)
     if run.status == dg.DagsterRunStatus.SUCCESS:
         return [outcome()]
     if run.tags.get("dagster/will_retry") == "true":

@@ -4,14 +4,15 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
-from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
+from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.retry import SENSOR_POLICY
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.flows.watch import RunPlan, plan_new_data_runs, plan_reconciliation_runs
-from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_stations_processing_job
+from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_daily_analytics_job, wrm_stations_processing_job
 from wrm_pipeline.lake.findings import LakeFindings
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.resources.lake import LakeResource
 
 # The tables and the map follow new data at this pace: a run a minute would keep a small machine busy with process
@@ -26,6 +27,11 @@ _UNDER_WAY = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _TO_COME = [dg.DagsterRunStatus.NOT_STARTED]
+
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_READERS = {wrm_analytics_job.name, wrm_daily_analytics_job.name}
+# Of a tick: a year of days that were built again, or a minute's run for hours in which no table was made.
+MAX_EVENTS = 1000
 
 
 @dg.sensor(
@@ -81,37 +87,95 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext, lake
 
 @dg.sensor(
     name="wrm_analytics_sensor",
-    job=wrm_analytics_job,
+    jobs=[wrm_analytics_job, wrm_daily_analytics_job],
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description=f"Asks for wrm_analytics_job after new enhanced data, at most every {ANALYTICS_INTERVAL_S} s.",
+    description=(
+        f"Asks for {wrm_analytics_job.name} after new enhanced data, at most every {ANALYTICS_INTERVAL_S} s: of the "
+        f"tables by day it makes the newest. Other days that changed meanwhile are left to "
+        f"{wrm_daily_analytics_job.name}."
+    ),
 )
-def wrm_analytics_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def wrm_analytics_sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
     """New enhanced data since the last tables, and enough time."""
     enhanced = context.instance.get_latest_materialization_event(wrm_stations_enhanced_data_all.key)
     if enhanced is None:
         return dg.SkipReason("Nothing is enhanced yet.")
-    newest = str(enhanced.timestamp)
-    if newest == context.cursor:
+    latest = str(enhanced.timestamp)
+    if latest == context.cursor:
         return dg.SkipReason("No enhanced data since the last run.")
     if context.instance.get_runs(
         dg.RunsFilter(job_name=wrm_analytics_job.name, statuses=[*_UNDER_WAY, *_TO_COME]), limit=1
     ):
         return dg.SkipReason("A run is under way.")
-    tables = context.instance.get_latest_materialization_event(query_station_summary.key)
+    # Not of the tables by day: their history is built at any time.
+    tables = context.instance.get_latest_materialization_event(create_materialized_views.key)
     # A negative age is that of a clock that was ahead.
     if tables is not None and 0 <= datetime.now(UTC).timestamp() - tables.timestamp < ANALYTICS_INTERVAL_S:
         return dg.SkipReason(f"The tables are younger than {ANALYTICS_INTERVAL_S} s.")
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"analytics:{newest}")], cursor=newest)
+    partitions = PublishedPartitions(lake.connect(SENSOR_POLICY), lake.layout)
+    newest = partitions.newest("enhanced", without=lake.days_left_out)
+    request = dg.RunRequest(
+        run_key=f"analytics:{latest}",
+        job_name=wrm_analytics_job.name,
+        partition_key=str(newest) if newest and _is_partition(lake, newest) else None,
+    )
+    changed = _changed_days(context, lake) - {newest}
+    daily = [_daily_request(first, last, latest) for first, last in _spans(changed)]
+    return dg.SensorResult(run_requests=[request, *daily], cursor=latest)
+
+
+def _is_partition(lake: LakeResource, day: date) -> bool:
+    return not lake.layout.not_a_partition(day, local_date(datetime.now(UTC)))
+
+
+def _changed_days(context: dg.SensorEvaluationContext, lake: LakeResource) -> set[date]:
+    """Days that were enhanced since the cursor; none at the first tick, which knows no time to begin with."""
+    try:
+        since = float(context.cursor or "")
+    except ValueError:
+        return set()
+    found = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(wrm_stations_enhanced_data_all.key, after_timestamp=since), limit=MAX_EVENTS
+    )
+    days = set()
+    for record in found.records:
+        made = record.asset_materialization
+        unchanged = made is None or (made.metadata.get("unchanged") or dg.MetadataValue.bool(False)).value is True
+        day = folder_date(f"dt={record.partition_key}")
+        if day is not None and not unchanged and _is_partition(lake, day):
+            days.add(day)
+    return days
+
+
+def _spans(days: set[date]) -> list[tuple[date, date]]:
+    """First and last of each series of days that follow each other."""
+    spans: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if spans and day - spans[-1][1] == timedelta(days=1):
+            spans[-1] = (spans[-1][0], day)
+        else:
+            spans.append((day, day))
+    return spans
+
+
+def _daily_request(first: date, last: date, latest: str) -> dg.RunRequest:
+    """A run of one day, or one of several days that follow each other."""
+    run_key, job_name = f"daily:{latest}:{first}", wrm_daily_analytics_job.name
+    if first == last:
+        return dg.RunRequest(run_key=run_key, job_name=job_name, partition_key=str(first))
+    return dg.RunRequest(run_key=run_key, job_name=job_name, tags={_RANGE_START: str(first), _RANGE_END: str(last)})
 
 
 def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatus]) -> frozenset[date]:
-    """Days that a run in one of these states works on, alone or as one of a range."""
+    """Days that a run in one of these states builds, alone or as one of a range; runs that only read them are none."""
     days: set[date] = set()
     for run in context.instance.get_runs(dg.RunsFilter(statuses=statuses)):
+        if run.job_name in _READERS:
+            continue
         only = run.tags.get("dagster/partition", "")
-        first = folder_date(f"dt={run.tags.get('dagster/asset_partition_range_start', only)}")
-        last = folder_date(f"dt={run.tags.get('dagster/asset_partition_range_end', only)}")
+        first = folder_date(f"dt={run.tags.get(_RANGE_START, only)}")
+        last = folder_date(f"dt={run.tags.get(_RANGE_END, only)}")
         if first is not None and last is not None:
             days.update(first + timedelta(days=n) for n in range((last - first).days + 1))
     return frozenset(days)

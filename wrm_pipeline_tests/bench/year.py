@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views, query_arrow, write_table
+from wrm_pipeline.analytics.answers import replace_days
+from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views, query_arrow
 from wrm_pipeline.analytics.materialized_views import refresh_materialized_views, version_of
 from wrm_pipeline.analytics.refresh import published_days
 from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
@@ -167,8 +168,7 @@ def _refresh(database: AnalyticsDatabase, store: LocalObjectStore) -> None:
         raise AssertionError(f"{done.days_refreshed} were refreshed, and only {NEWEST} had changed")
     with database.reading() as connection:
         summary = query_arrow(connection, STATION_SUMMARY.sql, [str(NEWEST)])
-    with database.refresh() as connection:
-        write_table(connection, "query_station_summary", summary)
+    replace_days(database, STATION_SUMMARY, {NEWEST: summary})
 
 
 def _ask(database: AnalyticsDatabase, sql: str) -> None:

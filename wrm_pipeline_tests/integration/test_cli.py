@@ -70,7 +70,7 @@ def test_materialize_a_day_from_the_command_line(lake, home, tmp_path):
         "create_duckdb_enhanced_views,query_station_summary,bike_density_spatial_analysis,bike_density_map,data_catalog,"
         "city_report,published_database"
     )
-    dagster(*arguments[:4], "--select", rest, cwd=tmp_path)
+    dagster(*arguments, rest, cwd=tmp_path)
 
     with duckdb.connect(str(lake.settings.database_path), read_only=True) as connection:
         tables = connection.execute("SELECT table_name FROM information_schema.tables ORDER BY 1").fetchall()

@@ -44,21 +44,9 @@ GRAPH = {
         {"wrm_stations_enhanced_data_all"},
     ),
     "create_materialized_views": ("analytics", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
-    "query_station_summary": (
-        "analytics",
-        "duckdb_io_manager",
-        False,
-        "duckdb",
-        {"create_duckdb_enhanced_views"},
-    ),
+    "query_station_summary": ("analytics", None, True, "duckdb", {"create_duckdb_enhanced_views"}),
     "data_quality": ("quality", None, False, "duckdb", {"create_duckdb_enhanced_views"}),
-    "bike_density_spatial_analysis": (
-        "analytics",
-        "duckdb_io_manager",
-        False,
-        "duckdb",
-        {"create_duckdb_enhanced_views"},
-    ),
+    "bike_density_spatial_analysis": ("analytics", None, True, "duckdb", {"create_duckdb_enhanced_views"}),
     "bike_density_map": ("reports", None, False, None, {"bike_density_spatial_analysis"}),
     "data_catalog": (
         "reports",

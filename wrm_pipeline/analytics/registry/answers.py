@@ -1,14 +1,21 @@
-"""Answers about one day: how each station fared, and where the bikes were."""
+"""Answers by day: how each station fared, and where the bikes were.
+
+A table holds the days that runs of its asset have built; the view beside it, the newest of them.
+"""
+
+from dataclasses import replace
 
 from wrm_pipeline.analytics.registry.columns import EMPTY, FULL
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL, IN_WORDS
+from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
 
 STATION_SUMMARY = Table(
     "query_station_summary",
     asset_names.STATION_SUMMARY,
-    "One row per station for one day: bikes now, mean, fewest and most, and how often it was empty or full.",
+    "One row per station and day: bikes at its end (today: now), mean, fewest and most, and how often it was empty or "
+    "full.",
     columns=(
         Column("station_id", "VARCHAR", "Station number", sources=("station_id",)),
         Column("name", "VARCHAR", "Its name in the day's newest snapshot", sources=("name", "file_timestamp")),
@@ -40,7 +47,7 @@ STATION_SUMMARY = Table(
         Column("last_snapshot", "TIMESTAMPTZ", "Time of the last of them", sources=("file_timestamp",)),
         Column("dt", "DATE", "The day: calendar date in Europe/Warsaw", sources=("dt",)),
     ),
-    refreshed=Refreshed.EVERY_RUN,
+    refreshed=Refreshed.BY_PARTITION,
     formula=IN_WORDS,
     # Shares are of the day's snapshots in which the station was reported; the parameter is the day.
     sql=f"""
@@ -73,7 +80,7 @@ ORDER BY station_id
 DENSITY_CELLS = Table(
     "bike_density_spatial_analysis",
     asset_names.DENSITY,
-    "Bikes per cell of 1000 m² inside the service area, for one day. Only cells that held a bike.",
+    "Bikes per cell of 1000 m² inside the service area, by day. Only cells that held a bike.",
     columns=(
         Column("cell_x", "INTEGER", "Cells east of the area's south-west corner", "cells", ("lat", "lon")),
         Column("cell_y", "INTEGER", "Cells north of the area's south-west corner", "cells", ("lat", "lon")),
@@ -99,9 +106,24 @@ DENSITY_CELLS = Table(
         ),
         Column("dt", "DATE", "The day: calendar date in Europe/Warsaw", sources=("dt",)),
     ),
-    refreshed=Refreshed.EVERY_RUN,
+    refreshed=Refreshed.BY_PARTITION,
     sources=("wrm_stations_enhanced_data",),
 )
 
 
-ANSWERS = (STATION_SUMMARY, DENSITY_CELLS)
+def latest_of(table: Table) -> Table:
+    """The view of the newest day in a table of answers: `<table>_latest`."""
+    name = f"{SCHEMA}.{table.name}"
+    return replace(
+        table,
+        name=f"{table.name}_latest",
+        description=f"The rows of the newest day in {table.name}.",
+        refreshed=Refreshed.OF_TABLE,
+        # A day that is still to come was published while a clock was ahead.
+        sql=f"SELECT * FROM {name} WHERE dt = (SELECT max(dt) FROM {name} "
+        f"WHERE dt <= CAST(timezone('{LOCAL_ZONE_NAME}', now()) AS DATE))",
+        sources=(table.name,),
+    )
+
+
+ANSWERS = tuple(each for table in (STATION_SUMMARY, DENSITY_CELLS) for each in (table, latest_of(table)))

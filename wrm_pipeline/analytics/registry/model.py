@@ -12,6 +12,8 @@ class Refreshed(Enum):
     """When rows are made again; the value says it in words, for the documentation."""
 
     AT_QUERY = "a view: its rows are those of the Parquet at the moment of the query"
+    OF_TABLE = "a view: its rows are those of its table at the moment of the query"
+    BY_PARTITION = "a day at a time: by each run of its asset for that day (a partition)"
     BY_DAY = "a day at a time: when the day's enhanced object has another ETag, or the definition has changed"
     LATEST = "as a whole: when an object of the newest days has another ETag, or the definition has changed"
     WITH_OTHERS = "as a whole: in each refresh that changes another table of its asset"
@@ -85,7 +87,7 @@ class Table:
     @property
     def is_view(self) -> bool:
         """Whether it is a view of the database."""
-        return self.refreshed is Refreshed.AT_QUERY
+        return self.refreshed in (Refreshed.AT_QUERY, Refreshed.OF_TABLE)
 
     @property
     def by_day(self) -> bool:

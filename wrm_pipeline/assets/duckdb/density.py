@@ -1,20 +1,26 @@
 """Where the bikes are: density cells, and a map to look at."""
 
 from datetime import date
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
-from wrm_pipeline.assets.duckdb.station_summary import DayConfig, chosen_day
+from wrm_pipeline.analytics.registry.answers import DENSITY_CELLS
+from wrm_pipeline.assets.duckdb.days import DayConfig, DayRows, days_of_run, publish_days
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import page, picture, preview, table_metadata
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.density import DensityGrid, bike_density
+from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.report.density_map import density_svg, render_density_map
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
+
+if TYPE_CHECKING:
+    import duckdb
 
 MAP_PAGE = "bike_density_map.html"
 
@@ -36,39 +42,41 @@ WHERE dt = CAST($1 AS DATE) AND file_timestamp = (
 @dg.asset(
     deps=[create_duckdb_enhanced_views],
     io_manager_key="duckdb_io_manager",
-    metadata=table_metadata(asset_names.DENSITY),
+    partitions_def=daily_partitions,
+    metadata={**table_metadata(asset_names.DENSITY), "partition_expr": "dt"},
     group_name="analytics",
     kinds={"duckdb", "table"},
     owners=["team:wrm"],
     tags={"layer": "analytics"},
     pool="duckdb",
     description=(
-        "Bikes per cell of 1000 m² (31.6 m square) inside the service area, for the newest day (or the day in the run "
-        "config): mean over the day's snapshots, highest, and density per km². Only cells that hold something. Rows "
-        "outside the area are left out and counted. Table `wrm_analytics.bike_density_spatial_analysis`."
+        "Bikes per cell of 1000 m² (31.6 m square) inside the service area, by day: mean over the day's snapshots, "
+        "highest, and density per km². Only cells that hold something. Rows outside the area are left out and counted. "
+        "Table `wrm_analytics.bike_density_spatial_analysis` holds the days that were built; the view "
+        "`bike_density_spatial_analysis_latest`, the newest of them. A run that names no day builds the newest."
     ),
 )
-def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.Output[pa.Table]:
-    """Group by cell."""
-    day = chosen_day(config, lake)
-    grid = _grid(lake, day)
-    table = grid.cells.append_column("dt", pa.repeat(pa.scalar(date.fromisoformat(day)), grid.cells.num_rows))
-    return dg.Output(
-        table,
-        metadata={
-            "day": day,
+def bike_density_spatial_analysis(
+    context: dg.AssetExecutionContext, config: DayConfig, lake: LakeResource
+) -> dg.MaterializeResult[None]:
+    """Group by cell, for each day."""
+
+    def density(connection: "duckdb.DuckDBPyConnection", day: date) -> DayRows:
+        grid = _grid(connection, lake, day)
+        metadata = {
             "cells": grid.cells.num_rows,
             "snapshots": grid.snapshot_count,
             "rows_in": grid.rows_in,
             "rows_outside_area": grid.rows_outside_area,
             "bikes_outside_area_now": grid.bikes_outside_area,
             "adds_up": grid.adds_up,
-            **requests_made(),
-            "picture": picture(density_svg(grid, lake.area), "Bikes per square kilometre"),
+            "picture": picture(density_svg(grid, lake.area), f"Bikes per square kilometre on {day}"),
             "map": page(lake, MAP_PAGE),
             "preview": preview(grid.cells),
-        },
-    )
+        }
+        return DayRows(grid.cells.append_column("dt", pa.repeat(pa.scalar(day), grid.cells.num_rows)), metadata)
+
+    return publish_days(context, config, lake, DENSITY_CELLS, density)
 
 
 @dg.asset(
@@ -78,19 +86,21 @@ def bike_density_spatial_analysis(config: DayConfig, lake: LakeResource) -> dg.O
     owners=["team:wrm"],
     tags={"layer": "report"},
     description=(
-        "An interactive map of the newest day (or the day in the run config): density squares, stations coloured by "
+        "An interactive map of the run's day (of the newest, if it names none): density squares, stations coloured by "
         "how full they are, free-standing bikes. One HTML page that needs no network; written to "
         "`reports/bike_density_map.html` in the object store."
     ),
 )
-def bike_density_map(config: DayConfig, lake: LakeResource) -> dg.MaterializeResult[None]:
+def bike_density_map(
+    context: dg.AssetExecutionContext, config: DayConfig, lake: LakeResource
+) -> dg.MaterializeResult[None]:
     """Draw the page; where the day has no rows, that of before stays."""
-    day = chosen_day(config, lake)
-    grid = _grid(lake, day)
+    day = days_of_run(context, config, lake)[-1]
     with lake.database.reading() as connection:
-        now = query_arrow(connection, _NOW_SQL, [day])
+        grid = _grid(connection, lake, day)
+        now = query_arrow(connection, _NOW_SQL, [str(day)])
     if not now.num_rows:
-        return dg.MaterializeResult(metadata={"day": day, "rows_drawn": 0, **requests_made()})
+        return dg.MaterializeResult(metadata={"day": str(day), "rows_drawn": 0, **requests_made()})
     as_of = pc.max(now["file_timestamp"]).as_py()
     html = render_density_map(grid, now, as_of=as_of, area=lake.area)
     key = lake.layout.report_key(MAP_PAGE)
@@ -100,17 +110,15 @@ def bike_density_map(config: DayConfig, lake: LakeResource) -> dg.MaterializeRes
         metadata={
             "map": page(lake, MAP_PAGE),
             "as_of": dg.MetadataValue.timestamp(as_of),
-            "day": day,
+            "day": str(day),
             "size_bytes": info.size_bytes,
             "rows_drawn": inside,
             **requests_made(),
             "rows_outside_area": now.num_rows - inside,
-            "picture": picture(density_svg(grid, lake.area), "Bikes per square kilometre"),
+            "picture": picture(density_svg(grid, lake.area), f"Bikes per square kilometre on {day}"),
         }
     )
 
 
-def _grid(lake: LakeResource, day: str) -> DensityGrid:
-    with lake.database.reading() as connection:
-        rows = query_arrow(connection, _ROWS_SQL, [day])
-    return bike_density(rows, lake.area)
+def _grid(connection: "duckdb.DuckDBPyConnection", lake: LakeResource, day: date) -> DensityGrid:
+    return bike_density(query_arrow(connection, _ROWS_SQL, [str(day)]), lake.area)

@@ -22,6 +22,11 @@ ASSETS = {
         "city_report",
         "published_database",
     },
+    "wrm_daily_analytics_job": {
+        "create_duckdb_enhanced_views",
+        "query_station_summary",
+        "bike_density_spatial_analysis",
+    },
 }
 
 
@@ -32,11 +37,11 @@ def test_a_job_runs_its_assets_in_one_process(name):
     assert job.executor_def is dg.in_process_executor
 
 
-def test_the_processing_job_is_partitioned_by_day_and_the_others_are_not():
+def test_all_jobs_but_the_ingest_are_partitioned_by_day():
     defs = definitions()
-    assert defs.resolve_job_def("wrm_stations_processing_job").partitions_def == daily_partitions
-    assert defs.resolve_job_def("wrm_stations_ingest_job").partitions_def is None
-    assert defs.resolve_job_def("wrm_analytics_job").partitions_def is None
+    by_day = {name: defs.resolve_job_def(name).partitions_def for name in ASSETS}
+    assert by_day.pop("wrm_stations_ingest_job") is None
+    assert set(by_day.values()) == {daily_partitions}
 
 
 def test_the_processing_job_takes_a_day_to_the_views(lake):

@@ -307,9 +307,12 @@ def test_another_service_area_is_asked_for(lake, instance, monkeypatch):
 # --- analytics ---
 
 
-def report(instance: dg.DagsterInstance, asset: str, age_s: float = 0, partition: str | None = None) -> None:
+def report(
+    instance: dg.DagsterInstance, asset: str, age_s: float = 0, partition: str | None = None, *, unchanged: bool = False
+) -> None:
     """A materialization of that age, as a run would have recorded it."""
-    data = StepMaterializationData(dg.AssetMaterialization(asset_key=asset, partition=partition))
+    made = dg.AssetMaterialization(asset_key=asset, partition=partition, metadata={"unchanged": unchanged})
+    data = StepMaterializationData(made)
     event = DagsterEvent(DagsterEventType.ASSET_MATERIALIZATION.value, "a_job", event_specific_data=data)
     instance.store_event(
         EventLogEntry(
@@ -323,7 +326,7 @@ def report(instance: dg.DagsterInstance, asset: str, age_s: float = 0, partition
     )
 
 
-SUMMARY = "query_station_summary"
+TABLES = "create_materialized_views"
 
 
 def test_analytics_wait_for_enhanced_data(instance):
@@ -331,10 +334,11 @@ def test_analytics_wait_for_enhanced_data(instance):
     assert (keys(result), result.skip_message) == ([], "Nothing is enhanced yet.")
 
 
-def test_analytics_follow_new_enhanced_data_once(instance):
+def test_analytics_follow_new_enhanced_data_once(instance, lake):
+    lake.store.put(lake.partition_key("enhanced"), b"")
     report(instance, ENHANCED, partition="2025-08-21")
     first = tick(ANALYTICS, instance)
-    assert keys(first) == [None]
+    assert keys(first) == ["2025-08-21"]
     second = tick(ANALYTICS, instance, first.cursor)
     assert (keys(second), second.skip_message) == ([], "No enhanced data since the last run.")
     report(instance, ENHANCED, partition="2025-08-21")
@@ -342,10 +346,42 @@ def test_analytics_follow_new_enhanced_data_once(instance):
     assert request.run_key != first.run_requests[0].run_key
 
 
+def test_days_that_changed_and_are_not_the_newest_get_runs_of_their_own(instance, lake):
+    for day in ("2025-08-15", "2025-08-20", "2025-08-21"):
+        lake.store.put(lake.partition_key("enhanced", date.fromisoformat(day)), b"")
+    report(instance, ENHANCED, age_s=1_000, partition="2025-08-10")
+    cursor = tick(ANALYTICS, instance).cursor
+    for day in ("2025-08-15", "2025-08-19", "2025-08-20", "2025-08-21", "2025-08-20"):
+        report(instance, ENHANCED, partition=day)
+    report(instance, ENHANCED, partition="2025-08-17", unchanged=True)
+    newest, single, span = tick(ANALYTICS, instance, cursor).run_requests
+    assert (newest.job_name, newest.partition_key) == ("wrm_analytics_job", "2025-08-21")
+    assert (single.job_name, single.partition_key) == ("wrm_daily_analytics_job", "2025-08-15")
+    assert (span.job_name, span.partition_key) == ("wrm_daily_analytics_job", None)
+    ends = [span.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")]
+    assert ends == ["2025-08-19", "2025-08-20"]
+
+
+def test_the_newest_day_that_can_be_read_is_chosen_and_none_that_is_not_a_partition(instance, lake):
+    report(instance, ENHANCED)
+    assert keys(tick(ANALYTICS, instance)) == [None]
+    lake.store.put(lake.partition_key("enhanced", date(2025, 5, 31)), b"")  # before WRM_FIRST_DATE
+    assert keys(tick(ANALYTICS, instance)) == [None]
+    lake.store.put(lake.partition_key("enhanced"), b"")
+    assert keys(tick(ANALYTICS, instance)) == [str(DAY)]
+
+
+def test_a_run_of_tables_does_not_hold_up_the_day_that_it_reads(instance, lake):
+    put(lake, DAY)
+    add_run(instance, "STARTED", "wrm_analytics_job", **{"dagster/partition": str(DAY)})
+    add_run(instance, "QUEUED", "wrm_daily_analytics_job", **{"dagster/partition": str(DAY)})
+    assert str(DAY) in keys(tick(ARRIVALS, instance))
+
+
 def test_analytics_keep_their_pace(instance):
     report(instance, ENHANCED, age_s=1_000)
     cursor = tick(ANALYTICS, instance).cursor
-    report(instance, SUMMARY, age_s=ANALYTICS_INTERVAL_S - 60)
+    report(instance, TABLES, age_s=ANALYTICS_INTERVAL_S - 60)
     report(instance, ENHANCED)
     waiting = tick(ANALYTICS, instance, cursor)
     assert keys(waiting) == []
@@ -356,7 +392,7 @@ def test_analytics_keep_their_pace(instance):
 def test_analytics_run_once_the_tables_are_old_enough(instance):
     report(instance, ENHANCED, age_s=1_000)
     cursor = tick(ANALYTICS, instance).cursor
-    report(instance, SUMMARY, age_s=ANALYTICS_INTERVAL_S + 1)
+    report(instance, TABLES, age_s=ANALYTICS_INTERVAL_S + 1)
     report(instance, ENHANCED)
     assert keys(tick(ANALYTICS, instance, cursor)) == [None]
 

@@ -1,0 +1,102 @@
+"""Tables of answers that are built by day: which days a run is about, and how it publishes them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pyarrow as pa
+
+from wrm_pipeline.analytics.answers import replace_days
+from wrm_pipeline.analytics.database import SCHEMA
+from wrm_pipeline.analytics.registry import Table
+from wrm_pipeline.assets.stations.fan_out import NOTHING, allow_time_for
+from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.resources.requests import requests_made, write_requests
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class NothingPublishedError(RuntimeError):
+    """There is no enhanced partition yet to answer from."""
+
+
+class DayConfig(dg.Config):
+    """Which day to look at, in a run that names no partition."""
+
+    date: str = ""
+    """YYYY-MM-DD; empty: the run's partition, or else the newest published day."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayRows:
+    """A day's rows for the table, with `dt`, and what the UI shows of them."""
+
+    rows: pa.Table
+    metadata: dict[str, Any]
+
+
+def days_of_run(context: dg.AssetExecutionContext, config: DayConfig, lake: LakeResource) -> list[date]:
+    """The partitions of the run; without any, the day in its config, or else the newest that can be read.
+
+    Raises:
+        NothingPublishedError: none is named, and nothing is published.
+        dagster.Failure: the config names another day than the run, or no date.
+    """
+    keys = list(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else []
+    if config.date and keys and keys != [config.date]:
+        raise dg.Failure(
+            f"The run is about {keys[0]} and its config says date={config.date!r}. Leave `date` out: the partition "
+            "says which day is built.",
+            allow_retries=False,
+        )
+    try:
+        days = [date.fromisoformat(key) for key in keys or [config.date] if key]
+    except ValueError as error:
+        raise dg.Failure(f"date={config.date!r} is not a date (YYYY-MM-DD).", allow_retries=False) from error
+    newest = None if days else lake.newest_shown()
+    if not days and newest is None:
+        raise NothingPublishedError(
+            f"No enhanced partition is published in {lake.store.name}. Materialize "
+            "wrm_stations_processed_data_all and wrm_stations_enhanced_data_all for a day that has raw data."
+        )
+    return days or [newest] if newest else days
+
+
+def publish_days(
+    context: dg.AssetExecutionContext,
+    config: DayConfig,
+    lake: LakeResource,
+    table: Table,
+    build: Callable[["duckdb.DuckDBPyConnection", date], DayRows],
+) -> dg.MaterializeResult[None]:
+    """Build the run's days and replace their rows in one refresh; each gets metadata of its own.
+
+    A day without rows has none afterwards, and says so. One whose file cannot be read keeps those that it has.
+    """
+    days, left_out = days_of_run(context, config, lake), lake.days_left_out
+    if len(days) > 1:
+        allow_time_for(context, len(days))
+    with lake.database.reading() as connection:
+        built = {day: build(connection, day) for day in days if day not in left_out}
+    row_count = replace_days(lake.database, table, {day: found.rows for day, found in built.items()})
+    shared = {"table": f"{SCHEMA}.{table.name}", "dagster/row_count": row_count}
+    shared |= {"database": dg.MetadataValue.path(str(lake.database.path)), **requests_made(), **write_requests()}
+    by_day = {day: {"day": str(day), **shared, **_metadata(day, built.get(day))} for day in days}
+    for metadata in by_day.values():
+        if NOTHING in metadata:
+            context.log.info("Nothing to do: %s", metadata[NOTHING])
+    if len(days) == 1:
+        return dg.MaterializeResult(metadata=by_day[days[0]])
+    for day, metadata in by_day.items():
+        context.add_asset_metadata(metadata, partition_key=day.isoformat())
+    return dg.MaterializeResult()
+
+
+def _metadata(day: date, found: DayRows | None) -> dict[str, Any]:
+    if found is None:
+        return {NOTHING: f"The enhanced file of {day} cannot be read; the rows that the table has of it stay."}
+    empty = {} if found.rows.num_rows else {NOTHING: f"There are no enhanced rows of {day} for this table."}
+    return {**empty, "dagster/partition_row_count": found.rows.num_rows, **found.metadata}
