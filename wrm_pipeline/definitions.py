@@ -51,6 +51,7 @@ from wrm_pipeline.resources.metrics import MetricsResource
 from wrm_pipeline.resources.retention import RetentionResource
 from wrm_pipeline.resources.s3 import S3Resource
 from wrm_pipeline.resources.vault import VaultResource
+from wrm_pipeline.resources.warm_runs import use_warm_runs
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
@@ -165,6 +166,7 @@ def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[st
 
 
 guard_dagster()
+use_warm_runs()
 settings = load_settings()
 logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
 defs = build_defs(settings)

@@ -1,0 +1,186 @@
+"""A process that is forked from: its children, their ends, and its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import psutil
+import pytest
+
+from wrm_pipeline.clients import warm_parent
+from wrm_pipeline.clients.warm_parent import ForkedProcess, Load, NotForkedError, Parent
+from wrm_pipeline_tests.integration.conftest import wait_until
+
+loaded: list[str] = []
+
+
+def load(argument: str) -> None:
+    loaded.append(argument)
+
+
+def load_with_a_thread(_: str) -> None:
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+
+def load_then_start_a_thread_later(argument: str) -> None:
+    load(argument)
+    os.register_at_fork(after_in_parent=lambda: load_with_a_thread(""))
+
+
+def fail_to_load(_: str) -> None:
+    raise ValueError("nothing to load")
+
+
+def say(queue: Any, say_what: Callable[[], Any]) -> None:
+    queue.put(say_what())
+
+
+def what_it_is() -> dict[str, Any]:
+    loaded.append("of this child")
+    descriptors = psutil.Process().num_fds()
+    return {
+        "loaded": list(loaded),
+        "parent": os.getppid(),
+        "threads": warm_parent.threads(),
+        "random": random.random(),
+        "descriptors": descriptors,
+        "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+    }
+
+
+class Children:
+    """Starts processes as multiprocessing does, all from one parent."""
+
+    def __init__(self, function: Callable[[str], None]) -> None:
+        self.parent = Parent(Load(f"{__name__}:{function.__name__}", "once"))
+        self.context = get_context("spawn")
+
+    def start(self, target: Callable[..., Any], *args: Any) -> SpawnProcess:
+        process = _process_of(self.parent)(target=target, args=args)
+        process.start()
+        return process
+
+    def ask(self) -> dict[str, Any]:
+        queue = self.context.Queue()
+        process = self.start(say, queue, what_it_is)
+        try:
+            return queue.get(timeout=30)
+        finally:
+            process.join(30)
+            assert process.exitcode == 0
+            queue.close()
+            queue.join_thread()
+
+    def end(self) -> None:
+        self.parent.retire()
+        wait_until(lambda: self.parent.status() is not None, timeout_s=10, what="the parent must end")
+
+
+class _Forked(SpawnProcess):
+    parent: Any
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        parent = process.__dict__.pop("parent")  # it stays here
+        return ForkedProcess(process, parent)
+
+
+def _process_of(parent: Parent) -> Callable[..., SpawnProcess]:
+    def make(**arguments: Any) -> SpawnProcess:
+        process = _Forked(**arguments)
+        process.parent = parent
+        return process
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    children = Children(load)
+    yield children
+    children.end()
+
+
+def test_a_child_finds_what_was_loaded_and_leaves_nothing_to_the_next(children: Children) -> None:
+    first, second = children.ask(), children.ask()
+    assert first["loaded"] == second["loaded"] == ["once", "of this child"]
+    assert first["parent"] == children.parent.pid
+    assert first["threads"] == 1
+    assert first["interrupt"]
+    assert first["random"] != second["random"]
+
+
+def test_the_parent_has_one_thread_and_keeps_no_descriptors(children: Children) -> None:
+    children.ask()
+    parent = psutil.Process(children.parent.pid)
+    here, before, in_child = psutil.Process().num_fds(), parent.num_fds(), children.ask()["descriptors"]
+    for _ in range(20):
+        children.ask()
+    assert psutil.Process().num_fds() == here
+    assert children.ask()["descriptors"] <= in_child
+    wait_until(lambda: parent.num_fds() <= before, timeout_s=5, what="the parent must close what its children had")
+    assert parent.num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "argument", "code"), [(os._exit, 3, 3), (os.kill, signal.SIGKILL, -9), (fail_to_load, "", 1)]
+)
+def test_how_a_child_ended_is_known(children: Children, target: Any, argument: Any, code: int) -> None:
+    if target is os.kill:
+        process = children.start(time.sleep, 60)
+        assert process.exitcode is None
+        assert process.pid is not None
+        os.kill(process.pid, argument)
+    else:
+        process = children.start(target, argument)
+    process.join(30)
+    assert process.exitcode == code
+    assert children.ask()["parent"] == children.parent.pid
+
+
+def test_children_of_a_killed_parent_go_on_and_their_end_is_seen() -> None:
+    children = Children(load)
+    process = children.start(time.sleep, 60)
+    os.kill(children.parent.pid, signal.SIGKILL)
+    assert children.parent.status(wait=True) == -signal.SIGKILL
+    assert process.is_alive()
+    assert process.pid is not None
+    with pytest.raises(NotForkedError, match="does not take requests"):
+        children.start(time.sleep, 60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    assert process.exitcode == warm_parent._STATUS_LOST
+
+
+def test_a_retired_parent_stays_until_its_children_have_ended() -> None:
+    children = Children(load)
+    process = children.start(time.sleep, 60)
+    children.parent.retire()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(10)
+    assert process.exitcode == -signal.SIGTERM
+    wait_until(lambda: children.parent.status() == 0, timeout_s=10, what="the parent must end")
+
+
+@pytest.mark.parametrize("function", [load_with_a_thread, fail_to_load])
+def test_a_parent_that_has_a_thread_or_cannot_load_forks_nothing(function: Callable[[str], None]) -> None:
+    children = Children(function)
+    with pytest.raises(NotForkedError, match="ended with status 1"):
+        children.start(time.sleep, 60)
+
+
+def test_a_parent_that_gets_a_thread_later_refuses() -> None:
+    children = Children(load_then_start_a_thread_later)
+    children.ask()
+    with pytest.raises(NotForkedError, match="did not fork"):
+        children.start(time.sleep, 60)
+    children.end()
