@@ -9,6 +9,8 @@ WRM_DATA_DIR ?= data
 DAGSTER_HOME ?= $(abspath $(WRM_DATA_DIR))/dagster_home
 FEED ?= simulated
 PORT ?= 3000
+# Dagster works in its own folder, so the checkout's .env is named.
+DOTENV := $(if $(wildcard .env),WRM_DOTENV=$(CURDIR)/.env)
 export DAGSTER_DISABLE_TELEMETRY := 1
 # Dagster marks some of its own classes as beta; nobody who runs this can act on it.
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
@@ -35,7 +37,7 @@ demo: setup ## a simulated day from the feed to the map (FEED=live: a snapshot o
 
 dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000
 	mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
-	cd $(DAGSTER_HOME) && WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) \
+	cd $(DAGSTER_HOME) && WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) $(DOTENV) \
 	  $(abspath $(BIN))/dagster dev --workspace $(CURDIR)/workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 test: setup ## all tests (real servers are started where they are needed)

@@ -12,7 +12,7 @@ def open_database(path: "str | Path | None" = None) -> "duckdb.DuckDBPyConnectio
     """Open the analytics database read-only, as it is now: an ordinary DuckDB connection, for the caller to close.
 
     Unlike a second `duckdb.connect()` in a process that has an older file open, this gives the newest one. Tables are
-    in the schema `wrm_analytics`; temporary ones of your own are possible.
+    in the schema `wrm_analytics`, and found without naming it; temporary ones of your own are possible.
 
     Args:
         path: The database; without it `analytics.duckdb` in WRM_DATA_DIR, and keys for the bucket as the environment
@@ -26,14 +26,24 @@ def open_database(path: "str | Path | None" = None) -> "duckdb.DuckDBPyConnectio
     from wrm_pipeline.analytics.database import AnalyticsDatabase
 
     if path is not None:
-        return AnalyticsDatabase(Path(path)).open()
+        return _found_by_name(AnalyticsDatabase(Path(path)).open())
 
     from wrm_pipeline.settings import load_settings
 
     settings = load_settings()
     if settings.bucket_name is None and settings.vault_addr is None:
-        return AnalyticsDatabase(settings.database_path).open()
+        return _found_by_name(AnalyticsDatabase(settings.database_path).open())
 
     from wrm_pipeline.resources.lake import s3_access  # a second of Dagster
 
-    return AnalyticsDatabase(settings.database_path, s3_access(settings)).open()
+    return _found_by_name(AnalyticsDatabase(settings.database_path, s3_access(settings)).open())
+
+
+def _found_by_name(connection: "duckdb.DuckDBPyConnection") -> "duckdb.DuckDBPyConnection":
+    """The connection, on which tables and views need no schema before their names."""
+    sql = "SELECT catalog_name FROM information_schema.schemata WHERE schema_name = 'wrm_analytics'"
+    for (name,) in connection.execute(sql).fetchall():
+        quoted = '"' + str(name).replace('"', '""') + '"'
+        path = f"{quoted}.wrm_analytics,{quoted}.main".replace("'", "''")
+        connection.execute(f"SET search_path = '{path}'")
+    return connection

@@ -1,9 +1,9 @@
 """The one reader of the environment (data contract, section 7).
 
 Any variable `NAME` may also be given as `NAME_FILE`, the path of a file that holds it, or as a file `name` or `NAME`
-in `$CREDENTIALS_DIRECTORY` (systemd). A wrong value stops the load with a message that names the variable, the value
-and the remedy. Secrets are `SecretStr`: they show in no repr and no message. What is read here is known to `masking`
-before anything else is done with it.
+in `$CREDENTIALS_DIRECTORY` (systemd); a `.env` (clients/env_file.py) counts where none of these gives a value. A wrong
+value stops the load with a message that names the variable, the value and the remedy. Secrets are `SecretStr`: they
+show in no repr and no message. What is read here is known to `masking` before anything else is done with it.
 """
 
 import os
@@ -20,6 +20,7 @@ from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationErro
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from wrm_pipeline.clients.env_file import EnvFile, EnvFileError, find_env_file, ignored_env_file
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.configured import (
     HTTP_SCHEMES,
@@ -378,7 +379,7 @@ class Settings(BaseSettings):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is odd but stops nothing, for whoever looks at the configuration."""
-        found = []
+        found = list(_warnings_of_env_file())
         if self.vault_addr is None:
             if given := [name for field in _VAULT_LOGIN if (name := self.given_as(field))]:
                 found.append(f"{', '.join(given)}: not used, since VAULT_ADDR is not set.")
@@ -491,25 +492,57 @@ def find(field_name: str, environment: Mapping[str, str] | None = None) -> Resol
     """What the environment says now about a field; None if nothing.
 
     For each of the field's variables, the preferred one first: `NAME`, then `NAME_FILE`, then a file in
-    `$CREDENTIALS_DIRECTORY`. An empty variable counts as unset.
+    `$CREDENTIALS_DIRECTORY`. Then the same two of the `.env`, unless an environment is given. An empty variable counts
+    as unset.
 
     Raises:
         SettingsError: a file cannot be read or is empty, or a value holds a character that none has.
     """
     given = os.environ if environment is None else environment
+    if (found := _find_in(field_name, given)) or environment is not None:
+        return found
+    file = env_file_in_use()
+    return _find_in(field_name, file.values, file.path) if file else None
+
+
+def _find_in(field_name: str, given: Mapping[str, str], file: Path | None = None) -> ResolvedSetting | None:
+    """What these variables say, which are those of a file or of the environment."""
     for name in variables_of(field_name):
         if (value := given.get(name)) and (value := stripped(value)):
-            return _found(field_name, value, name, f"environment variable {name}")
+            return _found(field_name, value, name, f"{name} in {file}" if file else f"environment variable {name}")
         if path := given.get(f"{name}_FILE"):
             remedy = f"Correct the path or its mode, or set {name} itself."
             text = _text_of(Path(path), f"{name}_FILE is {path!r}, which", remedy)
-            return _found(field_name, text, name, f"file {path} ({name}_FILE)")
+            return _found(field_name, text, name, f"file {path} ({name}_FILE{f' in {file}' if file else ''})")
         if folder := given.get("CREDENTIALS_DIRECTORY"):
             for file in (Path(folder) / name.lower(), Path(folder) / name):
                 if file.exists():
                     text = _text_of(file, f"The credential {file}", "Correct LoadCredential in the systemd unit.")
                     return _found(field_name, text, name, f"file {file} ($CREDENTIALS_DIRECTORY)")
     return None
+
+
+def env_file_in_use() -> EnvFile | None:
+    """The `.env` that settings of this process may come from.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return find_env_file(os.environ)
+    except EnvFileError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _warnings_of_env_file() -> Iterator[str]:
+    if path := ignored_env_file(os.environ):
+        yield f"{path}: not used, since WRM_ENV is production. Remove it; WRM_DOTENV would name a file that is read."
+    file = env_file_in_use()
+    if file is None or not file.open_to_others:
+        return
+    names = [name for field in Settings.model_fields if is_secret(field) for name in variables_of(field)]
+    if held := [name for name in names if name in file.values]:
+        yield f"{file.path}: other accounts of this machine may read it, and it holds {', '.join(held)}: chmod 600 it."
 
 
 def _found(field_name: str, value: str, variable: str, origin: str) -> ResolvedSetting:

@@ -44,6 +44,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("WRM_DATA_DIR", str(folder / "data"))
+    monkeypatch.setenv("WRM_DOTENV", os.devnull)  # a developer's .env in the checkout is not for tests
     monkeypatch.setattr(masking, "_register", masking.Register())
     return folder / "data"
 

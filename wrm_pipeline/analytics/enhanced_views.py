@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from datetime import date
 
 from wrm_pipeline.analytics.registry.types import sql_type
-from wrm_pipeline.analytics.registry.views import BIKES_ONLY, ENHANCED_DATA, NEWEST, STATIONS_LATEST, STATIONS_ONLY
+from wrm_pipeline.analytics.registry.views import (
+    BIKES_ONLY,
+    ENHANCED_DATA,
+    NEWEST,
+    OLD_NAME,
+    STATIONS_LATEST,
+    STATIONS_ONLY,
+)
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
 
 # Columns that parser version 1 did not write, and what its rows hold in them.
@@ -53,7 +60,7 @@ def missing_columns(columns: Mapping[str, str]) -> tuple[frozenset[str], str]:
 
 
 def enhanced_views(files: str | Sequence[FileGroup], newest: date | None) -> ViewSet:
-    """The four views of the data contract.
+    """The views of the data contract.
 
     `files` is where all partitions are: a path or s3:// URL whose last two parts are patterns. That keeps up with new
     days by itself, and takes for granted that every file has the same columns; groups of files are for other lakes.
@@ -68,7 +75,8 @@ def enhanced_views(files: str | Sequence[FileGroup], newest: date | None) -> Vie
             _select([escaped(path) for path in group.paths], group.missing, group.paths[0]) for group in files
         )
     newest_date = str(newest or date(1970, 1, 1))
-    others = {view.name: view.sql.replace(NEWEST, newest_date) for view in (STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST)}
+    derived = (STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST, OLD_NAME)
+    others = {view.name: view.sql.replace(NEWEST, newest_date) for view in derived}
     return ViewSet({ENHANCED_DATA.name: everything, **others}, newest)
 
 

@@ -5,6 +5,7 @@ real Dagster instance, so that the UI can show them afterwards.
 """
 
 import logging
+import os
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from tabulate import tabulate
 
 from wrm_pipeline.cli.command import Command
 from wrm_pipeline.cli.progress import progress
+from wrm_pipeline.clients.env_file import CHOICE as ENV_FILE
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.definitions import build_defs
@@ -81,6 +83,7 @@ def main(feed: str, minutes: int | None, dagster_yaml: Path) -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("dagster").setLevel(logging.WARNING)
     started = time.monotonic()
+    os.environ[ENV_FILE] = os.devnull  # a demonstration belongs into nobody's bucket
     settings = load_settings()
     _start_empty(settings.data_dir)
     shutil.copy(dagster_yaml, settings.data_dir / "dagster_home")

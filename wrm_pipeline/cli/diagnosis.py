@@ -57,15 +57,24 @@ def config(settings: "Settings", as_json: bool) -> int:
 
     from wrm_pipeline.cli.config import effective_values
     from wrm_pipeline.resources.vault import Secrets, open_vault
+    from wrm_pipeline.settings import env_file_in_use
 
     values, problems = effective_values(Secrets(settings, open_vault(settings)))
+    file = env_file_in_use()
     if as_json:
         print_json(
-            {"settings": [asdict(value) for value in values], "warnings": settings.warnings, "problems": problems}
+            {
+                "settings": [asdict(value) for value in values],
+                "env_file": file and str(file.path),
+                "warnings": settings.warnings,
+                "problems": problems,
+            }
         )
     else:
         rows = [[value.name, value.value, value.origin] for value in values]
         print_table(rows, ["name", "value", "from"], disable_numparse=True)
+        if file and file.values:
+            print(f"\n{file.path} is read for what the environment does not set (WRM_DOTENV names another file).")
         for text in (*settings.warnings, *problems):
             print(f"\n{text}")
     return 1 if problems else 0

@@ -34,7 +34,7 @@ from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
 from wrm_pipeline.resources.lake import connect_store, s3_access
 from wrm_pipeline.resources.vault import Secrets, kept_in_vault, open_vault, secrets_of
-from wrm_pipeline.settings import Settings
+from wrm_pipeline.settings import Settings, env_file_in_use
 
 Status = Literal["ok", "warning", "failed", "not used"]
 
@@ -70,10 +70,11 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """All checks, one after the other."""
+    file = env_file_in_use()
     yield Finding(
         "configuration",
         "warning" if settings.warnings else "ok",
-        "read the environment",
+        f"read the environment{f' and {file.path}' if file else ''}",
         f"{settings.env}, data in {settings.data_dir}",
         " ".join(settings.warnings),
     )

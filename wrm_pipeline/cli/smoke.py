@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from wrm_pipeline.clients.env_file import CHOICE as ENV_FILE
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
@@ -76,7 +77,7 @@ def _become_local(folder: Path) -> None:
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)
     os.environ.pop("CREDENTIALS_DIRECTORY", None)
-    os.environ.update(WRM_ENV="local", WRM_DATA_DIR=str(folder))
+    os.environ.update({"WRM_ENV": "local", "WRM_DATA_DIR": str(folder), ENV_FILE: os.devnull})
 
 
 def _run_jobs(settings: Settings, scratch: LocalObjectStore, layout: Layout, copied: int) -> Smoke:

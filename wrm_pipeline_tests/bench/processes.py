@@ -57,6 +57,7 @@ def environment_of(lake: BenchLake, settings: Mapping[str, str] | None = None) -
         "WRM_DATA_DIR": str(lake.data_dir),
         "DAGSTER_HOME": str(lake.data_dir / "dagster_home"),
         "DAGSTER_DISABLE_TELEMETRY": "1",
+        "WRM_DOTENV": os.devnull,
         **(settings or {}),
     }
 

@@ -78,6 +78,7 @@ def relations(
                     newest[row["station_id"]] = row
             found = {
                 "wrm_stations_enhanced_data": everything,
+                "wrm_stations_enhanced": everything,
                 "wrm_stations_only": stations,
                 "wrm_bikes_only": [row for row in everything if row["record_type"] == "bike"],
                 "wrm_stations_latest": list(newest.values()),

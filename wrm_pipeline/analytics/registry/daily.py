@@ -65,6 +65,11 @@ MV_DAILY_AGGREGATES = Table(
         Column("share_empty", "DOUBLE", "Share of station rows that are empty", "share", EMPTY),
         Column("share_full", "DOUBLE", "Share of station rows that are full", "share", FULL),
         Column("rows", "INTEGER", "Enhanced rows of the day, of every record_type", "rows", ("station_id",)),
+        # The columns of bike-data-flow, with its meaning: of single reports, where ours are of the city's sum.
+        Column("avg_bikes", "DOUBLE", "Bikes at a station, mean over all reports", "bikes", ("bikes", "record_type")),
+        Column("max_bikes", "INTEGER", "Bikes at a station, most in a report", "bikes", ("bikes", "record_type")),
+        Column("min_bikes", "INTEGER", "Bikes at a station, fewest in a report", "bikes", ("bikes", "record_type")),
+        Column("date", "DATE", "dt by its name in bike-data-flow", sources=("dt",), computed="dt"),
         # The names of 0.1.0, for readers who have them in their queries; they go in 0.3.0.
         Column("empty_share", "DOUBLE", "Old name of share_empty", "share", EMPTY, "share_empty"),
         Column("full_share", "DOUBLE", "Old name of share_full", "share", FULL, "share_full"),
@@ -84,7 +89,10 @@ SELECT
     round(avg(free_bikes), 2) AS free_bikes_mean,
     round(sum(stations_empty) / nullif(sum(stations), 0), 4) AS share_empty,
     round(sum(stations_full) / nullif(sum(stations), 0), 4) AS share_full,
-    sum(rows)::INTEGER AS rows
+    sum(rows)::INTEGER AS rows,
+    (SELECT avg(bikes) FROM day_rows WHERE record_type = 'station') AS avg_bikes,
+    (SELECT max(bikes) FROM day_rows WHERE record_type = 'station')::INTEGER AS max_bikes,
+    (SELECT min(bikes) FROM day_rows WHERE record_type = 'station')::INTEGER AS min_bikes
 FROM day_snapshots GROUP BY dt
 """,
 )

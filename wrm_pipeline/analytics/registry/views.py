@@ -75,6 +75,13 @@ STATIONS_LATEST = _view(
     "ORDER BY found.station_id",  # else in no order, and the catalog's samples are others each time
 )
 
+# SQL that was written for bike-data-flow runs as it is (docs/from-bike-data-flow.md).
+OLD_NAME = _view(
+    "wrm_stations_enhanced",
+    f"{_ALL} by the name that bike-data-flow's queries use.",
+    f"SELECT * FROM {SCHEMA}.{_ALL}",
+)
+
 VIEW_DEFINITIONS = Table(
     "view_definitions",
     asset_names.VIEWS,
@@ -89,4 +96,4 @@ VIEW_DEFINITIONS = Table(
     columns_from="",
 )
 
-VIEWS_OF_PARQUET = (ENHANCED_DATA, STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST, VIEW_DEFINITIONS)
+VIEWS_OF_PARQUET = (ENHANCED_DATA, STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST, OLD_NAME, VIEW_DEFINITIONS)

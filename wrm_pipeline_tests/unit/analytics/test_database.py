@@ -35,7 +35,13 @@ from wrm_pipeline.flows.process import enhance_partition, process_partition
 from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions
 from wrm_pipeline_tests.fixtures.lake import DAY, Lake
 
-VIEWS = ["wrm_bikes_only", "wrm_stations_enhanced_data", "wrm_stations_latest", "wrm_stations_only"]
+VIEWS = [
+    "wrm_bikes_only",
+    "wrm_stations_enhanced",
+    "wrm_stations_enhanced_data",
+    "wrm_stations_latest",
+    "wrm_stations_only",
+]
 NOW = datetime(2025, 8, 21, 20, tzinfo=UTC)
 SPILLED_ROWS = 1_000_000
 # A million rows of 40 bytes with 32 MB of memory: many of them go to the disk.

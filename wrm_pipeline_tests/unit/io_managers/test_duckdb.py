@@ -105,6 +105,7 @@ def test_a_view_set_becomes_views_beside_the_tables_and_none_leaves_them(lake):
         ("a_table", "BASE TABLE"),
         ("view_definitions", "BASE TABLE"),
         ("wrm_bikes_only", "VIEW"),
+        ("wrm_stations_enhanced", "VIEW"),
         ("wrm_stations_enhanced_data", "VIEW"),
         ("wrm_stations_latest", "VIEW"),
         ("wrm_stations_only", "VIEW"),
