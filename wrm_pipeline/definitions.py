@@ -43,9 +43,11 @@ from wrm_pipeline.resources.alerts import AlertsResource
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.base import share
 from wrm_pipeline.resources.cache import FilesystemCacheResource, RedisCacheResource
+from wrm_pipeline.resources.dlq import DlqResource
 from wrm_pipeline.resources.feed import ClockResource, FeedResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.lineage import LineageResource
+from wrm_pipeline.resources.logger import StructlogResource
 from wrm_pipeline.resources.masked_dagster import guard_dagster
 from wrm_pipeline.resources.metrics import MetricsResource
 from wrm_pipeline.resources.retention import RetentionResource
@@ -151,12 +153,14 @@ def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[st
     lake = add("lake", lambda: LakeResource.of(settings, s3))
     clock = add("clock", lambda: ClockResource(fixed_at=None))
     files = add("filesystem_cache", lambda: FilesystemCacheResource.of(settings, vault))
-    add("redis_cache", lambda: RedisCacheResource.of(settings, vault, files))
+    cache = add("redis_cache", lambda: RedisCacheResource.of(settings, vault, files))
+    add("dlq", lambda: DlqResource(lake=lake, cache=cache, clock=clock))
     add("workers", lambda: WorkersResource.of(settings))
     add("feed", lambda: FeedResource.of(settings, vault))
     add("alerts", lambda: AlertsResource.of(settings, vault))
     add("lineage", lambda: LineageResource.of(settings, vault))
     add("metrics", lambda: MetricsResource.of(settings))
+    add("structlog", lambda: StructlogResource())  # noqa: PLW0108 - a class has no return type
     add("retention", lambda: RetentionResource.of(settings))
     add("hive_partitioned_s3_io_manager", lambda: HivePartitionedParquetIOManager(lake=lake))
     add("duckdb_io_manager", lambda: DuckDBTableIOManager(lake=lake))

@@ -265,6 +265,7 @@ def _show_unreadable(queue: "DeadLetterQueue", letter: "UnreadableLetter", *, as
 @pass_settings
 def correct(settings: "Settings", entry_id: str, line: int, data: str, apply: bool) -> int:
     """Give the right line for a dead one; the next build uses it. ID may be the beginning of an id."""
+    from wrm_pipeline.domain.asset_letters import of_another_asset
     from wrm_pipeline.domain.dead_letters import PENDING
     from wrm_pipeline.lake.dead_letter_queue import DeadLetterTooLargeError
 
@@ -284,7 +285,10 @@ def correct(settings: "Settings", entry_id: str, line: int, data: str, apply: bo
         queue.put(replace(letter, records=records, status=PENDING, retry_count=0))
     except DeadLetterTooLargeError as error:
         raise CommandError(str(error)) from None
-    print(f"Line {line} is corrected. `wrm dlq replay --id {letter.entry_id}` publishes it.")
+    then = f"`wrm dlq replay --id {letter.entry_id}` publishes it"
+    if of_another_asset(letter, queue.layout):
+        then = f"The asset {letter.asset_name} finds it in its entry"
+    print(f"Line {line} is corrected. {then}.")
     return 0
 
 
@@ -426,7 +430,9 @@ def replay(
     found = [_find_readable(queue, entry_id).entry_id for entry_id in ids]
     selection = replaying.Selection(days, error_types, found, parked, drift)
     if not apply:
-        _print(Entries(tuple(replaying.select(queue, selection))), queue, as_json=as_json)
+        selected = replaying.select(queue, selection)
+        _print(Entries(selected.letters), queue, as_json=as_json)
+        _print_left(selected.left)
         printer(as_json)(NOTHING_CHANGED)
         return 0
     with progress("replay", printer(as_json)) as bar:
@@ -440,6 +446,12 @@ def replay(
             begin=bar.begin,
         )
     _print(Entries(result.letters), queue, as_json=as_json)
+    _print_left(result.left)
     for dt, problem in result.failed:
         print(f"wrm: {dt} was left as it is: {problem}", file=sys.stderr)
     return 1 if result.failed else 0
+
+
+def _print_left(left: str) -> None:
+    if left:
+        print(f"wrm: {_shown(left)}.", file=sys.stderr)

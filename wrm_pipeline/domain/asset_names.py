@@ -13,3 +13,6 @@ QUALITY = "data_quality"
 CATALOG = "data_catalog"
 REPORT = "city_report"
 PUBLISHED_DATABASE = "published_database"
+
+STATIONS = (RAW, PROCESSED, ENHANCED)
+"""Those whose dead letters a replay tries again."""

@@ -3,6 +3,9 @@
 An entry is settled when its raw object was parsed after the failure was last seen and the failure did not recur: the
 published partition records when each raw object was parsed, and each parse that fails again rewrites the entry. So
 nothing is lost or duplicated, whatever is killed at whatever moment: an interrupted replay is simply run again.
+
+Entries of other assets (the resource `dlq`) are left as they are: a replay rebuilds days of the stations, which cannot
+settle them. The asset tries again when it is materialized, and settles its entries itself.
 """
 
 import hashlib
@@ -13,6 +16,7 @@ from datetime import date, datetime, timedelta
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.domain.asset_letters import of_another_asset
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.layout import Layout, is_plain_key
 from wrm_pipeline.domain.manifest import AccountingError
@@ -28,6 +32,9 @@ from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.lake.raw_objects import UnreadableArchiveError
+
+# Assets that are named in a message.
+_NAMED = 5
 
 # Errors that affect only their own day.
 _OF_ONE_DAY = (PartitionWouldShrinkError, AccountingError, UnreadablePartitionError, UnreadableArchiveError)
@@ -64,26 +71,48 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Selected:
+    """The entries that a selection names, oldest first: those to replay, and those that only their asset can try."""
+
+    letters: tuple[DeadLetter, ...]
+    of_others: tuple[DeadLetter, ...] = ()
+
+    @property
+    def left(self) -> str:
+        """What is left as it is, and what to do about it; empty if nothing is."""
+        if not self.of_others:
+            return ""
+        assets = ", ".join(sorted({letter.asset_name for letter in self.of_others})[:_NAMED])
+        return (
+            f"{len(self.of_others)} entries of other assets are left as they are, since a replay rebuilds only days of "
+            f"the stations. To try them again, materialize their asset ({assets}); to give them up: wrm dlq discard"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayResult:
     """The result of a replay: entries as they are now, partitions that were rebuilt, and those that could not be.
 
-    Entries of a day in `failed`, which holds the reasons, are unchanged.
+    Entries of a day in `failed`, which holds the reasons, are unchanged; so is what `left` describes.
     """
 
     letters: tuple[DeadLetter, ...]
     rebuilt: tuple[date, ...]
     failed: tuple[tuple[date, str], ...] = ()
+    left: str = ""
 
     def count(self, status: str) -> int:
         """How many of the selected entries now have this status."""
         return sum(letter.status == status for letter in self.letters)
 
 
-def select(queue: DeadLetterQueue, selection: Selection) -> list[DeadLetter]:
-    """The entries that a replay would try, oldest first; read-only."""
+def select(queue: DeadLetterQueue, selection: Selection) -> Selected:
+    """The entries that a replay would try, and those that it would leave; read-only."""
     found = (letter for dt in sorted(set(selection.dates)) for letter in queue.of_date(dt))
     letters = [letter for letter in (found if selection.dates else queue.all()) if selection.matches(letter)]
-    return sorted(letters, key=lambda letter: (letter.partition_date, letter.timestamp, letter.entry_id))
+    letters.sort(key=lambda letter: (letter.partition_date, letter.timestamp, letter.entry_id))
+    others = tuple(letter for letter in letters if of_another_asset(letter, queue.layout))
+    return Selected(tuple(letter for letter in letters if letter not in others), others)
 
 
 def replay(
@@ -112,7 +141,8 @@ def replay(
         raise InvalidReplayError(f"max_retries is {max_retries}; it must be at least 1. Nothing was changed.")
     queue = DeadLetterQueue(store, layout, cache)
     by_date: dict[date, list[DeadLetter]] = defaultdict(list)
-    for letter in select(queue, selection):
+    selected = select(queue, selection)
+    for letter in selected.letters:
         by_date[letter.partition_date].append(letter)
     done: list[DeadLetter] = []
     rebuilt: list[date] = []
@@ -137,7 +167,7 @@ def replay(
         still_bad = [letter for letter in from_quarantine if letter.key not in settled]
         done.extend(_mark(queue, still_bad, settled=False, now=now, max_retries=max_retries))
         done.extend(_judge(queue, PublishedPartitions(store, layout), of_rows, now=now, max_retries=max_retries))
-    return ReplayResult(tuple(done), tuple(rebuilt), tuple(failed))
+    return ReplayResult(tuple(done), tuple(rebuilt), tuple(failed), selected.left)
 
 
 def _released(store: ObjectStore, layout: Layout, letter: DeadLetter, cache: Cache) -> DeadLetter | None:

@@ -8,11 +8,10 @@ from pydantic import Field
 from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
-from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED
+from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED
 from wrm_pipeline.flows.replay import Selection, replay, select
-from wrm_pipeline.resources.cache import RedisCacheResource
+from wrm_pipeline.resources.dlq import DlqResource
 from wrm_pipeline.resources.feed import ClockResource
-from wrm_pipeline.resources.lake import LakeResource
 
 
 class ReplayConfig(dg.Config):
@@ -26,8 +25,8 @@ class ReplayConfig(dg.Config):
     """Entries that are parked, too."""
     drift: bool = False
     """Entries of bodies that had another format than the parser knew, parked ones included."""
-    max_retries: int = MAX_RETRIES
-    """Failures after which an entry is parked; at least 1."""
+    max_retries: int | None = None
+    """Failures after which an entry is parked, at least 1; null: as the resource `dlq` has it."""
     dry_run: bool = False
     """Only say what would be tried."""
 
@@ -36,9 +35,8 @@ class ReplayConfig(dg.Config):
 def replay_dead_letters(
     context: dg.OpExecutionContext,
     config: ReplayConfig,
-    lake: LakeResource,
+    dlq: DlqResource,
     clock: ClockResource,
-    redis_cache: RedisCacheResource,
 ) -> dict[str, int]:
     """Counts of the selected entries by what became of them."""
     selection = Selection(
@@ -49,22 +47,25 @@ def replay_dead_letters(
         config.drift,
     )
     if config.dry_run:
-        letters = select(lake.dead_letters, selection)
+        selected = select(dlq.queue, selection)
+        letters, left = list(selected.letters), selected.left
         context.log.info("Dry run; %d entries would be tried.", len(letters))
         rebuilt: tuple[date, ...] = ()
         failed: tuple[tuple[date, str], ...] = ()
     else:
         result = replay(
-            lake.store,
-            lake.layout,
+            dlq.lake.store,
+            dlq.lake.layout,
             selection,
-            area=lake.area,
+            area=dlq.lake.area,
             now=clock.now(),
-            max_retries=config.max_retries,
+            max_retries=dlq.max_retries if config.max_retries is None else config.max_retries,
             run_id=context.run_id,
-            cache=redis_cache.client,
+            cache=dlq.cache.client,
         )
-        letters, rebuilt, failed = list(result.letters), result.rebuilt, result.failed
+        letters, rebuilt, failed, left = list(result.letters), result.rebuilt, result.failed, result.left
+    if left:
+        context.log.info("%s.", left)
     for dt in rebuilt:
         for asset in (wrm_stations_processed_data_all, wrm_stations_enhanced_data_all):
             context.log_event(

@@ -4,13 +4,14 @@ Anyone may have put anything below `dlq/`: objects that cannot be read are count
 and block nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.errors import ExternalError, ObjectNotFoundError, TransientError, UnexpectedAnswerError
 from wrm_pipeline.domain import dead_letters
+from wrm_pipeline.domain.asset_letters import with_another_record
 from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, DeadLetter, entry_id
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.snapshot import FileReport
@@ -158,7 +159,25 @@ class DeadLetterQueue:
             self.put(letter)
         return merged
 
-    def _merged(self, letter: DeadLetter, blocked: set[str]) -> DeadLetter:
+    def add(self, letter: DeadLetter) -> DeadLetter:
+        """Write an asset's entry, or add its record to the entry that exists; gives what is in the queue now.
+
+        The entry is read and written again: of two processes that add to one entry at the same time, one may lose its
+        record.
+
+        Raises:
+            ExternalError: the store failed.
+        """
+        merged = self._merged(letter, set(), with_another_record)
+        self.put(merged)
+        return merged
+
+    def _merged(
+        self,
+        letter: DeadLetter,
+        blocked: set[str],
+        merge: Callable[[DeadLetter, DeadLetter | None], DeadLetter] = dead_letters.merge,
+    ) -> DeadLetter:
         for beside in range(_MAX_NAMES):
             found = replace(letter, entry_id=entry_id(letter.source_key, letter.error_type, beside))
             key = self.layout.dead_letter_key(found.partition_date, found.entry_id)
@@ -172,7 +191,7 @@ class DeadLetterQueue:
                 return found
             except ValueError:
                 continue
-            return dead_letters.merge(found, known)
+            return merge(found, known)
         raise AssertionError(f"{_MAX_NAMES} unreadable objects have the names of one entry: {key}")
 
     def contents(self, infos: list[ObjectInfo]) -> Iterator[tuple[ObjectInfo, bytes | UnreadableLetter]]:

@@ -55,6 +55,7 @@ LETTERS: dict[str, tuple[bytes | dict[str, object], str]] = {
         ORIGINAL | {"source_key": "bike-data/gen_info/quarantine/dt=2025-08-21/wrm_stations_x.txt"},
         READ,
     ),
+    "another asset's": (ORIGINAL | {"asset_name": "rain", "source_key": "rain/2025-08-21"}, READ),
     "records_total Infinity": (b'{"error_type": "x", "records_total": Infinity, "retry_count": NaN}', READ),
     "a partition_date of another day": (ORIGINAL | {"partition_date": "1999-01-01"}, READ),
     "keys that nobody knows": (ORIGINAL | {"ticket": "WRM-12", "key": "x", "extra": {"a": [1]}}, READ),

@@ -10,10 +10,8 @@ from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_da
 from wrm_pipeline.checks.dead_letters import check_letters, letters_check
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.dead_letters import STATUSES
-from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
-from wrm_pipeline.resources.cache import RedisCacheResource
+from wrm_pipeline.resources.dlq import DlqResource
 from wrm_pipeline.resources.feed import ClockResource
-from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
 
@@ -28,15 +26,16 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, requests
         "What is in the dead-letter queue now: rows and bodies that could not be published, by date, error and status. "
         "`pending_reprocessing` waits for the job `reprocess_dlq`, a corrected line (`wrm dlq correct`) or a new "
         "parser; `parked` failed too often and needs a person; `reprocessed` is published; `discarded` was given up "
-        "by a person. Objects that are not dead letters are counted as unreadable and named."
+        "by a person. Entries of assets outside of this pipeline (the resource `dlq`) are counted, too. Objects that "
+        "are not dead letters are counted as unreadable and named."
     ),
 )
 def wrm_stations_dlq(
-    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource, redis_cache: RedisCacheResource
+    context: dg.AssetExecutionContext, dlq: DlqResource, clock: ClockResource
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Count what waits."""
     with record_requests_on_failure(context):
-        entries = DeadLetterQueue(lake.store, lake.layout, redis_cache.client).entries()
+        entries = dlq.queue.entries()
     letters = entries.letters
     statuses = Counter(letter.status for letter in letters)
     groups = Counter((letter.partition_date, letter.error_type[:80], letter.status) for letter in letters)

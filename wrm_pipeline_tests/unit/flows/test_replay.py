@@ -144,7 +144,7 @@ def test_a_selection_says_which_entries_are_tried(lake: Lake, selection: dict[st
     lake.put_raw(NOON, snapshot(NOON, 5, bad_line("15998", bikes="x"), bad_line("15999", locked="maybe")))
     build_day()
     found = select(queue_of(lake), Selection(**selection))  # type: ignore[arg-type]
-    assert {letter.error_type for letter in found} == expected
+    assert {letter.error_type for letter in found.letters} == expected
 
 
 def test_each_write_of_a_replay_may_fail_and_the_next_one_ends_the_same(lake: Lake) -> None:

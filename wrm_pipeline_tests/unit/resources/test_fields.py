@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +18,13 @@ from wrm_pipeline.settings import SettingsError
 from wrm_pipeline_tests.fixtures.fake_vault import FakeVault
 from wrm_pipeline_tests.fixtures.fault_server import HANG, Answer, FaultServer
 from wrm_pipeline_tests.fixtures.in_a_run import in_a_run, refusal
-from wrm_pipeline_tests.fixtures.lake import definitions, snapshot
+from wrm_pipeline_tests.fixtures.lake import build_day, definitions, snapshot
+from wrm_pipeline_tests.fixtures.snapshots import line
 
 NOON = datetime(2025, 8, 21, 12, tzinfo=UTC)
 LISTING = b'<?xml version="1.0"?><ListAllMyBucketsResult><Buckets/></ListAllMyBucketsResult>'
+
+RESOURCES_PAGE = Path(__file__).parents[3] / "docs" / "resources.md"
 
 # By which test each field is looked at.
 TRIED: set[tuple[str, str]] = set()
@@ -472,6 +476,37 @@ def test_metrics_have_a_folder_and_a_bound(environment, tmp_path):
     assert log.recorded.max_series == 3
 
 
+@tries("dlq.max_retries")
+def test_an_entry_is_parked_after_as_many_replays_as_dlq_has(lake):
+    lake.put_raw(NOON, snapshot(NOON, 5, line(id="15998", combined=f"{int(NOON.timestamp())}|7200|-1", bikes="x")))
+    build_day()
+    job = definitions().resolve_job_def("reprocess_dlq")
+    assert job.execute_in_process(run_config={"resources": {"dlq": {"config": {"max_retries": 1}}}}).success
+    assert [letter.status for letter in in_a_run("dlq", lambda it: it.list())] == ["parked"]
+
+
+@tries("structlog.level", "structlog.correlation_id")
+def test_a_logger_has_the_level_and_the_correlation_id_of_the_run(environment, caplog):
+    def log(resource: Any) -> None:
+        for level in ("debug", "info", "warning"):
+            getattr(resource.get_logger(), level)("seen")
+
+    fields = {"level": "warning", "correlation_id": "request-7"}
+    levels, ids = {}, {}
+    for name, config in {"as defined": {}, "debug": {"level": "debug"}, "warning": fields}.items():
+        caplog.clear()
+        in_a_run("structlog", log, {"structlog": config})
+        ours = [record for record in caplog.records if hasattr(record, "wrm_values")]
+        levels[name] = [record.levelname for record in ours]
+        ids[name] = {record.wrm_values["correlation_id"] for record in ours}
+    assert levels == {
+        "as defined": ["INFO", "WARNING"],
+        "debug": ["DEBUG", "INFO", "WARNING"],
+        "warning": ["WARNING"],
+    }
+    assert ids["warning"] == {"request-7"}
+
+
 # --- refusals ---
 
 
@@ -510,6 +545,8 @@ def test_metrics_have_a_folder_and_a_bound(environment, tmp_path):
         ("lineage", {"days": 0}, "days\n"),
         ("retention", {"history_days": 1}, "history_days\n"),
         ("metrics", {"max_series": 0}, "max_series\n"),
+        ("dlq", {"max_retries": 0}, "max_retries\n"),
+        ("structlog", {"level": "loud"}, "level\n"),
     ],
 )
 def test_a_wrong_field_is_refused_by_its_name(environment, key, config, words):
@@ -518,7 +555,7 @@ def test_a_wrong_field_is_refused_by_its_name(environment, key, config, words):
     assert "canary" not in said
 
 
-def test_every_field_of_every_resource_is_tried_here():
+def test_every_field_of_every_resource_is_tried_here_and_documented():
     fields = {
         (key, name)
         for key, resource in (definitions().resources or {}).items()
@@ -527,6 +564,8 @@ def test_every_field_of_every_resource_is_tried_here():
         if not isinstance(getattr(resource, name), dg.ConfigurableResource) and name != "given"
         if field.description
     }
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)", RESOURCES_PAGE.read_text(), re.MULTILINE))
+    assert {(key, name) for key, name in fields if f"`{name}`" not in rows.get(key, "")} == set()
     undescribed = {
         (key, name)
         for key, resource in (definitions().resources or {}).items()
