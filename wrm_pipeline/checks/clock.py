@@ -1,4 +1,4 @@
-"""Whether a clock that was ahead has left times of the future."""
+"""Whether a clock that was ahead has left times in the future."""
 
 from datetime import UTC, datetime
 
@@ -13,22 +13,22 @@ from wrm_pipeline.resources.clock_repair import ClockTraces, find_traces
     asset=asset_names.STATION_SUMMARY,
     name="clock_was_not_ahead",
     description=(
-        "No run and no tick is dated later than now: the clock was ahead once where one is. An error where sensors and "
-        "schedules wait for that time, which the daemon sets right by itself within seconds (docs/operations.md)."
+        "No run or tick is dated in the future: one that is shows that the clock was ahead. An error while sensors and "
+        "schedules wait for that time, which the daemon repairs by itself within seconds (docs/operations.md)."
     ),
 )
 def clock_was_not_ahead(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """A few queries of Dagster's storage, whose times are those of the machine's clock."""
+    """A few queries of Dagster's storage, whose times come from the machine's clock."""
     return check_traces(find_traces(context.instance, datetime.now(UTC)))
 
 
 def check_traces(found: ClockTraces) -> dg.AssetCheckResult:
-    """What was found, in words."""
-    goes_on = "" if found.in_the_way else " Nothing waits for that time any more."
+    """The findings in words."""
+    goes_on = "" if found.in_the_way else " Nothing waits for that time any longer."
     return result(
         "clock_was_not_ahead",
         not found,
-        f"The clock was ahead: {found}.{goes_on}" if found else "Nothing is dated later than now.",
+        f"The clock was ahead: {found}.{goes_on}" if found else "Nothing is dated in the future.",
         severity=ERROR if found.in_the_way else WARN,
         waiting=len(found.instigators),
         ticks=found.ticks,
@@ -37,5 +37,5 @@ def check_traces(found: ClockTraces) -> dg.AssetCheckResult:
     )
 
 
-# All of this module, for definitions.
+# The checks of this module, for `definitions`.
 CHECKS = (clock_was_not_ahead,)

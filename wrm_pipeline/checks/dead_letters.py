@@ -1,4 +1,4 @@
-"""The check of the dead-letter queue itself, on what `wrm_stations_dlq` has just read of it."""
+"""The check of the dead-letter queue itself, on the objects that `wrm_stations_dlq` has just read."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from wrm_pipeline.lake.dead_letter_queue import UnreadableLetter
 
 
 def letters_check(asset: str) -> dg.AssetCheckSpec:
-    """What `check_letters` gives the result of."""
+    """The check whose result `check_letters` returns."""
     return dg.AssetCheckSpec(
         "dead_letters_are_readable",
         asset=asset,
         description=(
-            "Every object below `dlq/` is a dead letter. One that is not stops nothing, but what it says counts for "
-            "nothing either: corrections that are published stay published, new ones are not seen."
+            "Every object below `dlq/` is a dead letter. One that is not blocks nothing, but its content is ignored: "
+            "published corrections stay published, new ones are not seen."
         ),
     )
 
 
 def check_letters(readable: int, unreadable: Sequence[UnreadableLetter]) -> dg.AssetCheckResult:
-    """Unreadable objects are the samples, the first by key is named."""
+    """Unreadable objects are the samples; the text names the first by key."""
     first = f": {unreadable[0].key}: {unreadable[0].reason}" if unreadable else ""
     return result(
         "dead_letters_are_readable",

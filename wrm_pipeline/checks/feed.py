@@ -1,7 +1,7 @@
-"""The check of the feed itself: are its newest bodies still read?
+"""The check of the feed itself: can its newest bodies still be read?
 
-In `wrm_freshness_job`, since nothing is processed when no body is read, and with the tables. Not in the run of each
-minute: one look every five minutes makes one incident of a change of format, however many runs it fails.
+It runs in `wrm_freshness_job`, since nothing is processed when no body can be read, and with the tables. Not in the run
+of each minute: a check every five minutes makes a change of format one incident, however many runs it fails.
 """
 
 import dagster as dg
@@ -16,7 +16,7 @@ from wrm_pipeline.resources.lake import LakeResource
 
 FEED_CHECK = "feed_format_is_read"
 
-# In the metadata of a failed check: the name of the check that tells of its cause, so that a person hears it once.
+# In the metadata of a failed check: the name of the check that reports its cause, so that people are alerted once.
 EXPLAINED_BY = "explained_by"
 
 
@@ -24,9 +24,9 @@ EXPLAINED_BY = "explained_by"
     asset=asset_names.DEAD_LETTERS,
     name=FEED_CHECK,
     description=(
-        f"Of no body of the newest {LOOK_BACK.seconds // 60} minutes, in raw/ or quarantine/, {DRIFT_SHARE:.0%} of the "
-        "rows or more die of one and the same field and error. Else the feed has another format: the bodies are kept "
-        "as they came, and published once a release reads them."
+        f"In no body of the newest {LOOK_BACK.seconds // 60} minutes, in raw/ or quarantine/, do {DRIFT_SHARE:.0%} of "
+        "the rows or more fail with the same field and error. Otherwise the feed has changed its format: the bodies "
+        "are kept unchanged, and published once a release can read them."
     ),
 )
 def feed_format_is_read(
@@ -35,7 +35,9 @@ def feed_format_is_read(
     """The newest bodies, parsed again."""
     found, looked_at = look_for_drift(lake.store, lake.layout, now=clock.now(), cache=redis_cache.client)
     if found is None:
-        return result(FEED_CHECK, True, f"The newest {looked_at} bodies are read.", bodies=looked_at, bodies_drifted=0)
+        return result(
+            FEED_CHECK, True, f"The newest {looked_at} bodies can be read.", bodies=looked_at, bodies_drifted=0
+        )
     drift = found.drift
     return result(
         FEED_CHECK,
@@ -55,5 +57,5 @@ def feed_format_is_read(
     )
 
 
-# All of this module, for definitions.
+# The checks of this module, for `definitions`.
 CHECKS = (feed_format_is_read,)

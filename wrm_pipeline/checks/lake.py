@@ -1,4 +1,4 @@
-"""Whether the lake's files are as the pipeline left them, by what the reconciliation has found."""
+"""Whether the lake's files are as the pipeline left them, according to the reconciliation's findings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -18,7 +18,7 @@ _SAYS = {
     VANISHED: "have vanished",
     REFUSED: "were rewritten with fewer rows",
     UNREADABLE: "cannot be read",
-    FOREIGN: "Parquet files are of another writer and were not taken over",
+    FOREIGN: "Parquet files are another writer's and were not taken over",
     DAMAGED: "cannot be read or built",
 }
 
@@ -30,21 +30,21 @@ _SAYS = {
             RAW_CHECK,
             asset=asset_names.STATION_SUMMARY,
             description=(
-                "Each raw object that a published day was made from is there, with the content that it had. Rows of "
-                "one that is not stay published; they leave only with `allow_shrink`."
+                "Each raw object that a published day was made from exists with its original content. Otherwise its "
+                "rows stay published; they are dropped only with `allow_shrink`."
             ),
         ),
         dg.AssetCheckSpec(
             FILES_CHECK,
             asset=asset_names.STATION_SUMMARY,
             description=(
-                "The folders of partitions hold no Parquet file but ours, and ours can be read. What other writers "
-                "left there is taken over; one that holds rows which ours lacks, or nothing that can be rows, is left "
+                "Partition folders hold no Parquet files but ours, and ours can be read. Other writers' files there "
+                "are taken over; one with rows that ours lacks, or with nothing that can be rows, is left "
                 "alone."
             ),
         ),
     ],
-    description="Reads the one object that the reconciliation keeps its findings in.",
+    description="Reads the object with the reconciliation's findings.",
 )
 def lake_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
     """One request."""
@@ -54,7 +54,7 @@ def lake_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
 
 
 def check_findings(name: str, findings: Mapping[date, DayFindings], kinds: Sequence[str]) -> dg.AssetCheckResult:
-    """Counts by kind and day; the objects that are named are the samples, and the newest day's are in the text."""
+    """Counts by kind and day; named objects are the samples, the text names the newest day's."""
     days = {dt: {kind: day.found[kind] for kind in kinds if kind in day.found} for dt, day in findings.items()}
     days = {dt: found for dt, found in sorted(days.items(), reverse=True) if found}
     counts = {kind: sum(found[kind].count for found in days.values() if kind in found) for kind in kinds}
@@ -78,5 +78,5 @@ def check_findings(name: str, findings: Mapping[date, DayFindings], kinds: Seque
     )
 
 
-# All of this module, for definitions.
+# The checks of this module, for `definitions`.
 CHECKS = (lake_checks,)

@@ -1,6 +1,6 @@
-"""Checks on what readers see: the newest day as it lies in the store, and that day among others.
+"""Checks on what readers see: the newest day as it is in the store, and compared with other days.
 
-They run in `wrm_analytics_job` every few minutes; whether today is fresh is asked by the clock, too.
+They run in `wrm_analytics_job` every few minutes; freshness is also checked by schedule.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
 
 # Dagster shows a check as not evaluated once its asset is materialized again without it. So these belong to the assets
-# that the analytics job makes, not to those of the minute.
+# of the analytics job, not to those of every minute.
 
 DEAD_SHARE_WARN = 0.01
-# Not blocking: the good rows of such a day are as good as any, and withholding them would lose them to readers. What is
-# published already cannot be lost: rows are a function of the raw objects, and a day that would shrink is refused.
+# Not blocking: the good rows of such a day are as good as any, and withholding them would hide them from readers.
+# Published rows cannot be lost: they are a function of the raw objects, and a day that would shrink is refused.
 DEAD_SHARE_ERROR = 0.5
 
 # The usual share of rows, in the operator's snapshots of 2025-08-21: 21 %, 1.5 %, 16 %, 0 to 1 %.
@@ -44,7 +44,7 @@ FLAG_SHARE_WARN = {
 UNKNOWN_SHARE_WARN = 0.01
 
 DAYS_COMPARED = 14
-# A median of fewer days says little, and in its first hour a day holds too little to judge.
+# A median of fewer days says little, and the first hour of a day holds too little to judge.
 MIN_DAYS = 3
 MIN_ELAPSED = timedelta(hours=1)
 ROWS_LOW, ROWS_HIGH = 0.8, 1.25
@@ -57,8 +57,8 @@ FRESH_WARN, FRESH_ERROR = timedelta(minutes=5), timedelta(minutes=15)
     asset=asset_names.DEAD_LETTERS,
     name="dead_letter_share_is_low",
     description=(
-        f"Of the newest day's lines (remarks aside) at most {DEAD_SHARE_WARN:.0%} could not become rows; more is odd, "
-        f"more than {DEAD_SHARE_ERROR:.0%} is an error. The good rows are published either way."
+        f"At most {DEAD_SHARE_WARN:.0%} of the newest day's lines (remarks aside) could not become rows; more is "
+        f"suspicious, more than {DEAD_SHARE_ERROR:.0%} is an error. The good rows are published either way."
     ),
 )
 def dead_letter_share_is_low(lake: LakeResource) -> dg.AssetCheckResult:
@@ -85,7 +85,7 @@ def dead_letter_share_is_low(lake: LakeResource) -> dg.AssetCheckResult:
             description=(
                 "No flag is on more of the newest day's enhanced rows than usual: "
                 + ", ".join(f"{name} {share:.0%}" for name, share in FLAG_SHARE_WARN.items())
-                + ". More hints at a fault of the feed or a changed city; the rows are published."
+                + ". More suggests a fault of the feed or a changed city; the rows are published."
             ),
         ),
         dg.AssetCheckSpec(
@@ -93,21 +93,21 @@ def dead_letter_share_is_low(lake: LakeResource) -> dg.AssetCheckResult:
             asset=asset_names.STATION_SUMMARY,
             description=(
                 f"At most {UNKNOWN_SHARE_WARN:.0%} of the newest day's enhanced rows are neither station nor "
-                "free-standing bike. More hints at a new kind of id or name in the feed."
+                "free-standing bike. More suggests a new kind of id or name in the feed."
             ),
         ),
     ],
     description="Reads the newest published enhanced object once.",
 )
 def newest_day_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
-    """The file as readers find it."""
+    """Checks of the file as readers find it."""
     day, file = _newest(lake, "enhanced")
     yield check_flags(day, file)
     yield check_record_types(day, file)
 
 
 def _newest(lake: LakeResource, layer: str) -> tuple[str, ParquetParts | None]:
-    """The newest day whose file can be read, and the file: of the others, other checks warn."""
+    """The newest day whose file can be read, and the file; other checks warn of unreadable ones."""
     without = set(lake.days_left_out) if layer == "enhanced" else set()
     while (dt := lake.partitions.newest(layer, without=without)) is not None:
         try:
@@ -118,9 +118,9 @@ def _newest(lake: LakeResource, layer: str) -> tuple[str, ParquetParts | None]:
 
 
 def check_dead_letters(day: str, manifest: Manifest | None, drifted: int = 0) -> dg.AssetCheckResult:
-    """Dead letters among the day's lines; the raw objects that have most are the samples.
+    """Dead letters among the day's lines; the raw objects with the most are the samples.
 
-    Where they are too many only for those of a change of the feed's format (`drifted`), the check of the feed tells it.
+    If they are too many only because of a change of the feed's format (`drifted`), the check of the feed reports it.
     """
     sources = manifest.sources if manifest else {}
     lines = sum(source.counts.lines_in - source.counts.remark_lines for source in sources.values())
@@ -148,7 +148,7 @@ def _explained(by_drift: bool) -> dict[str, Any]:
 
 
 def check_flags(day: str, file: ParquetParts | None) -> dg.AssetCheckResult:
-    """The share of rows that each flag is on; rows with one that is too frequent are the samples."""
+    """The share of rows with each flag; rows with a too frequent flag are the samples."""
     rows = file.row_count if file else 0
     shares = {flag: count_by(file, flag)[True] / rows if file and rows else 0.0 for flag in FLAGS}
     high = [flag for flag in FLAGS if shares[flag] > FLAG_SHARE_WARN[flag]]
@@ -190,12 +190,12 @@ def check_record_types(day: str, file: ParquetParts | None) -> dg.AssetCheckResu
     name="row_count_is_usual",
     description=(
         f"The newest day has between {ROWS_LOW:.0%} and {ROWS_HIGH:.0%} of the rows that the median of the "
-        f"{DAYS_COMPARED} days before it had at the same time of day. Needs {MIN_DAYS} days to compare with. Less "
-        "hints at missed snapshots or vanished stations, more at a day that was read twice."
+        f"{DAYS_COMPARED} days before it had at the same time of day. Needs {MIN_DAYS} days to compare with. Fewer "
+        "suggest missed snapshots or vanished stations, more a day that was read twice."
     ),
 )
 def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckResult:
-    """Count by day, in the footers alone."""
+    """Counts rows by day, from the footers alone."""
     newest = lake.newest_shown(local_date(clock.now()))
     if newest is None or not lake.database.path.exists():
         return result("row_count_is_usual", True, "Nothing is published yet.", severity=WARN)
@@ -220,7 +220,7 @@ def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetChec
     return result(
         "row_count_is_usual",
         ROWS_LOW <= share <= ROWS_HIGH,
-        f"{newest} has {rows} rows, {share:.0%} of the {expected.rows:.0f} that were to be expected by now.",
+        f"{newest} has {rows} rows, {share:.0%} of the {expected.rows:.0f} expected by now.",
         severity=WARN,
         samples=[{"day": str(dt), "rows": count} for dt, count in by_day.items()],
         share=round(share, 4),
@@ -235,18 +235,18 @@ def row_count_is_usual(lake: LakeResource, clock: ClockResource) -> dg.AssetChec
     asset=asset_names.STATION_SUMMARY,
     name="enhanced_files_are_readable",
     description=(
-        "Every day's enhanced file is a Parquet file with the pipeline's columns. One that is not is left out of the "
-        "views and tables, so that it costs its own day only; the file is named."
+        "Every day's enhanced file is a Parquet file with the pipeline's columns. Any other is left out of the views "
+        "and tables, so that only its own day is missing; the file is named."
     ),
 )
 def enhanced_files_are_readable(lake: LakeResource) -> dg.AssetCheckResult:
-    """By what the views were made from; makes no request."""
+    """From the list of files that the views were made from; makes no request."""
     found = known_problems(lake.settings.enhanced_index_path, lake.store.name)
     days = ", ".join(str(file.dt) for file in found[:MAX_SAMPLES])
     return result(
         "enhanced_files_are_readable",
         not found,
-        f"The views and tables do without {days}: {found[0].problem}." if found else "All files can be read.",
+        f"The views and tables lack {days}: {found[0].problem}." if found else "All files can be read.",
         severity=WARN,
         samples=[{"object": file.key, "problem": file.problem} for file in found[:MAX_SAMPLES]],
         files=len(found),
@@ -258,8 +258,8 @@ def enhanced_files_are_readable(lake: LakeResource) -> dg.AssetCheckResult:
     name="today_is_fresh",
     description=(
         f"The newest published snapshot is at most {FRESH_WARN // timedelta(minutes=1)} minutes old; more than "
-        f"{FRESH_ERROR // timedelta(minutes=1)} is an error. Runs by the clock (`wrm_freshness_schedule`), since "
-        "nothing else runs when data stops coming. About now alone: building an old day changes nothing."
+        f"{FRESH_ERROR // timedelta(minutes=1)} is an error. Runs on a schedule (`wrm_freshness_schedule`), since "
+        "nothing else runs when data stops arriving. It only concerns now: building an old day changes nothing."
     ),
 )
 def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckResult:
@@ -272,7 +272,7 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
     }
     newest, ahead = None, ""
     if lake.database.path.exists():
-        # What is later than now is of a clock that was ahead, and says nothing about now.
+        # Later times stem from a clock that was ahead, and say nothing about now.
         found = _ask(
             lake,
             "SELECT max(file_timestamp) FILTER (file_timestamp <= CAST(? AS TIMESTAMPTZ)) AS newest, "
@@ -285,7 +285,7 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
         )
         newest = found["newest"][0].as_py()
         if (later := found["later"][0].as_py()) is not None:
-            ahead = f" One of {later:%Y-%m-%d %H:%M:%S} UTC is later than now and does not count."
+            ahead = f" One of {later:%Y-%m-%d %H:%M:%S} UTC is in the future and does not count."
     if newest is None:
         return result(
             "today_is_fresh",
@@ -310,7 +310,7 @@ def today_is_fresh(lake: LakeResource, clock: ClockResource) -> dg.AssetCheckRes
 
 
 def _nothing_is_read(lake: LakeResource, now: datetime) -> bool:
-    """Whether the newest bodies are there, but in a format that no row is read of."""
+    """Whether the newest bodies exist, but in a format in which no row can be read."""
     found, _ = look_for_drift(lake.store, lake.layout, now=now)
     return found is not None and found.drift.whole
 
@@ -320,5 +320,5 @@ def _ask(lake: LakeResource, sql: str, *times: date) -> pa.Table:
         return query_arrow(connection, sql, [time.isoformat() for time in times])
 
 
-# All of this module, for definitions.
+# The checks of this module, for `definitions`.
 CHECKS = (dead_letter_share_is_low, newest_day_checks, row_count_is_usual, today_is_fresh, enhanced_files_are_readable)

@@ -1,4 +1,4 @@
-"""Checks on the quality tables: is the newest day as the days before? WARN only; what is odd may be true."""
+"""Checks on the quality tables: is the newest day like the days before? WARN only: unusual data may be true."""
 
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -15,12 +15,12 @@ from wrm_pipeline.domain.profile import DAYS_COMPARED, DRIFT_HIGH, MIN_DAYS_COMP
 from wrm_pipeline.domain.quality import MAX_SAMPLES
 from wrm_pipeline.resources.lake import LakeResource
 
-# A rule fires more than usual above three times its median share of the days before, and above this many rows: rules
+# A rule fires more than usual if it exceeds three times its median share of the days before and this many rows: rules
 # that never fire have a median of 0.
 RULE_FACTOR, RULE_MIN_HITS = 3.0, 20
 
-# On simulated days without anomalies there are less than one alarm a day (docs/quality.md); trucks and events make
-# more. Twenty station hours are a station that was silent for a day, or a feed that is wrong everywhere.
+# Simulated days without anomalies have less than one alarm a day (docs/quality.md); trucks and events cause more.
+# Twenty station hours are one station that was silent for a day, or a feed that is wrong everywhere.
 ANOMALOUS_HOURS_WARN = 20
 
 _NAMES = ("no_rule_fires_more_than_usual", "distributions_are_usual", "anomalies_are_few")
@@ -42,7 +42,7 @@ _NAMES = ("no_rule_fires_more_than_usual", "distributions_are_usual", "anomalies
             _NAMES[1],
             asset=asset_names.QUALITY,
             description=(
-                f"On the newest day that is over no column's distribution drifted by more than {DRIFT_HIGH} (PSI) from "
+                f"On the newest complete day no column's distribution drifted by more than {DRIFT_HIGH} (PSI) from "
                 f"that of the {DAYS_COMPARED} days before. Look at quality_profile."
             ),
         ),
@@ -58,14 +58,14 @@ _NAMES = ("no_rule_fires_more_than_usual", "distributions_are_usual", "anomalies
     description="Reads the quality tables; no request.",
 )
 def quality_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
-    """All three from one connection."""
+    """All three checks over one connection."""
     with lake.database.reading() as connection:
 
         def ask(sql: str, *parameters: Any) -> list[dict[str, Any]]:
             rows: list[dict[str, Any]] = query_arrow(connection, sql, parameters).to_pylist()
             return rows
 
-        # A check may be asked for by hand before its asset ever was.
+        # A check may be run by hand before its asset ever was.
         there = ask(
             "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?", SCHEMA, REFRESHES.name
         )
@@ -109,7 +109,7 @@ def quality_checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
 def check_rules(newest: date, hits: list[dict[str, Any]]) -> dg.AssetCheckResult:
     """Compare each rule's share of rows with its median share of the days before.
 
-    `hits` are rows of quality_rule_hits of the newest day and those before it.
+    `hits` are the rows of quality_rule_hits for the newest day and those before it.
     """
     from statistics import median
 
@@ -148,7 +148,7 @@ def check_rules(newest: date, hits: list[dict[str, Any]]) -> dg.AssetCheckResult
 
 
 def check_drift(day: date | None, columns: list[dict[str, Any]]) -> dg.AssetCheckResult:
-    """The columns whose distribution is another one; `columns` come with the largest drift first."""
+    """Columns whose distribution has changed; `columns` are sorted by drift, largest first."""
     drifted = [row for row in columns if row["drift"] > DRIFT_HIGH]
     return result(
         _NAMES[1],
@@ -166,7 +166,7 @@ def check_drift(day: date | None, columns: list[dict[str, Any]]) -> dg.AssetChec
 
 
 def check_anomalies(day: date, found: list[dict[str, Any]]) -> dg.AssetCheckResult:
-    """How many station hours are anomalous; `found` comes with the highest score first."""
+    """The number of anomalous station hours; `found` is sorted by score, highest first."""
     stations = {row["station_id"] for row in found}
     return result(
         _NAMES[2],
@@ -181,5 +181,5 @@ def check_anomalies(day: date, found: list[dict[str, Any]]) -> dg.AssetCheckResu
     )
 
 
-# All of this module, for definitions.
+# The checks of this module, for `definitions`.
 CHECKS = (quality_checks,)

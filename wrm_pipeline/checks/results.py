@@ -1,4 +1,4 @@
-"""How a check's result is put together, and how a failed one keeps a partition from being published."""
+"""Builds check results, and keeps a partition from being published if its check fails."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ def result(
     samples: Sequence[Mapping[str, Any]] = (),
     **numbers: Any,
 ) -> dg.AssetCheckResult:
-    """A result with its counts and thresholds as metadata, and samples as a table."""
+    """A result with counts and thresholds as metadata, and samples as a table."""
     metadata: dict[str, Any] = dict(numbers)
     if samples:
         shown = [{name: cell(v) if isinstance(v, str) else v for name, v in sample.items()} for sample in samples]
@@ -38,10 +38,10 @@ def result(
 def publish_if_check_passes(
     output: dg.Output[T], found: dg.AssetCheckResult
 ) -> Iterator[dg.Output[T] | dg.AssetCheckResult]:
-    """The output and the result of its blocking check; if that failed, the result alone, and the step fails.
+    """Yield the output and the result of its blocking check; if it failed, only the result, and fail the step.
 
-    Dagster stores an output before it looks at the result, and then only keeps what is downstream from running. Here
-    nothing is stored either.
+    Dagster stores an output before it evaluates the result, and then only stops downstream steps. Here nothing is
+    stored either.
 
     Raises:
         dagster.Failure: the check failed with ERROR.
@@ -52,6 +52,6 @@ def publish_if_check_passes(
     yield found
     if refused:
         raise dg.Failure(
-            f"Nothing was published, the partition is as it was: {found.check_name} does not hold. {found.description}",
+            f"Nothing was published, the partition is unchanged: {found.check_name} does not hold. {found.description}",
             allow_retries=False,
         )

@@ -1,4 +1,4 @@
-"""The check of the spool: what is in its folder and can never be delivered."""
+"""The check of the spool: files in its folder that can never be delivered."""
 
 import dagster as dg
 
@@ -13,13 +13,13 @@ from wrm_pipeline.resources.lake import LakeResource
     asset=asset_names.DEAD_LETTERS,
     name="spool_is_readable",
     description=(
-        "All that is in the spool is a fetched body that can be delivered. What is not (no right to read it, a folder, "
-        "a link, another name) is moved to `unreadable/` there by the next fetch, and is in the way of nothing; it may "
-        "be a snapshot all the same. Runs by the clock, too (`wrm_freshness_schedule`)."
+        "Everything in the spool is a fetched body that can be delivered. Anything else (no permission to read it, a "
+        "folder, a link, another name) is moved to `unreadable/` there by the next fetch, and blocks nothing; it may "
+        "still be a snapshot. Also runs on a schedule (`wrm_freshness_schedule`)."
     ),
 )
 def spool_is_readable(lake: LakeResource) -> dg.AssetCheckResult:
-    """A look into the folder on this machine."""
+    """Reads the folder on this machine."""
     return check_spool(lake.spool)
 
 

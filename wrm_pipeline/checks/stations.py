@@ -1,8 +1,8 @@
-"""The checks that run inside the steps that build a day, on what these have in hand: no request, no second read.
+"""The checks inside the steps that build a day, on the data at hand: no requests, no second read.
 
-They guard what is about to be published: where such a fact does not hold, nothing is published and nothing downstream
-runs. One for each layer, as a run comes every minute: Dagster stores three events for each check, which costs it 35 to
-50 ms. What is odd rather than wrong is looked at in `published.py`, every few minutes.
+They guard publication: if one does not hold, nothing is published and nothing downstream runs. There is one per layer,
+as a run starts every minute and Dagster stores three events per check, which takes 35 to 50 ms. Data that is unusual
+rather than wrong is checked in `published.py`, every few minutes.
 """
 
 import dagster as dg
@@ -15,7 +15,7 @@ from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, TableSchema
 
 
 def processed_check(asset: str) -> dg.AssetCheckSpec:
-    """What `check_processed` gives the result of."""
+    """The check whose result `check_processed` returns."""
     return dg.AssetCheckSpec(
         "lines_and_columns_are_right",
         asset=asset,
@@ -23,13 +23,13 @@ def processed_check(asset: str) -> dg.AssetCheckSpec:
         description=(
             "Of each raw object and of the day: lines in = rows out + dead letters + duplicates + remarks, and the "
             "file holds just these rows. Its columns have the names, types, nullability and order of the data "
-            "contract. Else nothing is published, and nothing downstream runs."
+            "contract. Otherwise nothing is published, and nothing downstream runs."
         ),
     )
 
 
 def check_processed(day: str, rows: int, manifest: Manifest, file: ParquetParts) -> dg.AssetCheckResult:
-    """Of a processed partition: `rows` were built, `file` is what is or will be published."""
+    """Check a processed partition: `rows` were built, `file` is or will be published."""
     counts = manifest.counts
     unbalanced, differences = unbalanced_sources(manifest), column_differences(file, PROCESSED)
     accounted = counts.balanced and not unbalanced.count and counts.rows_out == rows == file.row_count
@@ -39,7 +39,7 @@ def check_processed(day: str, rows: int, manifest: Manifest, file: ParquetParts)
         (
             f"{counts.lines_in} lines of {len(manifest.sources)} raw objects are accounted for; "
             if accounted
-            else f"{counts.lines_in} lines came in, {counts.rows_out} rows should be there, {file.row_count} are; "
+            else f"of {counts.lines_in} lines there should be {counts.rows_out} rows, and there are {file.row_count}; "
             f"{unbalanced.count} raw objects do not add up; "
         )
         + _columns(differences, PROCESSED),
@@ -58,23 +58,23 @@ def check_processed(day: str, rows: int, manifest: Manifest, file: ParquetParts)
 
 
 def enhanced_check(asset: str) -> dg.AssetCheckSpec:
-    """What `check_enhanced` gives the result of."""
+    """The check whose result `check_enhanced` returns."""
     return dg.AssetCheckSpec(
         "rows_and_columns_are_right",
         asset=asset,
         blocking=True,
         description=(
-            "Each processed row is here, once: the counts are equal, and rows ascend strictly by (file_timestamp, "
-            "station_id), so no key is there twice. Columns are those of the data contract. Else nothing is "
-            "published, and nothing downstream runs."
+            "Each processed row is present exactly once: the counts are equal, and rows ascend strictly by "
+            "(file_timestamp, station_id), so no key occurs twice. Columns are those of the data contract. Otherwise "
+            "nothing is published, and nothing downstream runs."
         ),
     )
 
 
 def check_enhanced(day: str, processed_rows: int, file: ParquetParts) -> dg.AssetCheckResult:
-    """Of an enhanced partition that is or will be published."""
+    """Check an enhanced partition that is or will be published."""
     differences = column_differences(file, ENHANCED)
-    # Without its key columns, a file has no order to look at.
+    # Without its key columns, a file has no order to check.
     disorder = rows_out_of_order(file) if not differences.count else Violations(0)
     return result(
         "rows_and_columns_are_right",

@@ -1,6 +1,6 @@
-"""What went wrong and is not over yet, and how a person is told.
+"""Open incidents, and the messages that report them.
 
-An incident is one cause in one job or check, however many runs and partitions it hits: one message when it begins,
+An incident is one cause in one job or check, however many runs and partitions it affects: one message when it begins,
 one when it is over.
 """
 
@@ -13,14 +13,15 @@ from typing import Any
 
 from wrm_pipeline.domain.layout import LOCAL_ZONE
 
-# Over after so long without a failure since the last success: what fails every other minute is one incident.
+# Over after this time without a failure since the last success: something that fails every other minute is one
+# incident.
 QUIET = timedelta(minutes=5)
-# Over without a success: a run by hand that nobody repeats, or a day that is not built again.
+# Over without a success: a manual run that nobody repeats, or a day that is not built again.
 FORGOTTEN = timedelta(hours=24)
-# The last second that a date can be of.
+# The last second that a datetime can represent.
 MAX_TIME = 253_402_300_799
 
-# What is remembered is bounded, whatever happens.
+# The state is bounded, whatever happens.
 MAX_INCIDENTS = 30
 MAX_PARTITIONS = 20
 MAX_ERROR_LENGTH = 400
@@ -31,12 +32,12 @@ class Failure:
     """Why something failed, for a person.
 
     Attributes:
-        cause: Tells one cause from another; equal in all runs and partitions that it hits.
+        cause: Identifies the cause; equal in all runs and partitions that it affects.
         error: The first line of the error.
-        place: Where: a step, an asset.
+        place: Where it failed: a step, an asset.
         remedy: What to try.
-        severe: Data is wrong or missing, rather than odd.
-        words: What it does, and what it does when that is over.
+        severe: Data is wrong or missing, rather than unusual.
+        words: Verbs for the messages: that it fails, and that it is over.
     """
 
     cause: str
@@ -52,10 +53,10 @@ class Outcome:
     """How one run of a job, or one evaluation of a check, ended.
 
     Attributes:
-        scope: Whose: a success ends incidents of the same scope only.
-        at: When, in seconds since the epoch.
-        partition: Empty where there is none.
-        failure: None: it went well.
+        scope: The job or check: a success only ends incidents of the same scope.
+        at: When it ended, in seconds since the epoch.
+        partition: Empty if there is none.
+        failure: None means success.
     """
 
     scope: str
@@ -67,15 +68,15 @@ class Outcome:
 
 @dataclass(slots=True)
 class Incident:
-    """A cause that fails runs.
+    """A cause that makes runs fail.
 
     Attributes:
-        run_id: The run that failed last.
-        failed: How many runs failed.
-        partitions: Those that failed and have not succeeded since; an empty name for a run without one.
-        more_partitions: More failed than are remembered.
-        good_since: Since when all of `partitions` are good again.
-        told: The message that it began was delivered.
+        run_id: The latest run that failed.
+        failed: Number of failed runs.
+        partitions: Partitions that failed and have not succeeded since; an empty name for a run without one.
+        more_partitions: Whether more failed than are kept.
+        good_since: Since when all of `partitions` have been good again.
+        reported: The message about its beginning was delivered.
     """
 
     scope: str
@@ -93,10 +94,10 @@ class Incident:
     partitions: list[str] = field(default_factory=list)
     more_partitions: bool = False
     good_since: float | None = None
-    told: bool = False
+    reported: bool = False
 
     def is_sound(self) -> bool:
-        """Whether each field is of its kind."""
+        """Whether each field has its type."""
         texts = (self.scope, self.cause, self.error, self.place, self.remedy, self.run_id, self.partition)
         times = (self.began_at, self.last_failed_at, self.failed, self.good_since or 0)
         return (
@@ -107,7 +108,7 @@ class Incident:
         )
 
     def fails_again(self, outcome: Outcome) -> None:
-        """One run more."""
+        """Count another failed run."""
         self.failed += 1
         self.last_failed_at = max(self.last_failed_at, outcome.at)
         self.run_id, self.partition = outcome.run_id, outcome.partition
@@ -119,14 +120,14 @@ class Incident:
                 self.more_partitions = True
 
     def succeeds(self, outcome: Outcome) -> None:
-        """A partition (or the job, where there are none) is good again."""
+        """Record that a partition (or the job, without partitions) is good again."""
         if outcome.partition in self.partitions:
             self.partitions.remove(outcome.partition)
         if not self.partitions and self.good_since is None:
             self.good_since = outcome.at
 
     def is_over(self, now: float) -> bool:
-        """Good for long enough, or not seen for very long."""
+        """Whether it has been good for long enough, or has not been seen for very long."""
         if self.good_since is not None:
             return now - self.good_since >= QUIET.total_seconds()
         return now - self.last_failed_at >= FORGOTTEN.total_seconds()
@@ -134,24 +135,24 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something to tell about an incident."""
+    """A message about an incident."""
 
     key: str
     text: str
 
 
 class Incidents:
-    """All that are open, by a key of their own."""
+    """All open incidents, by key."""
 
     def __init__(self, state: Iterable[dict[str, Any]] = ()) -> None:
-        self._open = {_key(content["scope"], content["cause"]): Incident(**content) for content in state}
+        self._open = {_key(content["scope"], content["cause"]): _incident(content) for content in state}
 
     def are_sound(self) -> bool:
-        """Whether they are as they were kept, and not edited into something else."""
+        """Whether they are valid, and were not edited into something else."""
         return all(incident.is_sound() for incident in self._open.values())
 
     def not_later_than(self, now: float) -> None:
-        """Bring times from the future back to now: they are of a clock that was ahead, and would delay the end."""
+        """Bring times in the future back to now: they stem from a clock that was ahead, and would delay the end."""
         for incident in self._open.values():
             incident.began_at = min(incident.began_at, now)
             incident.last_failed_at = min(incident.last_failed_at, now)
@@ -163,7 +164,7 @@ class Incidents:
         return [asdict(incident) for incident in self._open.values()]
 
     def observe(self, outcome: Outcome) -> None:
-        """Take an outcome into account; give them in order of time."""
+        """Take an outcome into account; call in order of time."""
         if outcome.failure is None:
             for incident in self._open.values():
                 if incident.scope == outcome.scope:
@@ -187,28 +188,33 @@ class Incidents:
         self._open[key].fails_again(outcome)
 
     def _make_room(self) -> None:
-        """Drop one that was told, else the oldest, if there are very many."""
+        """If there are very many, drop one that was reported, or else the oldest."""
         if len(self._open) >= MAX_INCIDENTS:
-            key = min(self._open, key=lambda key: (not self._open[key].told, self._open[key].last_failed_at))
+            key = min(self._open, key=lambda key: (not self._open[key].reported, self._open[key].last_failed_at))
             del self._open[key]
 
-    def to_tell(self, now: float, ui_url: str) -> list[Message]:
-        """What is to be said now, oldest incident first. What began and ended unheard is one message."""
+    def to_report(self, now: float, ui_url: str) -> list[Message]:
+        """The messages that are due, oldest incident first. An incident that ended unreported is one message."""
         messages = []
         for key, incident in sorted(self._open.items(), key=lambda item: item[1].began_at):
             if incident.is_over(now):
                 messages.append(Message(key, over_text(incident, ui_url)))
-            elif not incident.told:
+            elif not incident.reported:
                 messages.append(Message(key, failing_text(incident, ui_url)))
         return messages
 
-    def told(self, message: Message, now: float) -> None:
-        """The message was delivered."""
+    def reported(self, message: Message, now: float) -> None:
+        """Record that a message was delivered."""
         incident = self._open[message.key]
         if incident.is_over(now):
             del self._open[message.key]
         else:
-            incident.told = True
+            incident.reported = True
+
+
+def _incident(content: dict[str, Any]) -> Incident:
+    """One of a cursor; cursors of 0.1 call `reported` by another name."""
+    return Incident(**{"reported" if name == "told" else name: value for name, value in content.items()})
 
 
 def _key(scope: str, cause: str) -> str:
@@ -219,7 +225,7 @@ def _key(scope: str, cause: str) -> str:
 
 
 def failing_text(incident: Incident, ui_url: str) -> str:
-    """The message that something fails."""
+    """The message about the beginning."""
     sign = "🔴" if incident.severe else "🟡"
     runs = "1 run" if incident.failed == 1 else f"{incident.failed} runs"
     return "\n".join(
@@ -235,7 +241,7 @@ def failing_text(incident: Incident, ui_url: str) -> str:
 
 
 def over_text(incident: Incident, ui_url: str) -> str:
-    """The message that it is over."""
+    """The message about the end."""
     end = incident.good_since or incident.last_failed_at
     how = incident.words[1] if incident.good_since else f"has not failed again for {duration(FORGOTTEN)}"
     runs = "1 run" if incident.failed == 1 else f"{incident.failed} runs"
@@ -266,7 +272,7 @@ def _clock(at: float) -> str:
 
 
 def duration(length: timedelta) -> str:
-    """A length of time in words: `40 s`, `12 min`, `3 h 5 min`."""
+    """A readable duration: `40 s`, `12 min`, `3 h 5 min`."""
     seconds = round(length.total_seconds())
     if seconds < 60:
         return f"{seconds} s"
@@ -275,7 +281,7 @@ def duration(length: timedelta) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that is not ours, so that it shows as it is: no links, no mentions, no markup that ends ours."""
+    """Foreign text, escaped so that it is shown literally: no links, no mentions, no markup that ends ours."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     for character, replacement in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("`", "'")):
         printable = printable.replace(character, replacement)
@@ -293,7 +299,7 @@ _VARIABLE = (
 
 
 def first_line(message: str) -> str:
-    """What a person reads of an error: its first line with words, without the path of its class."""
+    """The part of an error to show: its first line with words, without the path of its class."""
     lines = [_CLASS_PATH.sub("", line.strip()) for line in message.splitlines() if line.strip()]
     if not lines:
         return "(no message)"
@@ -304,7 +310,7 @@ def first_line(message: str) -> str:
 
 
 def without_variable_parts(line: str) -> str:
-    """A line without what differs from run to run: numbers, dates, ids, URLs, paths, quoted values."""
+    """A line without the parts that differ from run to run: numbers, dates, ids, URLs, paths, quoted values."""
     for pattern in _VARIABLE:
         line = pattern.sub("#", line)
     return line

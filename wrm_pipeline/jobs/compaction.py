@@ -17,12 +17,12 @@ class CompactionConfig(dg.Config):
     """Which days to pack."""
 
     older_than_days: int | None = Field(None, ge=MIN_AGE_DAYS)
-    """Unset: WRM_COMPACT_AFTER_DAYS."""
+    """Default: WRM_COMPACT_AFTER_DAYS."""
     dates: list[str] = Field(default_factory=list)
-    """These partitions only, YYYY-MM-DD; an empty list means all that are old enough."""
+    """Only these partitions, YYYY-MM-DD; an empty list means all that are old enough."""
     max_days: int = Field(DAYS_PER_RUN, ge=1)
     dry_run: bool = False
-    """Only say what would be packed."""
+    """Only report what would be packed."""
 
 
 @dg.op(
@@ -36,7 +36,7 @@ def pack_old_days(
     clock: ClockResource,
     retention: RetentionResource,
 ) -> int:
-    """The number of days that were packed."""
+    """Pack them; returns the number of packed days."""
     age = config.older_than_days or retention.compact_after_days
     if age is None:
         raise dg.Failure(
@@ -50,7 +50,7 @@ def pack_old_days(
         if chosen and dt not in chosen:
             continue
         if packed == config.max_days:
-            context.log.info("%d days are packed; the next run goes on with %s.", packed, dt)
+            context.log.info("%d days are packed; the next run continues with %s.", packed, dt)
             break
         done = compact_day(store, layout, dt, area=lake.area, today=today, dry_run=config.dry_run)
         packed += not done.refused
@@ -74,8 +74,8 @@ def pack_old_days(
 @dg.job(
     executor_def=dg.in_process_executor,
     description=(
-        "Pack the raw objects of each old day into one archive (docs/scaling.md). Originals go only after the archive "
-        "was read back. Idempotent: run it again if it was cut short. Run config: `dry_run` only says what would be."
+        "Pack the raw objects of each old day into one archive (docs/scaling.md). Originals are removed only after the "
+        "archive was read back. Idempotent: run it again if it was interrupted. Run config: `dry_run` only reports."
     ),
 )
 def wrm_compaction_job() -> None:

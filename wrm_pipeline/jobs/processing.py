@@ -1,6 +1,6 @@
 """The jobs of the pipeline.
 
-All run in one process: a step process of its own costs seconds to start, the work costs tenths.
+Each runs in a single process: a separate process per step takes seconds to start, the work itself tenths.
 """
 
 import dagster as dg
@@ -26,9 +26,9 @@ wrm_stations_ingest_job = dg.define_asset_job(
     "wrm_stations_ingest_job",
     selection=[wrm_stations_raw_data],
     executor_def=dg.in_process_executor,
-    # The queue may be long; a snapshot that is not taken now is gone.
+    # The queue may be long, and a snapshot that is not taken now is lost.
     tags={"dagster/priority": "10"},
-    description="Take one snapshot of the feed, now.",
+    description="Take a snapshot of the feed now.",
 )
 
 wrm_stations_processing_job = dg.define_asset_job(
@@ -39,7 +39,7 @@ wrm_stations_processing_job = dg.define_asset_job(
         create_duckdb_enhanced_views,
     ],
     executor_def=dg.in_process_executor,
-    description="Raw snapshots of one day to its processed and enhanced partitions; the views follow a new day.",
+    description="Turn a day's raw snapshots into its processed and enhanced partitions; the views follow a new day.",
 )
 
 wrm_analytics_job = dg.define_asset_job(
@@ -78,7 +78,7 @@ wrm_freshness_job = dg.define_asset_job(
     selection=dg.AssetSelection.checks(feed_format_is_read, today_is_fresh, clock_was_not_ahead, spool_is_readable),
     executor_def=dg.in_process_executor,
     description=(
-        "Is the newest published snapshot of now, and nothing of a time to come? Is the feed still read? Can all of "
-        "the spool go?"
+        "Is the newest published snapshot current, and nothing dated in the future? Can the feed still be read? Can "
+        "everything in the spool be delivered?"
     ),
 )

@@ -1,4 +1,4 @@
-"""The job that keeps to an age what is kept for a while: Dagster's own history, and files that ours have replaced."""
+"""The job that removes what is only kept for a while: Dagster's own history, and files that ours have replaced."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from wrm_pipeline.resources.retention import RetentionResource
 
 
 class PruneConfig(dg.Config):
-    """What stays."""
+    """What to keep."""
 
     days: float = 0.0
-    """Age of what stays, in days; 0 means WRM_HISTORY_DAYS."""
+    """Maximum age in days; 0 means WRM_HISTORY_DAYS."""
 
 
 @dg.op(description="Remove ended runs, their events, ticks and captured output that are older than WRM_HISTORY_DAYS.")
 def prune_dagster_history(
     context: dg.OpExecutionContext, config: PruneConfig, retention: RetentionResource
 ) -> dict[str, Any]:
-    """Counts of what went; this run is under way and stays."""
+    """Counts of what was removed; this run is still in progress and stays."""
     days = config.days or retention.history_days
     done = prune(context.instance, before=oldest_to_keep(days), apply=True)
     counts = {
@@ -39,9 +39,9 @@ def prune_dagster_history(
     return counts
 
 
-@dg.op(description="Remove files that a partition of ours has replaced and that have been kept for 30 days.")
+@dg.op(description="Remove files that a partition of ours replaced more than 30 days ago.")
 def prune_superseded_files(context: dg.OpExecutionContext, lake: LakeResource, clock: ClockResource) -> int:
-    """How many went."""
+    """Returns the number of removed files."""
     removed = remove_expired(lake.store, lake.layout, now=clock.now())
     context.add_output_metadata({"files": removed})
     return removed
@@ -50,12 +50,12 @@ def prune_superseded_files(context: dg.OpExecutionContext, lake: LakeResource, c
 @dg.job(
     executor_def=dg.in_process_executor,
     description=(
-        "Keep Dagster's own history to WRM_HISTORY_DAYS: materialization status of partitions and the newest check "
-        "results stay, however old. And remove files in superseded/ after 30 days. On a server a systemd timer does "
+        "Limit Dagster's own history to WRM_HISTORY_DAYS: materialization status of partitions and the newest check "
+        "results stay, however old. Also remove files in superseded/ after 30 days. On a server a systemd timer does "
         "both (`wrm prune --apply`)."
     ),
 )
 def wrm_prune_history_job() -> None:
-    """Two ops; neither needs the other."""
+    """Two independent ops."""
     prune_dagster_history()
     prune_superseded_files()

@@ -1,4 +1,4 @@
-"""The job that tries dead letters again."""
+"""The job that replays dead letters."""
 
 from datetime import date
 
@@ -15,20 +15,20 @@ from wrm_pipeline.resources.feed import ClockResource
 
 
 class ReplayConfig(dg.Config):
-    """Which pending entries to try again; an empty list means all."""
+    """Which pending entries to replay; an empty list means all."""
 
     dates: list[str] = Field(default_factory=list)
     """Partitions, YYYY-MM-DD."""
     error_types: list[str] = Field(default_factory=list)
     entry_ids: list[str] = Field(default_factory=list)
     parked: bool = False
-    """Entries that are parked, too."""
+    """Include parked entries."""
     drift: bool = False
     """Entries of bodies that had another format than the parser knew, parked ones included."""
     max_retries: int | None = None
     """Failures after which an entry is parked, at least 1; null: as the resource `dlq` has it."""
     dry_run: bool = False
-    """Only say what would be tried."""
+    """Only report what would be replayed."""
 
 
 @dg.op(description="Parse the raw objects of pending dead letters again and publish their partitions.")
@@ -38,7 +38,7 @@ def replay_dead_letters(
     dlq: DlqResource,
     clock: ClockResource,
 ) -> dict[str, int]:
-    """Counts of the selected entries by what became of them."""
+    """Counts of the selected entries by outcome."""
     selection = Selection(
         [date.fromisoformat(text) for text in config.dates],
         config.error_types,
@@ -83,15 +83,15 @@ def replay_dead_letters(
     )
     if failed:
         days = "; ".join(f"{dt}: {problem}" for dt, problem in failed[:5])
-        raise dg.Failure(f"{len(failed)} days were left as they are, the others are done. {days}", allow_retries=False)
+        raise dg.Failure(f"{len(failed)} days were left unchanged, the others are done. {days}", allow_retries=False)
     return counts
 
 
 @dg.job(
     executor_def=dg.in_process_executor,
     description=(
-        "Try pending dead letters again, through the code that builds every partition. Entries that succeed are "
-        "`reprocessed`, those that fail `max_retries` times `parked`. Idempotent: run it again if it was cut short."
+        "Replay pending dead letters through the code that builds every partition. Entries that succeed are "
+        "`reprocessed`, those that fail `max_retries` times `parked`. Idempotent: run it again if it was interrupted."
     ),
 )
 def reprocess_dlq() -> None:

@@ -1,13 +1,13 @@
-"""Dagster's own history, kept to an age: old runs, their events, ticks and logs go; what tells of now stays.
+"""Limits the age of Dagster's own history: old runs, their events, ticks and logs go; the current state stays.
 
-Dagster has no retention but for ticks, and its `delete_run` takes a partition's materializations along, so that the
-partition counts as missing afterwards. Here stay, however old: the newest event of each kind for each asset and
+Dagster has retention only for ticks, and its `delete_run` deletes a partition's materializations as well, so that the
+partition counts as missing afterwards. This module always keeps: the newest event of each kind for each asset and
 partition, the newest result of each check, the newest tick of each sensor and schedule, runs that have not ended, and
-ended ones that are the last word on a partition (a failed attempt). The newest row of each kind stays, too, so ids of
-deleted rows are never given again, and the cursors of sensors and of the exporter go on.
+ended ones that determine the status of a partition (a failed attempt). The newest row of each kind stays, too, so that
+ids of deleted rows are never reused, and the cursors of sensors and of the exporter remain valid.
 
-Works on SQLite and PostgreSQL, in transactions of a few hundred runs: nobody waits long, and a prune that was cut short
-is simply done again, since a run's row goes last.
+It works on SQLite and PostgreSQL, in transactions of a few hundred runs: nothing is blocked for long, and an
+interrupted prune is simply run again, since a run's row is deleted last.
 """
 
 import shutil
@@ -39,26 +39,26 @@ from dagster._core.storage.schedules.sql_schedule_storage import SqlScheduleStor
 
 from wrm_pipeline.flows.progress import Begin, unobserved
 
-# What sensors and the alerts look back to (a day, and their longest pause between tries) must still be there.
+# Sensors and alerts look back for a day, plus their longest pause between retries.
 MINIMUM_DAYS = 2
 
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 _RUNS_AT_ONCE = 200
-# SQLite takes 32,766 values in a statement, and before 3.32 it took 999.
+# SQLite accepts 32,766 values in a statement, and 999 before 3.32.
 _IDS_AT_ONCE = 500
-# A file of SQLite is made smaller where a quarter of it, and at least so much, is unused.
+# A SQLite file is compacted if a quarter of it, and at least this much, is unused.
 _VACUUM_SHARE, _VACUUM_BYTES = 0.25, 8 * 2**20
 
 Events, Checks, Runs, Ticks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c, RunsTable.c, JobTickTable.c
 
 
 class UnknownStorageError(RuntimeError):
-    """Dagster keeps its history in a storage that is not known here."""
+    """Dagster keeps its history in a storage that is not supported here."""
 
 
 @dataclass(slots=True)
 class Pruned:
-    """What went, or would go in a dry run."""
+    """What was removed, or would be in a dry run."""
 
     runs: int = 0
     events: int = 0
@@ -73,10 +73,12 @@ class Pruned:
 
 
 def prune(instance: dg.DagsterInstance, *, before: datetime, apply: bool, begin: Begin = unobserved) -> Pruned:
-    """Remove what ended before a time (aware); without `apply` only count. `begin` hears of each few hundred runs.
+    """Remove everything that ended before a time (aware); without `apply` only count.
+
+    `begin` is called once per few hundred runs.
 
     Raises:
-        UnknownStorageError: neither SQLite nor PostgreSQL.
+        UnknownStorageError: the storage is neither SQLite nor PostgreSQL.
     """
     runs, events, schedules = _storages(instance)
     with events.index_connection() as connection:
@@ -124,7 +126,7 @@ def _storages(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogS
 
 
 def _to_keep(connection: sa.Connection) -> tuple[set[int], set[str]]:
-    """Ids of events that stay though their runs go, and runs that stay because of them."""
+    """Ids of events that stay although their runs go, and runs that stay because of them."""
     by_partition = (Events.asset_key, Events.dagster_event_type, Events.partition)
     newest = sa.select(sa.func.max(Events.id)).group_by(*by_partition).where(Events.asset_key.is_not(None))
     newest_of_kind = sa.select(sa.func.max(Events.id)).group_by(Events.dagster_event_type)
@@ -136,7 +138,7 @@ def _to_keep(connection: sa.Connection) -> tuple[set[int], set[str]]:
         )
     ).all()
     kept |= {event_id for event_id, _, _ in checks if event_id is not None}
-    # A partition's newest word is an attempt without a result: it failed, and the run's row says so.
+    # A partition's newest event is an attempt without a result: it failed, and the run's row says so.
     attempts = (EventType.ASSET_MATERIALIZATION.value, EventType.ASSET_MATERIALIZATION_PLANNED.value)
     newest_attempt = (
         sa.select(sa.func.max(Events.id))
@@ -147,7 +149,7 @@ def _to_keep(connection: sa.Connection) -> tuple[set[int], set[str]]:
         Events.id.in_(newest_attempt), Events.dagster_event_type == EventType.ASSET_MATERIALIZATION_PLANNED.value
     )
     last_words = {run_id for (run_id,) in connection.execute(unfinished)}
-    # So is a check that was to run and has no result. (With partitions the plan stays a row of its own.)
+    # The same holds for a planned check without a result. (With partitions the plan stays a separate row.)
     planned = {run_id for _, status, run_id in checks if status == "PLANNED"}
     with_result = sa.select(Checks.run_id).where(Checks.run_id.in_(planned), Checks.execution_status != "PLANNED")
     last_words |= planned - {run_id for (run_id,) in connection.execute(with_result)}
@@ -155,8 +157,8 @@ def _to_keep(connection: sa.Connection) -> tuple[set[int], set[str]]:
 
 
 def _ended_before(connection: sa.Connection, before: datetime) -> list[str]:
-    """Ended runs, oldest first. A run that was canceled before it began has no end time."""
-    naive = before.astimezone(UTC).replace(tzinfo=None)  # as Dagster writes such columns
+    """Ended runs, oldest first. A run canceled before it began has no end time."""
+    naive = before.astimezone(UTC).replace(tzinfo=None)  # as Dagster stores such columns
     ended = sa.or_(Runs.end_time < before.timestamp(), sa.and_(Runs.end_time.is_(None), Runs.update_timestamp < naive))
     rows = connection.execute(sa.select(Runs.run_id).where(Runs.status.in_(_ENDED), ended).order_by(Runs.id))
     return [run_id for (run_id,) in rows]
@@ -167,7 +169,7 @@ def _of_runs(run_ids: Collection[str]) -> sa.ColumnElement[bool]:
 
 
 def _of_no_run(before: datetime) -> sa.ColumnElement[bool]:
-    """Events that people or the daemon reported, by their own time."""
+    """Events reported outside runs, by people or the daemon, by their own time."""
     return sa.and_(Events.run_id == "", Events.timestamp < before.astimezone(UTC).replace(tzinfo=None))
 
 
@@ -213,7 +215,7 @@ def _remove_files(
     *,
     apply: bool,
 ) -> None:
-    """Event files of single runs (SQLite), and what their processes printed; also of runs that are gone already."""
+    """Event files of single runs (SQLite) and their captured output, including those of runs deleted earlier."""
     folders: list[Path] = []
     if isinstance(events, SqliteEventLogStorage):
         folders.append(Path(events.path_for_shard("index")).parent)
@@ -233,7 +235,7 @@ def _remove_files(
 def _old_files(folder: Path, surviving: Collection[str], before: float) -> Iterator[Path]:
     for path in folder.iterdir() if folder.is_dir() else ():
         run_id = path.name.removesuffix(".db")
-        # A run's last event may be written after its end; its files are as old as that.
+        # A run's last event may be written after its end, and its files are only as old as that.
         if _is_run_id(run_id) and run_id not in surviving:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < before:
@@ -253,7 +255,7 @@ def _size(path: Path) -> int:
 
 
 def _shrink_sqlite(instance: dg.DagsterInstance, events: SqlEventLogStorage, done: Pruned) -> None:
-    """Give unused pages back to the disk. They would be used again anyway, so a busy file is left alone."""
+    """Return unused pages to the file system. They would be reused anyway, so a busy file is left alone."""
     if not isinstance(events, SqliteEventLogStorage):
         return
     home = Path(instance.root_directory)
@@ -270,7 +272,7 @@ def _shrink_sqlite(instance: dg.DagsterInstance, events: SqlEventLogStorage, don
                 if unused * page > _VACUUM_BYTES and unused > pages * _VACUUM_SHARE:
                     connection.execute("VACUUM")
         except sqlite3.OperationalError as error:
-            done.warnings.append(f"{file.name} was not made smaller ({error}); its free room is used by what comes.")
+            done.warnings.append(f"{file.name} was not compacted ({error}); its free space will be reused.")
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -279,14 +281,14 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def oldest_to_keep(days: float) -> datetime:
-    """The time before which history goes.
+    """The time before which history is removed.
 
     Raises:
         ValueError: fewer than MINIMUM_DAYS.
     """
     if days < MINIMUM_DAYS:
         raise ValueError(
-            f"At least {MINIMUM_DAYS} days of history are needed: sensors would ask again for runs whose keys are "
+            f"At least {MINIMUM_DAYS} days of history are needed: sensors would request runs again once their keys are "
             "forgotten, and alerts look back for a day."
         )
     return datetime.fromtimestamp(time.time() - days * 86400, UTC)

@@ -1,4 +1,4 @@
-"""Old days are packed at night, where WRM_COMPACT_AFTER_DAYS is set."""
+"""Packs old days at night, if WRM_COMPACT_AFTER_DAYS is set."""
 
 import dagster as dg
 
@@ -11,5 +11,5 @@ wrm_compaction_schedule = dg.ScheduleDefinition(
     cron_schedule="40 3 * * *",
     execution_timezone=LOCAL_ZONE_NAME,
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Packs the raw objects of old days, when few ride.",
+    description="Packs the raw objects of old days, at night.",
 )

@@ -1,4 +1,4 @@
-"""The clock of the check that must run when nothing else does."""
+"""Schedules the checks that must run even when nothing else does."""
 
 import dagster as dg
 
@@ -9,5 +9,5 @@ wrm_freshness_schedule = dg.ScheduleDefinition(
     job=wrm_freshness_job,
     cron_schedule="*/5 * * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Is the newest published snapshot of now? Asked by the clock: no run asks when data stops coming.",
+    description="Is the newest published snapshot current? On a schedule, as no run checks when data stops arriving.",
 )

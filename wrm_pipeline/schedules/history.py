@@ -1,4 +1,4 @@
-"""The clock that keeps Dagster's history small where no systemd timer does."""
+"""Keeps Dagster's history small, unless a systemd timer does."""
 
 import dagster as dg
 
@@ -10,5 +10,5 @@ wrm_prune_history_schedule = dg.ScheduleDefinition(
     cron_schedule="30 3 * * *",
     execution_timezone="Europe/Warsaw",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Dagster's runs and events older than WRM_HISTORY_DAYS go, once a day.",
+    description="Removes Dagster's runs and events older than WRM_HISTORY_DAYS, once a day.",
 )

@@ -1,4 +1,4 @@
-"""The clock of the archive."""
+"""Schedules the snapshot of each minute."""
 
 import dagster as dg
 
@@ -9,5 +9,5 @@ wrm_stations_ingest_schedule = dg.ScheduleDefinition(
     job=wrm_stations_ingest_job,
     cron_schedule="* * * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="A snapshot each minute: what is not taken is gone.",
+    description="Takes a snapshot each minute; a missed one is lost.",
 )

@@ -1,8 +1,8 @@
-"""Tells a person about runs that fail and checks that do not hold: once when it begins, once when it is over.
+"""Alerts people to failing runs and failing checks: once at the beginning, once at the end.
 
-Both sensors look at the runs that ended since the last tick, successes included: that is how they know that something
-is over. What is open is in the sensor's cursor. A message counts as told when the webhook took it, so one that could
-not be sent is sent by a later tick, and nothing else waits for it.
+Both sensors read the runs that ended since the last tick, successes included, which show that an incident is over. Open
+incidents are kept in the sensor's cursor. A message counts as delivered once the webhook has accepted it; one that
+could not be sent is sent by a later tick, and nothing else waits for it.
 """
 
 import json
@@ -33,86 +33,87 @@ from wrm_pipeline.sensors.ended_runs import (
     short_id,
 )
 
-# At the first tick, so that whoever sets the webhook hears at once of what fails now; and after a long pause.
+# At the first tick, so that current failures are reported as soon as the webhook is set; and after a long pause.
 FIRST_LOOK_BACK_S = 600.0
 LONGEST_LOOK_BACK_S = 24 * 3600.0
 _ENDINGS = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
 RUNS_PER_TICK = 200
-# Of at most 15 s each: a tick is cut off after 60 s.
+# Each takes at most 15 s, and a tick is cut off after 60 s.
 MESSAGES_PER_TICK = 3
 
-READ_RUN = "Open the run: its first red step has the whole error. When the cause is gone, use Re-execute from there"
+READ_RUN = "Open the run: its first red step has the full error. Once the cause is fixed, use Re-execute from there"
 LOOK_AT_CHECK = "Open the asset's Checks tab: the result's metadata has counts, thresholds and samples"
 
-# What to try, by the class of the error; else by the outside system that it is about.
+# Remedies by error class, and for other errors by outside system.
 REMEDIES = {
     "PartitionWouldShrinkError": (
-        "Look for raw objects that are gone or unreadable. If the loss is meant, run the day with `allow_shrink: true`"
+        "Look for raw objects that are gone or unreadable. If the loss is intended, run the day with "
+        "`allow_shrink: true`"
     ),
-    "UnreadablePartitionError": "The next run of the day builds it again; see who else writes to the lake",
-    "ObjectArchivedError": "Restore the object from its archive storage class, and see to the bucket's lifecycle rules",
-    "AccountingError": "A fault of the program; nothing was published. Keep the raw objects and the log, and report it",
-    "StorageFullError": "Make room on the disk or in the bucket; what could not be stored is tried again by itself",
-    "StorageDeniedError": "Correct the credentials or rights of the object store; `wrm doctor` tries them",
+    "UnreadablePartitionError": "The next run of the day rebuilds it; find out what else writes to the lake",
+    "ObjectArchivedError": "Restore the object from its archive storage class, and check the bucket's lifecycle rules",
+    "AccountingError": "A bug in the program; nothing was published. Keep the raw objects and the log, and report it",
+    "StorageFullError": "Make room on the disk or in the bucket; failed writes are retried automatically",
+    "StorageDeniedError": "Correct the credentials or permissions of the object store; `wrm doctor` tests them",
     "SettingsError": "Correct the variable that the error names, and restart the services",
-    "Failure": "Open the run: the step's error says what came instead, and where it is kept",
+    "Failure": "Open the run: the step's error says what arrived instead, and where it is kept",
 }
 OUTSIDE_REMEDIES = {
     "feed": (
-        "Open the feed's URL. If it is down, wait: it is asked each minute. Minutes that were missed cannot be fetched "
-        "later"
+        "Open the feed's URL. If it is down, wait: it is tried each minute. Missed minutes cannot be fetched later"
     ),
-    "s3": "Run `wrm doctor`. Snapshots wait in the local spool meanwhile and are delivered by themselves",
-    "vault": "Run `wrm doctor`. Is Vault sealed, or has the secret id run out? Snapshots wait in the local spool",
+    "s3": "Run `wrm doctor`. Snapshots wait in the local spool meanwhile and are delivered automatically",
+    "vault": "Run `wrm doctor`. Is Vault sealed, or has the secret id expired? Snapshots wait in the local spool",
 }
 NO_STEP_REMEDY = (
-    "The run's process ended without an error of a step: look for out-of-memory kills (`journalctl -k`), a restart, "
-    "a full disk. Then run it again"
+    "The run's process ended without a step error: look for out-of-memory kills (`journalctl -k`), a restart, a full "
+    "disk. Then run it again"
 )
 CHECK_REMEDIES = {
     "today_is_fresh": (
-        "See whether wrm_stations_ingest_job and wrm_stations_processing_job run and succeed, and whether the daemon "
+        "Check whether wrm_stations_ingest_job and wrm_stations_processing_job run and succeed, and whether the daemon "
         "is up (`Deployment` in the UI)"
     ),
     "clock_was_not_ahead": (
-        "Nothing, if nothing waits: it ends by itself when that time has come. Else `wrm repair-clock --apply`, and "
-        "restart the daemon. See why the clock was wrong (`timedatectl`, `journalctl -u systemd-timesyncd`); snapshots "
-        "of that time are listed by `wrm doctor`, and `wrm raw move-future --apply` sets them right"
+        "Nothing, if nothing waits: it ends by itself when that time has come. Otherwise `wrm repair-clock --apply`, "
+        "and restart the daemon. Find out why the clock was wrong (`timedatectl`, `journalctl -u systemd-timesyncd`); "
+        "`wrm doctor` lists snapshots of that time, and `wrm raw move-future --apply` moves them to their true time"
     ),
     "enhanced_files_are_readable": (
-        "`wrm rebuild --from DAY --to DAY` makes the day's file again; see who else writes to the lake"
+        "`wrm rebuild --from DAY --to DAY` rebuilds the day's file; find out what else writes to the lake"
     ),
     "row_count_is_usual": "Compare the days in the result's samples; look for gaps between the day's raw snapshots",
     "feed_format_is_read": (
-        "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; when a "
-        "release reads it, `wrm dlq replay --drift` publishes all of it"
+        "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; once a "
+        "release can read it, `wrm dlq replay --drift` publishes everything"
     ),
     "dead_letters_are_readable": (
-        "`wrm dlq list --status unreadable` names them, `wrm dlq show ID` says why. Correct the object, or take it out "
-        "of the queue with `wrm dlq discard ID --reason '…'`. Nothing else is held up by it"
+        "`wrm dlq list --status unreadable` lists them, `wrm dlq show ID` says why. Correct the object, or take it out "
+        "of the queue with `wrm dlq discard ID --reason '…'`. It blocks nothing else"
     ),
     "spool_is_readable": (
-        "`wrm doctor` names the files. Correct the owner or mode of a snapshot and move it from `unreadable/` back "
-        "into the spool; remove what is not one. Nothing is held up by them"
+        "`wrm doctor` lists the files. Correct the owner or mode of a snapshot and move it from `unreadable/` back "
+        "into the spool; remove anything else. They block nothing"
     ),
-    "dead_letter_share_is_low": "`wrm dlq list` shows what was refused and why; the feed's format may have changed",
+    "dead_letter_share_is_low": "`wrm dlq list` shows what was rejected and why; the feed's format may have changed",
     "raw_objects_are_all_there": (
         "Their rows are still published. Bring the raw objects back (a backup, an older version, a restore from an "
-        "archive class, rights); if the loss is meant, run the day with `allow_shrink: true`. `wrm doctor` names them"
+        "archive class, permissions); if the loss is intended, run the day with `allow_shrink: true`. `wrm doctor` "
+        "lists them"
     ),
     "partition_files_are_ours": (
-        "See who else writes to the lake. `wrm rebuild --dry-run` says of each file what would become of it; what it "
-        "leaves alone holds rows that ours lacks, or cannot be read"
+        "Find out what else writes to the lake. `wrm rebuild --dry-run` reports what would happen to each file; those "
+        "that it leaves alone hold rows that ours lacks, or cannot be read"
     ),
     "flag_shares_are_usual": "Look at the samples, and at the feed itself; the rows are published and flagged",
     "record_types_are_known": "Look at the samples: the feed may have a new kind of id or name",
-    "no_rule_fires_more_than_usual": "`quality_rule_hits` has 20 of the rows, and `quality_rules` says what they mean",
+    "no_rule_fires_more_than_usual": "`quality_rule_hits` has 20 of the rows, `quality_rules` explains the rules",
     "distributions_are_usual": (
         "Compare `distribution` in `quality_profile` with the days before; the feed or the city may have changed"
     ),
-    "anomalies_are_few": "`quality_anomalies` says what was seen at which station; many at once are the feed's fault",
+    "anomalies_are_few": "`quality_anomalies` says what was seen where; many at once point to the feed",
 }
-# These are about now or the newest day, whichever day the run is about.
+# These concern now or the newest day, whichever day the run is for.
 _OF_NO_PARTITION = frozenset(
     key.name
     for check in (
@@ -131,12 +132,12 @@ ReadRun = Callable[[dg.DagsterInstance, dg.RunRecord], Sequence[Outcome]]
 
 @dataclass(slots=True)
 class AlertCursor:
-    """What a sensor knows between two ticks; its cursor.
+    """A sensor's state between two ticks, kept in its cursor.
 
     Attributes:
-        until: Runs were read up to this time of their last update.
-        seen: When runs ended that were read lately, by the first part of their ids.
-        incidents: Those that are open.
+        until: Runs last updated up to this time have been read.
+        seen: End times of recently read runs, by the first part of their ids.
+        incidents: Open incidents.
     """
 
     until: float
@@ -145,9 +146,9 @@ class AlertCursor:
 
     @classmethod
     def from_cursor(cls, cursor: str | None, now: float) -> "AlertCursor":
-        """Read back; a cursor of another version, or one that is not ours, counts as a first look.
+        """Read back; a cursor of another version, or an invalid one, counts as the first tick.
 
-        One from the future, where a clock that was ahead has left it, goes on from now.
+        One from the future, left by a clock that was ahead, continues from now.
         """
         try:
             content = json.loads(cursor or "")
@@ -160,7 +161,7 @@ class AlertCursor:
         return cls(now - FIRST_LOOK_BACK_S)
 
     def to_cursor(self) -> str:
-        """A few kB with some incidents open; bounded."""
+        """A few kB with some open incidents; bounded."""
         content = {"until": self.until, "seen": self.seen, "incidents": self.incidents.to_json()}
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
@@ -168,7 +169,7 @@ class AlertCursor:
 def collect_outcomes(
     instance: dg.DagsterInstance, cursor: AlertCursor, read: ReadRun, *, now: float | None = None
 ) -> int:
-    """Take the runs that ended since into account; gives their number. What ended later than `now` ended now."""
+    """Take newly ended runs into account; returns their number. End times in the future count as `now`."""
     now = time.time() if now is None else now
     records = ended_runs(instance, cursor.until, cursor.seen, _ENDINGS, RUNS_PER_TICK)
     forget_before = cursor.until - REMEMBERED_S
@@ -185,9 +186,9 @@ def collect_outcomes(
 
 
 def send_notifications(cursor: AlertCursor, post: Callable[[str], None], *, now: float, ui_url: str) -> tuple[int, str]:
-    """Send what is due; gives how many messages were delivered, and why the others were not."""
+    """Send due messages; returns how many were delivered, and why the others were not."""
     delivered, trouble = 0, ""
-    for message in cursor.incidents.to_tell(now, ui_url)[:MESSAGES_PER_TICK]:
+    for message in cursor.incidents.to_report(now, ui_url)[:MESSAGES_PER_TICK]:
         try:
             post(message.text)
         except ExternalError as error:
@@ -195,18 +196,19 @@ def send_notifications(cursor: AlertCursor, post: Callable[[str], None], *, now:
             if isinstance(error, TransientError):
                 break
         else:
-            cursor.incidents.told(message, now)
+            cursor.incidents.reported(message, now)
             delivered += 1
     return delivered, trouble
 
 
-# --- what an ended run says ------------------------------------------------------------------------------------
+# --- the outcome of an ended run ------------------------------------------------------------------------------------
 
 
 def run_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Outcome]:
     """Whether a run succeeded.
 
-    Nothing where it is tried again by itself, or failed for what a check tells: a blocking one, or that of the feed.
+    Empty if it is retried automatically, or failed because of something that a check reports: a blocking check, or that
+    of the feed.
     """
     run = record.dagster_run
     # The tables of now: that an older day's run failed is over when any run succeeds.
@@ -217,19 +219,19 @@ def run_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Out
     if run.tags.get("dagster/will_retry") == "true":
         return []
     events = _events(instance, run, EventType.STEP_FAILURE, EventType.RUN_FAILURE, EventType.ASSET_CHECK_EVALUATION)
-    if any(_stopped_the_run(event) or _is_told_by_check(event) for event in events):
+    if any(_stopped_the_run(event) or _is_reported_by_check(event) for event in events):
         return []
     return [outcome(_failure(events))]
 
 
 def check_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Outcome]:
-    """What the checks found that a run evaluated."""
+    """The results of the checks that a run evaluated."""
     run = record.dagster_run
     outcomes = []
     for event in _events(instance, run, EventType.ASSET_CHECK_EVALUATION):
         found = event.asset_check_evaluation_data
         if not found.passed and EXPLAINED_BY in found.metadata:
-            continue  # another check tells of the cause
+            continue  # another check reports the cause
         asset = found.asset_key.to_user_string()
         failure = None
         if not found.passed:
@@ -266,7 +268,7 @@ def _stopped_the_run(event: dg.DagsterEvent) -> bool:
     return bool(found.blocking and not found.passed and found.severity is dg.AssetCheckSeverity.ERROR)
 
 
-def _is_told_by_check(event: dg.DagsterEvent) -> bool:
+def _is_reported_by_check(event: dg.DagsterEvent) -> bool:
     if event.event_type is not EventType.STEP_FAILURE:
         return False
     error = cause_of(event.step_failure_data.error)
@@ -289,7 +291,7 @@ def _step_failure(step: str, error: Any, message: str) -> Failure:
     line = redact(first_line(error.message if error else message))
     place = f"step {step}"
     if name in _names_of_outside_errors():
-        # An outage has many faces: time-outs, refusals, then an open circuit. It is one cause.
+        # An outage shows in many ways: time-outs, refusals, then an open circuit. It is one cause.
         target = line.removeprefix(f"{name}: ").split(maxsplit=1)[0]
         remedy = REMEDIES.get(name) or OUTSIDE_REMEDIES.get(target, READ_RUN)
         return Failure(f"outside {target}", line, place, remedy)
@@ -312,15 +314,15 @@ def _tick(
     context: dg.SensorEvaluationContext, alerts: AlertsResource, read: ReadRun
 ) -> dg.SensorResult | dg.SkipReason:
     if not alerts.possible:
-        return dg.SkipReason("There is no webhook to tell: WRM_ALERT_WEBHOOK_URL is not set.")
+        return dg.SkipReason("There is no webhook: WRM_ALERT_WEBHOOK_URL is not set.")
     now = time.time()
     cursor = AlertCursor.from_cursor(context.cursor, now)
     runs = collect_outcomes(context.instance, cursor, read, now=now)
     delivered, trouble = send_notifications(cursor, alerts.post, now=now, ui_url=alerts.ui_url)
     if trouble:
-        context.log.warning("An alert waits for the webhook, and is sent later: %s", trouble)
-    told = f"{runs} runs ended; {delivered} messages sent."
-    return dg.SensorResult(skip_reason=told, cursor=cursor.to_cursor())
+        context.log.warning("An alert could not be sent to the webhook and is sent later: %s", trouble)
+    summary = f"{runs} runs ended; {delivered} messages sent."
+    return dg.SensorResult(skip_reason=summary, cursor=cursor.to_cursor())
 
 
 @dg.sensor(
@@ -328,8 +330,8 @@ def _tick(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) when runs begin to fail, once for each cause, and when that is "
-        "over: what failed, the first line of the error, a link, what to try."
+        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) when runs begin to fail, once per cause, and when that is over: "
+        "what failed, the first line of the error, a link, what to try."
     ),
 )
 def wrm_run_alerts_sensor(
@@ -344,8 +346,8 @@ def wrm_run_alerts_sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) when an asset check no longer holds, once for each check, and "
-        "when it holds again."
+        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) when an asset check no longer holds, once per check, and when it "
+        "holds again."
     ),
 )
 def wrm_check_alerts_sensor(

@@ -1,7 +1,7 @@
 """Ends runs whose process is gone: a power cut, out of memory, `kill -9`.
 
-Without it such a run stays in progress, and keeps its places in the pools, until `max_runtime_seconds` have passed;
-while one held the pool `ingest`, no snapshot was taken for a quarter of an hour.
+Otherwise such a run would stay in progress, and keep its slots in the pools, until `max_runtime_seconds` have passed;
+while one holds the pool `ingest`, no snapshot is taken for a quarter of an hour.
 """
 
 import json
@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 INTERVAL_S = 30
-# Clocks of the log and of the kernel differ by rounding; a process starts before the event that tells its number.
+# Clocks of the log and of the kernel differ by rounding; a process starts before the event with its process id.
 _CLOCKS_DIFFER_S = 2.0
 
 
@@ -18,12 +18,12 @@ _CLOCKS_DIFFER_S = 2.0
     minimum_interval_seconds=INTERVAL_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Marks runs as failed whose process is gone (power cut, out of memory, `kill -9`), so that Dagster repeats "
-        "them and their places in the pools are free. Runs of other machines are left alone."
+        "Marks runs whose process is gone (power cut, out of memory, `kill -9`) as failed, so that Dagster retries "
+        "them and their slots in the pools are free. Runs of other machines are left alone."
     ),
 )
 def wrm_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Look at every run in progress."""
+    """Check every run in progress."""
     ended = end_dead_runs(context.instance)
     if not ended:
         return dg.SkipReason("Each run in progress has its process.")
@@ -33,9 +33,9 @@ def wrm_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """Mark runs as failed (canceled, if that was asked for) whose process of this machine is gone; returns them.
+    """Mark runs whose process on this machine is gone as failed (or canceled, if requested); returns them.
 
-    A run whose process has not told its number yet is the daemon's own business (`start_timeout_seconds`).
+    A run whose process id is not known yet is left to the daemon (`start_timeout_seconds`).
     """
     in_progress = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -44,7 +44,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     for run in instance.get_runs(in_progress):
         if not _is_child_of_code_server(run) or _has_process(instance, run.run_id):
             continue
-        # Its last word may have come in between.
+        # It may have ended in between.
         latest = instance.get_run_by_id(run.run_id)
         if latest is None or latest.is_finished:
             continue
@@ -64,7 +64,7 @@ def _is_child_of_code_server(run: dg.DagsterRun) -> bool:
 
 
 def _has_process(instance: dg.DagsterInstance, run_id: str) -> bool:
-    import psutil  # 20 ms, and mostly no run is in progress
+    import psutil  # takes 20 ms, and usually no run is in progress
 
     events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records
     for event in events:
@@ -74,9 +74,9 @@ def _has_process(instance: dg.DagsterInstance, run_id: str) -> bool:
             continue
         try:
             process = psutil.Process(int(str(pid.value)))
-            # A number may have been given again, after a restart of the machine above all.
+            # A process id may have been reused, above all after a restart of the machine.
             same = process.create_time() <= event.event_log_entry.timestamp + _CLOCKS_DIFFER_S
             return same and process.status() != psutil.STATUS_ZOMBIE
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: the number is another account's by now
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: the id now belongs to another account
             return False
     return True

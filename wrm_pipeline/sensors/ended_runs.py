@@ -1,4 +1,4 @@
-"""Runs that ended since a sensor looked last, each once, whatever order they became visible in."""
+"""Runs that ended since a sensor's last tick, each once, in whatever order they became visible."""
 
 import math
 from collections.abc import Container, Sequence
@@ -7,9 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-# Runs are written by many processes: one may become visible after another that was updated later.
+# Many processes write runs: one may become visible after another that was updated later.
 OVERLAP_S = 60.0
-# A run that was seen may be updated once more (tags); until then it is remembered.
+# A run may be updated again after it was seen (tags); it is remembered until then.
 REMEMBERED_S = 900.0
 
 
@@ -32,26 +32,26 @@ def ended_runs(
         new = [record for record in found if short_id(record) not in seen]
         if new or len(found) < page:
             return new[:limit]
-        page *= 2  # that many ended at once, and all were seen
+        page *= 2  # a whole page ended at the same time, and all were seen
 
 
 def short_id(record: dg.RunRecord) -> str:
-    """Enough of a run's id to tell it from the others of these minutes."""
+    """Enough of a run's id to distinguish it from others of the same minutes."""
     return record.dagster_run.run_id[:8]
 
 
 def seen_until(record: dg.RunRecord, now: float) -> float:
-    """Up to when runs were read once this one is: never later than now, whatever a clock that was ahead wrote."""
+    """The time up to which runs are read once this one is: never in the future, even if a clock was ahead."""
     return min(record.update_timestamp.timestamp(), now)
 
 
 def remembered_at(record: dg.RunRecord) -> float:
-    """The time by which a run that was seen is remembered; one from the future until that has passed."""
+    """The time under which a seen run is remembered; one from the future is remembered until it has passed."""
     return max(ended_at(record), record.update_timestamp.timestamp())
 
 
 def is_time(value: object) -> bool:
-    """Whether a value of a cursor is a time in Unix seconds."""
+    """Whether a cursor's value is a time in Unix seconds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -61,7 +61,7 @@ def ended_at(record: dg.RunRecord) -> float:
 
 
 def cause_of(error: Any) -> Any:
-    """What our code raised: it is the cause of Dagster's own exception."""
+    """The exception of our code, which is the cause of Dagster's own."""
     while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
         error = error.cause
     return error

@@ -1,8 +1,8 @@
-"""Writes what each run read and made as OpenLineage events, and posts them where OPENLINEAGE_URL says.
+"""Records what each run read and wrote as OpenLineage events, and posts them to OPENLINEAGE_URL.
 
-One place for all runs, after they ended: a run pays nothing for it (importing openlineage-python beside Dagster takes
-0.4 s of CPU, and runs start every minute), and a run whose process was killed is recorded as well. What a run did is
-read from Dagster's event log; schemas and column lineage are those that the assets show.
+This happens after a run has ended, for all runs in one place: runs spend no time on it (importing openlineage-python
+beside Dagster takes 0.4 s of CPU, and runs start every minute), and runs whose process was killed are recorded as well.
+What a run did is read from Dagster's event log; schemas and column lineage are those of the assets.
 """
 
 import json
@@ -40,14 +40,15 @@ from wrm_pipeline.sensors.ended_runs import (
 )
 from wrm_pipeline.settings import Settings
 
-# At the first tick, and after a pause: runs that ended longer ago than this are not recorded any more.
+# At the first tick, and after a pause: runs that ended longer ago than this are not recorded.
 LOOK_BACK_S = 24 * 3600.0
 RUNS_PER_TICK = 100
-# A tick is cut off after 60 s. Nothing new is begun after these; one request takes 25 s (store) or 9 s (receiver).
+# A tick is cut off after 60 s. Nothing new is begun after these times; a request takes up to 25 s (store) or 9 s
+# (receiver).
 RECORD_S = 20.0
 SEND_S = 10.0
 REMOVE_S = 10.0
-# Runs whose events wait for the receiver: four hours of two runs a minute. The store has what is dropped.
+# Runs whose events wait for the receiver: four hours of two runs a minute. Dropped ones remain in the store.
 MOST_UNSENT = 500
 LONGEST_ERROR = 2_000
 
@@ -66,13 +67,13 @@ _SIZES = ("size_bytes", "published_bytes")
 
 @dataclass(slots=True)
 class LineageCursor:
-    """What the sensor knows between two ticks; its cursor.
+    """The sensor's state between two ticks, kept in its cursor.
 
     Attributes:
-        until: Runs were read up to this time of their last update.
-        seen: When runs ended that were read lately, by the first part of their ids.
-        unsent: Keys of events that the receiver has not taken yet, the oldest first.
-        dropped: Runs that will never be sent by the sensor, since too many waited or the receiver refused them.
+        until: Runs last updated up to this time have been read.
+        seen: End times of recently read runs, by the first part of their ids.
+        unsent: Keys of events that the receiver has not accepted yet, oldest first.
+        dropped: Number of runs that the sensor will never send, as too many waited or the receiver rejected them.
         removed_on: The day on which old events were last removed.
     """
 
@@ -84,9 +85,9 @@ class LineageCursor:
 
     @classmethod
     def from_cursor(cls, cursor: str | None, now: float) -> "LineageCursor":
-        """Read back; a cursor of another version, or one that is not ours, counts as a first look.
+        """Read back; a cursor of another version, or an invalid one, counts as the first tick.
 
-        One from the future, where a clock that was ahead has left it, goes on from now.
+        One from the future, left by a clock that was ahead, continues from now.
         """
         try:
             parsed = cls(**json.loads(cursor or ""))
@@ -109,7 +110,7 @@ class LineageCursor:
         )
 
     def to_cursor(self) -> str:
-        """At most 50 kB, with a receiver that is down for hours."""
+        """At most 50 kB, after a receiver was down for hours."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
 
@@ -118,7 +119,7 @@ class LineageCursor:
 
 @dataclass(frozen=True, slots=True)
 class DatasetResolver:
-    """Assets and their datasets, as this installation has them."""
+    """Resolves assets and columns to the datasets of this installation."""
 
     graph: Any
     settings: Settings
@@ -126,7 +127,7 @@ class DatasetResolver:
     database: Path
 
     def datasets(self, asset: str) -> list[DatasetName]:
-        """Where an asset's data lies."""
+        """The datasets that hold an asset's data."""
         folder = object_folder(asset, self.settings.layout)
         if folder is not None:
             return [DatasetName.of_object(self.store.url(folder))]
@@ -134,7 +135,7 @@ class DatasetResolver:
         return [self._table(table) for table in tables or [asset]]
 
     def column(self, asset: str, name: str) -> tuple[DatasetName, str]:
-        """A column of an asset, and the dataset that has it."""
+        """A column of an asset, with its dataset."""
         shown = shown_columns(asset).get(name)
         return (self._table(shown[0].name), shown[1].name) if shown else (self.datasets(asset)[0], name)
 
@@ -154,10 +155,10 @@ class DatasetResolver:
         return (node.description or "").partition("\n\n")[0] if node else ""
 
     def outputs(self, asset: str, metadata: Mapping[str, Any]) -> list[Output]:
-        """What a materialization wrote: columns as it shows them, or else as the asset does."""
+        """What a materialization wrote: columns from its metadata, or else from the asset's."""
         columns = {dataset: list[Column]() for dataset in self.datasets(asset)}
         origins = {dataset: dict[str, Sequence[tuple[DatasetName, str]]]() for dataset in columns}
-        # What was left as it was keeps the schema of an earlier event: 11 kB less a minute.
+        # Unchanged data keeps the schema of an earlier event: 11 kB less per minute.
         for column, made_from in () if _left_alone(metadata) else self._columns(asset, metadata):
             dataset, name = self.column(asset, column.name)
             columns[dataset].append(replace(column, name=name))
@@ -172,7 +173,7 @@ class DatasetResolver:
     def _columns(
         self, asset: str, metadata: Mapping[str, Any]
     ) -> list[tuple[Column, Sequence[tuple[DatasetName, str]]]]:
-        """Columns as the asset shows them, and what each is made from."""
+        """Columns as the asset declares them, and the columns that each is made from."""
         node = self._node(asset)
         shown = {**(node.metadata if node else {}), **{name: value.value for name, value in metadata.items()}}
         schema, lineage = (_plain(shown.get(f"dagster/column_{kind}")) for kind in ("schema", "lineage"))
@@ -199,7 +200,7 @@ def _name(key: dg.AssetKey) -> str:
 
 
 def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, resolver: DatasetResolver) -> list[Step]:
-    """What an ended run materialized, and what it failed to; nothing for assets that were never begun."""
+    """What an ended run materialized or failed to materialize; nothing for assets that were never begun."""
     run = record.dagster_run
     finished = datetime.fromtimestamp(ended_at(record), UTC)
     began: dict[str, datetime] = {}
@@ -255,9 +256,9 @@ def steps_of(instance: dg.DagsterInstance, record: dg.RunRecord, resolver: Datas
         )
 
     steps = [step_of(asset, step, "COMPLETE", at, materialization) for asset, step, at, materialization in made]
-    told = {asset for asset, *_ in made}
+    recorded = {asset for asset, *_ in made}
     for asset, step in planned.items():
-        if asset in told or (step not in began and step not in errors):
+        if asset in recorded or (step not in began and step not in errors):
             continue
         if step in errors:
             steps.append(step_of(asset, step, "FAIL", ended.get(step, finished), error=errors[step]))
@@ -274,7 +275,7 @@ def _shown(message: str) -> str:
 
 
 def _written(metadata: Mapping[str, Any], names: Sequence[str]) -> int | None:
-    """A count of what this run wrote: 0 where it left everything as it was."""
+    """A count of what this run wrote: 0 if it left everything unchanged."""
     values = (getattr(metadata.get(name), "value", None) for name in names)
     found = next((value for value in values if type(value) is int), None)
     return 0 if found is not None and _left_alone(metadata) else found
@@ -289,10 +290,10 @@ def _left_alone(metadata: Mapping[str, Any]) -> bool:
 
 
 def record_runs(instance: dg.DagsterInstance, cursor: LineageCursor, resolver: DatasetResolver, namespace: str) -> int:
-    """Write the events of runs that ended since; gives how many runs have some.
+    """Write the events of newly ended runs; returns how many runs have any.
 
     Raises:
-        ExternalError: the store failed; a later tick goes on where this one stopped.
+        ExternalError: the store failed; a later tick continues where this one stopped.
     """
     started, recorded, now = time.monotonic(), 0, time.time()
     for record in ended_runs(instance, cursor.until, cursor.seen, _ENDINGS, RUNS_PER_TICK):
@@ -313,7 +314,7 @@ def record_runs(instance: dg.DagsterInstance, cursor: LineageCursor, resolver: D
 
 
 def send(cursor: LineageCursor, store: ObjectStore, post: Callable[[bytes], None]) -> tuple[int, str]:
-    """Post what waits, the oldest first; gives for how many runs, and why the others still wait."""
+    """Post waiting events, oldest first; returns for how many runs, and why the others still wait."""
     cursor.dropped += max(len(cursor.unsent) - MOST_UNSENT, 0)
     cursor.unsent = cursor.unsent[-MOST_UNSENT:]
     started, sent, trouble = time.monotonic(), 0, ""
@@ -326,14 +327,14 @@ def send(cursor: LineageCursor, store: ObjectStore, post: Callable[[bytes], None
             trouble = str(error)
             refused = isinstance(error, PermanentError) and error.status in {400, 413, 422}
             if not refused and not isinstance(error, ObjectNotFoundError):
-                break  # not about this run: it waits for a better time or configuration
+                break  # not this run's fault: it waits for a better time or configuration
             cursor.dropped += 1
         cursor.unsent.pop(0)
     return sent, trouble
 
 
 def remove_old(cursor: LineageCursor, store: ObjectStore, layout: Layout, today: date, days: int) -> int:
-    """Once a day, remove what is older than `days` days; gives how many objects.
+    """Once a day, remove events older than `days` days; returns the number of objects.
 
     Raises:
         ExternalError: the store failed.
@@ -348,7 +349,7 @@ def remove_old(cursor: LineageCursor, store: ObjectStore, layout: Layout, today:
             continue
         for info in store.list(folder):
             if time.monotonic() - started > REMOVE_S:
-                return removed  # the next tick goes on
+                return removed  # the next tick continues
             store.delete(info.key)
             removed += 1
     cursor.removed_on = today.isoformat()
@@ -360,7 +361,7 @@ def remove_old(cursor: LineageCursor, store: ObjectStore, layout: Layout, today:
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Writes what each ended run read and made as OpenLineage events to `lineage/` in the object store, and posts "
+        "Records what each ended run read and wrote as OpenLineage events in `lineage/` of the object store, and posts "
         "them to OPENLINEAGE_URL if that is set (docs/lineage.md)."
     ),
 )
@@ -370,24 +371,24 @@ def wrm_lineage_sensor(
     """Record, send, tidy up."""
     now = datetime.now(UTC)
     cursor = LineageCursor.from_cursor(context.cursor, now.timestamp())
-    told: list[str] = []
+    summary: list[str] = []
     try:
         store = lake.connect(SENSOR_POLICY)
         if context.repository_def is None:
-            raise dg.DagsterInvariantViolationError("this sensor needs the code location that it is in")
+            raise dg.DagsterInvariantViolationError("this sensor needs the code location that defines it")
         resolver = DatasetResolver(context.repository_def.asset_graph, lake.settings, store, lake.database_file)
-        told.append(f"{record_runs(context.instance, cursor, resolver, lineage.namespace)} runs recorded")
+        summary.append(f"{record_runs(context.instance, cursor, resolver, lineage.namespace)} runs recorded")
         receiver = lineage.receiver
         if receiver is None:
             cursor.unsent = []
         else:
             sent, trouble = send(cursor, store, receiver.post)
-            told.append(f"{sent} sent, {len(cursor.unsent)} wait, {cursor.dropped} were dropped so far")
+            summary.append(f"{sent} sent, {len(cursor.unsent)} wait, {cursor.dropped} were dropped so far")
             if trouble:
-                context.log.warning("Lineage events wait for the receiver, and are sent later: %s", trouble)
+                context.log.warning("Lineage events could not be sent to the receiver and are sent later: %s", trouble)
         if removed := remove_old(cursor, store, lake.layout, local_date(now), lineage.days):
-            told.append(f"{removed} objects older than {lineage.days} days removed")
+            summary.append(f"{removed} objects older than {lineage.days} days removed")
     except ExternalError as error:
-        context.log.warning("Lineage waits for the object store; runs are recorded later: %s", error)
-        told.append("the object store failed")
-    return dg.SensorResult(skip_reason=f"{'; '.join(told)}.", cursor=cursor.to_cursor())
+        context.log.warning("The object store failed; lineage of runs is recorded later: %s", error)
+        summary.append("the object store failed")
+    return dg.SensorResult(skip_reason=f"{'; '.join(summary)}.", cursor=cursor.to_cursor())

@@ -1,4 +1,4 @@
-"""Runs that are asked for because raw data arrived or was missed, and because enhanced data is new."""
+"""Requests runs when raw data has arrived or was missed, and when there is new enhanced data."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -15,11 +15,11 @@ from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.resources.lake import LakeResource
 
-# The tables and the map follow new data at this pace: a run a minute would keep a small machine busy with process
+# The tables and the map follow new data at this interval: a run a minute would keep a small machine busy with process
 # starts. The views show new data at once.
 ANALYTICS_INTERVAL_S = 300
 
-# A queued run counts, too: what arrives while it waits is in it, and must not queue up behind it minute by minute.
+# Queued runs count, too: they include what arrives while they wait, so no further runs must queue up behind them.
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.STARTING,
@@ -39,10 +39,10 @@ MAX_EVENTS = 1000
     job=wrm_stations_processing_job,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for a run for each day that has new raw objects; one listing per tick.",
+    description="Requests a run for each day that has new raw objects; one listing per tick.",
 )
 def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
-    """The fast look: what is beyond the cursor."""
+    """The fast check: objects beyond the cursor."""
     now = datetime.now(UTC)
     plan = plan_new_data_runs(
         lake.connect(SENSOR_POLICY),
@@ -61,12 +61,12 @@ def wrm_stations_raw_data_sensor(context: dg.SensorEvaluationContext, lake: Lake
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Compares days with what their published partitions remember, and asks for the runs that are missing: late, "
-        "older, rewritten or removed raw objects, corrected dead letters, runs that failed."
+        "Compares days with what their published partitions record, and requests missing runs: for late, older, "
+        "rewritten or removed raw objects, corrected dead letters, failed runs."
     ),
 )
 def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
-    """The thorough look: a few days at a time."""
+    """The thorough check: a few days at a time."""
     store, layout = lake.connect(SENSOR_POLICY), lake.layout
     now = datetime.now(UTC)
     plan = plan_reconciliation_runs(
@@ -81,7 +81,7 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext, lake
     try:
         LakeFindings(store, layout).update(plan.compared, plan.days)
     except ExternalError as error:
-        context.log.warning("What is wrong with days of the lake could not be kept; the next look does it: %s", error)
+        context.log.warning("Findings about days of the lake could not be stored; the next tick stores them: %s", error)
     return _result(context, layout, plan)
 
 
@@ -186,9 +186,9 @@ def _result(context: dg.SensorEvaluationContext, layout: Layout, plan: RunPlan) 
     for key in plan.unknown_keys:
         dt = folder_date(key.removeprefix(layout.raw_prefix).partition("/")[0])
         why = layout.not_a_partition(dt, today) if dt else ""
-        context.log.warning("Not processed: %s: %s", key, why or "it is not a snapshot of a date")
+        context.log.warning("Not processed: %s: %s", key, why or "it is not a snapshot of any day")
     if plan.waiting:
-        context.log.info("Waiting for the run that is under way: %s", ", ".join(map(str, plan.waiting)))
+        context.log.info("Waiting for the run in progress: %s", ", ".join(map(str, plan.waiting)))
     runs = [dg.RunRequest(run_key=run.run_key, partition_key=run.dt.isoformat()) for run in plan.runs]
     unknown = f" {len(plan.unknown_keys)} key(s) of unknown dates were left alone." if plan.unknown_keys else ""
     reason = None if runs else f"Nothing new.{unknown}"

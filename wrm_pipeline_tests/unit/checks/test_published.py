@@ -71,7 +71,7 @@ def test_a_snapshot_from_the_future_makes_nothing_fresh(lake, ahead):
     found = ask(today_is_fresh, lake, NOON + timedelta(hours=1) - ahead)
     assert number(found, "age_s") == 3600 - ahead.total_seconds() if ahead < timedelta(hours=1) else True
     assert verdict(found) == "ERROR"
-    assert "is later than now and does not count" in str(found.description)
+    assert "is in the future and does not count" in str(found.description)
 
 
 def test_a_day_that_a_clock_ahead_has_published_is_not_the_newest(lake):

@@ -44,9 +44,9 @@ def works(minute: float, *, job: str = "j", partition: str = "") -> Outcome:
 def told(incidents: Incidents, minute: float) -> list[Message]:
     """What is said at that minute, all of it delivered. The state goes through JSON, as between two ticks."""
     now = START + minute * MINUTE
-    messages = incidents.to_tell(now, UI)
+    messages = incidents.to_report(now, UI)
     for message in messages:
-        incidents.told(message, now)
+        incidents.reported(message, now)
     incidents.__init__(json.loads(json.dumps(incidents.to_json())))  # type: ignore[misc]
     return messages
 
@@ -127,7 +127,7 @@ def test_what_began_and_ended_unheard_is_one_message():
     incidents = Incidents()
     incidents.observe(fails(0))
     incidents.observe(fails(1))
-    incidents.to_tell(START, UI)  # and the webhook is down
+    incidents.to_report(START, UI)  # and the webhook is down
     incidents.observe(works(2))
     (message,) = told(incidents, 2 + LATER / 60)
     assert message.text.startswith("🟢")
@@ -137,7 +137,7 @@ def test_what_began_and_ended_unheard_is_one_message():
 
 def test_the_state_is_bounded_and_drops_what_was_told_first():
     incidents = Incidents()
-    incidents.observe(fails(0, cause="told"))
+    incidents.observe(fails(0, cause="reported"))
     told(incidents, 0)
     for n in range(MAX_INCIDENTS + 5):
         incidents.observe(fails(n, cause=f"cause {n}", partition="p"))
@@ -146,11 +146,11 @@ def test_the_state_is_bounded_and_drops_what_was_told_first():
     state = incidents.to_json()
     causes = [entry["cause"] for entry in state]
     assert len(state) == MAX_INCIDENTS
-    assert "told" not in causes
+    assert "reported" not in causes
     assert causes[-1] == f"cause {MAX_INCIDENTS + 4}"
     assert max(len(entry["partitions"]) for entry in state) == MAX_PARTITIONS
     assert len(json.dumps(state)) < 64_000
-    assert any("at least" in message.text for message in incidents.to_tell(START, UI))
+    assert any("at least" in message.text for message in incidents.to_report(START, UI))
 
 
 def test_the_text_of_a_failure():

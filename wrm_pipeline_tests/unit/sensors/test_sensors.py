@@ -402,6 +402,6 @@ def test_analytics_run_one_at_a_time(instance, status):
     report(instance, ENHANCED)
     run = add_run(instance, status, "wrm_analytics_job")
     waiting = tick(ANALYTICS, instance)
-    assert (keys(waiting), waiting.skip_message) == ([], "A run is under way.")
+    assert (keys(waiting), waiting.skip_message) == ([], "A run is in progress.")
     instance.report_run_failed(run)
     assert keys(tick(ANALYTICS, instance)) == [None]
