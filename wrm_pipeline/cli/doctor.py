@@ -17,9 +17,10 @@ from wrm_pipeline.analytics.database_files import moved_aside
 from wrm_pipeline.analytics.enhanced_files import describe_by, look_at_enhanced
 from wrm_pipeline.clients import outgoing
 from wrm_pipeline.clients.cache import BYTES
+from wrm_pipeline.clients.causes import cause_of, host_and_port
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
-from wrm_pipeline.clients.redis_client import connect_redis
+from wrm_pipeline.clients.redis_client import TIMEOUT_S, connect_redis
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.vault import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
@@ -42,6 +43,8 @@ Status = Literal["ok", "warning", "failed", "not used"]
 _ONE_TRY = RetryPolicy(attempts=1, deadline_s=20, base_wait_s=0, max_wait_s=0, attempt_s=18)
 
 # A day of raw, processed and enhanced objects is about 70 MB; the database and its copy come on top.
+_CONNECT_S = 3
+
 _DISK_WARNING_BYTES = 5 * 2**30
 _DISK_FAILURE_BYTES = 500 * 2**20
 
@@ -109,7 +112,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
             finding = check(settings)
         except Exception as error:  # noqa: BLE001 - the point of the command is to say what fails, and go on
             todo = (error.remedy if isinstance(error, ExternalError) else "") or default_todo
-            finding = Finding(name, "failed", f"try the {name}", f"{type(error).__name__}: {error}", todo)
+            got = str(error) if isinstance(error, ExternalError) else f"{type(error).__name__}: {error}"
+            finding = Finding(name, "failed", f"try the {name}", got, todo)
         tried, got, todo = redact(finding.tried), redact(finding.got), redact(finding.todo)
         yield Finding(name, finding.status, tried, got, todo, round(time.monotonic() - started, 2))
 
@@ -243,7 +247,7 @@ def _redis(settings: Settings) -> Finding:
         connect_redis(url).ping()
     except redis.RedisError as error:
         todo = "Start Redis or correct REDIS_URL; meanwhile files are used instead, and nothing fails"
-        return Finding("redis", "warning", "PING", type(error).__name__ + ": " + str(error), todo)
+        return Finding("redis", "warning", "PING", cause_of(error, *host_and_port(url), waited_s=TIMEOUT_S), todo)
     return Finding("redis", "ok", "PING", "PONG")
 
 
@@ -274,11 +278,12 @@ def _postgres(settings: Settings) -> Finding:
             dbname=access.db,
             user=access.user,
             password=access.password,
-            connect_timeout=3,
+            connect_timeout=_CONNECT_S,
         )
     except psycopg2.OperationalError as error:
+        got = cause_of(error, access.host, access.port, waited_s=_CONNECT_S)
         todo = "Start PostgreSQL, or correct the POSTGRES_ variables; Dagster cannot run without it"
-        return Finding("postgresql", "failed", f"connect to {where}", str(error).strip().splitlines()[0], todo)
+        return Finding("postgresql", "failed", f"connect to {where}", got, todo)
     connection.close()
     return Finding("postgresql", "ok", f"connect to {where}", "connected")
 

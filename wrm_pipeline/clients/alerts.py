@@ -4,7 +4,6 @@ Its URL is a secret: whoever has it can post. It is in no message, log or repr.
 """
 
 import json
-import ssl
 from dataclasses import dataclass, field
 
 from wrm_pipeline.clients import outgoing, retry
@@ -51,24 +50,13 @@ class Webhook:
             total_s=self.policy.attempt_s,
             private_hosts=self.private_hosts,
             remedy=_URL_REMEDY,
+            certificate_remedy="Check the host, its certificate and the clock",
         )
         headers = {"Content-Type": "application/json", "User-Agent": "wrm-pipeline"}
-        try:
-            # Without redirects: a redirected POST would become a GET without the message.
-            answer = outgoing.request(policy, "POST", self.url, name=NAME, headers=headers, body=body)
-        except ssl.SSLCertVerificationError:
-            failure: ExternalError = PermanentError(
-                "the certificate is not trusted",
-                "webhook",
-                "post",
-                remedy="Check the host, its certificate and the clock",
-            )
-        else:
-            if 200 <= answer.status_code < 300:
-                return
-            failure = _refusal(answer)
-        # Not in the handler: the library's exception is not to go along as context.
-        raise failure
+        # Without redirects: a redirected POST would become a GET without the message.
+        answer = outgoing.request(policy, "POST", self.url, name=NAME, headers=headers, body=body)
+        if not 200 <= answer.status_code < 300:
+            raise _refusal(answer)
 
 
 def _refusal(answer: outgoing.Answer) -> ExternalError:

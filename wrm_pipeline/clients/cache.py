@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from wrm_pipeline.clients.causes import cause_of
 from wrm_pipeline.clients.redis_client import RedisGuard
 
 if TYPE_CHECKING:
@@ -455,7 +456,7 @@ class Cache:
                 return None, 0
             answer = question(*connected)
         except Exception as error:  # noqa: BLE001 - a cache costs time at worst
-            self._give_up(f"{type(error).__name__}: {error}")
+            self._give_up(cause_of(error))
             return None, 1
         took = time.monotonic() - began
         if took > SLOW_CALL_S * (1 + values / 16):

@@ -68,7 +68,7 @@ def resolve_within(resolve: Resolve, host: str, port: int, seconds: float) -> Se
     try:
         found, error = answers.get(timeout=max(seconds, 0))
     except queue.Empty:
-        raise TimeoutError(f"the name {host} was not resolved within {seconds:.1f} s") from None
+        raise TimeoutError(f"cannot resolve {host} within {seconds:.3g} s") from None
     if error is not None:
         raise error
     return found

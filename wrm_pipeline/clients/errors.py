@@ -98,6 +98,10 @@ class CircuitOpenError(TransientError):
         return type(self), (self.target, self.since, self.next_probe_at, self.operation, self.name)
 
 
+class CertificateError(PermanentError):
+    """The other side's certificate is not valid for its name, or not signed by a CA that is trusted here."""
+
+
 class ObjectNotFoundError(PermanentError):
     """There is no such object."""
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from wrm_pipeline.clients.causes import cause_of
 from wrm_pipeline.clients.connections import (
     KeptConnections,
     Resolve,
@@ -37,7 +38,7 @@ from wrm_pipeline.clients.connections import (
     secured,
     tls_context,
 )
-from wrm_pipeline.clients.errors import PermanentError, TransientError, UnexpectedAnswerError
+from wrm_pipeline.clients.errors import CertificateError, PermanentError, TransientError, UnexpectedAnswerError
 from wrm_pipeline.domain.addresses import why_not_public
 
 MAX_REDIRECTS = 5
@@ -68,6 +69,7 @@ class Policy:
         with_errors: The body of an answer other than 200 is read, too.
         unpack: Undo the encoding of the transport; else the body is what was on the wire.
         remedy: What to do about a refusal.
+        certificate_remedy: What to do about a certificate that is not valid.
         redirect_remedy: What to do about a redirect that is not followed.
         size_remedy: What to do about an answer that is too long.
         resolve: Addresses of a host.
@@ -86,6 +88,7 @@ class Policy:
     with_errors: bool = False
     unpack: bool = True
     remedy: str = ""
+    certificate_remedy: str = "Check the URL, the CA file and the clock"
     redirect_remedy: str = ""
     size_remedy: str = ""
     resolve: Resolve = field(default=resolve_name, repr=False)
@@ -187,7 +190,7 @@ def request(
     Raises:
         TransientError: no answer in time, or a damaged one.
         PermanentError: the policy forbids it; the message says what it would have led to.
-        ssl.SSLCertVerificationError: the certificate is not trusted.
+        CertificateError: the certificate is not valid.
     """
     exchange = _Exchange(policy, method, name, kept)
     try:
@@ -219,6 +222,8 @@ class _Exchange:
         self._kept = kept
         self._until = time.monotonic() + policy.total_s
         self._size = 0
+        self._place: Place | None = None
+        self._wait_s = policy.connect_s  # for the step under way
 
     def refused(self, problem: str, remedy: str) -> PermanentError:
         return PermanentError(problem, self._policy.target, self._method.lower(), self._name, remedy)
@@ -257,17 +262,22 @@ class _Exchange:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if time.monotonic() >= self._until:
                 raise self._too_slow() from None
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise
             where = (self._policy.target, self._method.lower(), self._name)
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            host, port = (self._place.host, self._place.port) if self._place else ("", None)
+            cause = cause_of(error, host, port, waited_s=self._wait_s)
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise CertificateError(cause, *where, self._policy.certificate_remedy) from None
             if isinstance(error, OSError):
-                raise TransientError(f"no answer ({text})", *where) from None
-            raise UnexpectedAnswerError(f"the answer is not HTTP as it should be: {text}", *where) from None
+                raise TransientError(cause, *where) from None
+            if not isinstance(error, http.client.IncompleteRead):
+                cause = f"the answer is not valid HTTP: {cause}"
+            raise UnexpectedAnswerError(cause, *where) from None
 
     def _too_slow(self, problem: str = "") -> TransientError:
+        host, seconds = self._place.host if self._place else "the host", f"{self._policy.total_s:.3g} s"
+        came = f"only {self._size} bytes came from {host} in {seconds}"
         return TransientError(
-            problem or f"only {self._size} bytes came in {self._policy.total_s:.3g} s",
+            problem or (came if self._size else f"no answer from {host} within {seconds}"),
             self._policy.target,
             self._method.lower(),
             self._name,
@@ -276,8 +286,10 @@ class _Exchange:
     def ask(
         self, place: Place, headers: Mapping[str, str], body: bytes | BinaryIO | None, *, configured: bool
     ) -> Answer:
+        self._place, self._wait_s = place, self._policy.connect_s
         wire = self._kept.take(place.origin) if self._kept else None
         wire = wire or self._connect(place, configured=configured)
+        self._wait_s = self._policy.read_s
         wire.begin(self._until, self._policy.read_s)
         connection = http.client.HTTPConnection(place.host, place.port, blocksize=_SEND_BYTES)
         connection.default_port = DEFAULT_PORTS[place.scheme]  # which the Host header leaves out

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wrm_pipeline.clients.causes import cause_of
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.masking import remember_secret
 
 # A history of 14 days is dumped in seconds; what takes longer waits for a lock or for a server that hangs.
 TIMEOUT_S = 1800.0
+_CONNECT_S = 5
 
 
 class PostgresToolError(ExternalError):
@@ -85,10 +87,10 @@ class PostgresDatabase:
                 dbname=self.name,
                 user=self.user,
                 password=self.password,
-                connect_timeout=5,
+                connect_timeout=_CONNECT_S,
             )
         except psycopg2.OperationalError as error:
-            raise self._failed("connect", str(error)) from None
+            raise self._failed("connect", cause_of(error, self.host, self.port, waited_s=_CONNECT_S)) from None
         try:
             with connection.cursor() as cursor:
                 cursor.execute(query)

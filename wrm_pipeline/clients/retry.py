@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import tenacity
 
+from wrm_pipeline.clients.causes import cause_of, host_and_port, is_certificate_error
 from wrm_pipeline.clients.errors import (
+    CertificateError,
     CircuitOpenError,
     ExternalError,
     PermanentError,
@@ -334,15 +336,11 @@ def classify(exc: Exception, *, target: str, operation: str, name: str = "") -> 
     for module, judge in (("botocore.exceptions", _judge_botocore), ("requests", _judge_requests)):
         if module in sys.modules and (error := judge(exc, what)) is not None:
             return error
-    if _is_certificate_error(exc):
-        return PermanentError(
-            _one_line(exc),
-            *what[:3],
-            "The certificate is not trusted: check the URL, the CA file and the clock",
-        )
+    if is_certificate_error(exc):
+        return _certificate_error(exc, what)
     urllib3_error = () if "urllib3" not in sys.modules else (sys.modules["urllib3"].exceptions.HTTPError,)
     if isinstance(exc, (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError, *urllib3_error)):
-        return TransientError(_one_line(exc), *what)
+        return TransientError(_cause(exc, what), *what)
     return None
 
 
@@ -360,12 +358,8 @@ def _judge_botocore(exc: Exception, what: _What) -> ExternalError | None:
         code, message = str(error.get("Code", "")), str(error.get("Message", ""))
         status = answer.get("HTTPStatusCode", 0)
         return _status_error(status, f"{code} {message}".strip(), answer.get("HTTPHeaders", {}), what, code)
-    if isinstance(exc, exceptions.SSLError) and _is_certificate_error(exc):
-        return PermanentError(
-            _one_line(exc),
-            *what[:3],
-            "The certificate is not trusted: check the endpoint, AWS_CA_BUNDLE and the clock",
-        )
+    if isinstance(exc, exceptions.SSLError) and is_certificate_error(exc):
+        return _certificate_error(exc, what)
     if isinstance(
         exc,
         (
@@ -375,11 +369,11 @@ def _judge_botocore(exc: Exception, what: _What) -> ExternalError | None:
             exceptions.ChecksumError,
         ),
     ):
-        return TransientError(_one_line(exc), *what)
+        return TransientError(_cause(exc, what), *what)
     if isinstance(exc, ResponseParserError):
-        return UnexpectedAnswerError(f"the answer is not S3's XML: {_one_line(exc)}", *what)
+        return UnexpectedAnswerError(f"the answer is not S3's XML: {_cause(exc, what)}", *what)
     if isinstance(exc, exceptions.BotoCoreError):
-        return PermanentError(_one_line(exc), *what)
+        return PermanentError(_cause(exc, what), *what)
     return None
 
 
@@ -391,21 +385,17 @@ def _judge_requests(exc: Exception, what: _What) -> ExternalError | None:
     response = exc.response
     if response is not None:  # never `if response`: a Response with status 400 or above is false
         return _status_error(response.status_code, response.reason or "", response.headers, what)
-    if isinstance(exc, exceptions.SSLError) and _is_certificate_error(exc):
-        return PermanentError(
-            _one_line(exc),
-            *what[:3],
-            "The certificate is not trusted: check the URL, the CA file and the clock",
-        )
+    if isinstance(exc, exceptions.SSLError) and is_certificate_error(exc):
+        return _certificate_error(exc, what)
     if isinstance(exc, exceptions.InvalidJSONError):
-        return UnexpectedAnswerError(_one_line(exc), *what)
+        return UnexpectedAnswerError(_cause(exc, what), *what)
     transient = (
         exceptions.ConnectionError,
         exceptions.Timeout,
         exceptions.ChunkedEncodingError,
         exceptions.ContentDecodingError,
     )
-    return (TransientError if isinstance(exc, transient) else PermanentError)(_one_line(exc), *what)
+    return (TransientError if isinstance(exc, transient) else PermanentError)(_cause(exc, what), *what)
 
 
 def _status_error(status: int, text: str, headers: Mapping[str, str], what: _What, code: str = "") -> ExternalError:
@@ -417,9 +407,14 @@ def _status_error(status: int, text: str, headers: Mapping[str, str], what: _Wha
     return error
 
 
-def _is_certificate_error(exc: BaseException) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(exc)
+def _certificate_error(exc: Exception, what: _What) -> CertificateError:
+    remedy = "Check the URL, the CA file and the clock"
+    if what[0] == "s3":
+        remedy = "Check S3_ENDPOINT_URL, AWS_CA_BUNDLE and the clock"
+    return CertificateError(_cause(exc, what), *what[:3], remedy)
 
 
-def _one_line(exc: Exception) -> str:
-    return " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+def _cause(exc: Exception, what: _What) -> str:
+    """See `cause_of`; the host is that of the URL that was asked for, if it was one."""
+    is_web = what[2].startswith(("http://", "https://"))  # and not s3://bucket/key
+    return cause_of(exc, *host_and_port(what[2])) if is_web else cause_of(exc)

@@ -16,7 +16,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from wrm_pipeline.clients import outgoing, retry
-from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError, UnexpectedAnswerError
+from wrm_pipeline.clients.errors import (
+    CertificateError,
+    ExternalError,
+    PermanentError,
+    TransientError,
+    UnexpectedAnswerError,
+)
 from wrm_pipeline.domain.masking import remember_secret, scrub
 from wrm_pipeline.domain.values import stripped, unusable_character
 
@@ -391,6 +397,7 @@ class Vault:
             total_s=left,
             trusted=True,
             verify=certifi.where() if self._verify is True else self._verify,  # not of the environment
+            certificate_remedy="Check VAULT_ADDR, VAULT_CACERT and the clock",
             with_errors=True,
         )
 
@@ -420,6 +427,8 @@ class Vault:
                 raise UnexpectedAnswerError(error.problem, "vault", operation, place, self._whether_up()) from None
             except TransientError as error:
                 raise VaultUnreachableError(error.problem, "vault", operation, place, self._whether_up()) from None
+            except CertificateError as error:
+                raise CertificateError(error.problem, "vault", operation, place, error.remedy) from None
             except PermanentError as error:
                 raise VaultRefusedError(error.problem, "vault", operation, place, _WHO_ANSWERS) from None
             except requests.RequestException as exc:  # of what was to be sent

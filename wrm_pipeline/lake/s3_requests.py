@@ -58,6 +58,7 @@ def s3_policy(*, connect_s: float, read_s: float, total_s: float) -> outgoing.Po
         with_errors=True,
         unpack=False,  # an object is the bytes that were put, whatever encoding its metadata claims
         remedy="Check S3_ENDPOINT_URL",
+        certificate_remedy="Check S3_ENDPOINT_URL, AWS_CA_BUNDLE and the clock",
         size_remedy="Check what answers at the endpoint",
     )
 

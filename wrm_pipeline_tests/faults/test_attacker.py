@@ -229,7 +229,7 @@ ASKED_BY_NAME = {
 def test_a_name_server_that_hangs_costs_an_attempt_and_no_more(silent_name_server, report, client):
     report(f"{client}: its name is not resolved", GIVEN_UP)
     started = time.monotonic()
-    with pytest.raises(TransientError, match=r"the name \w+\.example was not resolved within 1\.0 s"):
+    with pytest.raises(TransientError, match=r"cannot resolve \w+\.example within 1 s"):
         ASKED_BY_NAME[client]()
     assert 0.9 < time.monotonic() - started < 2
 
@@ -246,7 +246,7 @@ def test_the_name_of_a_redirect_is_resolved_in_time_too(city, report):
     with raw_server(lambda _: [answer(b"", "Location: http://mirror.example/", status="302 Found")]) as server:
         feed = Feed(server.url, policy=ONCE, redirect_hosts=frozenset({"mirror.example"}), resolve=resolve)
         started = time.monotonic()
-        with pytest.raises(TransientError, match=r"the name mirror\.example was not resolved"):
+        with pytest.raises(TransientError, match=r"cannot resolve mirror\.example within"):
             feed.fetch()
         assert time.monotonic() - started < 2
     over.set()

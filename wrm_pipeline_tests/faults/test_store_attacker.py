@@ -223,7 +223,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_by_all_three(report, m
         lambda _head: [answer(b"body", 'ETag: "x"', "Content-Length: 4")], tls=tls_context(tmp_path)
     ) as server:
         url = server.url.removesuffix("/feed")
-        with pytest.raises(PermanentError, match="not trusted"):
+        with pytest.raises(PermanentError, match="not valid: self-signed certificate"):
             store_at(url).get("k")
         assert store_at(url)._bulk.get("k") is None
         with pytest.raises(duckdb.Error):

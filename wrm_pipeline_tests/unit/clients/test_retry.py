@@ -12,6 +12,7 @@ import requests
 
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import (
+    CertificateError,
     CircuitOpenError,
     ExternalError,
     ObjectNotFoundError,
@@ -127,7 +128,9 @@ def test_broken_connections_and_bodies_are_retried(server, clock, trouble):
 def test_a_closed_port_is_retried_and_reported(clock):
     with FaultServer() as stopped:
         pass
-    with pytest.raises(TransientError, match=r"feed get the feed: ConnectionError.*gave up after 5 attempts") as caught:
+    with pytest.raises(
+        TransientError, match=r"feed get the feed: connection refused by 127\.0\.0\.1:\d+ \(gave up after 5 attempts"
+    ) as caught:
         run(fetch(stopped), clock, name="the feed")
     assert caught.value.attempts == 5
     assert caught.value.elapsed_s == pytest.approx(sum(clock.sleeps))
@@ -143,8 +146,8 @@ def test_a_closed_port_is_retried_and_reported(clock):
         (http.client.RemoteDisconnected("x"), TransientError),
         (ssl.SSLEOFError("x"), TransientError),
         (requests.exceptions.SSLError("UNEXPECTED_EOF_WHILE_READING"), TransientError),
-        (requests.exceptions.SSLError("CERTIFICATE_VERIFY_FAILED: expired"), PermanentError),
-        (ssl.SSLCertVerificationError("CERTIFICATE_VERIFY_FAILED"), PermanentError),
+        (requests.exceptions.SSLError("CERTIFICATE_VERIFY_FAILED: expired"), CertificateError),
+        (ssl.SSLCertVerificationError("CERTIFICATE_VERIFY_FAILED"), CertificateError),
         (requests.exceptions.InvalidURL("x"), PermanentError),
         (requests.exceptions.TooManyRedirects("x"), PermanentError),
         (requests.exceptions.JSONDecodeError("x", "<html>", 0), UnexpectedAnswerError),
@@ -154,7 +157,6 @@ def test_a_closed_port_is_retried_and_reported(clock):
 def test_what_libraries_raise(exc, kind):
     error = retry.classify(exc, target="feed", operation="get")
     assert type(error) is kind
-    assert type(exc).__name__ in str(error)
 
 
 def test_what_botocore_raises():
@@ -174,8 +176,9 @@ def test_what_botocore_raises():
         exceptions.SSLError(endpoint_url="http://x", error="EOF"),
     ):
         assert judge(exc) is TransientError, exc
+    untrusted = exceptions.SSLError(endpoint_url="http://x", error="CERTIFICATE_VERIFY_FAILED")
+    assert judge(untrusted) is CertificateError
     for exc in (
-        exceptions.SSLError(endpoint_url="http://x", error="CERTIFICATE_VERIFY_FAILED"),
         exceptions.NoCredentialsError(),
         exceptions.ParamValidationError(report="x"),
     ):
@@ -271,7 +274,7 @@ def test_real_time_stays_within_the_deadline_in_a_black_hole(server):
     server.play(then=HANG)
     policy = RetryPolicy(attempts=10, deadline_s=0.8, base_wait_s=0.01, max_wait_s=0.01, attempt_s=0.2)
     started = time.monotonic()
-    with pytest.raises(TransientError, match="ReadTimeout"):
+    with pytest.raises(TransientError, match=r"no answer from 127\.0\.0\.1 within 0\.2 s"):
         retry.call(fetch(server, (0.2, 0.2)), target="feed", operation="get", policy=policy, on_event=RequestCounter())
     assert time.monotonic() - started < 1.5  # ten attempts would take 2 s
     assert 2 <= len(server.requests) <= 4

@@ -12,7 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from wrm_pipeline.clients.breaker import Breakers
-from wrm_pipeline.clients.errors import CircuitOpenError, ExternalError, PermanentError, UnexpectedAnswerError
+from wrm_pipeline.clients.errors import (
+    CertificateError,
+    CircuitOpenError,
+    ExternalError,
+    UnexpectedAnswerError,
+)
 from wrm_pipeline.clients.retry import VAULT_POLICY, RequestCounter, RetryPolicy
 from wrm_pipeline.clients.vault import (
     MAX_SECRETS,
@@ -453,8 +458,9 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(fake_tls, monk
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", fake_tls.ca_file)  # what lies around is not used here either
     fake_tls.play(then=fake_tls._answer)
     error = error_of(lambda: vault_at(fake_tls).read("wrm/s3"))
-    assert type(error) is PermanentError
-    assert "The certificate is not trusted" in str(error)
+    assert type(error) is CertificateError
+    assert "certificate of 127.0.0.1 not valid: self-signed certificate" in str(error)
+    assert "VAULT_CACERT" in str(error)
     assert fake_tls.requests == []
 
 

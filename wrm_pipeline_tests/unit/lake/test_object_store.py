@@ -423,7 +423,7 @@ def test_a_black_hole_costs_no_more_than_the_deadline(server):
     policy = RetryPolicy(attempts=10, deadline_s=2, base_wait_s=0.01, max_wait_s=0.01, attempt_s=0.65)
     server.play(then=HANG)
     started = time.monotonic()
-    with pytest.raises(TransientError, match=r"no answer \(TimeoutError"):
+    with pytest.raises(TransientError, match=r"no answer from 127\.0\.0\.1 within"):
         s3(server, policy).get("k")
     assert time.monotonic() - started < 3  # ten attempts would take 6 s
     assert 2 <= len(server.requests) <= 4
