@@ -1,6 +1,6 @@
 """The webhook that alerts go to (Slack, Mattermost and others that take the same JSON).
 
-Its URL is a secret: whoever has it can post. It is in no message, log or repr.
+Its URL is a secret: anyone who has it can post. It appears in no message, log or repr.
 """
 
 import json
@@ -12,7 +12,7 @@ from wrm_pipeline.domain.masking import remember_secret
 
 # Connecting and waiting for the answer take this long each, within the policy's 5 s for an attempt.
 TIMEOUT_S = 2.4
-# What it says about a message is of no interest.
+# The content of its answer is not used.
 MAX_ANSWER_BYTES = 2**20
 # Its URL and its host are not for messages.
 NAME = "the webhook"

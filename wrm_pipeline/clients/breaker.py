@@ -1,8 +1,8 @@
 """Circuit breakers: while a target keeps failing, calls fail at once instead of waiting out their retries.
 
 Runs are short-lived processes, so the state lives where the next run's process sees it: a small JSON file for each
-target, or Redis. What cannot be read means closed; what cannot be written is known to this process only. Two processes
-that count a failure in the same instant may count one: the circuit opens one call later.
+target, or Redis. A state that cannot be read counts as closed; one that cannot be written is known to this process
+only. Two processes that count a failure in the same instant may count one: the circuit opens one call later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known of a target.
+    """The state of one target.
 
     Attributes:
         failures: Failed calls in a row.
@@ -42,13 +42,13 @@ class State:
     probing: bool = False
 
     def to_json(self) -> str:
-        """The state as it is kept."""
+        """The serialized state."""
         opened_at = self.opened_at.isoformat() if self.opened_at else None
         return json.dumps({"failures": self.failures, "opened_at": opened_at, "probing": self.probing})
 
     @classmethod
     def from_json(cls, text: str | bytes | None) -> State:
-        """The state that was kept; closed where nothing was, or where it is damaged."""
+        """Parse a stored state; closed if there is none, or if it is damaged."""
         try:
             content = json.loads(text or "")
             opened_at = content["opened_at"]
@@ -99,7 +99,7 @@ class JsonFileStorage:
         self._sweep_orphans()
 
     def _sweep_orphans(self) -> None:
-        """Remove what processes left that were killed while they wrote; they are rare, and so is this."""
+        """Remove the temporary files of processes that were killed while writing; they are rare, and so is this."""
         with contextlib.suppress(OSError):
             for orphan in self.path.parent.glob(f".{self.path.name}.*-*"):
                 if not Path(f"/proc/{orphan.name.rpartition('.')[2].partition('-')[0]}").exists():
@@ -146,12 +146,12 @@ class RedisStorage:
 
 
 class Breaker:
-    """The circuit breaker of one target; thread-safe. `retry.call` is what uses it.
+    """The circuit breaker of one target; thread-safe. Used by `retry.call`.
 
-    What counts as one failure is a call that failed after all its retries; `fail_max` of them in a row open
-    the circuit. A refusal (4xx) counts as a success: the target is up. After the cooldown one call is let
-    through as a probe, for which all others keep waiting: its success closes the circuit, its failure opens
-    it for another cooldown, and if its process dies, the next cooldown lets another one through.
+    A failure is a call that failed after all its retries; `fail_max` of them in a row open the circuit. A refusal (4xx)
+    counts as a success: the target is up. After the cooldown one call is let through as a probe, while all others are
+    still refused: its success closes the circuit, its failure opens it for another cooldown, and if its process dies,
+    the next cooldown lets another one through.
 
     Args:
         target: Its name.
@@ -183,7 +183,7 @@ class Breaker:
         return self._read().opened_at is not None
 
     def admit(self, *, operation: str = "", name: str = "") -> bool:
-        """Let a call pass, or not.
+        """Admit a call, or refuse it.
 
         Returns:
             True if the call is the probe after a cooldown (and should be a single attempt), False in normal
@@ -202,7 +202,7 @@ class Breaker:
             return True
 
     def succeeded(self) -> None:
-        """A call that was let pass has succeeded, or was answered with a refusal."""
+        """Record that an admitted call succeeded, or was answered with a refusal."""
         with self._lock:
             state = self._read()
             late = state.opened_at is not None and not state.probing  # it began before the circuit opened
@@ -210,7 +210,7 @@ class Breaker:
                 self._write(CLOSED)
 
     def failed(self) -> None:
-        """A call that was let pass has failed after all its retries."""
+        """Record that an admitted call failed after all its retries."""
         with self._lock:
             state = self._read()
             if state.opened_at is not None and not state.probing:

@@ -1,15 +1,15 @@
-"""A cache that may save time and can do nothing else.
+"""A cache that can save time and do no harm.
 
-Whatever it holds can be had without it, and every trouble with it is a miss: a server that is away, slow, read-only or
-full, a value that is damaged, of another version, or planted. After the first failure, and once waiting for it has
-taken a second in all, it is left alone for the rest of the process.
+Everything in it can be computed without it, and every problem with it is a miss: a server that is down, slow, read-only
+or full, a value that is damaged, forged or of another version. After the first failure, or once waiting for it has
+taken a second in all, it is not used for the rest of the process.
 
-Values are bytes, JSON or Arrow tables; no pickles. Each is signed: an HMAC over its key, kind, end of life and content
-(with a key derived from the object store's secret, where there is one) is checked before anything is decoded. So who
-can write to Redis, but does not know that secret, can make us miss, not believe.
+Values are bytes, JSON or Arrow tables; no pickles. Each is signed: an HMAC over its key, kind, expiry and content (with
+a key derived from the object store's secret, if there is one) is checked before anything is decoded. So anyone who can
+write to Redis without knowing that secret can cause misses, but not wrong values.
 
-Keys name what they stand for: `wrm:{env}:{FORMAT}:{kind}:…` with the ETag or the digest of what the value was made
-from. Nothing is ever invalidated: other input is another key.
+Keys identify the input: `wrm:{env}:{FORMAT}:{kind}:…` with its ETag or digest. Nothing is ever invalidated: different
+input has a different key.
 """
 
 import contextlib
@@ -41,53 +41,53 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FORMAT = 1
-"""Part of each key: raise it when a kind of value changes its meaning."""
+"""Part of each key: increment it when the meaning of a kind of value changes."""
 
 MAX_VALUE_BYTES = 4 * 2**20
 """Larger values are not kept. A raw snapshot has 40-120 kB, the station summary 60 kB."""
 
 MAX_SLOW_S = 1.0
-"""So much waiting in all before the cache is given up. A call counts if it takes longer than SLOW_CALL_S."""
+"""Total waiting time after which the cache is given up. A call counts if it takes longer than SLOW_CALL_S."""
 
 SLOW_CALL_S = 0.05
-"""For each 16 values, which is what the object store itself would take; a Redis nearby takes 1-2 ms."""
+"""Per 16 values: what the object store itself would take; a Redis nearby takes 1-2 ms."""
 
 WAIT_S = 2.0
-"""How long to wait for another process that is computing the value wanted; then both compute it."""
+"""How long to wait for another process that is computing the wanted value; then both compute it."""
 
 LOCK_TTL_S = 10.0
-"""When a lock in Redis ends whose holder was killed."""
+"""Expiry of a lock in Redis, in case its holder is killed."""
 
 _POLL_S = 0.02
 _BATCH_KEYS = 64
 
 
 class Backend(Protocol):
-    """Where signed values are. Any exception means that the cache is given up."""
+    """Stores signed values. Any exception makes the cache give up on it."""
 
     name: str
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The value of each key, None where there is none."""
+        """The value of each key, or None."""
         ...
 
     def put_many(self, values: Mapping[str, tuple[bytes, float]]) -> None:
-        """Keep values, each for so many seconds at most."""
+        """Keep values, each with its maximum lifetime in seconds."""
         ...
 
     def acquire(self, key: str, ttl_s: float) -> Callable[[], object] | None:
-        """Take the lock of that name; gives what releases it, or None if somebody has it."""
+        """Take the lock of that name; returns a function that releases it, or None if it is taken."""
         ...
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------
 
-# A lock whose time ran out may be somebody else's by now.
+# A lock that has expired may belong to someone else by now.
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
 class RedisBackend:
-    """Values in Redis, which drops the least used when its memory is full (maxmemory-policy allkeys-lru)."""
+    """Values in Redis, which evicts the least recently used when its memory is full (maxmemory-policy allkeys-lru)."""
 
     name = "Redis"
 
@@ -108,7 +108,7 @@ class RedisBackend:
             pipeline = client.pipeline(transaction=False)
             for key, (value, ttl_s) in values.items():
                 pipeline.set(key, value, px=max(int(ttl_s * 1000), 1))
-            # The error that it would raise itself quotes the value.
+            # The error that the pipeline itself would raise quotes the value.
             errors = [answer for answer in pipeline.execute(raise_on_error=False) if isinstance(answer, Exception)]
             if errors:
                 raise errors[0]
@@ -126,15 +126,15 @@ class RedisBackend:
 # --- Files ----------------------------------------------------------------------------------------------------------
 
 _SPARE_DISK_BYTES = 2**30
-"""Under so much free space nothing is written: the spool needs it more."""
+"""With less free space than this nothing is written: the spool needs it more."""
 
 _ORPHAN_AGE_S = 3600
 
 
 class FileBackend:
-    """Values as files below one folder, which together stay below `max_bytes`; the oldest go first.
+    """Values as files below one folder, together at most `max_bytes`; the oldest are removed first.
 
-    A file that is cut short or damaged fails its signature, so nothing is synced to the disk.
+    A truncated or damaged file fails the signature check, so there is no need for fsync.
     """
 
     name = "files"
@@ -142,7 +142,7 @@ class FileBackend:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        # A process looks at what is there when it first writes, and again when it has written a sixteenth.
+        # A process measures the folder when it first writes, and again when it has written a sixteenth.
         self._unseen_bytes = max_bytes
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -157,7 +157,7 @@ class FileBackend:
             return None
 
     def put_many(self, values: Mapping[str, tuple[bytes, float]]) -> None:
-        """See `Backend.put_many`. The value itself says when it ends."""
+        """See `Backend.put_many`. The expiry is part of the value."""
         for key, (value, _) in values.items():
             self._unseen_bytes += len(value)
             if self._unseen_bytes > self._max_bytes // 16:
@@ -190,7 +190,7 @@ class FileBackend:
         return self._folder / digest[:2] / digest
 
     def _make_room(self) -> None:
-        """Remove the oldest files until four fifths of the limit are left, and what killed processes left."""
+        """Remove the oldest files until four fifths of the limit are used, and files of killed processes."""
         found, now = [], time.time()
         for path in self._folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
@@ -214,7 +214,7 @@ class FileBackend:
 
 @dataclass(frozen=True, slots=True)
 class Codec(Generic[T]):
-    """How values become bytes and come back; `decode` raises for what `encode` did not make."""
+    """Converts values to bytes and back; `decode` raises for anything that `encode` did not produce."""
 
     tag: bytes
     encode: Callable[[T], bytes]
@@ -242,7 +242,7 @@ def _json_to_bytes(value: Any) -> bytes:
 
 
 def _any_to_bytes(value: Any) -> bytes:
-    """A letter that says what it is, and the value."""
+    """A letter for the type, then the value."""
     if isinstance(value, bytes):
         return b"b" + value
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -281,7 +281,7 @@ BYTES: Codec[bytes] = Codec(b"b", bytes, bytes)
 JSON: Codec[Any] = Codec(b"j", _json_to_bytes, json.loads)
 ARROW: Codec["pa.Table"] = Codec(b"a", _table_to_bytes, _table_from_bytes)
 ANY: Codec[Any] = Codec(b"v", _any_to_bytes, _any_from_bytes)
-"""Any of the three, or a pandas frame; the value says itself what it is."""
+"""Any of the three, or a pandas frame; the type is part of the value."""
 
 _MAGIC = b"wrm1"
 # Magic, tag, end of life in Unix seconds, HMAC-SHA256.
@@ -289,11 +289,11 @@ _HEAD_BYTES, _SIGNATURE_BYTES = 4 + 1 + 8, 32
 
 
 class InvalidSignatureError(ValueError):
-    """A value that we did not put there, or that was damaged since."""
+    """A value that we did not write, or that was damaged since."""
 
 
 class LookupCounter:
-    """Hits, misses and errors of this process; thread-safe. Taken by each materialization, as requests are."""
+    """Hits, misses and errors of this process; thread-safe. Reset by each materialization, like the request counts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -315,10 +315,10 @@ LOOKUPS = LookupCounter()
 
 
 class Cache:
-    """Values by key; thread-safe. No method raises, but for what a `compute` raises.
+    """Values by key; thread-safe. No method raises, except what a `compute` raises.
 
     Args:
-        connect: Gives the backend and the signing key, when they are first needed; None means no cache.
+        connect: Returns the backend and the signing key, when first needed; None means no cache.
         namespace: What all keys begin with.
         max_value_bytes: Larger values are not kept.
         counter: Where hits, misses and errors are counted.
@@ -344,14 +344,14 @@ class Cache:
         self._off = False
         self._slow_s = 0.0
         self.problem = ""
-        """Why it is not used any more."""
+        """Why it is no longer used."""
 
     def get(self, key: str, codec: Codec[T]) -> T | None:
-        """The value of a key; None if it is not there (None itself is no value)."""
+        """The value of a key; None if it is not in the cache (None itself is never a value)."""
         return self.get_many([key], codec).get(key)
 
     def get_many(self, keys: Sequence[str], codec: Codec[T]) -> dict[str, T]:
-        """The values of those keys that have one."""
+        """The values of those keys that are in the cache."""
         found, errors = self._look(keys, codec)
         if not self._off or errors:
             self._counter.add(hit=len(found), error=errors, miss=max(len(keys) - len(found) - errors, 0))
@@ -362,7 +362,7 @@ class Cache:
         self.put_many({key: value}, codec, ttl_s=ttl_s)
 
     def put_many(self, values: Mapping[str, T], codec: Codec[T], *, ttl_s: float) -> None:
-        """Keep values, each for 90 to 100 % of `ttl_s` seconds, so that they do not all end at once."""
+        """Keep values, each for 90 to 100 % of `ttl_s` seconds, so that they do not all expire at once."""
 
         def put(backend: Backend, signing_key: bytes) -> None:
             signed = {}
@@ -388,7 +388,7 @@ class Cache:
         ttl_s: float,
         worth_keeping: Callable[[T], bool] = lambda _: True,
     ) -> T:
-        """The value of a key, computed by one of those who want it at the same time while the others wait a moment."""
+        """The value of a key; if several processes want it at once, one computes it while the others wait."""
         found = self.get(key, codec)
         if found is not None:
             return found
@@ -404,12 +404,12 @@ class Cache:
             self._release(turn.release)
 
     def _wait_for_turn(self, key: str, codec: Codec[T]) -> "_Turn[T]":
-        """The value, if somebody else puts it there; or the lock; or neither, when waiting has taken too long."""
+        """The value, if another process adds it; or the lock; or neither, when waiting has taken too long."""
         name, ends = f"{self._namespace}:{key}", time.monotonic() + WAIT_S
         while True:
             release, error = self._ask(lambda backend, _: backend.acquire(name, LOCK_TTL_S))
             self._counter.add(error=error)
-            # Who had the lock just now may have put the value there.
+            # The previous holder of the lock may have added the value.
             found = self._look([key], codec)[0].get(key)
             if found is not None or release is not None or self._off or time.monotonic() > ends:
                 return _Turn(found, release)
@@ -420,7 +420,7 @@ class Cache:
             self._counter.add(error=self._ask(lambda *_: release())[1])
 
     def _look(self, keys: Sequence[str], codec: Codec[T]) -> tuple[dict[str, T], int]:
-        """Values, and how many answers were no good."""
+        """Values, and the number of invalid ones."""
         found: dict[str, T] = {}
 
         def look(backend: Backend, signing_key: bytes) -> int:
@@ -433,7 +433,7 @@ class Cache:
                     payload = _verified(signing_key, name, codec.tag, data, self._clock())
                     if payload is not None:
                         found[key] = codec.decode(payload)
-                except Exception as problem:  # noqa: BLE001 - whatever a damaged value does to its decoder
+                except Exception as problem:  # noqa: BLE001 - a damaged value may make its decoder raise anything
                     invalid += 1
                     logger.warning("The cache's value of %s is not used: %s", name, problem)
             return invalid
@@ -442,7 +442,7 @@ class Cache:
         return found, (invalid or 0) + error
 
     def _ask(self, question: Callable[[Backend, bytes], T], values: int = 1) -> tuple[T | None, int]:
-        """The answer, and 1 if this very question made us give up the cache."""
+        """The answer, and 1 if this question made us give up the cache."""
         if self._off:
             return None, 0
         began = time.monotonic()
@@ -462,7 +462,7 @@ class Cache:
         if took > SLOW_CALL_S * (1 + values / 16):
             self._slow_s += took
             if self._slow_s > MAX_SLOW_S:
-                self._give_up(f"it has cost {self._slow_s:.1f} s")
+                self._give_up(f"waiting for it has taken {self._slow_s:.1f} s")
         return answer, 0
 
     def _give_up(self, problem: str) -> None:
@@ -474,14 +474,14 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class _Turn(Generic[T]):
-    """What waiting for one's turn has come to."""
+    """The result of waiting for a turn."""
 
     found: T | None
     release: Callable[[], object] | None
 
 
 NO_CACHE = Cache(lambda: None)
-"""Never has anything."""
+"""Always empty."""
 
 
 def _signed(signing_key: bytes, name: str, tag: bytes, ends_at: int, payload: bytes) -> bytes:
@@ -490,15 +490,15 @@ def _signed(signing_key: bytes, name: str, tag: bytes, ends_at: int, payload: by
 
 
 def _verified(signing_key: bytes, name: str, tag: bytes, data: bytes, now: float) -> bytes | None:
-    """The content; None if its time is over.
+    """The content; None if it has expired.
 
     Raises:
-        InvalidSignatureError: it is not what was put there.
+        InvalidSignatureError: it was not written by us, or was damaged.
     """
     head, signed = data[:_HEAD_BYTES], data[_HEAD_BYTES:]
     signature, payload = signed[:_SIGNATURE_BYTES], signed[_SIGNATURE_BYTES:]
     if head[:5] != _MAGIC + tag or not hmac.compare_digest(signature, _signature(signing_key, name, head, payload)):
-        raise InvalidSignatureError(f"{len(data)} bytes that were not put there by this pipeline, or damaged since")
+        raise InvalidSignatureError(f"{len(data)} bytes that this pipeline did not write, or that were damaged since")
     return payload if int.from_bytes(head[5:], "big") > now else None
 
 
@@ -509,5 +509,5 @@ def _signature(signing_key: bytes, name: str, head: bytes, payload: bytes) -> by
 
 
 def digest_of(parts: Iterable[str]) -> str:
-    """What tells one set of inputs from another, for keys."""
+    """Identifies a set of inputs in keys."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

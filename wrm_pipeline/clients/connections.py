@@ -1,7 +1,7 @@
-"""Connections whose every step ends by a deadline: the name, the handshake, each write and each read.
+"""Connections on which every step ends by a deadline: name resolution, handshake, each write and each read.
 
-The deadline is checked where bytes are waited for, so that a service that drips, floods or never finishes its headers
-costs its time and no more, without a second thread that watches.
+The deadline is checked wherever bytes are awaited, so that a service that drips, floods or never finishes its headers
+costs that time and no more, without a second thread as watchdog.
 """
 
 import io
@@ -26,7 +26,7 @@ _READ_BYTES = 64 * 1024
 
 
 def resolve_name(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system knows them.
+    """The addresses of a host, as the system resolves them.
 
     Raises:
         OSError: it has none.
@@ -36,7 +36,7 @@ def resolve_name(host: str, port: int) -> list[str]:
 
 
 def is_literal(host: str) -> bool:
-    """Whether a host is an IP address as it stands."""
+    """Whether a host is an IP address rather than a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -47,8 +47,8 @@ def is_literal(host: str) -> bool:
 def resolve_within(resolve: Resolve, host: str, port: int, seconds: float) -> Sequence[str]:
     """The addresses of a host, or an error in time.
 
-    getaddrinfo takes no time-out, and a dead name server keeps it for 30 s and more. So it runs in a thread of its own,
-    which is left behind when it takes too long, and ends when the system gives up.
+    getaddrinfo takes no time-out, and a dead name server keeps it for 30 s and more. So it runs in its own thread,
+    which is abandoned when it takes too long, and ends when the system gives up.
 
     Raises:
         TimeoutError: not within `seconds`.
@@ -61,7 +61,7 @@ def resolve_within(resolve: Resolve, host: str, port: int, seconds: float) -> Se
     def ask() -> None:
         try:
             answers.put((resolve(host, port), None))
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the name was asked for
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             answers.put(((), error))
 
     threading.Thread(target=ask, name="resolve", daemon=True).start()
@@ -75,7 +75,7 @@ def resolve_within(resolve: Resolve, host: str, port: int, seconds: float) -> Se
 
 
 class Wire:
-    """A connected socket for http.client, of which it uses three methods. One exchange at a time."""
+    """A connected socket with the three methods that http.client uses. One exchange at a time."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -92,23 +92,23 @@ class Wire:
         self._socket.settimeout(min(self._read_s, left))
 
     def sendall(self, data: Any) -> None:
-        """Send bytes; the other side takes some of them within each `read_s`."""
+        """Send bytes; the other side must take some of them within each `read_s`."""
         rest = memoryview(data).cast("B")
         while rest:
             self._wait_at_most()
             rest = rest[self._socket.send(rest[:_WRITE_BYTES]) :]
 
     def receive_into(self, buffer: Any) -> int:
-        """What has come, 0 at the end."""
+        """Read what has arrived; 0 at the end."""
         self._wait_at_most()
         return self._socket.recv_into(buffer)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """To read from; closing it leaves the connection open."""
+        """A file to read from; closing it leaves the connection open."""
         return io.BufferedReader(_Reading(self), _READ_BYTES)
 
     def close(self) -> None:
-        """Nothing: http.client closes what it will not use again while the answer is still to be read from it."""
+        """Does nothing: http.client closes a connection that it will not reuse before it has read the answer."""
 
     def end(self) -> None:
         """End the connection."""
@@ -117,7 +117,7 @@ class Wire:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether another request may go this way: it is open, and nothing came that nobody asked for."""
+        """Whether it can be reused: it is open, and no unexpected bytes have arrived."""
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)
@@ -140,10 +140,10 @@ class _Reading(io.RawIOBase):
 class KeptConnections:
     """Connections that stay open for the next request to the same place; thread-safe.
 
-    A copy of the process (fork) starts without any, since two must not talk on one connection.
+    A forked process starts without any, since two processes must not share a connection.
 
     Args:
-        most: Connections kept at a time; the oldest make room.
+        most: Maximum number kept; the oldest are closed first.
     """
 
     def __init__(self, most: int) -> None:
@@ -166,7 +166,7 @@ class KeptConnections:
         return None
 
     def give_back(self, place: Hashable, wire: Wire) -> None:
-        """Keep one, whose answer was read to its end."""
+        """Keep one whose answer was read to its end."""
         with self._lock:
             self._idle.append((place, wire))
             while len(self._idle) > self._most:
@@ -177,7 +177,7 @@ def dial(addresses: Sequence[str], port: int, *, connect_s: float, until: float)
     """A connection to the first address that answers.
 
     Args:
-        addresses: Of a host, looked at already.
+        addresses: Of a host, already checked.
         port: Where it listens.
         connect_s: Seconds for each address.
         until: Monotonic seconds at which all of it ends.
@@ -217,11 +217,11 @@ def secured(opened: socket.socket, tls: ssl.SSLContext, host: str, *, within_s: 
 
 @cache
 def tls_context(verify: bool | str = True) -> ssl.SSLContext:
-    """What certificates are checked with.
+    """The context that certificates are checked with.
 
     Args:
-        verify: True: the CA bundle of the environment (REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE), else that of
-            certifi. A path: the CA there and no other. False: nothing is checked.
+        verify: True: the CA bundle of the environment (REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE), else
+            certifi's. A path: only the CAs in it. False: nothing is checked.
     """
     if verify is False:
         context = ssl.create_default_context()

@@ -21,7 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK_S = 0.2
-"""A signal that arrives just before a wait does not end it, so nobody waits for longer than this in one go."""
+"""A signal that arrives just before a wait does not end it, so no single wait is longer than this."""
 
 _INTERRUPTED = 130
 """Exit status of a program that SIGINT has ended."""
@@ -54,11 +54,11 @@ class DaemonThreads(Executor):
         return future
 
     def map_all(self, fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """What `fn` gives for each item, in their order; raises what the first of them raised."""
+        """The result of `fn` for each item, in order; raises the first exception that one of them raised."""
         return [result_of(future) for future in [self.submit(fn, item) for item in items]]
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:  # noqa: ARG002
-        """Let the threads end. Waits for nothing, whatever is asked for."""
+        """Let the threads end. Never waits, whatever the arguments say."""
         with contextlib.suppress(Empty):
             while (call := self._calls.get_nowait()) is not None:
                 call[0].cancel()
@@ -81,7 +81,7 @@ def result_of(future: "Future[R]") -> R:
 
 
 def interrupted(kind: type[BaseException]) -> None:
-    """Remember that this process was to end: it will not wait for calls that are under way then."""
+    """Note that this process is being ended: it will not wait for calls that are still under way."""
     _interrupts.append(kind)
 
 
@@ -104,7 +104,7 @@ def _serve(calls: "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]") -
 
 @atexit.register
 def _end_process() -> None:
-    """Wait for what is under way, as `ThreadPoolExecutor` does; in a run's process, or after an interrupt, do not.
+    """Wait for calls under way, as `ThreadPoolExecutor` does, except in a run's process or after an interrupt.
 
     Python cannot end around it: one in four processes died of a segmentation fault in DuckDB's read of a silent server.
     """

@@ -1,10 +1,10 @@
-"""An HTTP proxy within this process that leads to one place: for a library that would follow redirects anywhere.
+"""An HTTP proxy within this process that connects to one endpoint only, for a library that follows any redirect.
 
 DuckDB's httpfs follows every redirect, from https to http and to services of this machine as well, and no setting stops
 it. But it takes a proxy. This one listens on the loopback interface and connects to the object store's endpoint and to
 nothing else: a tunnel for https, so that certificates are checked where they were; requests without a body for http,
-each one's target looked at. It knows no credentials, and another account of this machine that finds it can reach
-nothing by it that it could not reach anyway.
+whose target is checked each time. It has no credentials, and another account of this machine that finds it can reach
+nothing through it that it could not reach anyway.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ _proxies: dict[tuple[int, str], "EndpointProxy"] = {}
 
 
 def proxy_for(endpoint_url: str) -> str:
-    """``host:port`` of the proxy to an endpoint; it is started when it is first wanted, and ends with the process."""
+    """``host:port`` of the proxy to an endpoint; started when it is first needed; ends with the process."""
     place = place_of(endpoint_url)
-    key = (os.getpid(), str(place))  # threads do not come along into a copy of the process
+    key = (os.getpid(), str(place))  # a forked process does not inherit threads
     with _lock:
         if key not in _proxies:
             _proxies[key] = EndpointProxy(place)
@@ -45,10 +45,10 @@ def proxy_for(endpoint_url: str) -> str:
 
 
 class EndpointProxy:
-    """The proxy; serves in threads of its own from the start.
+    """The proxy; serves in its own threads from the start.
 
     Args:
-        place: The only place that it leads to.
+        place: The only endpoint that it connects to.
         resolve: Addresses of its host.
     """
 
@@ -113,7 +113,7 @@ class EndpointProxy:
 
     @contextlib.contextmanager
     def _connected(self, client: socket.socket) -> Iterator[socket.socket]:
-        """The endpoint, or a word to the client and ConnectionError."""
+        """A connection to the endpoint. Otherwise an answer to the client, and ConnectionError."""
         until = time.monotonic() + CONNECT_S
         try:
             addresses = resolve_within(self._resolve, self._place.host, self._place.port, CONNECT_S)
@@ -127,14 +127,14 @@ class EndpointProxy:
 
     def _refuse(self, client: socket.socket, target: bytes) -> None:
         try:
-            where = str(place_of(target.decode("ascii")))  # without its path, which is whatever somebody wanted
+            where = str(place_of(target.decode("ascii")))  # without its path, which the other side chose
         except ValueError:
             where = "something that is not a usable URL"
         _log.warning("a redirect was not followed", endpoint=str(self._place), to=where)
         _answer(client, b"421 Redirect Not Followed", f"{where} is not the configured endpoint, {self._place}")
 
     def _own(self, head: bytes) -> bytes | None:
-        """A request as the endpoint expects it; None where it goes elsewhere or has a body."""
+        """A request as the endpoint expects it; None if it goes elsewhere or has a body."""
         line, *headers = head.split(b"\r\n")
         method, target = _request_line(head)
         if method not in {b"GET", b"HEAD"} or not target.startswith(b"http://") or not self._is_own(target):
@@ -153,7 +153,7 @@ class EndpointProxy:
 
 
 def _request_line(head: bytes) -> tuple[bytes, bytes]:
-    """Method and target; empty where it is not a request."""
+    """Method and target; empty if it is not a request."""
     method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
     return method, rest.rpartition(b" ")[0]
 
@@ -170,9 +170,9 @@ def _read_head(client: socket.socket, got: bytes) -> tuple[bytes, bytes]:
 
 
 def _pass_on(server: socket.socket, client: socket.socket, buffer: memoryview, *, until_asked: bool = False) -> None:
-    """What each says to the other, until one of them ends or nothing comes for a while.
+    """Copy bytes in both directions until one side closes or nothing arrives for a while.
 
-    `until_asked`: only what the server says, until the client asks for the next thing.
+    `until_asked`: only from the server, until the client sends its next request.
     """
     poll, ends = select.poll(), {server.fileno(): (server, client), client.fileno(): (client, server)}
     for end in ends:

@@ -1,8 +1,7 @@
 """What can go wrong with an outside system, in terms of what the caller can do about it.
 
-Two questions decide the class: does the same request stand a chance in a few seconds (transient or
-permanent), and whose move is it (the message says so)? Libraries' own exceptions stop at `retry.call` and at
-the object store.
+Two questions decide the class: could the same request succeed in a few seconds (transient or permanent), and who has to
+act (the message says so)? Libraries' own exceptions do not pass `retry.call` and the object store.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from wrm_pipeline.domain.masking import redact
 class ExternalError(Exception):
     """A call to an outside system failed.
 
-    The message reads ``target operation name: problem. remedy``, for one tired person at night. All arguments
-    are kept in `args`, so that the error survives the way back from a worker process. Secrets are masked here, where
-    the error is made: what a service answers may quote what it was sent.
+    The message reads ``target operation name: problem. remedy``, for a tired person at night. All arguments are kept in
+    `args`, so that the error can be pickled by a worker process. Secrets are masked here, where the error is created: a
+    service's answer may quote the request.
 
     Attributes:
         problem: What happened.
         target: Which system: ``feed``, ``s3``, ``vault``, ``webhook``, or the lake's folder.
-        operation: What was asked of it, e.g. ``get``.
-        name: The thing that was meant, with its place: ``s3://bucket/key at https://host``, a URL, a path.
+        operation: The request, e.g. ``get``.
+        name: What the request was about, and where: ``s3://bucket/key at https://host``, a URL, a path.
         remedy: What the reader can do.
         status: The HTTP status, where there was an answer.
         attempts: How many requests were made; 0 where retries do not apply.
@@ -63,18 +62,18 @@ class TransientError(ExternalError):
     """The same request may well succeed later: no answer, a time-out, 408, 429, most of 5xx.
 
     Attributes:
-        retry_after_s: How long the other side asked to be left alone, in seconds; None where it did not say.
+        retry_after_s: How long the other side asked us to wait, in seconds; None if it did not say.
     """
 
     retry_after_s: float | None = None
 
 
 class PermanentError(ExternalError):
-    """Asking again gives the same answer, so nothing retries it and no circuit breaker counts it."""
+    """Asking again would give the same answer, so it is not retried and no circuit breaker counts it."""
 
 
 class CircuitOpenError(TransientError):
-    """No request was made: the target failed too often just now.
+    """No request was made: the target has failed too often recently.
 
     Attributes:
         since: When the circuit opened (aware, UTC).
@@ -103,7 +102,7 @@ class CertificateError(PermanentError):
 
 
 class ObjectNotFoundError(PermanentError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class StorageDeniedError(PermanentError):
@@ -115,12 +114,12 @@ class ObjectArchivedError(PermanentError):
 
 
 class StorageFullError(PermanentError):
-    """The disk, its quota or the bucket's quota is used up; only a person can make room."""
+    """The disk, its quota or the bucket's quota is full; only a person can make room."""
 
 
 class UnexpectedAnswerError(TransientError):
-    """The target cannot have said this: HTML with status 200 from a proxy, a body cut short or damaged."""
+    """The answer cannot be the target's: HTML with status 200 from a proxy, a body cut short or damaged."""
 
 
 class DamagedContentError(UnexpectedAnswerError):
-    """A whole body arrived, and it is not what was stored: the object is damaged, or its way here is."""
+    """A whole body arrived, but it is not what was stored: the object was damaged, in the store or in transit."""

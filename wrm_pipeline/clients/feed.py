@@ -1,4 +1,4 @@
-"""The bike-share feed: one GET, the very bytes that it serves."""
+"""The bike-share feed: one GET, and the exact bytes that it serves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class Feed:
         return f"Feed({redact(self.url)!r})"
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
-        """Get the state of now; `correlation_id` goes along as X-Correlation-ID.
+        """Get the current state; `correlation_id` is sent as X-Correlation-ID.
 
         Takes at most 60 s and one read time-out (FEED_POLICY), however slowly the feed drips.
 
@@ -84,13 +84,13 @@ class Feed:
             raise PermanentError(
                 f"answered {answer.status_code} instead of 200", "feed", "get", self.url, _MOVED, answer.status_code
             )
-        # What is kept for ever must not hold our own credential, where the feed quotes what it was asked.
+        # The body is kept for ever, so it must not contain our own credential if the feed quotes the request.
         body = without_echo(answer.body, self.url)
         return FetchedBody(body, self.now(), 200, answer.headers.get("content-type", ""))
 
     @property
     def outgoing(self) -> Policy:
-        """What its requests may do."""
+        """The policy for its requests."""
         return Policy(
             "feed",
             max_bytes=self.max_bytes,

@@ -1,11 +1,11 @@
 """A DuckDB connection that a signal can end.
 
 Called in the main thread, DuckDB turns what a signal handler raises (Dagster's DagsterExecutionInterruptedError on a
-cancel, KeyboardInterrupt) into a RuntimeError, which Dagster takes for a failed step and goes on to the next; the
+cancel, KeyboardInterrupt) into a RuntimeError, which Dagster takes for a failed step, going on to the next one; the
 connection keeps its query and its files even after `close()`, so that the next `connect()` to that path spins for ever
-(1.5.5). While a query waits for a silent server, no handler runs at all. So every call is made in a thread of the
-connection's own: the main thread only waits, the handler's exception comes through as it is, and the query is
-interrupted as DuckDB wants it.
+(1.5.5). While a query waits for a silent server, no handler runs at all. So every call is made in the connection's own
+thread: the main thread only waits, the handler's exception is raised unchanged, and the query is interrupted the way
+DuckDB expects.
 """
 
 import time
@@ -30,7 +30,7 @@ _POLL_S = 0.05
 class InterruptibleConnection:
     """Passes every call on to the connection that `connect` opens, in one thread.
 
-    What would return the connection itself returns this object. Variables of the caller are not found as tables:
+    Methods that would return the connection itself return this object. Variables of the caller are not found as tables:
     register what a query is to read.
     """
 
@@ -78,10 +78,10 @@ class InterruptibleConnection:
         return found
 
     def _stop(self, reason: type[BaseException]) -> None:
-        """Interrupt what is under way. Again and again, as an interrupt that comes before the query counts for none.
+        """Interrupt the call under way; repeatedly, as an interrupt that comes before the query has no effect.
 
-        The signal may have come before the call was handed over or after it was answered: once a later call, which does
-        nothing, has its turn, nothing is under way.
+        The signal may have come before the call was handed over or after it was answered: once a later call that does
+        nothing has run, nothing is under way.
         """
         self._abandoned = True  # should another signal come meanwhile
         deadline = time.monotonic() + GRACE_S
@@ -99,7 +99,7 @@ class InterruptibleConnection:
 
 
 def _carried_out(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """What a call gives and what it raises: whatever else the wait for it raises comes from a signal."""
+    """What a call returned or raised; anything else raised while waiting for it comes from a signal."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 - it is raised again where the call came from
@@ -107,9 +107,9 @@ def _carried_out(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 
 
 def _nothing() -> None:
-    """The call that is made last."""
+    """The last call."""
 
 
 def interruptible(connect: "Callable[[], duckdb.DuckDBPyConnection]") -> "duckdb.DuckDBPyConnection":
-    """Open a connection by `connect` whose calls a signal's exception ends; it has DuckDB's own methods."""
+    """Open a connection with `connect` whose calls end when a signal raises; it has DuckDB's own methods."""
     return cast("duckdb.DuckDBPyConnection", InterruptibleConnection(connect))

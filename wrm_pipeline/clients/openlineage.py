@@ -17,7 +17,7 @@ PATH = "/api/v1/lineage"
 
 # Connecting and waiting for the answer's head, within the policy's 4 s for an attempt.
 TIMEOUTS_S = (1.5, 2.4)
-# What it says about an event is of no interest.
+# The content of its answer is not used.
 MAX_ANSWER_BYTES = 2**20
 
 _KEY_REMEDY = "Correct OPENLINEAGE_API_KEY"

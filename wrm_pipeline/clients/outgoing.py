@@ -1,16 +1,17 @@
-"""Requests to services that may lie: one policy for where they may lead, how long they take, and how much they bring.
+"""Requests to services that may misbehave: where they may lead, how long they may take, how much they may return.
 
 - A redirect is followed to the host and port that are configured, or to a host that is listed; never from https to
   http.
-- A name is resolved once for each request and the connection goes to that very address, so a name that changes its mind
-  changes nothing. An address that is not of the public internet is refused, unless the configured URL is that address
-  (or `localhost`), or the host is listed as private, or the whole target is the operator's own (`trusted`).
-- The whole exchange has a deadline, whatever drips: the name, headers, bodies, floods of 100 Continue. A body is
-  bounded on the wire and unpacked.
-- Nothing is taken from the surroundings: no proxies, no .netrc, no cookies. Only a CA bundle is (REQUESTS_CA_BUNDLE or
+- A name is resolved once for each request and the connection goes to that very address, so a name that resolves
+  differently a moment later changes nothing. An address outside the public internet is refused, unless the configured
+  URL is that address (or `localhost`), or the host is listed as private, or the whole target is the operator's own
+  (`trusted`).
+- The whole exchange has a deadline, however slowly it drips: name resolution, headers, bodies, floods of 100 Continue.
+  The size of a body is limited, both on the wire and unpacked.
+- Nothing is taken from the environment: no proxies, no .netrc, no cookies. Only a CA bundle is (REQUESTS_CA_BUNDLE or
   SSL_CERT_FILE).
 
-It is the standard library's HTTP client, whose bounds on headers are 100 of 64 kB each, and whose errors quote no URL.
+It is the standard library's HTTP client, which limits headers to 100 of 64 kB each, and whose errors quote no URL.
 """
 
 import base64
@@ -66,8 +67,8 @@ class Policy:
         private_hosts: Hosts whose names may have private addresses.
         trusted: The configured host is the operator's own, wherever it is.
         verify: Of certificates; see `tls_context`.
-        with_errors: The body of an answer other than 200 is read, too.
-        unpack: Undo the encoding of the transport; else the body is what was on the wire.
+        with_errors: Also read the body of an answer other than 200.
+        unpack: Undo the transfer's compression; otherwise the body is what was on the wire.
         remedy: What to do about a refusal.
         certificate_remedy: What to do about a certificate that is not valid.
         redirect_remedy: What to do about a redirect that is not followed.
@@ -96,7 +97,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came: status, its words, headers by lower-case name (the first of each), and the unpacked body."""
+    """An answer: status, reason phrase, headers by lower-case name (the first of each), and the unpacked body."""
 
     status_code: int
     reason: str
@@ -106,7 +107,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a request goes: an address of the web, taken apart. Its text shows neither path nor credentials."""
+    """Where a request goes: a parsed http(s) URL. Its text shows neither path nor credentials."""
 
     scheme: str
     host: str
@@ -121,28 +122,28 @@ class Place:
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """Scheme, host and port: who answers, and how."""
+        """Scheme, host and port."""
         return self.scheme, self.host, self.port
 
     @property
     def listed_as(self) -> set[str]:
-        """What a list of hosts may call it."""
+        """Names by which a list of hosts may contain it."""
         names = {f"{self.host}:{self.port}"}
         return names | {self.host} if self.port == DEFAULT_PORTS[self.scheme] else names
 
 
 class BadUrlError(ValueError):
-    """Not an address of the web; the message says why and does not quote it."""
+    """Not a usable http(s) URL; the message says why and does not quote it."""
 
 
 def place_of(url: str) -> Place:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        BadUrlError: it is none, or one that two readers may read differently.
+        BadUrlError: it is not one, or it is ambiguous.
     """
     if any(ord(char) <= 32 or ord(char) == 127 or char == "\\" for char in url):
-        raise BadUrlError("it holds a blank, a control character or a backslash")
+        raise BadUrlError("it contains a blank, a control character or a backslash")
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -179,11 +180,11 @@ def request(
     """One request, with the redirects that the policy lets it follow. Does not retry and judges no status.
 
     Args:
-        policy: See there.
+        policy: See `Policy`.
         method: ``GET``, ``HEAD``, ``POST``.
         url: As configured. Its user and password are sent to its own host and port only.
-        name: How messages call it; the URL is not quoted.
-        headers: Sent along to each place.
+        name: Its name in messages; the URL is not quoted.
+        headers: Sent to each place.
         body: Of a POST; a file is read to its end, and needs a Content-Length among the headers.
         kept: Where connections are taken from and given back to.
 
@@ -229,10 +230,10 @@ class _Exchange:
         return PermanentError(problem, self._policy.target, self._method.lower(), self._name, remedy)
 
     def redirected(self, configured: Place, here: Place, location: str) -> Place:
-        """Where an answer wants to lead, if it may.
+        """Where an answer redirects to, if that is allowed.
 
         Raises:
-            PermanentError: it may not.
+            PermanentError: it is not.
         """
         remedy = self._policy.redirect_remedy
         try:
@@ -256,7 +257,7 @@ class _Exchange:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Put what goes wrong in the block into our terms."""
+        """Translate exceptions of the block into ours."""
         try:
             yield
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -296,7 +297,7 @@ class _Exchange:
         connection.sock = wire
         whole = False
         try:
-            # Who refuses a request may close before it has all of it; the refusal is there to be read.
+            # A server that refuses a request may close before it has read all of it; its answer can still be read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(self._method, place.path, body=body, headers=dict(headers))
             response = connection.getresponse()
@@ -314,7 +315,7 @@ class _Exchange:
                 wire.end()
 
     def _connect(self, place: Place, *, configured: bool) -> Wire:
-        """A connection to an address that was looked at; the certificate is still that of the name."""
+        """A connection to a checked address; the certificate is still checked against the name."""
         addresses, connect_s = self._addresses(place, configured=configured), self._policy.connect_s
         opened = dial(addresses, place.port, connect_s=connect_s, until=self._until)
         if place.scheme == "https":
@@ -341,8 +342,8 @@ class _Exchange:
                 refused = f"{text} ({why})"
         if not allowed and refused:
             raise self.refused(
-                f"{place.host} has the address {refused}, which nothing outside may make this machine ask",
-                f"If that host is your own, name it in WRM_PRIVATE_HOSTS. {policy.remedy}".strip(),
+                f"{place.host} has the address {refused}, which is not public",
+                f"If that host is your own, add it to WRM_PRIVATE_HOSTS. {policy.remedy}".strip(),
             )
         return allowed
 
@@ -355,7 +356,7 @@ class _Exchange:
         unpack = self._unpacker(headers.get("content-encoding", "") if self._policy.unpack else "")
         chunks: list[bytes] = []
         unpacked = 0
-        # Each read1 gives what has come.
+        # Each read1 returns what has arrived.
         while chunk := response.read1(_CHUNK_BYTES):
             self._size += len(chunk)
             if self._size > limit:
@@ -376,7 +377,7 @@ class _Exchange:
         return self.refused(f"the answer is longer than {self._policy.max_bytes} bytes", self._policy.size_remedy)
 
     def _unpacker(self, encoding: str) -> Callable[[bytes], Iterator[bytes]]:
-        """What undoes the encoding of the transport, piece by piece of at most 64 kB; `b""` ends it."""
+        """A function that undoes the transfer's compression in pieces of at most 64 kB; `b""` ends it."""
         match encoding.strip().lower():
             case "" | "identity":
                 return lambda data: iter([data] if data else [])
@@ -406,7 +407,7 @@ class _Inflater:
         while data:
             if self._state.eof:
                 if not self._gzip or not data.startswith(b"\x1f"):
-                    return  # what follows a finished stream is not part of it
+                    return  # anything after a finished stream is not part of it
                 self._state = zlib.decompressobj(self._bits)
             try:
                 piece = self._state.decompress(data, _CHUNK_BYTES)

@@ -1,7 +1,7 @@
 """PostgreSQL's own pg_dump and pg_restore, run as programs.
 
-The password goes by a file that only this user can read and that is gone when the program ends (PGPASSFILE): not on a
-command line, and not in an environment, which a crash report or another process of this user would show.
+The password is passed in a file that only this user can read, and that is removed when the program ends (PGPASSFILE):
+not on a command line, and not in an environment, which a crash report or another process of this user would show.
 """
 
 import os
@@ -17,7 +17,7 @@ from wrm_pipeline.clients.causes import cause_of
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain.masking import remember_secret
 
-# A history of 14 days is dumped in seconds; what takes longer waits for a lock or for a server that hangs.
+# A history of 14 days is dumped in seconds; anything longer is waiting for a lock or for a server that hangs.
 TIMEOUT_S = 1800.0
 _CONNECT_S = 5
 
@@ -40,15 +40,15 @@ class PostgresDatabase:
         remember_secret(self.password)
 
     def dump(self, target: Path) -> None:
-        """Write the whole database in pg_dump's own compressed format: one consistent state, nobody waits for it.
+        """Write the whole database in pg_dump's own compressed format: one consistent state, without blocking anyone.
 
         Raises:
-            PostgresToolError: it failed; what is at `target` is of no use.
+            PostgresToolError: it failed; the file at `target` is unusable.
         """
         self._run("pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}", self.name)
 
     def restore(self, source: Path) -> None:
-        """Replace what a dump holds: all of it or, if anything fails, nothing.
+        """Replace the tables in a dump: all of them or, if anything fails, none.
 
         Raises:
             PostgresToolError: it failed, or somebody uses the database; it is as it was.
@@ -70,7 +70,7 @@ class PostgresDatabase:
         self._run("pg_restore", *options, f"--dbname={self.name}", str(source))
 
     def tables(self) -> list[str]:
-        """The names of the tables that are there.
+        """The names of the existing tables.
 
         Raises:
             PostgresToolError: the database does not answer.
@@ -122,7 +122,7 @@ class PostgresDatabase:
             raise self._failed(program, done.stderr)
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        """For a program, with the password in a file in `folder`; without one it finds what it finds (`~/.pgpass`)."""
+        """For a program: the password is in a file in `folder`; without one, libpq uses `~/.pgpass` as usual."""
         environment = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
         environment["PGCONNECT_TIMEOUT"] = "10"
         if self.password:
@@ -152,7 +152,7 @@ def describe(dump: Path) -> str:
     """What a dump holds, in a few words; reading its table of contents shows that it can be read.
 
     Raises:
-        PostgresToolError: it is no dump.
+        PostgresToolError: it is not a dump.
     """
     done = subprocess.run(  # noqa: S603
         [_find("pg_restore"), "--list", str(dump)], capture_output=True, text=True, timeout=60, check=False

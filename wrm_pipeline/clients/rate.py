@@ -1,7 +1,7 @@
-"""A bound on requests per second that all processes of a machine keep together.
+"""A limit on requests per second, shared by all processes of a machine.
 
-Services count by address (Hetzner: 750 requests/s), and runs are processes: a bound in each would be none. What they
-share is one number in a locked file, the moment at which the next request is due; reading and writing it takes 10 µs,
+Services count by address (Hetzner: 750 requests/s), and runs are processes: a limit in each would not limit anything.
+They share one number in a locked file, the moment at which the next request is due; reading and writing it takes 10 µs,
 a request thousands.
 """
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # Requests that may come at once after a quiet time, as a share of a second's.
 _BURST_S = 0.1
 
-# A later moment is none of ours: the clock starts at 0 when the machine does.
+# A later moment is from before a reboot: the clock starts at 0 when the machine does.
 _BELIEVED_S = 60.0
 
 _MOMENT = struct.Struct("<d")
@@ -28,7 +28,7 @@ _MOMENT = struct.Struct("<d")
 class SharedRate:
     """At most `per_second` requests, on average over any second, of all processes that name the same file.
 
-    Where the file cannot be written there is no bound: better too fast than not at all.
+    If the file cannot be written there is no limit: better too fast than not at all.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SharedRate:
             self._sleep(delay)
 
     def _reserve(self) -> float:
-        """Seconds until the moment that is now this request's."""
+        """Seconds until the moment reserved for this request."""
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:

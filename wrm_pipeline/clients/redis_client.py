@@ -1,7 +1,7 @@
-"""The one way to Redis: short time-outs, no retries, and left alone for a while once it does not answer.
+"""The only client of Redis: short time-outs, no retries, and a pause once it does not answer.
 
-Nothing here needs Redis. What uses it (the cache, the breakers' state) has another way, and waiting is all that a
-Redis that is away could cost: 0.3 s for a process's first question, nothing for the others.
+Nothing here depends on Redis. Its users (the cache, the breakers' state) have a fallback, so a Redis that is down can
+only cost waiting: 0.3 s for a process's first request, nothing for the others.
 """
 
 import threading
@@ -17,14 +17,14 @@ T = TypeVar("T")
 # redis-py's own defaults wait 5 s and try 10 times: 3.7 s on a closed port, 7 s on a black hole.
 TIMEOUT_S = 0.3
 
-# A run is over by then. What lives longer (code server, exporter) asks again after it.
+# A run is over by then. Longer-lived processes (code server, exporter) ask again after it.
 COOLDOWN_S = 60.0
 
 
 class RedisGuard:
-    """A Redis client whose first connection error or time-out is raised again, unasked, for COOLDOWN_S seconds.
+    """A Redis client that, for COOLDOWN_S seconds after a connection error or time-out, raises it again without asking.
 
-    Commands are methods, as of `redis.Redis`; `ask` is for several at once.
+    Commands are methods, as in `redis.Redis`; `ask` is for several at once.
     """
 
     def __init__(self, client: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,10 +35,10 @@ class RedisGuard:
         self._cooldown_until = 0.0
 
     def ask(self, question: Callable[[Any], T]) -> T:
-        """What `question` gives, which is called with the client.
+        """The result of `question`, which is called with the client.
 
         Raises:
-            Exception: whatever redis-py raised, now or a short while ago.
+            Exception: what redis-py raised, now or within the cooldown.
         """
         from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004 - their names
 

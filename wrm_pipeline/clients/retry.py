@@ -1,4 +1,4 @@
-"""The one retry policy of the project: what is worth another attempt, how long to wait, when to give up.
+"""The project's only retry policy: what is worth another attempt, how long to wait, when to give up.
 
 Every request to an outside system goes through `call`, once. The libraries' own retries (botocore, urllib3)
 are off and no caller wraps `call` in a loop: layers multiply (4 x 5 x 3 attempts were 60 requests and minutes
@@ -51,8 +51,8 @@ class RetryPolicy:
         deadline_s: Seconds from the first attempt's start to the last attempt's end, waits included.
         base_wait_s: Upper bound of the first wait, in seconds.
         max_wait_s: Upper bound of any wait that the other side did not ask for, in seconds.
-        attempt_s: What one attempt takes at worst, in seconds (the client's socket time-outs see to it). No
-            attempt starts when less than that is left, which is what makes the deadline hold.
+        attempt_s: The longest that one attempt can take, in seconds (the client's socket time-outs ensure it). No
+            attempt starts when less than that is left, which is how the deadline is kept.
     """
 
     attempts: int
@@ -67,8 +67,7 @@ class RetryPolicy:
 
 
 FEED_POLICY = RetryPolicy(attempts=4, deadline_s=60, base_wait_s=1, max_wait_s=8, attempt_s=18)
-"""Worst case 60 s: a fetch starts every minute, and the next must not find this one still trying. Time-outs 3
-+ 15 s."""
+"""Worst case 60 s: a fetch starts every minute, and must not overlap with the next one. Time-outs 3 + 15 s."""
 
 STORAGE_POLICY = RetryPolicy(attempts=6, deadline_s=60, base_wait_s=0.5, max_wait_s=8, attempt_s=18)
 """Worst case 60 s for one S3 operation (three hung attempts of 3 + 15 s and their waits). A store that
@@ -114,8 +113,7 @@ class RequestCounts:
 class RequestCounter:
     """Counts attempts in this process; thread-safe. An instance is what `call` takes as `on_event`.
 
-    A run's process is gone when it ends, so each materialization takes the counts with `reset` into its
-    metadata.
+    A run's process is gone when it ends, so each materialization puts the counts into its metadata with `reset`.
     """
 
     def __init__(self) -> None:
@@ -133,14 +131,14 @@ class RequestCounter:
             return RequestCounts(dict(self._requests))
 
     def reset(self) -> RequestCounts:
-        """The counts so far, and start from zero in the same moment."""
+        """Return the counts so far, and start from zero at the same moment."""
         with self._lock:
             counts, self._requests = RequestCounts(dict(self._requests)), Counter()
         return counts
 
 
 REQUESTS = RequestCounter()
-"""This process's requests: where `call` counts unless it is told otherwise."""
+"""This process's requests: where `call` counts by default."""
 
 
 def call(
@@ -155,31 +153,30 @@ def call(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Run `fn`, again where its failure is transient, within the policy's attempts and deadline.
+    """Run `fn`, and again if its failure is transient, within the policy's attempts and deadline.
 
-    A `Retry-After` that leaves no time for another attempt ends the call at once: asking earlier is unwelcome
-    and sleeping until the deadline is idle.
+    A `Retry-After` that leaves no time for another attempt ends the call at once: asking earlier is unwelcome, and
+    sleeping until the deadline is pointless.
 
     Args:
-        fn: One attempt. It must read the body, too, and raise for an answer that is no success.
+        fn: One attempt. It must read the body, too, and raise for an answer that is not a success.
         target: The system, as in metrics: ``feed``, ``s3``, ``vault``, ``webhook``.
-        operation: What is asked, as in metrics: few different words, no keys.
+        operation: What is asked, as in metrics: one of a few words, without keys.
         policy: How hard to try.
         name: The object, URL or path, for messages only.
-        breaker: Asked once before the first attempt and told the end result. Its probe after a cooldown is a
+        breaker: Consulted before the first attempt and updated with the final result. Its probe after a cooldown is a
             single attempt.
-        on_event: Called with (target, operation, outcome) for each attempt, default `REQUESTS`. Outcomes:
-            ``ok``, ``retried`` (transient, another attempt follows), ``failed`` (transient, gave up),
-            ``rejected`` (permanent), ``error`` (not the outside system's doing), ``circuit_open`` (no request
-            was made).
+        on_event: Called with (target, operation, outcome) for each attempt, default `REQUESTS`. Outcomes: ``ok``,
+            ``retried`` (transient, another attempt follows), ``failed`` (transient, gave up), ``rejected`` (permanent),
+            ``error`` (not the outside system's fault), ``circuit_open`` (no request was made).
         clock: Seconds, monotonic.
         sleep: Waits that many seconds.
 
     Raises:
         TransientError: Still failing when attempts or time ran out.
-        PermanentError: The other side said no.
-        CircuitOpenError: Not even tried.
-        Exception: Whatever else `fn` raised that is not about the outside system, unchanged.
+        PermanentError: The other side refused.
+        CircuitOpenError: Not tried.
+        Exception: Anything else that `fn` raised and that is not about the outside system, unchanged.
     """
     record = REQUESTS if on_event is None else on_event
     attempts = policy.attempts
@@ -196,7 +193,7 @@ def call(
         try:
             return fn()
         except Exception as exc:
-            scrub(exc)  # with what led to it: all of it goes along as the cause
+            scrub(exc)  # including the exceptions that led to it, which are kept as its cause
             error = classify(exc, target=target, operation=operation, name=name)
             if error is None:
                 record(target, operation, "error")
@@ -237,7 +234,7 @@ def call(
         raise
     except PermanentError:
         if breaker is not None:
-            breaker.succeeded()  # the target is up: it said no
+            breaker.succeeded()  # the target is up: it answered
         raise
     record(target, operation, "ok")
     if breaker is not None:
@@ -253,17 +250,17 @@ def _error_of(state: tenacity.RetryCallState) -> TransientError:
 
 # --- Which failures are transient -----------------------------------------------------------------------------------
 
-# S3 says 400 for a body that was cut short or damaged on its way, which is the network's fault.
+# S3 answers 400 for a body that was cut short or damaged in transit, which is the network's fault.
 _TRANSIENT_400_CODES = frozenset({"RequestTimeout", "IncompleteBody", "BadDigest"})
-# Of 5xx, these are answers, not troubles: not implemented, HTTP version, no space left.
+# These 5xx are final: not implemented, HTTP version not supported, insufficient storage.
 _PERMANENT_5XX = frozenset({501, 505, 507})
 
 
 def is_transient_status(status: int, code: str = "") -> bool:
     """Whether an HTTP answer with this status (and S3 error code) is worth another attempt.
 
-    The status decides, since S3-compatible stores and the proxies before them answer 429 and 503 with HTML or
-    with nothing, for which botocore makes up a code ('', '503', 'SlowDown').
+    The status decides, since S3-compatible stores and the proxies in front of them answer 429 and 503 with HTML or an
+    empty body, for which botocore makes up a code ('', '503', 'SlowDown').
     """
     if status == 409:
         return code in {"ConditionalRequestConflict", "OperationAborted"}
@@ -279,8 +276,8 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
 
     Args:
         headers: With a case-insensitive `get`, or lower-case names.
-        now: The moment that a date is relative to (aware); default the answer's own `Date`, which leaves our
-            clock and its errors out of it, else the present.
+        now: The moment that a date is relative to (aware); default the answer's own `Date`, so that errors of our clock
+            do not matter, else the present.
     """
     value = (headers.get("retry-after") or "").strip()
     if value.isdecimal():
@@ -301,7 +298,7 @@ def _http_date(value: str) -> datetime | None:
 
 
 class HttpAnswer(Protocol):
-    """The head of an answer, whoever made the request."""
+    """The head of an answer, whichever library made the request."""
 
     @property
     def status_code(self) -> int:
@@ -309,7 +306,7 @@ class HttpAnswer(Protocol):
 
     @property
     def reason(self) -> str:
-        """The words beside the status."""
+        """The reason phrase."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -325,7 +322,7 @@ def check_response(response: HttpAnswer, *, target: str, operation: str, name: s
 
 
 def classify(exc: Exception, *, target: str, operation: str, name: str = "") -> ExternalError | None:
-    """Put a library's exception into our terms; None if it is not about the outside system (a bug, say).
+    """Translate a library's exception into ours; None if it is not about the outside system (e.g. a bug).
 
     Knows requests, urllib3, botocore, http.client and the built-in connection errors. Imports none of the
     libraries: one that is not loaded cannot have raised.

@@ -1,7 +1,7 @@
-"""Finds credentials in use that were left in a folder or in its git history; never shows one.
+"""Finds credentials in use that were left in a folder or its git history; never prints their values.
 
-What merely looks like a credential is detect-secrets' part (`make check`, pre-commit): it knows more forms, and this
-process knows the values. A line with ``pragma: allowlist secret`` is left alone.
+Strings that merely look like credentials are left to detect-secrets (`make check`, pre-commit): it knows more formats,
+while this process knows the values. A line with ``pragma: allowlist secret`` is ignored.
 """
 
 import os
@@ -21,13 +21,13 @@ _NOT_OURS = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", "
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """One credential, by its place.
+    """The place of one credential.
 
     Attributes:
         path: Of the file, relative to the folder or repository; ``message`` for a commit's message.
         line: Its number, from 1.
         variable: Whose value it is.
-        commit: That brought it, where it is in the history.
+        commit: The commit that added it, if it is in the history.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Scanner:
     in_use: Mapping[str, str]
 
     def tree(self, root: Path) -> Iterator[Leak]:
-        """What is in the files of a folder (or in one file), ignored and untracked ones included."""
+        """Values in the files of a folder (or in one file), including ignored and untracked ones."""
         for path in [root] if root.is_file() else _files(root):
             name = path.name if path == root else path.relative_to(root).as_posix()
             try:
@@ -67,7 +67,7 @@ class Scanner:
                     yield Leak(name, number, variable)
 
     def history(self, root: Path) -> Iterator[Leak]:
-        """What any commit on any branch added, each value of a file once, with the commit that brought it."""
+        """Values that any commit on any branch added: each value once per file, with the commit that added it."""
         seen = set()
         for commit, path, number, line in _added_lines(root if root.is_dir() else root.parent):
             for variable in self._of_line(line):
@@ -92,7 +92,7 @@ def is_repository(root: Path) -> bool:
 def _files(root: Path) -> Iterator[Path]:
     if is_repository(root):
         tracked = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
-        # `--directory` names an ignored folder (a virtual environment) instead of what is in it.
+        # `--directory` lists an ignored folder (a virtual environment) instead of its content.
         ignored = _git(root, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory").stdout
         names = {name for listing in (tracked, ignored) for name in listing.split(b"\0")}
         for name in sorted(names):

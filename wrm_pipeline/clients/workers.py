@@ -1,7 +1,7 @@
-"""Heavy work, fanned out behind `concurrent.futures.Executor`: here, in processes of this machine, or on Dask.
+"""Fans heavy work out behind `concurrent.futures.Executor`: in this process, in processes of this machine, or on Dask.
 
-A worker process may die in the middle (out of memory, a machine that goes away). Its task is then given to another
-one, so a task must be a function of its argument that may be carried out twice.
+A worker process may die midway (out of memory, a machine that goes away). Its task is then given to another one, so a
+task must depend on its argument only and may run twice.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ R = TypeVar("R")
 
 Kind = Literal["sequential", "threads", "processes", "dask"]
 
-# A task that was under way each time when a worker died is given up; the last tries run alone, so it is its own doing.
+# A task that was running each time a worker died is given up; its last tries run alone, so that it cannot be the fault
+# of another.
 MAX_LOSSES = 3
 
 DASK_TIMEOUT_S = 10
 
 
 class TaskFailedError(RuntimeError):
-    """A task raised; the message names the error, the traceback is the worker's.
+    """A task raised an exception; the message names it, the traceback is the worker's.
 
-    Text travels between processes whatever the error was made of.
+    It holds text only, which can always be sent between processes.
     """
 
     def __init__(self, message: str, traceback: str) -> None:
@@ -58,12 +59,12 @@ class TaskFailedError(RuntimeError):
 
 
 class WorkerLostError(RuntimeError):
-    """A task took its worker down each time it was tried."""
+    """A task killed its worker each time it was tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T, R]):
-    """What became of one task: a result, or a `TaskFailedError` or `WorkerLostError`."""
+    """The outcome of one task: a result, or a `TaskFailedError` or `WorkerLostError`."""
 
     task: T
     result: R | None = None
@@ -76,9 +77,9 @@ class Workers:
 
     Attributes:
         kind: `sequential` is this process, one after the other.
-        count: Tasks at a time; Dask says itself how many it has room for.
+        count: Tasks at a time; Dask reports its own capacity.
         dask_address: The scheduler, for `dask`.
-        preload: Modules that each worker process finds loaded.
+        preload: Modules that each worker process starts with.
     """
 
     kind: Kind = "sequential"
@@ -87,10 +88,10 @@ class Workers:
     preload: tuple[str, ...] = ()
 
     def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Outcome[T, R]]:
-        """Carry out `function` for each task; outcomes come as they are ready, in any order.
+        """Run `function` for each task; outcomes come as they are ready, in any order.
 
-        A task that raises is an outcome, too, and stops no other. Function, tasks and results travel between
-        processes.
+        A task that raises is an outcome, too, and does not stop the others. Function, tasks and results must be
+        picklable.
 
         Raises:
             PermanentError: there is no Dask cluster at the address.
@@ -116,15 +117,15 @@ class Workers:
         if self.kind == "threads":
             executor = DaemonThreads(self.count, "worker")
         else:
-            # Not forked from this process: it has threads (Arrow's, gRPC's), and a fork may inherit a lock that one
-            # holds. The server that is forked from instead has loaded the code once, which takes seconds.
+            # Not forked from this process: it has threads (Arrow's, gRPC's), and a fork may inherit a lock that one of
+            # them holds. The fork server loads the code once instead, which takes seconds.
             server = multiprocessing.get_context("forkserver")
             server.set_forkserver_preload(list(self.preload))
             executor = ProcessPoolExecutor(self.count, mp_context=server)
         others = set(multiprocessing.active_children())
         try:
             yield executor, self.count
-        except BaseException:  # a cancel, say: nobody waits for what is under way
+        except BaseException:  # e.g. cancelled: do not wait for calls under way
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
             raise
@@ -146,7 +147,7 @@ class _Queue(Generic[T]):
     losses: Counter[T] = field(default_factory=Counter)
 
     def work_off(self, executor: Executor, function: Callable[[T], R], room: int) -> Iterator[Outcome[T, R]]:
-        """Until all is done, or the executor is of no more use."""
+        """Runs until everything is done, or the executor is broken."""
         under_way: dict[Future[R], T] = {}
         while self.waiting or self.suspects or under_way:
             try:
@@ -197,7 +198,7 @@ class _Queue(Generic[T]):
 
 
 def _outcome_of(task: T, future: Future[R]) -> Outcome[T, R] | None:
-    """None if not the task failed but its worker."""
+    """The outcome of a task; None if its worker died instead."""
     error = _error_of(future)
     if error is None:
         return Outcome(task, future.result())
@@ -239,7 +240,7 @@ def _in_worker(function: Callable[[T], R], task: T) -> R:
 def _settle_in() -> None:
     import pyarrow as pa
 
-    pa.set_cpu_count(1)  # Arrow's own threads would only take turns with other workers
+    pa.set_cpu_count(1)  # Arrow's own threads would only compete with other workers
     gc.freeze()  # as `wrm_pipeline.definitions` does
 
 
@@ -265,5 +266,5 @@ def _dask(address: str) -> Iterator[tuple[Executor, int]]:
             raise PermanentError(
                 "the scheduler has no workers", "dask", "connect", address, "Start them: `dask worker ADDRESS`"
             )
-        # One task more for each, so that none waits for its next one.
+        # One extra task per worker, so that none is idle between two.
         yield client.get_executor(pure=False), 2 * threads

@@ -191,7 +191,7 @@ def test_a_name_that_leads_inside_is_not_asked(world, victim, report, addresses)
     world.feed_url = f"http://feed.example:{victim.port}/"
     found = world.fetch(world.feed(policy=ONCE, resolve=lambda _host, _port: addresses))
     assert isinstance(found, PermanentError), found
-    assert "which nothing outside may make this machine ask" in str(found)
+    assert "which is not public" in str(found)
     assert "WRM_PRIVATE_HOSTS" in str(found)
     assert victim.connections == 0
     nothing_is_kept(world)
