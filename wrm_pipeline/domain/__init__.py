@@ -1,1 +1,1 @@
-"""Values in, values out: no Dagster, no network, no files, no clock."""
+"""Pure functions of the domain: values in, values out. No Dagster, network, files, clock, SQL or web pages."""

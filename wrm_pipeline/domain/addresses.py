@@ -1,10 +1,10 @@
-"""Which IP addresses something outside may make this machine talk to: those of the public internet, no others."""
+"""Which IP addresses a foreign answer may lead this machine to: only those of the public internet."""
 
 import ipaddress
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# What the registries count as shared or public, and clouds use for themselves.
+# Counted as shared or public by the registries, but used by clouds internally.
 _OF_CLOUDS = frozenset(
     ipaddress.ip_address(text)
     for text in ("168.63.129.16", "169.254.169.254", "169.254.170.2", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
@@ -16,7 +16,7 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 def why_not_public(address: Address) -> str:
-    """What is wrong with an address that a foreign answer leads to, in a word or two; empty where nothing is."""
+    """Why an address that a foreign answer leads to is not public, in a word or two; empty if it is."""
     if address in _OF_CLOUDS:
         return "a cloud's own service"
     kinds = (
@@ -39,7 +39,7 @@ def why_not_public(address: Address) -> str:
 
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 address stands for or leads to, if it does."""
+    """The IPv4 address that an IPv6 address contains or maps to, if any."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address.sixtofour is not None:

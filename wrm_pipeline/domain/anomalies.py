@@ -10,8 +10,8 @@ Each station hour is described by five features, all of them "0 is usual":
 - `city_empty`: at a station that is empty all the hour, the share of stations that are so beyond the usual share, in
   robust standard deviations: a feed that says 0 everywhere.
 
-Two ways make one score of them: a robust z-score (the feature that is farthest beyond its threshold), and
-scikit-learn's IsolationForest (how few random cuts set the hour apart from those of the days before). docs/quality.md
+Two methods combine them into one score: a robust z-score (the feature that is farthest beyond its threshold), and
+scikit-learn's IsolationForest (how few random cuts separate the hour from those of the days before). docs/quality.md
 has their measured precision and recall; the better one is DEFAULT_METHOD.
 """
 
@@ -33,14 +33,14 @@ DEFAULT_METHOD = ROBUST_Z
 
 DAYS_COMPARED = 28
 MIN_DAYS_COMPARED = 7
-# Hours of fewer snapshots say little: a feed that was away for most of the hour.
+# Hours with fewer snapshots say little: the feed was down for most of the hour.
 MIN_SNAPSHOTS_SHARE = 0.25
 
-# A deviation of less than this many bikes is no news, however steady a station usually is.
+# A smaller deviation, in bikes, is not an anomaly, however steady a station usually is.
 LEVEL_FLOOR_BIKES = 1.5
 STEP_FLOOR_BIKES = 1.0
 CITY_FLOOR_SHARE = 0.02
-# A share of fewer stations than this says nothing about a city.
+# A share of fewer stations than this says nothing about the city.
 CITY_MIN_STATIONS = 10
 
 # Thresholds of the robust z-score, chosen on simulated days without anomalies (docs/quality.md).
@@ -54,10 +54,10 @@ THRESHOLDS: Mapping[str, float] = {
 
 FEATURES = tuple(THRESHOLDS)
 
-# The forest's threshold is the score that this share of the hours of the days before is above.
+# The forest's threshold is the score exceeded by this share of the hours of the days before.
 FOREST_ALARM_SHARE = 0.0005
 FOREST_TREES = 100
-# scikit-learn's 256 hold hardly any rare hours, so that all of them look alike.
+# scikit-learn's default of 256 contains hardly any rare hours, so that all of them look alike.
 FOREST_SAMPLES = 4096
 FOREST_SEED = 1
 
@@ -90,7 +90,7 @@ def station_hours(
     starts: NDArray[np.intp] = np.flatnonzero(np.append(len(rows) > 0, changes)[: len(rows)])
     ends = np.append(starts[1:], len(rows))[: len(starts)] - 1
     step = np.abs(signed_step)
-    # What left in the step that began the spell without bikes in which a row lies, if it lies in one.
+    # The bikes that left in the step that began the spell without bikes around a row, if it is in one.
     begins = (bikes > 0) | np.append(True, station[1:] != station[:-1])[: len(rows)] | (signed_step != 0)
     spell = np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
     emptied = np.where(bikes == 0, -signed_step[spell], 0)
@@ -120,7 +120,7 @@ def _sums(values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is usual, by station and local hour; made from the station hours of earlier days."""
+    """Usual values by station and local hour, computed from the station hours of earlier days."""
 
     by_station_hour: "pd.DataFrame"
     by_hour: "pd.DataFrame"
@@ -144,7 +144,7 @@ def usual_of(earlier: "pd.DataFrame") -> Usual:
             "usual_step": medians["largest_step"],
             "bikes_sigma": _sigma(spread["bikes_mean"], LEVEL_FLOOR_BIKES),
             "step_sigma": _sigma(spread["largest_step"], STEP_FLOOR_BIKES),
-            # Scarce moves would be 0 by a median, and a frozen station would never be missed.
+            # The median of rare moves would be 0, and a frozen station would never be noticed.
             "usual_moves": groups["moves"].mean(),
         }
     )
@@ -162,24 +162,24 @@ def usual_of(earlier: "pd.DataFrame") -> Usual:
 
 
 def _sigma(deviations: "pd.Series[float]", floor: float) -> "pd.Series[float]":
-    """Median deviations by station and hour as standard deviations, none below the station's median or the floor.
+    """Median deviations by station and hour, as standard deviations; at least the station's median and the floor.
 
-    Of 7 days, those of some hours are close together by chance.
+    With 7 days, the values of some hours are close together by chance.
     """
     of_station = deviations.groupby("station_id").transform("median")
     return (_MAD_TO_SIGMA * deviations.clip(lower=of_station)).clip(lower=floor)
 
 
 def features(hours: "pd.DataFrame", usual: Usual) -> "pd.DataFrame":
-    """The features of station hours, and what is usual for each.
+    """The features of station hours, with the usual values.
 
     Args:
         hours: As `station_hours`, ordered by station and hour, of one day or of several that follow each other.
-        usual: What they are compared with.
+        usual: Values to compare with.
 
     Returns:
-        `hours` without the hours of stations that are not known or of too few snapshots, with FEATURES, `usual_bikes`,
-        `usual_step` and `quiet_h` (hours since the count changed) added.
+        `hours` without hours of unknown stations or with too few snapshots, with FEATURES, `usual_bikes`, `usual_step`
+        and `quiet_h` (hours since the count changed) added.
     """
     frame = hours.join(usual.by_station_hour, on=["station_id", "local_hour"])
     frame = frame.join(usual.by_hour, on="local_hour")
@@ -200,14 +200,14 @@ def features(hours: "pd.DataFrame", usual: Usual) -> "pd.DataFrame":
 
 
 def _silence(frame: "pd.DataFrame") -> tuple[Scores, Scores]:
-    """Moves that are missing since the last one, and the hours since then, at the end of each station hour."""
+    """Moves missing since the last one, and the hours since then, at the end of each station hour."""
     import pandas as pd
 
     station = frame["station_id"].to_numpy()
     expected = np.nan_to_num(frame["usual_moves"].to_numpy())
     moved = frame["moves"].to_numpy() > 0
     first = np.append(True, station[1:] != station[:-1]) if len(station) else np.zeros(0, dtype=bool)
-    # Counts anew after each hour that has a move, and at each station's first hour.
+    # Starts again after each hour with a move, and at each station's first hour.
     reset = moved | first
     run = np.cumsum(reset)
     counted = np.where(moved, 0.0, expected)
@@ -223,7 +223,7 @@ def robust_z(found: "pd.DataFrame") -> Scores:
 
 
 def isolation_forest(found: "pd.DataFrame", earlier: "pd.DataFrame", *, seed: int = FOREST_SEED) -> Scores:
-    """The same by a forest that is grown on the station hours of earlier days (both as `features` gives them).
+    """The same with a forest trained on the station hours of earlier days (both as returned by `features`).
 
     A score of 1 is exceeded by FOREST_ALARM_SHARE of the earlier hours.
     """
@@ -237,7 +237,7 @@ def isolation_forest(found: "pd.DataFrame", earlier: "pd.DataFrame", *, seed: in
 
 
 def _matrix(found: "pd.DataFrame") -> NDArray[np.float64]:
-    """Features on a scale on which the usual and the absurd both have room."""
+    """Features on a scale that fits both usual and absurd values."""
     values = found[list(FEATURES)].to_numpy(dtype=float)
     return np.asarray(np.sign(values) * np.log1p(np.abs(values)), dtype=float)
 
@@ -249,7 +249,8 @@ def find_anomalies(
 
     Args:
         hours: The day's station hours.
-        earlier: Station hours of up to DAYS_COMPARED days before, with `dt`; less than MIN_DAYS_COMPARED find nothing.
+        earlier: Station hours of up to DAYS_COMPARED days before, with `dt`; with fewer than MIN_DAYS_COMPARED nothing
+            is found.
         dt: The day.
         method: ROBUST_Z or ISOLATION_FOREST.
         seed: Of the forest.
@@ -263,7 +264,7 @@ def find_anomalies(
     if not len(hours) or (earlier["dt"].nunique() if len(earlier) else 0) < MIN_DAYS_COMPARED:
         return pd.DataFrame(columns=columns)
     usual = usual_of(earlier)
-    # The newest earlier day comes along, so that a silence that began before midnight is seen whole.
+    # Includes the newest earlier day, so that a silence that began before midnight is measured in full.
     lead = earlier[earlier["dt"] == earlier["dt"].max()]
     together = pd.concat([lead, hours.assign(dt=dt)], ignore_index=True)
     together = together.sort_values(["station_id", "hour_start"], ignore_index=True)
@@ -280,7 +281,7 @@ def find_anomalies(
 
 
 def _reason(row: "pd.Series[Any]") -> str:
-    """The feature that is farthest beyond its threshold, in words."""
+    """The feature farthest beyond its threshold, in words."""
     feature = max(FEATURES, key=lambda name: abs(row[name]) / THRESHOLDS[name])
     if feature == "level":
         return f"{row['bikes_mean']:.1f} bikes on average; {row['usual_bikes']:.1f} are usual at this hour"
@@ -294,6 +295,6 @@ def _reason(row: "pd.Series[Any]") -> str:
 
 
 def last_counts(hours: "pd.DataFrame") -> dict[str, int]:
-    """The last count of each station that was there in the last hour of a day's station hours."""
+    """The last count of each station present in the last hour of a day."""
     last = hours[hours["hour_start"] == hours["hour_start"].max()]
     return dict(zip(last["station_id"].tolist(), last["bikes_last"].tolist(), strict=True))

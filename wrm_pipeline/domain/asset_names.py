@@ -1,4 +1,4 @@
-"""The names of the assets, once: checks, lineage, dead letters and sensors refer to them."""
+"""The names of the assets, defined once: checks, lineage, dead letters and sensors use these constants."""
 
 RAW = "wrm_stations_raw_data"
 PROCESSED = "wrm_stations_processed_data_all"

@@ -1,4 +1,4 @@
-"""Which backups stay: the newest of each of the last days, weeks and months that have one."""
+"""Which backups are kept: the newest of each of the last days, weeks and months that have one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Retention:
 
     @classmethod
     def parse(cls, text: str) -> "Retention":
-        """From `daily,weekly,monthly`.
+        """Parse `daily,weekly,monthly`.
 
         Raises:
             ValueError: not three whole numbers, or nothing would be kept.
@@ -27,9 +27,9 @@ class Retention:
         return cls(*numbers)
 
     def kept(self, times: Iterable[datetime]) -> set[datetime]:
-        """Those of the backups taken at `times` (aware, UTC) that stay. The newest always does.
+        """Of the backups taken at `times` (aware, UTC), those to keep. The newest is always kept.
 
-        Days without a backup do not count: a machine that was away for a month has as many backups afterwards.
+        Days without a backup do not count: a machine that was off for a month has as many backups afterwards.
         """
         newest_first = sorted(times, reverse=True)
         kept = set(newest_first[:1])

@@ -1,10 +1,10 @@
-"""The business rules: what is implausible but possible in rows that are kept, each with its severity and reason.
+"""The business rules: what is implausible but possible in kept rows, each with severity and reason.
 
-A rule is a pandera check on *observations*: the rows of a day, each beside the one before of the same station. They
-are plain columns in memory, so that a rule costs some milliseconds for a day of 590,000 rows.
+A rule is a pandera check on *observations*: the rows of a day, each with the previous one of the same station. They are
+plain columns in memory, so that a rule takes some milliseconds for a day of 590,000 rows.
 
-Severities are those of the data contract, section 4. Rules that cost a line its place (`dead_letter`) are the parser's
-and are applied there (`snapshot.py`); here they are only counted.
+Severities are those of the data contract, section 4. Rules that reject a line (`dead_letter`) are applied by the parser
+(`snapshot/`); here they are only counted.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pandera
 
-# Part of what a computed day remembers: another version means that it is computed anew.
+# Stored with a computed day: a different version means that it is computed again.
 BUSINESS_RULES_VERSION = "4"
 
-# It fires on lines, of which the dead letters tell.
+# It fires on lines, which are in the dead letters.
 DRIFT_RULE = "feed_has_another_format"
 
 FLAG, DEAD_LETTER = "flag", "dead_letter"
 
-# A truck brings or takes 20 to 30 bikes, and its crew books them one by one; nothing does that to 30 in a minute.
+# A truck brings or takes 20 to 30 bikes, and its crew books them one by one; nothing moves 30 in a minute.
 JUMP_BIKES_PER_MINUTE = 30
-# Coordinates are given to 1e-6 degrees (0.1 m). A station that is moved across a square is worth a look.
+# Coordinates have a resolution of 1e-6 degrees (0.1 m). A station that moves across a square is worth a look.
 MOVED_M = 100.0
 # Clocks of docks and servers differ by seconds.
 FUTURE_S = 300
@@ -53,8 +53,8 @@ class Rule:
         severity: FLAG or DEAD_LETTER.
         reason: What it looks for and why, for people.
         holds: Observations -> one boolean each: False where the rule fires. None for DEAD_LETTER.
-        asked_of: A boolean column of the observations: the rule is asked only where it is true. None: everywhere.
-        shows: Columns of the observations that a sample has besides station, name and time.
+        asked_of: A boolean column of the observations: the rule applies only where it is true. None: everywhere.
+        shows: Columns of the observations in a sample, besides station, name and time.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Rule:
         """The rule as a pandera check on a frame of observations.
 
         Raises:
-            LookupError: the parser applies it, not we.
+            LookupError: it is applied by the parser.
         """
         if self.holds is None:
             raise LookupError(f"rule {self.name!r} is applied by the parser")
@@ -115,7 +115,7 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
         Rule(
             "count_capped",
             FLAG,
-            "A count that the feed gives as 5+ or the like: the true one may be larger",
+            "A count that the feed gives as 5+ or similar: the true one may be larger",
             lambda rows: ~rows["count_capped"],
             shows=("bikes", "spaces", "total_docks", "pedelecs"),
         ),
@@ -134,7 +134,7 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
         Rule(
             "stale",
             FLAG,
-            f"The report is older than {hours:g} h: the same report is repeated, and the station says nothing new",
+            f"The report is older than {hours:g} h: the same report is repeated, and the station sends nothing new",
             lambda rows: ~rows["stale"],
             shows=("reported_at",),
         ),
@@ -148,7 +148,7 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
         Rule(
             "report_goes_back",
             FLAG,
-            "The report is older than the one that the snapshot before had of this station: order is lost",
+            "The report is older than this station's report in the previous snapshot: they are out of order",
             lambda rows: rows["reported_us"] >= rows["previous_reported_us"],
             asked_of="has_previous",
             shows=("reported_at", "previous_reported_at"),
@@ -156,8 +156,8 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
         Rule(
             "station_moved",
             FLAG,
-            f"A station more than {MOVED_M:g} m from where the snapshot before had it: its number went elsewhere, or a "
-            "coordinate is wrong",
+            f"A station more than {MOVED_M:g} m from its place in the previous snapshot: its number went elsewhere, "
+            f"or a coordinate is wrong",
             lambda rows: rows["moved_m"] <= MOVED_M,
             asked_of="is_followed_station",
             shows=("lat", "lon", "moved_m"),
@@ -181,7 +181,7 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
         Rule(
             "station_appeared",
             FLAG,
-            "A station that the snapshot before did not have: it is new, or it is back",
+            "A station that was not in the previous snapshot: it is new, or it is back",
             lambda rows: ~rows["appears"],
             asked_of="is_station",
         ),
@@ -194,9 +194,9 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
         Rule(
             DRIFT_RULE,
             DEAD_LETTER,
-            "A line of a body a fifth of whose lines or more could not become rows for one and the same field and "
-            "error: the feed has another format. It is in the dead-letter queue, or its body is in quarantine, until a "
-            "release reads it",
+            "A line of a body in which a fifth of the lines or more failed with the same field and error: the feed's "
+            "format has changed. It is in the dead-letter queue, or its body is in quarantine, until a release can "
+            "read it",
         ),
     )
 
@@ -206,11 +206,11 @@ def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) 
 
     Args:
         rows: Enhanced rows in the order of the partition, strings dictionary-encoded, one chunk a column.
-        bikes_before: The last count of each station that was there in the last hour of the day before; None if that
-            day is not known.
+        bikes_before: The last count of each station present in the last hour of the day before; None if that day is
+            unknown.
 
     Returns:
-        A frame with `row` (position in `rows`), codes and values, and what the row before of the same id had.
+        A frame with `row` (position in `rows`), codes and values, and the values of the previous row of the same id.
     """
     import pandas as pd
 
@@ -254,7 +254,7 @@ def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) 
     following = np.append(snapshot[1:], 0)
     vanishes = np.where(has_next, following != snapshot + 1, snapshot < len(snapshot_times) - 1)
 
-    # A station that reports rarely catches up on hours at once: what counts is the time since the report before.
+    # A station that rarely reports catches up on hours at once: the time since its previous report is what matters.
     elapsed = np.maximum(times - _previous(times), reported - before["reported"]) / (60 * _SECOND_US)
     frame = {
         "row": order,
@@ -282,20 +282,20 @@ def observations(rows: pa.Table, bikes_before: Mapping[str, int] | None = None) 
 
 
 def _are_cut(names: pa.DictionaryArray) -> NDArray[np.bool_]:
-    """Which names the parser has cut."""
+    """Which names the parser has truncated."""
     cut = [len(name) == MAX_NAME_CHARACTERS and name.endswith(CUT_MARK) for name in names.dictionary.to_pylist()]
     are_cut: NDArray[np.bool_] = np.array(cut, dtype=bool)[names.indices.to_numpy()]
     return are_cut
 
 
 def _previous(values: NDArray[Any]) -> NDArray[Any]:
-    """The value of the row before; of the first row, its own."""
+    """The value of the previous row; for the first row, its own."""
     return np.concatenate([values[:1], values[:-1]])
 
 
 @dataclass(frozen=True, slots=True)
 class RuleHits:
-    """How often a rule fired, of how many rows, and at most MAX_SAMPLES of them."""
+    """How often a rule fired, among how many rows, with at most MAX_SAMPLES samples."""
 
     rule: str
     hits: int
@@ -304,7 +304,7 @@ class RuleHits:
 
 
 def apply_rules(rules: Collection[Rule], rows: pa.Table, observed: "pd.DataFrame") -> Iterator[RuleHits]:
-    """Each rule that is ours to apply, on the observations made of `rows`."""
+    """Apply each rule that is not the parser's to the observations made from `rows`."""
     for rule in rules:
         if rule.holds is None:
             continue
@@ -321,7 +321,7 @@ def apply_rules(rules: Collection[Rule], rows: pa.Table, observed: "pd.DataFrame
 def _samples(
     rule: Rule, rows: pa.Table, observed: "pd.DataFrame", positions: NDArray[np.intp]
 ) -> tuple[dict[str, Any], ...]:
-    """The newest hit of each station, the newest first: 20 rows of one station would tell no more than one."""
+    """The newest hit of each station, newest first: 20 rows of one station would say no more than one."""
     stations = observed["station"].to_numpy()[positions]
     newest_of_station = positions[np.append(stations[1:] != stations[:-1], True)] if len(positions) else positions
     newest_first = np.argsort(-observed["at_us"].to_numpy()[newest_of_station], kind="stable")

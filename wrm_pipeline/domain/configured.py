@@ -1,7 +1,7 @@
 """Checks of configured values, for the environment's settings and the fields of resources alike.
 
-Each returns the value as it is used. What is wrong follows the name of what holds it in a message, so it begins with a
-verb; a value that may hold a password is not quoted.
+Each returns the value as it is used. In a message, the problem follows the name of the setting, so it begins with a
+verb; a value that may contain a password is not quoted.
 """
 
 import re
@@ -12,7 +12,7 @@ HTTP_SCHEMES = ("https", "http")
 
 
 def is_url(value: str, *schemes: str) -> bool:
-    """Whether a library will understand this URL; its own message about one that it does not would show parts of it."""
+    """Whether a library can parse this URL; the library's own message about an invalid one would quote parts of it."""
     try:
         parts = urlsplit(value)
         port = parts.port
@@ -36,7 +36,7 @@ def secret_url(value: str, *schemes: str) -> str:
     """A URL that may hold a password.
 
     Raises:
-        ValueError: it is of none of these schemes, or would not be understood.
+        ValueError: it has none of these schemes, or cannot be parsed.
     """
     if not is_url(value, *schemes):
         raise ValueError(
@@ -50,7 +50,7 @@ def receiver_url(value: str) -> str:
     """The address of a lineage receiver, without a slash at its end.
 
     Raises:
-        ValueError: it is not one, or holds a credential.
+        ValueError: it is not one, or contains a credential.
     """
     parts = urlsplit(value)
     if not is_url(value, *HTTP_SCHEMES) or not parts.hostname or parts.username or parts.password or parts.query:
@@ -65,7 +65,7 @@ def vault_address(value: str) -> str:
     """The address of a Vault, without a slash at its end.
 
     Raises:
-        ValueError: it is not one, or holds a credential.
+        ValueError: it is not one, or contains a credential.
     """
     parts = urlsplit(value)
     if parts.scheme not in HTTP_SCHEMES or not parts.hostname or parts.username or parts.password:
@@ -74,7 +74,7 @@ def vault_address(value: str) -> str:
 
 
 def vault_path(value: str) -> str:
-    """A mount point, or a path below one, without slashes around.
+    """A mount point, or a path below one, without leading and trailing slashes.
 
     Raises:
         ValueError: nothing is left of it.
@@ -86,7 +86,7 @@ def vault_path(value: str) -> str:
 
 
 def folder_prefix(value: str) -> str:
-    """What keys begin with: a folder with a slash at its end, or nothing.
+    """A prefix of keys: a folder that ends in a slash, or nothing.
 
     Raises:
         ValueError: a part of it cannot be a folder's name.
@@ -98,17 +98,17 @@ def folder_prefix(value: str) -> str:
 
 
 def names_of(text: str) -> frozenset[str]:
-    """The names in a list with commas between, in lower case."""
+    """The names in a comma-separated list, in lower case."""
     return frozenset(name.lower() for part in text.split(",") if (name := part.strip()))
 
 
 def host_list(value: str) -> str:
-    """Hosts, each with or without a port, with commas between.
+    """Comma-separated hosts, each with or without a port.
 
     Raises:
         ValueError: one of them is not.
     """
     for name in names_of(value):
         if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?", name):
-            raise ValueError("is not a list of hosts with commas between; give names like a.example.org,b.example.org")
+            raise ValueError("is not a comma-separated list of hosts; give names like a.example.org,b.example.org")
     return value

@@ -1,7 +1,7 @@
 """Dead letters: rows and bodies that cannot be published, kept until a person or a new parser settles them.
 
-One entry per (raw object, error type), with a name made from just these: the same failure found again is the same
-entry (data contract, section 5).
+One entry per (raw object, error type), named after these two: the same failure found again is the same entry (data
+contract, section 5).
 """
 
 import json
@@ -24,32 +24,33 @@ REPROCESSED = "reprocessed"
 PARKED = "parked"
 DISCARDED = "discarded"
 STATUSES = (PENDING, REPROCESSED, PARKED, DISCARDED)
-# Where an entry says that it is of a change of the feed's format.
+# Key that marks an entry as caused by a change of the feed's format.
 DRIFT_KEY = "drift"
-# Of objects in the queue that are not entries.
+# Status of objects in the queue that are not entries.
 UNREADABLE = "unreadable"
 
-# Each run of a day reads all letters of the day: 1,000 usual lines are 300 kB. What is larger is cut when it is written
-# (records_total counts what is left out), and a letter that others made larger than MAX_READ_BYTES is not even fetched.
+# Each run of a day reads all letters of the day: 1,000 usual lines are 300 kB. A larger letter is cut when it is
+# written (records_total counts the omitted records), and one that others made larger than MAX_READ_BYTES is not
+# fetched.
 MAX_LETTER_BYTES = 2**20
 MAX_READ_BYTES = 2 * 2**20
 MAX_RAW_DATA_BYTES = 2**16
 _MAX_RECORDS_READ = 20_000
-# More lines than any body has; what claims more is not believed, so that sums stay numbers that Dagster can keep.
+# More lines than any body has; a larger number is rejected, so that Dagster can store the sums.
 _MAX_COUNT = 10**9
 
 _NAMESPACE = uuid.UUID("8a7c2f0e-6f0b-5d57-9d3f-0d1f5b7f2c11")
 
 
 class NotALetterError(ValueError):
-    """An object of the queue is not an entry; the message names the field that is to blame, where there is one."""
+    """An object in the queue is not an entry; the message names the field at fault, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadRecord:
     """One line of an entry; `corrected_data`, set by an operator, replaces the line at the next build.
 
-    `line_number` is 0 where whoever wrote the entry did not say. `extra` holds keys that are not ours.
+    `line_number` is 0 if the entry's author did not give one. `extra` holds keys that are not ours.
     """
 
     line_number: int
@@ -64,8 +65,8 @@ class DeadRecord:
 class DeadLetter:
     """One entry of the queue; `records_total` counts the records that are not kept one by one, too.
 
-    `extra` holds keys that are not ours, and goes back into the object when the entry is written. `key` is the object
-    that it was read from; empty for an entry that is new.
+    `extra` holds keys that are not ours; they are written back with the entry. `key` is the object that it was read
+    from; empty for a new entry.
     """
 
     entry_id: str
@@ -86,9 +87,9 @@ class DeadLetter:
     key: str = default(default="", compare=False)
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON as in the data contract; `corrected_data` only where there is one.
+        """UTF-8 JSON as in the data contract; `corrected_data` only if there is one.
 
-        Beyond MAX_LETTER_BYTES the last records that have no correction are left out; `records_total` counts them.
+        Beyond MAX_LETTER_BYTES the last records without a correction are omitted; `records_total` counts them.
         """
         body = self._json(self.records, indent=1)
         if len(body) <= MAX_LETTER_BYTES:
@@ -117,16 +118,15 @@ class DeadLetter:
     def from_json(
         cls, body: bytes, *, key: str = "", folder: date | None = None, modified: datetime | None = None
     ) -> "DeadLetter":
-        """Read an entry, an operator's edits and what other programs wrote included.
+        """Parse an entry, including an operator's edits and what other programs wrote.
 
-        What is missing (or null) is derived. Where an entry lies decides what it is called and which day it belongs
-        to, whatever stands in it.
+        Missing (or null) fields are derived. An entry's key decides its id and its day, whatever its content says.
 
         Args:
             body: Any bytes.
             key: The object's key: the id is its name. Empty: the id is what the entry says.
             folder: The date of the object's folder, if it has one.
-            modified: When the object was written (aware), for an entry without a time of its own.
+            modified: When the object was written (aware), for an entry without a time.
 
         Raises:
             NotALetterError: it is not an entry, or a value is not allowed; the message names the field. Nothing else is
@@ -166,19 +166,19 @@ class DeadLetter:
         )
         if letter.status not in STATUSES:
             raise NotALetterError(f"status is {_short(letter.status)}; it must be one of {', '.join(STATUSES)}")
-        # Written back it must not become too large to be read.
+        # Once written back, it must not be too large to be read.
         if len(body) > MAX_LETTER_BYTES and len(letter.to_json()) > MAX_READ_BYTES:
             raise NotALetterError(f"it would be larger than {MAX_READ_BYTES} bytes when it is written back")
         return letter
 
     @property
     def of_drift(self) -> bool:
-        """Whether it is of a body that has another format, rather than of odd rows (`domain/drift.py`)."""
+        """Whether it is about a body with a changed format, rather than odd rows (`domain/drift.py`)."""
         return isinstance(self.extra.get(DRIFT_KEY), dict)
 
     @property
     def of_body(self) -> bool:
-        """Whether it is of a whole body, rather than of some of its rows."""
+        """Whether it is about a whole body, rather than some of its rows."""
         return self.error_type.startswith("file_")
 
     @property
@@ -192,7 +192,7 @@ class DeadLetter:
 
 
 _LETTER_KEYS = tuple(f.name for f in fields(DeadLetter) if f.name not in ("extra", "key"))
-# Any JSON may lie there; what is an entry says of what, or what is wrong.
+# It may be any JSON; an entry has keys that say what it is about, or what is wrong.
 _TELLING_KEYS = ("source_key", "error_type", "error_message", "records", "raw_data")
 _USUAL_KEYS = {"line_number", "raw_data", "field", "error_message"}
 _RECORD_KEYS = tuple(f.name for f in fields(DeadRecord) if f.name != "extra")
@@ -234,9 +234,9 @@ def _parse(body: bytes) -> dict[str, Any]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        # Which of them is meant is not known, and only one could be written back.
+        # It is unknown which of them is meant, and only one could be written back.
         ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise NotALetterError(f"the key {_short(repeated)} stands in it more than once")
+        raise NotALetterError(f"it has the key {_short(repeated)} more than once")
     return content
 
 
@@ -264,7 +264,7 @@ def _read_time(entry: Mapping[str, Any], name: str, missing: datetime | None) ->
     if name not in entry and missing is not None:
         return missing
     at: datetime = _read_field(entry, name, datetime.fromisoformat)
-    # A time without a zone was written on a server, and servers keep UTC.
+    # A time without a zone was written by a server, and servers use UTC.
     if at.tzinfo is None:
         return at.replace(tzinfo=UTC)
     try:
@@ -282,7 +282,7 @@ def _read_count(entry: Mapping[str, Any], name: str, missing: int) -> int:
 
 
 def _read_records(entry: Mapping[str, Any], extra: dict[str, Any]) -> tuple[DeadRecord, ...]:
-    """The records; of an entry without any, its plain `raw_data` is one."""
+    """The records; in an entry without any, its plain `raw_data` is one."""
     records = entry.get("records")
     if records is None:
         plain = extra.get("raw_data")
@@ -303,7 +303,7 @@ def _read_record(content: Any) -> DeadRecord:
     if not isinstance(content, dict):
         raise NotALetterError(f"not a dead letter: a record is {_short(content)}; it must be an object")
     if content.keys() == _USUAL_KEYS:
-        # As it is written here; a day of a changed format has 100,000 of them, read by each of its runs.
+        # The usual form; a day of a changed format has 100,000 of them, read by each of its runs.
         usual = DeadRecord(**content)
         texts = type(usual.raw_data) is type(usual.field) is type(usual.error_message) is str
         if texts and type(usual.line_number) is int and 0 <= usual.line_number <= _MAX_COUNT:
@@ -339,14 +339,14 @@ def cut_raw_data(text: str) -> str:
 def entry_id(source_key: str, error_type: str, beside: int = 0) -> str:
     """The id of the entry for a failure: a UUIDv5 of raw object and error type.
 
-    `beside` gives it other names, for when an object that cannot be read has the first.
+    `beside` gives it other names, in case an unreadable object has the first.
     """
     more = f"\nbeside {beside}" if beside else ""
     return str(uuid.uuid5(_NAMESPACE, f"{source_key}\n{error_type}{more}"))
 
 
 def letters_of(report: FileReport, *, asset_name: str, partition_date: date, seen_at: datetime) -> list[DeadLetter]:
-    """The entries for what one file could not give: one per error type, or one for the whole file."""
+    """The entries for what could not be read in one file: one per error type, or one for the whole file."""
     drift = drift_of(report)
 
     def letter(error_type: str, message: str, records: Iterable[DeadRecord], total: int) -> DeadLetter:
@@ -379,9 +379,9 @@ def letters_of(report: FileReport, *, asset_name: str, partition_date: date, see
 
 
 def merge(found: DeadLetter, known: DeadLetter | None) -> DeadLetter:
-    """The entry to keep for a failure that was found (again): first time, retries, status and notes stay.
+    """The entry to keep for a failure that was found (again): first time, retries, status and notes are kept.
 
-    Lines that are corrected and so found no more stay, too: without them the next build would lose the correction.
+    Corrected lines, which are no longer found, are kept, too: without them the next build would lose the correction.
     """
     if known is None:
         return found
@@ -392,7 +392,7 @@ def merge(found: DeadLetter, known: DeadLetter | None) -> DeadLetter:
     for record in found.records:
         same = before.get((record.line_number, record.raw_data), record)
         records.append(replace(record, corrected_data=same.corrected_data, extra=same.extra))
-    # What came back after it was settled is open again; what a person discarded or what is parked stays so.
+    # A failure that returns after it was settled is open again; a discarded or parked one stays so.
     status = PENDING if known.status == REPROCESSED else known.status
     return replace(
         found,

@@ -35,13 +35,12 @@ CELL_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DensityGrid:
-    """The cells that held a bike, and the count of what is not in them.
+    """The cells that held a bike, and counts of what is not in them.
 
     Attributes:
-        cells: One row per cell, `CELL_SCHEMA`, densest first. `cell_x` counts east and `cell_y` north from
-            the area's south-west corner; edges are WGS 84 degrees; `bikes_mean` is per snapshot, `bikes_max`
-            the most in one snapshot, `stations` those in the newest snapshot, `density_per_km2` is
-            `bikes_mean` / 0.001 km².
+        cells: One row per cell, `CELL_SCHEMA`, densest first. `cell_x` counts east and `cell_y` north from the area's
+            south-west corner; edges are WGS 84 degrees; `bikes_mean` is per snapshot, `bikes_max` the most in one
+            snapshot, `stations` those in the newest snapshot, `density_per_km2` is `bikes_mean` / 0.001 km².
         snapshot_count: Distinct snapshots in the input.
         rows_in: Rows in the input.
         rows_outside_area: Rows left out because they lie outside the area.
@@ -60,7 +59,7 @@ class DensityGrid:
 
     @property
     def adds_up(self) -> bool:
-        """Whether the cells and what lies outside hold every bike of the input, and no other."""
+        """Whether the cells and the rest account for exactly the bikes of the input."""
         in_cells = float(np.sum(self.cells["bikes_mean"].to_numpy())) * self.snapshot_count
         return round(in_cells) + self.bikes_outside_all_snapshots == self.bikes_in
 
@@ -68,7 +67,7 @@ class DensityGrid:
 def cell_size_degrees(area: ServiceArea) -> tuple[float, float]:
     """Height and width of a cell in degrees of latitude and of longitude.
 
-    Both follow from the ellipsoid's radii of curvature at the area's middle latitude, and hold all over it.
+    Both follow from the ellipsoid's radii of curvature at the area's middle latitude, and are used all over it.
     """
     middle = math.radians((area.lat_min + area.lat_max) / 2)
     w2 = 1 - _WGS84_E2 * math.sin(middle) ** 2
@@ -93,8 +92,8 @@ def bike_density(rows: pa.Table, area: ServiceArea) -> DensityGrid:
     the default area (51.0–51.3°) a cell is 31.73 m wide at the southern edge and 31.52 m at the northern one,
     so width, area and density are within 0.33 % of nominal everywhere.
 
-    Only cells with a bike in at least one snapshot exist, so memory follows the rows, not the area. Rows that
-    are not `inside_area` are left out and counted.
+    Only cells with a bike in at least one snapshot exist, so memory grows with the rows, not the area. Rows that are
+    not `inside_area` are omitted and counted.
 
     Args:
         rows: Columns `file_timestamp` (the snapshot), `lat`, `lon` (WGS 84 degrees), `bikes`, `record_type`,

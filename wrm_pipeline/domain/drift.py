@@ -1,7 +1,7 @@
-"""A feed that changes its format: a body many of whose rows die of one and the same thing.
+"""Detects a change of the feed's format: a body in which many rows fail for the same reason.
 
-One dead row is an odd row. A fifth of a body that dies of the same field and error is another spelling of that field,
-and every body from then on has it (data contract, section 1).
+One dead row is an odd row. If a fifth of a body fails with the same field and error, the spelling of that field has
+changed, and every later body will have it (data contract, section 1).
 """
 
 import csv
@@ -12,28 +12,28 @@ from typing import Any
 
 from wrm_pipeline.domain.snapshot import COMBINED_COLUMN, ID_COLUMNS, FileReport
 
-# Data contract, section 1: from this share of a body's rows on, it is the format and not the rows.
+# Data contract, section 1: from this share of a body's rows on, the format is at fault and not the rows.
 DRIFT_SHARE = 0.2
 
-# What a person sees of a value, and of a line where no one field is to blame.
+# How much of a value is shown to a person, and of a line if no single field is at fault.
 _SHOWN = 60
 
-# How the parser says that a header was found and is not enough.
+# How the parser reports a header that lacks columns.
 _LACKS_COLUMNS = "the header lacks the column"
 _HEADER = "header"
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What at least a fifth of a body's rows die of.
+    """The reason why at least a fifth of a body's rows fail.
 
     Attributes:
-        field: The column; empty where the line as a whole is to blame, `header` where columns are missing.
+        field: The column; empty if the line as a whole is at fault, `header` if columns are missing.
         error_type: As in the dead letters.
-        dead: Rows that die of it.
+        dead: Rows that fail for it.
         rows: Rows of the body.
         whole: No row of the body is read, so it is in quarantine.
-        new_line: Number of the first line that died of it, from 1; 0 for the header.
+        new_line: Number of the first line that failed for it, from 1; 0 for the header.
     """
 
     field: str
@@ -45,11 +45,11 @@ class Drift:
 
     @property
     def share(self) -> float:
-        """Of the body's rows, 0 to 1."""
+        """Share of the body's rows, 0 to 1."""
         return self.dead / self.rows if self.rows else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """What a dead letter keeps of it."""
+        """Its form in a dead letter."""
         return {"field": self.field, "error_type": self.error_type, "dead": self.dead, "rows": self.rows}
 
     def __str__(self) -> str:
@@ -58,9 +58,9 @@ class Drift:
 
 
 def drift_of(report: FileReport) -> Drift | None:
-    """What at least a fifth of a body's rows die of; None if there is no such thing.
+    """The reason why at least a fifth of a body's rows fail; None if there is no such reason.
 
-    Of an error type of which more rows died than are kept, the kept ones stand for all.
+    If more rows failed with an error type than are kept, the kept ones represent all.
     """
     rows = report.counts.lines_in - report.counts.remark_lines
     fault = report.fault
@@ -82,7 +82,7 @@ def drift_of(report: FileReport) -> Drift | None:
 
 
 def new_example(drift: Drift, body: bytes) -> str:
-    """How the field is spelt now, for a person."""
+    """How the field is spelled now, for a person."""
     header, lines = _lines(body)
     if drift.field == _HEADER:
         return shown(header)
@@ -90,7 +90,7 @@ def new_example(drift: Drift, body: bytes) -> str:
 
 
 def old_example(drift: Drift, body: bytes, report: FileReport) -> str | None:
-    """How a body spells the field where it is read; None if it has no such row. It may be the drifting body itself."""
+    """How a readable row of a body spells the field; None if it has no such row. It may be the drifting body itself."""
     header, lines = _lines(body)
     if drift.field == _HEADER:
         return shown(header) if report.counts.rows_out else None
@@ -105,7 +105,7 @@ def old_example(drift: Drift, body: bytes, report: FileReport) -> str | None:
 
 
 def shown(value: str) -> str:
-    """A value of others as a person may see it: quoted, on one line, cut."""
+    """A foreign value made safe to show: quoted, on one line, truncated."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
@@ -133,7 +133,7 @@ def _fields(header: str, line: str) -> list[str]:
 
 
 def _value(header: str, line: str, field: str) -> str:
-    """A field's text; the whole line where no one field is to blame, or where it cannot be told."""
+    """A field's text; the whole line if no single field is at fault, or if it cannot be found."""
     names, fields = [name.lower() for name in _fields(header, header)], _fields(header, line)
     if field == "station_id":
         position = next((names.index(name) for name in ID_COLUMNS if name in names), -1)

@@ -22,7 +22,7 @@ from wrm_pipeline.domain.schemas import (
     with_later_columns,
 )
 
-# Part of what the enhanced partition remembers: another version means that its rows are built anew.
+# Stored with the enhanced partition: a different version means that its rows are built again.
 RULES_VERSION = "2"
 
 
@@ -43,8 +43,8 @@ def build_enhanced(
 ) -> EnhancedBuild:
     """Classify and flag the rows of a processed partition.
 
-    A pure function of the processed file, the area and RULES_VERSION: rows of frozen row groups that `previous`
-    was built from are taken over as they are.
+    A pure function of the processed file, the area and RULES_VERSION: rows of frozen row groups that `previous` was
+    built from are copied unchanged.
     """
     rules = rules_id(area)
     parsed_at = parse_times(processed.footer_metadata)
@@ -75,17 +75,17 @@ def build_enhanced(
 
 
 def rules_id(area: ServiceArea) -> str:
-    """What tells one set of flag rules from another."""
+    """Identifies a set of flag rules."""
     return f"{RULES_VERSION} {area}"
 
 
 def has_todays_rules(enhanced: ParquetParts) -> bool:
-    """Whether an enhanced partition was made by this version's rules, for whatever area."""
+    """Whether an enhanced partition was made by this version's rules, for any area."""
     return str(enhanced.footer_metadata.get("rules", "")).partition(" ")[0] == RULES_VERSION
 
 
 def is_derived_from(enhanced: ParquetParts, processed: ParquetParts) -> bool:
-    """Whether an enhanced partition was made from just this processed one."""
+    """Whether an enhanced partition was made from exactly this processed one."""
     return (
         "built_at" in processed.footer_metadata
         and enhanced.footer_metadata.get("source_built_at") == processed.footer_metadata["built_at"]
@@ -96,7 +96,7 @@ def _starts_like(enhanced: ParquetParts, processed: ParquetParts) -> bool:
     groups = tuple(enhanced.footer_metadata.get("source_groups", ()))
     if len(groups) != enhanced.frozen_count or groups != processed.group_ids[: len(groups)]:
         return False
-    # Groups end at other rows if FROZEN_ROWS had another value when the processed file was begun.
+    # Groups end at other rows if FROZEN_ROWS had another value when the processed file was started.
     return all(
         enhanced.metadata.row_group(i).num_rows == processed.metadata.row_group(i).num_rows for i in range(len(groups))
     )
@@ -105,7 +105,7 @@ def _starts_like(enhanced: ParquetParts, processed: ParquetParts) -> bool:
 def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: Mapping[str, datetime]) -> pa.Table:
     """Add class, partition date, time of processing (by raw object) and flags to processed rows.
 
-    Rows of an older parser are taken, too. A flag is off where what it asks about is unknown.
+    Rows of an older parser are accepted, too. A flag is off if the values that it depends on are unknown.
     """
     rows = with_later_columns(rows)
     ids, names, sources = (rows[name].chunk(0) for name in ("station_id", "name", "s3_source_key"))
@@ -118,11 +118,11 @@ def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: M
     is_bike = floating & bike_name
     type_codes = np.where(is_station, 0, np.where(is_bike, 1, 2)).astype(np.int8)
     lat, lon, bikes = (rows[name].to_numpy() for name in ("lat", "lon", "bikes"))
-    # Unknown docks are below 0, and unknown spaces too far below for any bikes to make up for.
+    # Unknown docks are below 0, and unknown spaces so far below that no number of bikes makes up for it.
     spaces, docks = (_filled(rows[name], unknown) for name, unknown in (("spaces", -1_000_000), ("total_docks", -1)))
     inside = (lat >= area.lat_min) & (lat <= area.lat_max) & (lon >= area.lon_min) & (lon <= area.lon_max)
     age = pc.subtract(rows["file_timestamp"], rows["timestamp"])
-    # Dictionaries may hold keys that no row has any more; a row without a time does not pass validation.
+    # Dictionaries may hold keys that no row uses any more; a row without a time does not pass validation.
     times = pa.array([processed_at.get(key) for key in sources.dictionary.to_pylist()], pa.timestamp("us", "UTC"))
     added = {
         "record_type": pa.DictionaryArray.from_arrays(pa.array(type_codes).cast(pa.int32()), list(RECORD_TYPES)),

@@ -1,8 +1,8 @@
-"""Published rows whose raw object is not there any more, where they meet rows of other raw objects.
+"""Published rows whose raw object no longer exists, when they meet rows of other raw objects.
 
-Rows of a raw object that has vanished stay published. Mostly that takes nothing: they are in the published file and are
-left where they are. Only where another raw object of the very same time is parsed must the two be settled as the
-parser settles all raw objects of one time: a station's latest report stays, and the others count as duplicates.
+Rows of a raw object that has vanished stay published. Usually that needs no work: they are in the published file and
+stay where they are. Only if another raw object of exactly the same time is parsed must the two be merged as the parser
+merges all raw objects of one time: a station's latest report is kept, and the others count as duplicates.
 """
 
 from collections import Counter
@@ -21,25 +21,25 @@ _RANK = "rank"
 
 
 class KeptRows:
-    """Rows of `keys` in a published file, taken out of it to be settled with parsed rows of their times."""
+    """Rows of `keys` in a published file, taken out of it to be merged with parsed rows of the same times."""
 
     def __init__(self, rows: pa.Table) -> None:
         self._rows = rows
-        # Rows that lost to others, by raw object.
+        # Rows that were dropped as duplicates, by raw object.
         self._lost: Counter[str] = Counter()
 
     @classmethod
     def of(cls, previous: ParquetParts | None, keys: Collection[str], schema: TableSchema) -> "KeptRows | None":
-        """Read them; None where there are none."""
+        """Read them; None if there are none."""
         if previous is None or not keys:
             return None
         found = [only_sources(conformed(rows, schema), keys) for rows in previous.read_groups()]
         return cls(pa.concat_tables(found).unify_dictionaries().combine_chunks())
 
     def settled_with(self, batch: ParsedBatch, times: Iterable[datetime]) -> ParsedBatch:
-        """The batch and the kept rows of these times: each station once a time, and counts that say so.
+        """The batch and the kept rows of these times: each station once per time, with matching counts.
 
-        Of equal reports the parsed one stays: a raw object that was only renamed is then wholly in the other one.
+        Of equal reports the parsed one is kept: a raw object that was only renamed is then entirely in the other one.
         """
         wanted = pa.array(set(times), self._rows.schema.field("file_timestamp").type)
         kept = self._rows.filter(pc.is_in(self._rows["file_timestamp"], value_set=wanted))
@@ -59,7 +59,7 @@ class KeptRows:
         return ParsedBatch(rows, reports)
 
     def counts_of(self, key: str, counts: LineCounts) -> LineCounts | None:
-        """What became of a kept raw object's lines; None once all of its rows are those of another raw object."""
+        """The line counts of a kept raw object; None once all of its rows come from another raw object."""
         left = _less(counts, self._lost[key])
         return left if left.rows_out or not counts.rows_out else None
 
@@ -73,7 +73,7 @@ def _ranks(rows: pa.Table, rank: int) -> pa.Array:
 
 
 def _same_as_next(rows: pa.Table) -> pa.ChunkedArray:
-    """Of rows in order: whether the next one has the same key."""
+    """For rows in order: whether the next one has the same key."""
     same = None
     for name in SORT_KEY:
         values = _plain(rows[name]).combine_chunks()
@@ -87,7 +87,7 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
-    """Tables of the same columns as one, in the types of the last."""
+    """Concatenate tables with the same columns, in the types of the last."""
     parts = list(tables)
     return pa.concat_tables([part.cast(parts[-1].schema) for part in parts]).unify_dictionaries().combine_chunks()
 
@@ -111,9 +111,9 @@ def _by_source(rows: pa.Table, wanted: Callable[[str], bool]) -> pa.Table:
 
 
 def conformed(rows: pa.Table, schema: TableSchema, defaults: Mapping[str, object] | None = None) -> pa.Table:
-    """Rows that an earlier version wrote, with the columns of today's schema, in order.
+    """Rows that an earlier version wrote, with the columns of the current schema, in order.
 
-    A column that they lack is null, or `defaults` says its value.
+    A column that they lack is null, or has its value from `defaults`.
 
     Raises:
         KeyError: they lack a column that must not be null.
@@ -132,5 +132,5 @@ def conformed(rows: pa.Table, schema: TableSchema, defaults: Mapping[str, object
     return rows.select(names)
 
 
-# Before there were several feeds there was this one, and a capped count was a dead letter.
+# Earlier versions knew only this feed, and a capped count was a dead letter.
 _DEFAULTS: Mapping[str, object] = {"feed": "ucl", "count_capped": False}

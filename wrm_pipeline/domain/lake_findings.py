@@ -1,4 +1,4 @@
-"""What is wrong with a day in the lake and only a person can set right, as the thorough look finds it."""
+"""Problems of a day in the lake that only a person can fix, as found by the thorough scan."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,33 +7,33 @@ from typing import Any
 
 from wrm_pipeline.domain.layout import folder_date
 
-# Rows stay published, but their raw objects are not what they were.
+# Rows stay published, but their raw objects have changed or vanished.
 VANISHED, REFUSED, UNREADABLE = "vanished", "refused", "unreadable"
 # Files in the folder of a partition that are not ours, and ours that cannot be read and cannot be built again.
 FOREIGN, DAMAGED = "foreign", "damaged"
 KINDS = (VANISHED, REFUSED, UNREADABLE, FOREIGN, DAMAGED)
 
-# Objects that are named of each kind and day; the rest is counted.
+# Objects listed by name per kind and day; the rest is only counted.
 NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How many objects of a day, and some of them, each with what is known of it."""
+    """The number of objects of a day, and some of them with details."""
 
     count: int
     named: tuple[str, ...]
 
     @classmethod
     def of(cls, objects: Iterable[str]) -> "Found":
-        """Count them, and keep the first in order."""
+        """Count them, and keep the first ones in order."""
         everything = sorted(objects)
         return cls(len(everything), tuple(everything[:NAMED]))
 
 
 @dataclass(frozen=True, slots=True)
 class DayFindings:
-    """What is wrong with one day, by kind; kinds of which there is nothing are not there."""
+    """The problems of one day by kind; kinds without any are absent."""
 
     found: Mapping[str, Found] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ def to_json(findings: Mapping[date, DayFindings]) -> dict[str, Any]:
 
 
 def from_json(content: Any) -> dict[date, DayFindings]:
-    """Read back; what cannot be ours counts for nothing, and is found again by the next looks."""
+    """Parse; invalid entries are ignored, since the next scans find them again."""
     findings: dict[date, DayFindings] = {}
     for text, kinds in content.items() if isinstance(content, dict) else ():
         dt = folder_date(f"dt={text}")

@@ -42,11 +42,11 @@ _BACKUP_NAME = re.compile(r"wrm-backup_(\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})\.se
 
 @dataclass(frozen=True, slots=True)
 class RawKey:
-    """A key below `raw/`, taken apart.
+    """A parsed key below `raw/`.
 
-    `file_timestamp` is None where the name holds no time: the reports inside say it then (`domain/snapshot_time.py`).
-    `second_reading` is the other instant that a name in a local zone may mean, in the hour that comes twice (and in
-    the one that never was).
+    `file_timestamp` is None if the name contains no time: then the reports inside give it (`domain/snapshot_time.py`).
+    `second_reading` is the other instant that a name in a local zone may mean, in the hour that occurs twice (and in
+    the one that is skipped).
     """
 
     key: str
@@ -70,9 +70,9 @@ def partition_bounds(dt: date) -> tuple[datetime, datetime]:
 class Layout:
     """Keys of one object store under `prefix` (empty, or ending in `/`).
 
-    `raw_name_zone` says in which zone the times in raw file names are (`WRM_RAW_NAME_TIMEZONE`); from the
-    partition `raw_name_zone_until` on (None: never) they are UTC, as this pipeline writes them. `first_date` is
-    the first partition (`WRM_FIRST_DATE`).
+    `raw_name_zone` is the zone of the times in raw file names (`WRM_RAW_NAME_TIMEZONE`); from the partition
+    `raw_name_zone_until` on (None: never) they are UTC, as this pipeline writes them. `first_date` is the first
+    partition (`WRM_FIRST_DATE`).
     """
 
     prefix: str = "bike-data/gen_info/"
@@ -81,7 +81,7 @@ class Layout:
     first_date: date = FIRST_DATE
 
     def not_a_partition(self, dt: date, today: date) -> str:
-        """Why nothing of a date is processed, in words; empty for a partition."""
+        """Why a date is not processed, in words; empty for a valid partition."""
         if dt < self.first_date:
             return f"it is before the first partition ({self.first_date}); to process it, set WRM_FIRST_DATE={dt}"
         if dt > today:
@@ -98,15 +98,15 @@ class Layout:
         return f"{self.raw_prefix}dt={dt:%Y-%m-%d}/"
 
     def archive_folder(self, dt: date) -> str:
-        """Where the archive of a packed day and its index are.
+        """The folder of a packed day's archive and its index.
 
-        Within the day's raw folder: so all that cannot be rebuilt stays below `raw/` and `dlq/`, and whoever lists a
-        day's raw objects sees, without another request, that some of them are packed.
+        It is within the day's raw folder, so that everything that cannot be rebuilt stays below `raw/` and `dlq/`, and
+        a listing of a day's raw objects shows, without another request, that some of them are packed.
         """
         return f"{self.raw_folder(dt)}archive/"
 
     def archive_index_key(self, dt: date) -> str:
-        """What a day's archive holds; without it there is no archive."""
+        """Key of the index of a day's archive; without it there is no archive."""
         return f"{self.archive_folder(dt)}index.json"
 
     def raw_key(self, fetched_at: datetime) -> str:
@@ -114,17 +114,17 @@ class Layout:
         return f"{self.raw_folder(local_date(fetched_at))}{self._snapshot_name(fetched_at)}"
 
     def quarantine_key(self, fetched_at: datetime) -> str:
-        """Key of a fetched body that is no snapshot."""
+        """Key of a fetched body that is not a snapshot."""
         dt = local_date(fetched_at)
         return f"{self.quarantine_folder(dt)}{self._snapshot_name(fetched_at)}"
 
     def quarantine_folder(self, dt: date) -> str:
-        """The folder of the bodies that were fetched on a day and are no snapshots."""
+        """The folder of the bodies fetched on a day that are not snapshots."""
         return f"{self.quarantine_prefix}dt={dt:%Y-%m-%d}/"
 
     @property
     def quarantine_prefix(self) -> str:
-        """Bodies that are no snapshots are below this prefix."""
+        """Bodies that are not snapshots are below this prefix."""
         return f"{self.prefix}quarantine/"
 
     def released_key(self, quarantine_key: str) -> str:
@@ -139,22 +139,22 @@ class Layout:
 
     def _name_zone(self, dt: date) -> tzinfo:
         legacy = self.raw_name_zone_until is None or dt < self.raw_name_zone_until
-        # A name in UTC means one time, and is not asked for a second one.
+        # A name in UTC has one meaning only.
         return self.raw_name_zone if legacy and self.raw_name_zone is not _UTC_BY_NAME else UTC
 
     def is_raw_key(self, key: str) -> bool:
-        """Whether a key is that of a snapshot of a valid date (not `dt=garbage`, `.tmp`, …)."""
+        """Whether a key belongs to a snapshot of a valid date (not `dt=garbage`, `.tmp`, …)."""
         return self._raw_date_and_name(key) is not None
 
     def parse_raw_key(self, key: str) -> RawKey | None:
-        """Take a raw key apart; None for keys that are none (`is_raw_key`)."""
+        """Parse a raw key; None for other keys (`is_raw_key`)."""
         parts = self._raw_date_and_name(key)
         if parts is None:
             return None
         dt, name = parts
         zone = self._name_zone(dt)
         at = _name_time(name, zone)
-        # Only a zone with a history can mean two things, and this is asked of each key of each listing.
+        # Only a zone with clock changes is ambiguous, and this is called for each key of each listing.
         other = _name_time(name, zone, fold=1) if at is not None and zone is not UTC else None
         return RawKey(key, dt, at, other if other != at else None)
 
@@ -184,7 +184,7 @@ class Layout:
         return f"{self.layer_prefix(layer)}{path}all_{layer.rpartition('/')[2]}.parquet"
 
     def partition_glob(self, layer: str) -> str:
-        """Pattern that matches every partition's object and no stray of an older writer."""
+        """Pattern that matches every partition's object, but no stray file of an older writer."""
         return f"{self.layer_prefix(layer)}dt=*/all_{layer}_*_000000.parquet"
 
     def dead_letter_folder(self, dt: date) -> str:
@@ -201,7 +201,7 @@ class Layout:
         return f"{self.dead_letter_folder(dt)}{entry_id}.json"
 
     def set_aside_key(self, dead_letter_key: str) -> str:
-        """Where an object goes that lay among the dead letters, could not be read, and was given up by a person."""
+        """Key for an unreadable object among the dead letters once a person has discarded it."""
         return f"{self.prefix}dlq_set_aside/{dead_letter_key.removeprefix(self.dead_letter_prefix)}"
 
     @property
@@ -220,19 +220,19 @@ class Layout:
 
     @property
     def findings_key(self) -> str:
-        """What the reconciliation has found wrong with days and cannot set right."""
+        """Key of the problems that the reconciliation has found and cannot fix."""
         return f"{self.prefix}findings/lake.json"
 
     def superseded_prefix(self, layer: str) -> str:
-        """Files that a partition of ours has replaced are below this prefix, for a while."""
+        """Files that one of our partitions has replaced are kept below this prefix for a while."""
         return f"{self.prefix}superseded/{layer}/"
 
     def superseded_key(self, layer: str, dt: date, name: str) -> str:
-        """Where a file goes whose rows are in ours; `name` is its path within the partition's folder."""
+        """Key for a file whose rows are in ours; `name` is its path within the partition's folder."""
         return f"{self.superseded_prefix(layer)}dt={dt:%Y-%m-%d}/{name}"
 
     def report_key(self, name: str) -> str:
-        """A page or file that people look at."""
+        """Key of a page or file that people look at."""
         return f"{self.prefix}reports/{name}"
 
     @property
@@ -245,7 +245,7 @@ class Layout:
         return f"{self.backup_prefix}wrm-backup_{at.astimezone(UTC):%Y-%m-%d_%H-%M-%S}.sealed"
 
     def backup_time(self, key: str) -> datetime | None:
-        """When a backup was taken (UTC), by its key; None for keys that are no backup's."""
+        """When a backup was taken (UTC), by its key; None for other keys."""
         match = _BACKUP_NAME.fullmatch(key.removeprefix(self.backup_prefix))
         if not key.startswith(self.backup_prefix) or match is None:
             return None
@@ -269,7 +269,7 @@ def _name_time(name: str, zone: tzinfo, *, fold: int = 0) -> datetime | None:
 
 
 def is_plain_key(key: str) -> bool:
-    """Whether a key that was read somewhere may be asked of a store: no part leads out of its folder or is hidden."""
+    """Whether a key from a foreign source is safe to request: no part leads out of its folder or is hidden."""
     return all(part and part[0] != "." and part.isprintable() for part in key.split("/"))
 
 
@@ -277,7 +277,7 @@ def is_plain_key(key: str) -> bool:
 def folder_date(folder: str) -> date | None:
     """The date of a folder named `dt=YYYY-MM-DD` (a full prefix will do), or None.
 
-    None as well for years that no snapshot can be of, whose first or last instants are beyond what can be computed.
+    Also None for years in which there cannot be a snapshot, and whose first or last instants cannot be computed.
     """
     match = _DT_FOLDER.fullmatch(folder.rstrip("/").rpartition("/")[2])
     if match is None:

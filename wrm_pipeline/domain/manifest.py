@@ -1,4 +1,4 @@
-"""What a processed partition remembers of its raw objects: name, ETag, line counts, and the parser's version."""
+"""What a processed partition stores about its raw objects: name, ETag, line counts, and the parser's version."""
 
 import json
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from wrm_pipeline.domain.snapshot import (
     LineCounts,
 )
 
-# In place of a raw object's ETag: its rows were taken over from a file of another writer, which follows.
+# In place of a raw object's ETag: its rows were taken from a file of another writer, whose name follows.
 ADOPTED = "adopted "
 
 
 class AccountingError(RuntimeError):
-    """Rows went missing or came from nowhere: a fault of this program, and nothing is published."""
+    """Rows went missing or appeared from nowhere: a bug in this program, so nothing is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class RawObject:
 
     Attributes:
         key: Its name.
-        etag: What changes when its content does.
+        etag: Changes when its content does.
         size_bytes: Length of its content.
-        file_timestamp: Aware. Where `readings` is not None it only stands in until the time is settled
+        file_timestamp: Aware. If `readings` is not None it is a placeholder until the time is determined
             (`domain/snapshot_time.py`).
         corrections: An operator's accepted replacements of lines, by line number.
-        readings: None where the name says the time. Else the instants that the name may mean; none if it has no time.
-        fault: Why all of its rows are dead letters, whatever they are.
+        readings: None if the name gives the time. Else the instants that the name may mean; empty if it has no time.
+        fault: Why all of its rows are dead letters, whatever they contain.
     """
 
     key: str
@@ -44,13 +44,13 @@ class RawObject:
 
     @property
     def corrections_id(self) -> str:
-        """What tells one set of corrections from another; empty without any."""
+        """Identifies a set of corrections; empty without any."""
         return json.dumps(sorted(self.corrections.items())) if self.corrections else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the partition remembers of one raw object."""
+    """What the partition stores about one raw object."""
 
     etag: str
     file_timestamp: datetime
@@ -60,7 +60,7 @@ class Source:
 
     @property
     def adopted(self) -> bool:
-        """Whether its rows come from another writer's file: there was no raw object by then."""
+        """Whether its rows come from another writer's file, because its raw object was gone."""
         return self.etag.startswith(ADOPTED)
 
 
@@ -69,10 +69,10 @@ class Manifest:
     """The raw objects that a processed partition holds, by key, and the version of the parser that read them.
 
     Attributes:
-        parser_version: Of the rows.
-        sources: What is remembered of each raw object.
-        refused: ETags of contents that gave fewer rows than the content before, by key: without consent the rows of the
-            earlier content stay.
+        parser_version: The version that parsed the rows.
+        sources: What is stored about each raw object.
+        refused: ETags of contents with fewer rows than the previous content, by key: without consent the earlier rows
+            stay.
         unreadable: Raw objects that could not be read, and why, by key: their published rows stay.
     """
 
@@ -87,7 +87,7 @@ class Manifest:
         return LineCounts.total(source.counts for source in self.sources.values())
 
     def to_footer(self) -> dict[str, Any]:
-        """As JSON: about 30 bytes a raw object once compressed."""
+        """As JSON: about 30 compressed bytes per raw object."""
         keys = sorted(self.sources)
         folder = keys[0].rpartition("/")[0] + "/" if keys else ""
         parsed_at = sorted({source.parsed_at for source in self.sources.values()})
@@ -122,7 +122,7 @@ class Manifest:
 
     @classmethod
     def from_footer(cls, footer: Mapping[str, Any]) -> "Manifest | None":
-        """Read back; None for a file without such metadata."""
+        """Parse; None for a file without such metadata."""
         if "parser" not in footer:
             return None
         parsed_at, folder = _runs(footer), footer["folder"]
@@ -134,7 +134,7 @@ class Manifest:
 
 
 def parse_times(footer: Mapping[str, Any]) -> dict[str, datetime] | None:
-    """When each raw object was parsed, by key: only this part of the manifest, in a third of the time.
+    """When each raw object was parsed, by key: reads only this part of the manifest, in a third of the time.
 
     None for a file without such metadata.
     """

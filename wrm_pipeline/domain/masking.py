@@ -1,6 +1,6 @@
-"""The one register of secret values of a process, and what keeps them out of all that leaves it.
+"""The only register of a process's secret values, and the functions that keep them out of its output.
 
-`redact` masks, whatever brought it there:
+`redact` masks, however they got into a text:
 
 - a secret as a whole, if it has at least 6 characters (a shorter one hides nothing and would spoil every message);
 - any part of it of at least 8 characters, unless the part is also in something public (a host name, the bucket, a word
@@ -10,8 +10,8 @@
 - without knowing them: credentials in URLs, query parameters whose names say so, authorization headers, and tokens of
   well-known forms.
 
-What everybody would try first (`_COMMON`: ``postgres``, ``minioadmin``) is not masked: it is no secret, and masking it
-makes messages unreadable. Values are added, never removed: what was a secret stays one.
+Values that anyone would guess first (`_COMMON`: ``postgres``, ``minioadmin``) are not masked: they are not secret, and
+masking them makes messages unreadable. Values are added, never removed: a secret stays one.
 """
 
 import base64
@@ -50,14 +50,14 @@ _HEADER_CREDENTIALS = re.compile(
     re.IGNORECASE,
 )
 
-# Of Vault, AWS, GitHub and Slack: secrets that nobody here has read, such as those of others in an answer.
+# Tokens of Vault, AWS, GitHub and Slack: secrets unknown to this process, such as foreign ones in an answer.
 _FORMS = re.compile(
     r"\bhv[sbr]\.[\w-]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_\w{36}|\bgithub_pat_\w{40,}|\bxox[abeoprs]-[\w-]{10,}"
 )
 
 _MARKS = ("hvs.", "hvb.", "AKIA", "ASIA", "ghp_", "ghs_", "github_pat_", "xox")
 
-# What one character may be written as. Bytes above 127 are of UTF-8 and come in runs.
+# Escaped forms of one character. Bytes above 127 are UTF-8 and come in runs.
 _ESCAPE = re.compile(
     r"%[0-7][0-9A-Fa-f]|(?:%[89A-Fa-f][0-9A-Fa-f])+"
     r"|\\u[0-9A-Fa-f]{4}|(?:\\x[0-9A-Fa-f]{2})+|\\[\\\"'/nrtbf]"
@@ -69,15 +69,15 @@ _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _BACKSLASHED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 _MOST_LAYERS = 4
 
-# Each part of 8 characters holds one block of 4 that begins at a multiple of 5: a fifth of the text's positions
-# is looked at, without a line of Python where nothing is found.
+# Each part of 8 characters contains a block of 4 that begins at a multiple of 5: only a fifth of the text's positions
+# is checked, without running a line of Python if nothing is found.
 _BLOCK, _STRIDE = 4, 5
 _PIECE = 20_000
 _SAMPLES = [slice(i, i + _BLOCK) for i in range(0, _PIECE + SHORTEST_PART, _STRIDE)]
 
 
 class Register:
-    """Secret values and what of them is looked for; thread-safe."""
+    """Secret values, and the parts of them to search for; thread-safe."""
 
     def __init__(self, *, in_part: bool = True) -> None:
         self._in_part = in_part
@@ -85,8 +85,8 @@ class Register:
         self._known: set[str] = set()
         self._has_backslash = False
         self._public: set[str] = set()
-        self._whole: set[str] = set()  # forms without a telling part, looked for as they are
-        self._partly: set[str] = set()  # forms of which some parts are telling: looked for where one was found
+        self._whole: set[str] = set()  # forms without a distinctive part, searched for as a whole
+        self._partly: set[str] = set()  # forms with some distinctive parts: searched for where one of these was found
         self._parts: set[str] = set()
         self._blocks: set[str] = set()
         self.publish(*_PUBLIC)
@@ -102,7 +102,7 @@ class Register:
             self._add(_forms(value))
 
     def _add(self, forms: Iterable[str]) -> None:
-        # New sets, as others may be reading the present ones.
+        # New sets, since other threads may be reading the current ones.
         whole, partly, all_parts = set(self._whole), set(self._partly), set(self._parts)
         for form in forms:
             parts = {part for part in _windows(form) if self._is_telling(part)} if self._in_part else set()
@@ -115,7 +115,7 @@ class Register:
         self._whole, self._partly, self._parts, self._blocks = whole, partly, all_parts, self._blocks | blocks
 
     def publish(self, *values: str) -> None:
-        """Take parts that are in `values` for no sign of a secret; a secret as a whole stays one."""
+        """No longer mask parts that also occur in `values`; whole secrets are still masked."""
         with self._lock:
             known = self._parts
             for value in values:
@@ -125,9 +125,9 @@ class Register:
                 self._add({form for value in self._known for form in _forms(value)})
 
     def shows(self, text: str) -> bool:
-        """Whether a text may show a secret, under whatever escapes; true for all that do, and for few others.
+        """Whether a text may contain a secret, however escaped; true for all that do, and for few others.
 
-        Backslashes are taken out rather than undone: a run's events are JSON, and have one before each quote.
+        Backslashes are removed rather than decoded: a run's events are JSON, with one before each quote.
         """
         if self.spans("".join(text.split())):
             return True
@@ -148,7 +148,7 @@ class Register:
         return False
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where secrets and parts of them are in a text without blanks, not sorted."""
+        """Positions of secrets and their parts in a text without blanks, not sorted."""
         found = _finds(text, self._whole)
         blocks = self._blocks
         for begin in range(0, len(text) if blocks else 0, _PIECE):
@@ -180,7 +180,7 @@ def _finds(text: str, needles: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def _near_escapes(text: str) -> str:
-    """What stands within 64 characters of an escape, and no more: the rest says the same with and without them."""
+    """The text within 64 characters of an escape: elsewhere, decoding changes nothing."""
     pieces: list[str] = []
     at = 0
     for match in _SIGN.finditer(text):
@@ -195,11 +195,11 @@ def _windows(text: str) -> Iterator[str]:
 
 
 def _forms(value: str) -> set[str]:
-    """What a secret may be written as, but for escapes; without blanks."""
+    """Encoded forms of a secret, apart from escapes; without blanks."""
     raw = value.encode()
     forms = {value, value.replace(" ", "+"), raw.hex(), raw.hex().upper()}
     for offset, unclear in ((0, 0), (1, 2), (2, 3)):
-        # At each offset into a longer text, without the characters that its neighbours have a share in.
+        # At each offset in a longer text, without the characters shared with its neighbours.
         padded = b"\0" * offset + raw
         text = base64.b64encode(padded).decode().rstrip("=")[unclear:]
         text = text if len(padded) % 3 == 0 else text[:-1]
@@ -212,7 +212,7 @@ _register = Register()
 
 
 def remember_secret(value: str) -> None:
-    """Mask `value` in all that leaves this process from now on. Of a URL, its credentials, and its path over HTTP."""
+    """Mask `value` in all output of this process from now on; of a URL, its credentials and its path over HTTP."""
     if _URL.match(value):
         remember_credentials(value, with_path=value.lower().startswith("http"))
     else:
@@ -222,14 +222,14 @@ def remember_secret(value: str) -> None:
 def remember_credentials(url: str, *, with_path: bool = False) -> None:
     """Mask the credentials in a URL: its password, a user without one, parameters whose names say so, keys in its path.
 
-    `with_path`: its path as a whole as well, and each part of it (webhooks). Its host is shown.
+    `with_path`: also its path as a whole, and each part of it (webhooks). Its host is shown.
     """
     try:
         parts = urlsplit(url)
         user, password = parts.username, parts.password
         _register.publish(f"{parts.scheme}://{parts.hostname or ''}", user if user and password else "")
     except ValueError:
-        _register.remember(url)  # one that cannot be taken apart
+        _register.remember(url)  # one that cannot be parsed
         return
     found = _credentials_in(parts, all_parameters=with_path)
     if with_path and len(parts.path) > SHORTEST_PART:
@@ -248,9 +248,9 @@ def _credentials_in(parts: SplitResult, *, all_parameters: bool = False) -> list
 
 
 def without_echo(body: bytes, url: str) -> bytes:
-    """What a server answers, without the credentials in the URL that it was asked with, as wholes in any spelling.
+    """A server's answer without the credentials of the requested URL, as a whole in any spelling.
 
-    The very same bytes if it does not quote them. Shorter ones than 8 characters may be words of the answer.
+    Unchanged bytes if it does not quote them. Credentials shorter than 8 characters may be words of the answer.
     """
     parts = urlsplit(url)
     found = [value for value in _credentials_in(parts) if len(value) >= SHORTEST_PART]
@@ -266,19 +266,19 @@ def without_echo(body: bytes, url: str) -> bytes:
 
 
 def publish(*values: str) -> None:
-    """Say that these are shown: parts of a secret that are in them are not masked. Whole secrets are, all the same."""
+    """Mark these as public: parts of a secret that occur in them are not masked. Whole secrets still are."""
     _register.publish(*values)
 
 
 def remember_environment() -> None:
-    """Mask the values of all variables of this process whose names say that they are secret, ours or not."""
+    """Mask the values of all environment variables whose names say that they are secret, ours or not."""
     for name, value in os.environ.items():
         if _SECRETIVE_VARIABLE.search(name) and not value.startswith(("/", "~")):
             remember_secret(value)
 
 
 def redact(text: str) -> str:
-    """`text` without secrets, as the module says."""
+    """`text` without secrets, as described above."""
     if _register:
         text = _without_known(text, _register)
     if "@" in text and "://" in text:
@@ -293,7 +293,7 @@ def redact(text: str) -> str:
 
 
 def redact_bytes(body: bytes) -> bytes:
-    """A body without secrets; the very same bytes if there is none in it."""
+    """A body without secrets; unchanged bytes if there is none in it."""
     text = body.decode("utf-8", "surrogateescape")
     masked = _without_known(text, _register) if _register else text
     return body if masked == text else masked.encode("utf-8", "surrogateescape")
@@ -316,7 +316,7 @@ def _without_known(text: str, register: Register) -> str:
 
 
 def _places(text: str, layers: int) -> list[tuple[int, int]]:
-    """Of each character that is left after so many layers of escapes and without blanks: its place in `text`."""
+    """The place in `text` of each character that remains after undoing so many layers of escapes, without blanks."""
     view, places = text, [(i, i + 1) for i in range(len(text))]
     for _ in range(layers):
         characters: list[str] = []
@@ -334,7 +334,7 @@ def _places(text: str, layers: int) -> list[tuple[int, int]]:
 
 
 def _plain(match: re.Match[str]) -> str:
-    """The character, or characters, that an escape stands for."""
+    """The characters that an escape represents."""
     escape = match[0]
     if escape[0] == "%":
         return bytes.fromhex(escape.replace("%", "")).decode("utf-8", "replace")
@@ -368,8 +368,8 @@ def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
 def scrub(error: BaseException) -> None:
     """Mask the messages of an exception, and of those that led to it, in place.
 
-    Those of libraries quote what they sent and were sent. What computes its message from something other than its
-    arguments stays as it is; all ways out mask text once more.
+    Libraries' messages quote requests and answers. Exceptions that compute their message from something other than
+    their arguments are not changed; every output masks its text once more.
     """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]

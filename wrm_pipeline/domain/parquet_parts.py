@@ -1,9 +1,9 @@
-"""A day's Parquet file that can grow without its old rows being encoded again.
+"""A day's Parquet file that grows without encoding its old rows again.
 
 A day gets one more snapshot each minute, so nearly every write repeats what is already there. Full row groups
-(FROZEN_ROWS) are *frozen*: later writes copy their bytes unchanged and encode only what follows them. The result
-is an ordinary Parquet file: offsets in its footer are absolute, and nobody reads the bytes between row groups that
-no footer mentions (each writer's own footer, a few kB a day).
+(FROZEN_ROWS) are *frozen*: later writes copy their bytes unchanged and encode only what follows them. The result is an
+ordinary Parquet file: offsets in its footer are absolute, and readers ignore the bytes between row groups that no
+footer mentions (the footer of each earlier write, a few kB a day).
 
 The footer's key-value metadata holds the caller's own metadata and, to mark the frozen part, a copy of the frozen
 row groups' metadata.
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 FROZEN_ROWS = 65_536
 
 _MAGIC = b"PAR1"
-# The names that existing files use.
+# The keys that existing files use.
 _FOOTER_KEY = b"wrm.notes"
 _FROZEN_KEY = b"wrm.sealed"
 
@@ -34,7 +34,7 @@ _FROZEN_KEY = b"wrm.sealed"
 class ParquetParts:
     """A Parquet file in memory, its footer metadata, and which of its leading row groups are frozen.
 
-    `group_ids` name the content of each frozen row group: equal ids, equal bytes.
+    `group_ids` identify the content of each frozen row group: equal ids, equal bytes.
     """
 
     data: bytes
@@ -47,7 +47,7 @@ class ParquetParts:
     def open(cls, data: bytes) -> "ParquetParts":
         """Read the footer of a Parquet file.
 
-        A file of another writer has no footer metadata and no frozen row groups.
+        A file written by another program has no footer metadata and no frozen row groups.
 
         Raises:
             pyarrow.ArrowInvalid: `data` is not a Parquet file.
@@ -94,9 +94,9 @@ class ParquetParts:
 
 
 class PartsWriter:
-    """Writes rows after the frozen row groups of `previous`, which are copied unchanged.
+    """Appends rows to the frozen row groups of `previous`, which are copied unchanged.
 
-    `build_id` must be unique to each build: it names the row groups that this build freezes.
+    `build_id` must be unique to each build: it identifies the row groups that this build freezes.
     """
 
     def __init__(self, schema: pa.Schema, build_id: str, previous: ParquetParts | None = None) -> None:
@@ -127,7 +127,7 @@ class PartsWriter:
             self._file.write_group(_one_chunk(table.slice(start, FROZEN_ROWS)))
             self._group_ids.append(f"{self._build_id}/{len(self._group_ids)}")
         self._pending_rows = table.num_rows - full
-        # An empty slice would keep all rows alive.
+        # An empty slice would keep all rows in memory.
         self._pending = [table.slice(full)] if self._pending_rows else []
 
     def finish(self, footer_metadata: Mapping[str, Any]) -> bytes:
@@ -155,7 +155,7 @@ class _GroupsFile:
     """Row groups written after existing bytes, with offsets that count from the start of the file.
 
     Arrow's writer insists on starting at offset 0, but asks the sink for its position before each row group. So the
-    existing bytes are written to the sink once the writer has put its magic number there.
+    existing bytes are written to the sink right after the writer's magic number.
     """
 
     def __init__(self, prefix: bytes | memoryview) -> None:
@@ -198,7 +198,7 @@ def _holds_text(arrow_type: pa.DataType) -> bool:
 
 
 def _typed_as(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`rows` in the types to write: dictionaries are kept, so that strings are not hashed again."""
+    """`rows` in the types to write: dictionaries are kept, to avoid hashing strings again."""
     return rows.cast(pa.schema([field.with_type(rows.schema.field(field.name).type) for field in schema]))
 
 

@@ -1,7 +1,7 @@
 """A day's raw objects -> its processed partition.
 
-The processed file is its own memory: its footer holds, per raw object, name, ETag and line counts, and the
-parser's version. A build parses only what is new or changed and gives the rows that a build from scratch gives.
+The processed file keeps its own state: its footer contains, per raw object, name, ETag and line counts, and the
+parser's version. A build parses only what is new or changed, with the same rows as a build from scratch.
 """
 
 from bisect import bisect_left
@@ -31,7 +31,7 @@ from wrm_pipeline.domain.snapshot import (
     parse_snapshots,
 )
 
-# Raw text that is parsed in one go: about 170,000 rows, 100 MB at the peak.
+# Raw text parsed in one go: about 170,000 rows, 100 MB at the peak.
 BATCH_BYTES = 16 * 2**20
 
 # Data contract, section 2: a partition that would lose more than this share of its rows is not replaced.
@@ -41,7 +41,7 @@ ReadBodies = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
 
 
 class PartitionWouldShrinkError(RuntimeError):
-    """A partition would lose more than SHRINK_TOLERANCE of the rows that it has now."""
+    """A partition would lose more than SHRINK_TOLERANCE of its current rows."""
 
 
 _CONSENT = (
@@ -69,13 +69,13 @@ class BuildPlan:
 
     Attributes:
         parse: Raw objects to parse.
-        drop: Raw objects whose rows leave the published file; those of `parse` come back as they are now.
-        previous: The published file, where any of its rows stay.
-        manifest: What the published partition remembers.
-        keep_frozen: Whether its frozen row groups stay as they are.
-        kept: Raw objects that are gone, refused or unreadable, and whose rows stay.
-        contested: Those of `kept` that share their time with one that is parsed.
-        refused, unreadable: See Manifest.
+        drop: Raw objects whose rows are removed from the published file; those of `parse` are added again as they are
+            now.
+        previous: The published file, if any of its rows are kept.
+        manifest: The manifest of the published partition.
+        keep_frozen: Whether its frozen row groups are kept unchanged.
+        kept: Raw objects that are gone, refused or unreadable, and whose rows are kept.
+        contested: Those of `kept` that have the same time as a parsed one. refused, unreadable: See Manifest.
     """
 
     parse: tuple[RawObject, ...]
@@ -90,7 +90,7 @@ class BuildPlan:
 
     @property
     def nothing_to_do(self) -> bool:
-        """The published partition holds just what it should."""
+        """Whether the published partition is up to date."""
         return (
             self.previous is not None
             and not self.parse
@@ -110,12 +110,12 @@ def plan_build(
     unreadable: Mapping[str, str] = MappingProxyType({}),
     moved: Collection[str] = (),
 ) -> BuildPlan:
-    """Compare the raw objects that are there with those that the published partition holds.
+    """Compare the existing raw objects with those in the published partition.
 
-    Rows of a raw object that is gone stay, and so do those of one whose content of now was `refused` (ETags by key),
-    unless `allow_shrink` says that they may leave; those of one that is `unreadable` (reasons by key) stay in any case.
-    `reparse` names keys that are parsed again even if they are as they were. A raw object that is gone and has no
-    published row takes nothing with it, and those that were `moved` are elsewhere: they leave.
+    Rows of a raw object that is gone are kept, and so are those of one whose current content was `refused` (ETags by
+    key), unless `allow_shrink` permits removing them; those of an `unreadable` one (reasons by key) are always kept.
+    `reparse` lists keys to parse again even if unchanged. Raw objects that are gone without published rows, or were
+    `moved` elsewhere, are dropped.
     """
     manifest = Manifest.from_footer(previous.footer_metadata) if previous is not None else None
     by_key = {obj.key: obj for obj in objects if obj.key not in unreadable}
@@ -140,7 +140,7 @@ def plan_build(
         changed = {key for key, obj in others.items() if key in reparse or _changed(obj, known.get(key))}
         touched_times = {by_key[key].file_timestamp for key in changed}
         touched_times |= {known[key].file_timestamp for key in (gone | changed) & known.keys()}
-        # Duplicates are settled among all files of one time, so these are read again together.
+        # Duplicates are resolved among all files of one time, so these are read again together.
         parse = changed | {key for key, obj in others.items() if obj.file_timestamp in touched_times}
         drop = (gone | parse) & known.keys()
         if previous.frozen_count and touched_times:
@@ -175,8 +175,8 @@ def _in_order(objects: Iterable[RawObject]) -> tuple[RawObject, ...]:
 class ProcessedBuild:
     """A processed partition, ready to be published.
 
-    `reports` are those of the files parsed in this build. `shrunken` are raw objects with another content than the
-    published one, of fewer good rows: their new ETags by key.
+    `reports` are those of the files parsed in this build. `shrunken` are raw objects whose content has changed to fewer
+    good rows than published: their new ETags by key.
     """
 
     data: bytes
@@ -191,7 +191,7 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
 
     Raises:
         AccountingError: lines do not add up.
-        pandera.errors.SchemaErrors: a row is not as PROCESSED says, though the parser let it pass.
+        pandera.errors.SchemaErrors: a row does not match PROCESSED, although the parser accepted it.
     """
     previous = plan.previous
     old_groups: list[int] = []
@@ -239,7 +239,8 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
 def _shrunken(plan: BuildPlan, objects: Mapping[str, RawObject], reports: Iterable[FileReport]) -> Iterator[str]:
     for report in reports:
         known, obj = plan.manifest.sources.get(report.source_key), objects[report.source_key]
-        # The same content may give fewer rows by another parser, by corrections, or beside a raw object of its time.
+        # The same content may give fewer rows with another parser, with corrections, or next to a raw object of the
+        # same time.
         if known is None or obj.etag == known.etag or obj.corrections_id != known.corrections_id:
             continue
         if _good_lines(report.counts) < _good_lines(known.counts):
@@ -253,7 +254,7 @@ def _good_lines(counts: LineCounts) -> int:
 def _parsed_batches(
     objects: Sequence[RawObject], read: ReadBodies, cuts: Sequence[datetime], kept: KeptRows | None
 ) -> Iterator[tuple[int, ParsedBatch]]:
-    """Parsed batches in time order, each with the index of the old row group that it belongs into.
+    """Parsed batches in time order, each with the index of the old row group that it belongs to.
 
     A batch ends at BATCH_BYTES or where the next row group begins, but never between files of one time.
     """

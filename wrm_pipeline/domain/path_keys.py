@@ -1,9 +1,9 @@
-"""Keys in the path of a URL: some services want theirs there (`https://host/api/9f86d081884c7d65…/stations`).
+"""Finds keys in the path of a URL, where some services expect them (`https://host/api/9f86d081884c7d65…/stations`).
 
-Nothing says which part of a path is a key, so the rule goes by its looks, and is in docs/secrets.md: hexadecimal digits
-with letters among them, 16 and more (UUIDs are that, too); 20 and more digits; or 20 and more characters in which
-letters and digits take turns every eighth character or more often, or with capitals every fifth. Of 1,000 random keys
-of 24 characters it finds 999 or more; words, dates and versions are none, whatever they are joined by.
+Nothing marks a part of a path as a key, so the rule goes by its appearance (documented in docs/secrets.md): 16 or more
+hexadecimal digits with letters among them (UUIDs included); 20 or more digits; or 20 or more characters in which
+letters and digits alternate every eighth character or more often, or with capitals every fifth. Of 1,000 random keys of
+24 characters it finds 999 or more; words, dates and versions do not match, however they are joined.
 """
 
 import re
@@ -19,12 +19,12 @@ _RUNS_WITHOUT_CASE = re.compile(r"[A-Za-z]+|[0-9]+")
 
 
 def keys_in_path(path: str) -> list[str]:
-    """What looks like a key in a URL's path, without percent-encoding."""
+    """The parts of a URL's path that look like keys, without percent-encoding."""
     return [piece for piece in _PIECE.findall(unquote(path)) if _looks_like_a_key(piece)]
 
 
 def without_keys(path: str) -> str:
-    """A path with `***` for what looks like a key, without percent-encoding where there is one."""
+    """A path with `***` in place of parts that look like keys; without percent-encoding if there are any."""
     if not keys_in_path(path):
         return path
     return _PIECE.sub(lambda found: MASK if _looks_like_a_key(found[0]) else found[0], unquote(path))

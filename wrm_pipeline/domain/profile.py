@@ -1,12 +1,12 @@
-"""What a day's enhanced rows look like, column by column, and how far that is from the days before.
+"""Profiles a day's enhanced rows column by column, and measures the drift from the days before.
 
 Drift is the population stability index (PSI) of the shares of rows by bin:
 
     PSI = sum over bins of (share today - share usual) * ln(share today / share usual)
 
-where the usual share is the mean over the days compared, and no share counts as less than SHARE_FLOOR (an empty bin
-would make it infinite). 0 is equal. The thresholds are those that PSI is commonly read by: below 0.1 nothing to see,
-above 0.25 another distribution. Bins have fixed edges, so that days can be compared by what was stored of them.
+where the usual share is the mean over the days compared, and every share counts as at least SHARE_FLOOR (an empty bin
+would make it infinite). 0 means equal. The thresholds are the usual ones for PSI: below 0.1 no change, above 0.25 a
+different distribution. Bins have fixed edges, so that days can be compared by their stored profiles.
 """
 
 import math
@@ -24,7 +24,7 @@ MIN_DAYS_COMPARED = 7
 SHARE_FLOOR = 1e-4
 
 _COUNTS = (0, 1, 2, 3, 5, 8, 12, 20, 50)
-# Upper edges of the bins of each number; above the last is one bin more. 0.02 degrees are 2.2 km of latitude.
+# Upper edges of the bins of each number; one more bin lies above the last. 0.02 degrees are 2.2 km of latitude.
 BIN_EDGES: Mapping[str, Sequence[float]] = {
     "lat": tuple(round(51.0 + 0.02 * step, 2) for step in range(16)),
     "lon": tuple(round(16.7 + 0.04 * step, 2) for step in range(16)),
@@ -36,7 +36,7 @@ BIN_EDGES: Mapping[str, Sequence[float]] = {
     "gmt_servertime_diff_sec": (-60, -10, -2, 2, 10, 60),
     "report_age_s": (-60, 0, 60, 120, 300, 900, 3600, 14_400),
 }
-# Its distribution turns over when the clocks change, and that is no news.
+# Its distribution shifts when the clocks change, which is not drift.
 NOT_COMPARED = frozenset({"gmt_local_diff_sec"})
 
 REPORT_AGE = "report_age_s"
@@ -44,7 +44,7 @@ REPORT_AGE = "report_age_s"
 
 @dataclass(frozen=True, slots=True)
 class ColumnProfile:
-    """A column of one day; `distribution` is the share of rows by bin, empty where nothing is compared."""
+    """A column of one day; `distribution` is the share of rows by bin, empty if it is not compared."""
 
     column_name: str
     rows: int
@@ -64,7 +64,7 @@ def profile_rows(rows: pa.Table) -> list[ColumnProfile]:
 
 
 def _profile(name: str, values: Any) -> ColumnProfile:
-    if isinstance(values, pa.ChunkedArray):  # combine_chunks gives one of no chunk for no rows
+    if isinstance(values, pa.ChunkedArray):  # without rows, combine_chunks returns an array without chunks
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     distinct: Any = values
     if pa.types.is_dictionary(values.type):

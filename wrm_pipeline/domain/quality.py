@@ -1,6 +1,6 @@
-"""What can be said about a table as a whole: counts, shares, and a few samples of what is not as it should be.
+"""Statistics of a table as a whole: counts, shares, and a few samples of violations.
 
-What it takes to pass, and how bad a failure is, is for `checks/` to say.
+`checks/` decides what passes, and how severe a failure is.
 """
 
 from collections import Counter
@@ -23,14 +23,14 @@ MAX_SAMPLES = 20
 
 @dataclass(frozen=True, slots=True)
 class Violations:
-    """How many there are, and at most MAX_SAMPLES of them."""
+    """The number of violations, and at most MAX_SAMPLES of them."""
 
     count: int
     samples: tuple[Mapping[str, Any], ...] = ()
 
 
 def column_differences(file: ParquetParts, schema: TableSchema) -> Violations:
-    """Columns whose name, type, nullability or place is not what the schema says."""
+    """Columns whose name, type, nullability or position differs from the schema."""
     expected, actual = (
         [str(field) for field in fields] for fields in (arrow_schema(schema), file.metadata.schema.to_arrow_schema())
     )
@@ -43,7 +43,7 @@ def column_differences(file: ParquetParts, schema: TableSchema) -> Violations:
 
 
 def unbalanced_sources(manifest: Manifest) -> Violations:
-    """Raw objects of which a line is not accounted for."""
+    """Raw objects with lines that are not accounted for."""
     wrong = [
         {"source": key, "lines_in": source.counts.lines_in, "counts": str(source.counts)}
         for key, source in manifest.sources.items()
@@ -55,7 +55,7 @@ def unbalanced_sources(manifest: Manifest) -> Violations:
 def rows_out_of_order(file: ParquetParts) -> Violations:
     """Rows that do not come strictly after the one before by (file_timestamp, station_id).
 
-    Without any, the rows are sorted and no key is there twice: one pass, no hashing.
+    If there are none, the rows are sorted and their keys unique: one pass, no hashing.
     """
     count, samples, row = 0, [], 0
     last: tuple[datetime, str] | None = None
@@ -80,7 +80,7 @@ def rows_out_of_order(file: ParquetParts) -> Violations:
 
 
 def count_by(file: ParquetParts, column: str) -> Counter[Any]:
-    """How many rows have each value of a column; 0 for a column that is not there."""
+    """The number of rows with each value of a column; 0 for a missing column."""
     counts: Counter[Any] = Counter()
     if column in file.metadata.schema.names:
         for group in file.read_groups(columns=[column]):
@@ -90,7 +90,7 @@ def count_by(file: ParquetParts, column: str) -> Counter[Any]:
 
 
 def newest_rows_with(file: ParquetParts, column: str, value: Any) -> tuple[Mapping[str, Any], ...]:
-    """The last rows in which a column has this value, as samples; looks at the last row group only."""
+    """The last rows in which a column has this value, as samples; only from the last row group."""
     if not file.group_count:
         return ()
     rows = next(file.read_groups(file.group_count - 1, columns=["station_id", "name", "file_timestamp", column]))
@@ -109,7 +109,7 @@ class Expectation:
 
 
 def expected_rows(rows_of_earlier_days: Iterable[int], share_of_day: float) -> Expectation | None:
-    """The median day, cut to the share of the day that has passed; None without an earlier day.
+    """The median day, scaled to the share of the day that has passed; None without an earlier day.
 
     The feed is asked each minute, by day and by night, so rows grow evenly.
     """

@@ -1,8 +1,8 @@
-"""A day's raw objects packed into one: an ordinary ZIP file, and an index that says what each member was.
+"""A day's raw objects packed into one: an ordinary ZIP file, and an index that describes each member.
 
 `unzip` restores it without this program, and `sha256sum -c SHA256SUMS` checks what came out. The index keeps what a
-listing would say of each raw object (ETag, size, last-modified time), so a packed object is the same object to
-whoever compares a day with what is published. Packing the same objects gives the same bytes.
+listing would show of each raw object (ETag, size, last-modified time), so that comparing a day with its published
+partition gives the same result for packed objects. Packing the same objects gives the same bytes.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ _COMPRESSION_LEVEL = 4
 
 
 class DamagedArchiveError(RuntimeError):
-    """An archive or its index is not what was written; the message says what differs."""
+    """An archive or its index differs from what was written; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A raw object as it was listed; `name` is its key without the day's folder, `sha256` that of its content.
+    """A raw object as listed; `name` is its key without the day's folder, `sha256` that of its content.
 
-    `run_id` is the run that fetched it; empty where that is not known.
+    `run_id` is the run that fetched it; empty if unknown.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True)
 class ArchiveIndex:
-    """What a day's archive holds; `name` is the archive's, in the day's archive folder."""
+    """The content of a day's archive; `name` is the archive's, in the day's archive folder."""
 
     dt: date
     name: str
@@ -74,7 +74,7 @@ class ArchiveIndex:
         """Read back.
 
         Raises:
-            DamagedArchiveError: it is no index, or one of a later version of this program.
+            DamagedArchiveError: it is not an index, or has the format of a later version.
         """
         try:
             data: dict[str, Any] = json.loads(body)
@@ -89,7 +89,7 @@ class ArchiveIndex:
 
 
 def _plain_name(name: str) -> str:
-    # It is part of keys that are read and removed.
+    # The name becomes part of keys that are read and removed.
     if not _PLAIN_NAME.fullmatch(name):
         raise ValueError(f"{name[:80]!r} is not the name of an archive")
     return name
@@ -105,10 +105,10 @@ def _member(name: str, size: int, etag: str, at: str, sha256: str, run_id: str =
 
 
 def pack(dt: date, members: Iterable[tuple[Member, bytes]]) -> tuple[ArchiveIndex, bytes]:
-    """An archive and its index. Bodies are taken one at a time; the archive is held in memory, a fifth of their size.
+    """Pack bodies into an archive and its index, one at a time; the archive is in memory, a fifth of their size.
 
     Raises:
-        DamagedArchiveError: a body is not what its member says.
+        DamagedArchiveError: a body does not match its member.
     """
     buffer, packed = io.BytesIO(), []
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION_LEVEL) as archive:
@@ -136,7 +136,7 @@ class ArchiveReader:
     """Members of an archive, each checked against the index when it is read.
 
     Raises:
-        DamagedArchiveError: the archive is not the one of the index.
+        DamagedArchiveError: the archive does not belong to the index.
     """
 
     def __init__(self, index: ArchiveIndex, data: bytes) -> None:
@@ -147,12 +147,12 @@ class ArchiveReader:
         self._archive = zipfile.ZipFile(io.BytesIO(data))
 
     def read(self, name: str) -> bytes:
-        """One member's content, byte for byte what the raw object held."""
+        """One member's content, byte for byte that of the raw object."""
         try:
             size_bytes = self._archive.getinfo(name).file_size
             if size_bytes != self._index.by_name[name].size_bytes:
                 raise DamagedArchiveError(
-                    f"{name} has {size_bytes} bytes in {self._index.name}, not those of the index"
+                    f"{name} has {size_bytes} bytes in {self._index.name}, not as many as in the index"
                 )
             body = self._archive.read(name)
         except (KeyError, zipfile.BadZipFile, OSError, ValueError) as error:
@@ -166,7 +166,7 @@ class ArchiveReader:
             self.read(member.name)
         others = set(self._archive.namelist()) - self._index.by_name.keys() - {_CHECKSUMS}
         if others:
-            raise DamagedArchiveError(f"{self._index.name} holds {sorted(others)[:3]}, which the index does not know")
+            raise DamagedArchiveError(f"{self._index.name} holds {sorted(others)[:3]}, which are not in the index")
 
 
 def _check(member: Member, body: bytes) -> None:

@@ -1,6 +1,6 @@
-"""Business rules on rows that are kept: what is implausible but possible gets a flag, never a loss.
+"""Business rules on kept rows: implausible but possible rows are flagged, never lost.
 
-Rules that cost a row its place are the parser's (`snapshot.py`); their ranges are in `schemas.py`.
+Rules that reject a row are in the parser (`snapshot/`); their ranges are in `schemas.py`.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ STALE_AFTER = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class ServiceArea:
-    """A box in WGS84 degrees; the default holds Wrocław and the suburbs that the operator serves."""
+    """A box in WGS84 degrees; the default covers Wrocław and the suburbs that the operator serves."""
 
     lat_min: float = 51.0
     lat_max: float = 51.3

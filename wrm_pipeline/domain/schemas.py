@@ -1,8 +1,8 @@
 """One schema per table: parser, writer, checks and documentation all derive from it.
 
-The columns are those of the data contract, section 3. Arrow answers whether a table is as its schema says; only where
-it does not say yes is pandera asked, which is built from the same schema and names what is wrong. pandera and pandas
-take a second to load, and most runs have no use for them.
+The columns are those of the data contract, section 3. Arrow checks whether a table matches its schema; only if not,
+pandera runs with the same schema and reports what is wrong. pandera and pandas take a second to load, and most runs do
+not need them.
 """
 
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ UTC_TIMESTAMP = pa.timestamp("us", "UTC")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: what may be in it, and what it means.
+    """A column of a table: its permitted values and its meaning.
 
     Attributes:
         type: Arrow's.
         description: For people.
         bounds: The lowest and the highest value; None: any.
-        values: The values that there are; None: any.
+        values: The permitted values; None: any.
         nullable: Whether it may be null.
-        unit: For people; empty where there is none.
+        unit: For people; empty if there is none.
     """
 
     type: pa.DataType
@@ -41,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """A table's columns, in order; there are no others."""
+    """A table's columns, all of them and in order."""
 
     name: str
     description: str
@@ -93,10 +93,10 @@ PROCESSED = TableSchema(
         ),
         "lat": Column(pa.float64(), "Latitude, WGS84", _LATITUDE, unit="deg"),
         "lon": Column(pa.float64(), "Longitude, WGS84", _LONGITUDE, unit="deg"),
-        "bikes": Column(pa.int32(), "Bikes there now", _COUNT, unit="bikes"),
+        "bikes": Column(pa.int32(), "Bikes at the station now", _COUNT, unit="bikes"),
         "spaces": Column(pa.int32(), "Free docks now; null where unknown", _COUNT, nullable=True, unit="docks"),
         "total_docks": Column(
-            pa.int32(), "Docks in all; may be 0; null where unknown", _COUNT, nullable=True, unit="docks"
+            pa.int32(), "Total docks; may be 0; null where unknown", _COUNT, nullable=True, unit="docks"
         ),
         "installed": Column(pa.bool_(), "Null where unknown, or where the feed lacks the column", nullable=True),
         "locked": Column(pa.bool_(), "Null where unknown, or where the feed lacks the column", nullable=True),
@@ -116,7 +116,7 @@ PROCESSED = TableSchema(
         ),
         "s3_source_key": Column(pa.string(), "Key of the raw object that the row came from"),
         "file_timestamp": Column(UTC_TIMESTAMP, "Time of the snapshot, from the raw object's name"),
-        # Behind the columns of parser version 1, so that their positions are what they were.
+        # After the columns of parser version 1, so that their positions do not change.
         "feed": Column(pa.string(), "The feed that the snapshot is from", values=FEEDS),
         "count_capped": Column(pa.bool_(), "One of the counts was capped by the feed: 5+ is 5 and this flag"),
     },
@@ -151,7 +151,7 @@ def arrow_schema(schema: TableSchema) -> pa.Schema:
 
 
 def value_range(schema: TableSchema, column: str) -> tuple[float, float]:
-    """The closed range that a column's values must be in.
+    """The closed range of a column's permitted values.
 
     Raises:
         LookupError: the column has no range check.
@@ -163,7 +163,7 @@ def value_range(schema: TableSchema, column: str) -> tuple[float, float]:
 
 
 def with_later_columns(rows: pa.Table) -> pa.Table:
-    """Published rows with the columns that parser version 1 did not write yet, as it would have filled them."""
+    """Published rows with the columns that parser version 1 did not write, filled as it would have done."""
     if "feed" not in rows.column_names:
         feed = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [UCL_FEED])
         rows = rows.append_column("feed", feed)
@@ -191,10 +191,10 @@ def validate(table: pa.Table, schema: TableSchema) -> None:
 
 
 def _holds(values: pa.ChunkedArray, column: Column) -> bool:
-    """Whether Arrow alone can tell that a column is as its schema says; if not, pandera has the word.
+    """Whether Arrow alone can tell that a column matches its schema; if not, pandera decides.
 
-    A range holds if the lowest and the highest value are in it, a set of values if the dictionary has no others. No
-    frame is built, which costs more than the checks.
+    A range is checked by the lowest and the highest value, a set of values by the dictionary. No frame is built, which
+    would cost more than the checks.
     """
     dictionaries: list[pa.Array] = []
     if pa.types.is_dictionary(values.type) and values.type.value_type == column.type:
@@ -212,7 +212,7 @@ def _holds(values: pa.ChunkedArray, column: Column) -> bool:
 
 
 def _within(values: pa.ChunkedArray, bounds: tuple[float, float]) -> bool:
-    # The lowest and the highest value leave NaN out.
+    # The lowest and the highest value ignore NaN.
     if pa.types.is_floating(values.type) and pc.any(pc.is_nan(values)).as_py():
         return False
     found = pc.min_max(values).as_py()

@@ -1,13 +1,13 @@
-"""Foreign text as it is shown: what would act on a terminal or mislead the eye is written out, and it has a bound."""
+"""Makes foreign text safe to show: escapes what would act on a terminal or mislead the eye, and limits its length."""
 
 import unicodedata
 
-# One value of Dagster's metadata, one cell, and one line of a log. A station's name has at most some hundred.
+# One value of Dagster's metadata, one cell, and one line of a log. A station's name has at most a few hundred.
 MAX_CELL, MAX_DESCRIPTION, MAX_LOG_VALUE, MAX_LOG_LINE = 300, 2_000, 4_000, 64_000
 
 
 def _acts(number: int) -> bool:
-    """Control characters (escape sequences begin with one) and those that turn the direction of writing."""
+    """Control characters (escape sequences begin with one) and those that change the direction of writing."""
     character = chr(number)
     return character not in "\n\t" and (
         unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _TURNING
@@ -21,7 +21,7 @@ _WRITTEN_OUT = {number: f"\\u{number:04x}" for number in range(0x2100) if number
 
 
 def visible(text: str) -> str:
-    """With control characters other than tabs and line ends written out, in four hexadecimal digits, as JSON does."""
+    """With control characters other than tabs and line ends escaped, as four hexadecimal digits like in JSON."""
     return text if text.isascii() and text.isprintable() else text.translate(_WRITTEN_OUT)
 
 

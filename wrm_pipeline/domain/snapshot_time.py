@@ -1,6 +1,6 @@
-"""When a raw object's snapshot was taken: by its name; failing that, by the reports inside.
+"""When a raw object's snapshot was taken: according to its name or, failing that, the reports inside.
 
-An object's last-modified time is that of a copy as soon as anyone copies it, so it counts only where both fail.
+An object's last-modified time changes when anyone copies it, so it is used only if both fail.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from wrm_pipeline.domain.snapshot import FileFault, RawSnapshot, parse_snapshots
 
 OUTSIDE_DAY = "file_time_outside_day"
 
-# A snapshot belongs to its folder's day, give or take what a wrong idea of the zone explains: names in local time that
-# are read as UTC, or folders by another zone's date. No zone of the world is further from UTC than 14 hours.
+# A snapshot belongs to its folder's day, allowing for a wrong time zone: names in local time that are read as UTC, or
+# folders by another zone's date. No time zone is further from UTC than 14 hours.
 DAY_TOLERANCE = timedelta(hours=14)
 
-# A snapshot that is later than now by more than two clocks may differ is of a clock that is, or was, ahead.
+# A snapshot later than now by more than two clocks may differ comes from a clock that is, or was, ahead.
 MAX_AHEAD = timedelta(minutes=5)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,9 +34,9 @@ def span_of(dt: date) -> tuple[datetime, datetime]:
 
 
 def named(obj: RawObject, key: RawKey) -> RawObject:
-    """`obj` with the time that its name says, or with the readings that the name leaves open.
+    """`obj` with the time in its name, or with the readings that the name permits.
 
-    `obj.file_timestamp` is what stands in where the name has no time: the object's last-modified time.
+    `obj.file_timestamp` is the placeholder for a name without a time: the object's last-modified time.
     """
     if key.file_timestamp is None:
         return replace(obj, readings=())
@@ -46,16 +46,16 @@ def named(obj: RawObject, key: RawKey) -> RawObject:
 
 
 def remembered(obj: RawObject, dt: date, at: datetime) -> RawObject | None:
-    """`obj` with the time that was settled when this very content was parsed; None if it can no longer be that."""
+    """`obj` with the time determined when this content was parsed before; None if that is no longer possible."""
     return _placed(obj, dt, at, "content") if not obj.readings or at in obj.readings else None
 
 
 def settled(obj: RawObject, dt: date, reported_at: datetime | None) -> RawObject:
-    """`obj` with its time, by the reports inside; `reported_at` is None where there are none.
+    """`obj` with its time according to the reports inside; `reported_at` is None if there are none.
 
     A name with two readings means the one nearer to the reports (the first without any). Without a time in the name,
-    the reports say it; where there are none or they cannot be of the day, the last-modified time does, if it can be of
-    the day.
+    the reports decide; if there are none or they cannot be of the day, the last-modified time does, if it can be of the
+    day.
     """
     if obj.readings:
         at = obj.readings[0] if reported_at is None else min(obj.readings, key=lambda at: abs(at - reported_at))
@@ -76,23 +76,24 @@ def _placed(obj: RawObject, dt: date, at: datetime, witness: str) -> RawObject:
 
 
 def outside_day(dt: date, at: datetime, witness: str) -> FileFault:
-    """Why a snapshot of `at` in the folder of `dt` is not published."""
+    """Why a snapshot taken at `at` in the folder of `dt` is not published."""
     return FileFault(
         OUTSIDE_DAY,
-        f"By its {witness} the snapshot is of {at:%Y-%m-%d %H:%M:%S} UTC, which is not in dt={dt}, not even in another "
-        "time zone. Move the object into the folder of its day, or give it the name of its time.",
+        f"According to its {witness} the snapshot was taken at {at:%Y-%m-%d %H:%M:%S} UTC, which is not in dt={dt}, "
+        f"not even in another "
+        "time zone. Move the object into the folder of its day, or rename it after its time.",
     )
 
 
 def reported_times(files: Sequence[tuple[str, bytes, RawObject]], dt: date) -> list[datetime | None]:
-    """When the reports in each body (key, body, object) say that it was fetched; None for a body without a row.
+    """The time of fetch of each body (key, body, object) according to its reports; None for a body without a row.
 
-    The hour that holds most of a body's reports is taken, the latest of several such, and in it the median. Stations
-    that went silent days ago and those whose clock is wrong are outside of that hour, whichever they are more of; and
-    in a feed that reports all at once, as this one does, it is the time of the fetch to the second. The two offset
-    columns are not added: the reports' times are Unix seconds, so they are UTC already.
+    This is the median of the hour with most of a body's reports, the latest of several such hours. Stations that went
+    silent days ago and those with a wrong clock are outside that hour; and in a feed that reports all at once, as this
+    one does, it is the time of the fetch to the second. The two offset columns are not added: the reports' times are
+    Unix seconds, so they are UTC already.
     """
-    # The parser refuses reports of more than a day after the fetch, and no fetch of the day is after its end. Distinct
+    # The parser rejects reports more than a day after the fetch, and no fetch of the day is after its end. Distinct
     # times keep the files' rows apart.
     _, latest = span_of(dt)
     batch = parse_snapshots(

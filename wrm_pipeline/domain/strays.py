@@ -1,7 +1,7 @@
-"""Parquet files of other writers in a partition's folder: which of their rows ours lacks, and those rows as ours.
+"""Parquet files of other writers in a partition's folder: which of their rows ours lacks, converted to our schema.
 
-What another writer's columns hold is found out, not known: its raw object's name, the time of the snapshot (with or
-without a zone, or as text), the time of the report, or no more than a station. The most telling that there is decides.
+The columns of another writer have to be interpreted: a raw object's name, the time of the snapshot (with or without a
+zone, or as text), the time of the report, or just a station. The most specific one present decides.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,16 +23,16 @@ from wrm_pipeline.domain.snapshot import PARSER_VERSION, LineCounts, dictionary_
 
 _KEY = ("id", "at")
 
-# Where this share of the rows are ours at another hour, a zone is wrong, and the rows are not new.
+# If this share of the rows equals ours at another hour, a zone is wrong, and the rows are not new.
 _SHIFTED_SHARE = 0.5
 _SHIFTS_H = (-2, -1, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class StrayFile:
-    """A file that may hold rows of a day.
+    """A file that may contain rows of a day.
 
-    `moves_to` is where it goes once they are in ours; empty if it stays. `problem` says why there is no `data`.
+    `moves_to` is its new key once they are in ours; empty if it stays. `problem` says why there is no `data`.
     """
 
     key: str
@@ -43,16 +43,16 @@ class StrayFile:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What is known of a stray.
+    """The findings about a stray file.
 
     Attributes:
         file: The file.
-        row_count: Its rows; 0 where it cannot be read.
+        row_count: Its rows; 0 if it cannot be read.
         lost: Rows that ours lacks.
-        rows: Those rows as ours; None where they cannot be.
-        problem: Why they cannot; or why nothing is known of the file.
-        foreign: Whether it cannot hold rows of ours at all: no Parquet, or no station ids.
-        broken: Whether it is no use to anyone, and breaks whoever reads all files of the folder.
+        rows: Those rows in our schema; None if that is impossible.
+        problem: Why it is impossible, or why the file cannot be read.
+        foreign: Whether it cannot contain such rows at all: not Parquet, or no station ids.
+        broken: Whether it is unusable, and breaks anything that reads all files of the folder.
     """
 
     file: StrayFile
@@ -68,7 +68,7 @@ class Judged:
 
 
 class OurRows:
-    """A partition of ours, as far as rows of others are compared with it."""
+    """One of our partitions, as far as foreign rows are compared with it."""
 
     def __init__(self, file: ParquetParts | None, manifest: Manifest) -> None:
         columns = ["station_id", "file_timestamp", "timestamp"]
@@ -85,12 +85,12 @@ class OurRows:
 
 
 def judge(file: StrayFile, ours: OurRows, layout: Layout, dt: date) -> Judged:
-    """Compare a stray with our rows."""
+    """Compare a stray file with our rows."""
     if file.problem:
         return Judged(file, 0, problem=file.problem, foreign=True)
     try:
         table = pq.read_table(pa.BufferReader(file.data)).replace_schema_metadata()
-    except (ValueError, OSError, LookupError) as error:  # Arrow's own are among them
+    except (ValueError, OSError, LookupError) as error:  # including Arrow's own
         why = f"it is not a Parquet file that can be read ({error})"
         return Judged(file, 0, problem=why, foreign=True, broken=True)
     if "station_id" not in table.column_names:
@@ -113,7 +113,7 @@ def _judge(file: StrayFile, table: pa.Table, ours: OurRows, layout: Layout, dt: 
     times = _snapshot_times(table, layout, ours)
     if times is None:
         lost = _lost_by_count(table, ours)
-        return Judged(file, count, lost, problem="it does not say of which snapshot its rows are" if lost else "")
+        return Judged(file, count, lost, problem="it does not say which snapshot its rows are from" if lost else "")
     keys = _keys(table["station_id"], times)
     missing = _missing(keys, ours.keys)
     if not missing.num_rows:
@@ -125,7 +125,7 @@ def _judge(file: StrayFile, table: pa.Table, ours: OurRows, layout: Layout, dt: 
     return Judged(file, count, missing.num_rows, rows, problem)
 
 
-# --- what a row is of ---
+# --- which snapshot a row is from ---
 
 
 def _keys(ids: pa.ChunkedArray, times: pa.ChunkedArray) -> pa.Table:
@@ -133,14 +133,14 @@ def _keys(ids: pa.ChunkedArray, times: pa.ChunkedArray) -> pa.Table:
 
 
 def _missing(keys: pa.Table, ours: pa.Table) -> pa.Table:
-    """Rows whose key is not among ours, each key once; `row` is the last that has it."""
+    """Rows whose key is not among ours, each key once; `row` is the last one with it."""
     rows = keys.append_column("row", pa.array(range(keys.num_rows), pa.int64()))
     left = rows.join(ours.select(list(_KEY)).group_by(list(_KEY)).aggregate([]), list(_KEY), join_type="left anti")
     return left.group_by(list(_KEY)).aggregate([("row", "max")]).rename_columns([*_KEY, "row"]).sort_by("row")
 
 
 def _shifted(missing: pa.Table, ours: pa.Table) -> int:
-    """By how many whole hours most of these rows are ours; 0 if they are not."""
+    """The shift in whole hours that makes most of these rows ours; 0 if there is none."""
     for hours in _SHIFTS_H:
         moved = pa.table({"id": missing["id"], "at": pc.add(missing["at"], hours * 3_600_000_000)})
         if _missing(moved, ours).num_rows <= (1 - _SHIFTED_SHARE) * moved.num_rows:
@@ -157,16 +157,16 @@ def _with_source_names(table: pa.Table, layout: Layout, dt: date) -> tuple[pa.Ta
 
 
 def _accounted(sources: pa.ChunkedArray, lines: Mapping[str, int]) -> pa.Array:
-    """Raw objects that we have read ourselves, with at least as many lines as there are rows of them.
+    """Raw objects that we have read ourselves, with at least as many lines as the stray has rows from them.
 
-    What they gave is in ours, or is a dead letter or a repeat.
+    Their rows are in ours, or are dead letters or duplicates.
     """
     counts = zip(*(column.to_pylist() for column in sources.value_counts().flatten()), strict=True)
     return pa.array([name for name, count in counts if lines.get(name, -1) >= count], pa.string())
 
 
 def _snapshot_times(table: pa.Table, layout: Layout, ours: OurRows) -> pa.ChunkedArray | None:
-    """The time of each row's snapshot: by the raw object's name as we read it, else by the column; None without."""
+    """The time of each row's snapshot: from the raw object's name as we read it, else from the column, else None."""
     column = None
     if "file_timestamp" in table.column_names:
         column = _utc(table["file_timestamp"], table["station_id"], layout, ours)
@@ -185,7 +185,7 @@ def _time_of(key: str | None, layout: Layout) -> datetime | None:
 
 
 def _utc(values: pa.ChunkedArray, ids: pa.ChunkedArray, layout: Layout, ours: OurRows) -> pa.ChunkedArray:
-    """As UTC. Without a zone, the one that makes most rows ours: UTC, that of raw names, or the city's."""
+    """As UTC. Without a zone, the zone that makes most rows ours: UTC, that of raw names, or the city's."""
     if not pa.types.is_timestamp(values.type):
         values = _text(values).cast(pa.timestamp("us"))
     if values.type.tz is not None:
@@ -204,7 +204,7 @@ def _zones(layout: Layout) -> list[str]:
 
 
 def _lost_by_count(table: pa.Table, ours: OurRows) -> int:
-    """Of rows that say no snapshot: how often each station (at each report) is here more often than in ours."""
+    """For rows without a snapshot: how much more often each station (at each report) occurs here than in ours."""
     theirs, known, key = pa.table({"id": table["station_id"]}), ours.keys, ["id"]
     if "timestamp" in table.column_names and pa.types.is_timestamp(table["timestamp"].type):
         zone = table["timestamp"].type.tz
@@ -220,7 +220,7 @@ def _lost_by_count(table: pa.Table, ours: OurRows) -> int:
 
 
 def _as_ours(rows: pa.Table, file: StrayFile) -> tuple[pa.Table | None, str]:
-    """Rows of another writer with our columns and types; None, and why, where they cannot be."""
+    """Rows of another writer with our columns and types; or None and the reason."""
     try:
         columns = {}
         for name, column in PROCESSED.columns.items():
@@ -236,7 +236,7 @@ def _as_ours(rows: pa.Table, file: StrayFile) -> tuple[pa.Table | None, str]:
     except KeyError as error:
         return None, f"it has no column {error.args[0]}"
     except Exception as error:  # noqa: BLE001 - pandera is loaded only where Arrow says no
-        return None, f"its rows cannot be ours: {str(error).splitlines()[0][:200]}"
+        return None, f"its rows cannot be converted: {str(error).splitlines()[0][:200]}"
     return found, ""
 
 
@@ -261,10 +261,10 @@ def _replaced(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
 def adopted(
     base: ParquetParts, manifest: Manifest, judged: Iterable[Judged], *, parsed_at: datetime
 ) -> ProcessedBuild | None:
-    """`base` and the rows of strays that it lacks; None where there are none.
+    """`base` and the rows of strays that it lacks; None if there are none.
 
-    They count as rows of raw objects that have vanished: they stay through later builds, and leave where their raw
-    object comes back and is read.
+    They count as rows of raw objects that have vanished: later builds keep them until their raw object comes back and
+    is read.
     """
     donors = [stray for stray in judged if stray.rows is not None and stray.rows.num_rows]
     if not donors:
@@ -273,7 +273,7 @@ def adopted(
     rows = pa.concat_tables([stray.rows.cast(plain) for stray in donors if stray.rows is not None])
     rows = _last_of_each(rows)
     taken = {name for name in _text(rows["s3_source_key"]).unique().to_pylist() if name in manifest.sources}
-    if taken:  # a raw object that gave fewer lines than the stray has rows of it: it keeps its own
+    if taken:  # a raw object with fewer lines than the stray has rows from it keeps its own
         keys = rows["s3_source_key"].to_pylist()
         moved = pa.array([f"{key}#" if key in taken else key for key in keys], pa.string())
         rows = _replaced(rows, "s3_source_key", pa.chunked_array([moved]))
@@ -292,7 +292,7 @@ def adopted(
 
 
 def _last_of_each(rows: pa.Table) -> pa.Table:
-    """Each station once a time: the strays' files overlap, and the last one has the word."""
+    """Each station once per time: the stray files overlap, and the last one wins."""
     keys = _keys(rows["station_id"], rows["file_timestamp"]).append_column("row", pa.array(range(rows.num_rows)))
     return rows.take(keys.group_by(list(_KEY)).aggregate([("row", "max")])["row_max"].combine_chunks().sort())
 
@@ -313,7 +313,7 @@ def _sources(rows: pa.Table, donors: list[Judged], parsed_at: datetime) -> dict[
 
 
 def check_strays(name: str, rows_now: int, judged: Iterable[Judged], *, allow_shrink: bool) -> None:
-    """Refuse to publish a partition beside files that hold rows which it lacks.
+    """Refuse to publish a partition next to files with rows that it lacks.
 
     Raises:
         PartitionWouldShrinkError: more than SHRINK_TOLERANCE of all rows are only in them.
@@ -323,7 +323,7 @@ def check_strays(name: str, rows_now: int, judged: Iterable[Judged], *, allow_sh
     if allow_shrink or lost <= SHRINK_TOLERANCE * (rows_now + lost):
         return
     raise PartitionWouldShrinkError(
-        f"{name} would have {rows_now} rows, and lack {lost} that are only in files of another writer: "
+        f"{name} would have {rows_now} rows, and lack {lost} that exist only in files of another writer: "
         f"{'; '.join(map(str, holding[:3]))}. Nothing was written, and the files were left as they are. Bring back the "
         "raw objects of these rows; if they are not wanted, run it again with `allow_shrink: true` in the run config, "
         "which moves the files to superseded/, where they stay for 30 days."

@@ -1,4 +1,4 @@
-"""What a configured value may hold: one line of characters that can be seen."""
+"""What a configured value may contain: one line of visible characters."""
 
 import unicodedata
 
@@ -7,14 +7,15 @@ _NAMES = {"\n": "a line break", "\r": "a carriage return", "\t": "a tab", "\0": 
 
 
 def stripped(value: str) -> str:
-    """Without what copying and editors leave around a value: blanks, line ends, byte-order marks."""
+    """Strip what copying and editors leave around a value: blanks, line ends, byte-order marks."""
     return value.strip(_AROUND).strip()
 
 
 def unusable_character(value: str, *, secret: bool, in_header: bool = False) -> str | None:
-    """What is wrong with a value that holds a character which none of ours has; None if nothing is.
+    """Describe a character that no configured value may contain; None if there is none.
 
-    A line break in a key ends up in an HTTP header, whose errors quote it whole. Says what and where, never the value.
+    A line break in a key ends up in an HTTP header, whose errors quote it in full. Reports what and where, never the
+    value.
     """
     for place, character in enumerate(value, start=1):
         kind = unicodedata.category(character)
@@ -22,7 +23,7 @@ def unusable_character(value: str, *, secret: bool, in_header: bool = False) -> 
             name = _NAMES.get(character) or unicodedata.name(character, f"the character U+{ord(character):04X}")
             shown = " (not shown)" if secret else ""
             return (
-                f"holds {name} at place {place} of {len(value)}{shown}. Write the value again, on one line, without "
-                "what was pasted along with it."
+                f"contains {name} at position {place} of {len(value)}{shown}. Enter the value again, on one line, "
+                f"without anything that was pasted with it."
             )
     return None

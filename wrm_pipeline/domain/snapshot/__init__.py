@@ -1,10 +1,10 @@
-"""Bytes of snapshots -> good rows, dead rows and counts: the one parser (data contract, sections 1, 3, 4).
+"""The parser: bytes of snapshots -> good rows, dead rows and counts (data contract, sections 1, 3, 4).
 
-Nearly all files are clean, so many files are first parsed together by Arrow (the typed path, `typed.py`): strictly,
-where all values are spelled as the feed usually does, or leniently. It refuses anything that might be no row, and then
-halves the set until it has the file that is to blame. Only that file is read line by line (the exact path, `exact.py`),
-which tells good lines from dead ones and gives the good ones back to the typed path. `values.py` says what each field
-means for all of them, `lines.py` what a line and a header are, `text.py` where lines end.
+Nearly all files are clean, so many files are first parsed together by Arrow (the typed path, `typed.py`): strictly if
+all values have the feed's usual spelling, else leniently. It refuses anything that might not be a row, and then the set
+is halved until the file at fault is found. Only that file is read line by line (the exact path, `exact.py`), which
+separates good lines from dead ones and returns the good ones to the typed path. `values.py` says what each field means
+for all of them, `lines.py` what a line and a header are, `text.py` where lines end.
 """
 
 from wrm_pipeline.domain.snapshot.exact import SourceLine, lines_of

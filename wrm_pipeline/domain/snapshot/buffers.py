@@ -1,4 +1,4 @@
-"""The bytes of a run of files as Arrow's CSV reader wants them: UTF-8, and quotes at the start of their fields."""
+"""Prepares the bytes of several files for Arrow's CSV reader: UTF-8, and quotes at the start of their fields."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ _LINE_FEED, _QUOTE, _SPACE = b'\n" '
 _CHUNK_BYTES = 1 << 19
 # How many blanks before a quote are moved at once.
 _BLANKS_MOVED = 10
-# The UTF-8 of each byte of cp1250: three bytes, the last ones 0 where it is shorter, and how many follow the first.
+# The UTF-8 of each byte of cp1250: three bytes, padded with 0, and how many follow the first.
 _CP1250 = [bytes([byte]).decode("cp1250", "replace").encode() for byte in range(256)]
 _CP1250_UTF8 = np.array([list(code.ljust(3, b"\0")) for code in _CP1250], np.uint8)
 _CP1250_MORE_BYTES = np.array([len(code) - 1 for code in _CP1250])
@@ -23,7 +23,7 @@ _RARE_BLANKS = rb"[\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8
 
 
 def _field_pattern(separator: str) -> re.Pattern[bytes]:
-    """A field of a line: blanks, what follows them, and the separator or the end; no field if a quote is not closed."""
+    """A field of a line: blanks, content, and the separator or the end; no match if a quote is not closed."""
     sep = separator.encode()
     blank = rb"(?:[%b]|%b)" % (b" \v\f" if separator == "\t" else b" \t\v\f", _RARE_BLANKS)
     return re.compile(rb'%b*+((?:"(?:[^"]++|"")*+"[^%b]*+|[^"%b][^%b]*+)?(?:%b|\Z))' % (blank, sep, sep, sep, sep))
@@ -39,17 +39,17 @@ def _table(characters: bytes) -> npt.NDArray[np.bool_]:
 
 _BLANKS = {separator: _table(b" " if separator == "\t" else b" \t") for separator in SEPARATORS}
 _ENDS_FIELD = {separator: _table(separator.encode() + b"\n") for separator in SEPARATORS}
-# Or is the first half of a doubled quote.
+# Or the first half of a doubled quote.
 _BEGINS_FIELD = {separator: _table(separator.encode() + b'\n"') for separator in SEPARATORS}
 
 
 def joined(parts: Sequence[bytes], separator: str, *, quotes_behind_blanks: bool) -> bytes:
-    """Lines in UTF-8 and, if `quotes_behind_blanks` says that there may be such, without blanks before quotes.
+    """Lines in UTF-8 and, with `quotes_behind_blanks`, without blanks before quotes.
 
     Args:
-        parts: Lines, each in UTF-8 or else in cp1250, and with a line feed at its end.
-        separator: What stands between fields.
-        quotes_behind_blanks: Whether to look for them.
+        parts: Lines, each in UTF-8 or else in cp1250, and ending in a line feed.
+        separator: The character between fields.
+        quotes_behind_blanks: Whether there may be quotes preceded by blanks.
 
     Raises:
         RefusedError: a quote behind blanks is not closed.
@@ -67,7 +67,7 @@ def joined(parts: Sequence[bytes], separator: str, *, quotes_behind_blanks: bool
 
 
 def _chunks(parts: Sequence[bytes]) -> Iterator[bytes]:
-    """Some parts at a time: what is made of them stays in the cache, and in memory that is in use anyway."""
+    """A few parts at a time: intermediate results stay in the processor's cache, and in memory already in use."""
     chunk: list[bytes] = []
     chunk_bytes = 0
     for part in parts:
@@ -112,7 +112,7 @@ def _some_line_is_utf8(buffer: bytes, characters: npt.NDArray[np.uint8], high: n
     """Whether a line with bytes beyond ASCII is UTF-8."""
     places = high[:-1][np.diff(high) == 1]
     first, second, third = characters[places], characters[places + 1], characters[places + 2]
-    # What cannot begin a character of UTF-8 is left out; a line feed at least follows.
+    # Bytes that cannot begin a UTF-8 character are skipped; at least a line feed follows.
     begins = (first >= 0xC2) & (second < 0xC0) & ((first < 0xE0) | (third >= 0x80) & (third < 0xC0))
     end = -1
     for place in places[begins].tolist():
@@ -128,7 +128,7 @@ def _some_line_is_utf8(buffer: bytes, characters: npt.NDArray[np.uint8], high: n
 
 
 def _without_blanks_before_quotes(buffer: bytes, separator: str) -> bytes | memoryview:
-    """Fields in quotes begin with the quote.
+    """Make quoted fields begin with the quote.
 
     Raises:
         RefusedError: a quote behind blanks is not closed.
@@ -168,12 +168,12 @@ def _fields_without_blanks(line: bytes, separator: str) -> Iterator[bytes]:
 def _with_blanks_moved(
     buffer: bytes, characters: npt.NDArray[np.uint8], opening: npt.NDArray[np.intp], separator: str
 ) -> bytes | memoryview | None:
-    """The same fields, with the blanks that a quote stands behind at the end of the field before: `, "` is ` ,"`.
+    """The same fields, with the blanks before a quote moved to the end of the previous field: `, "` becomes ` ,"`.
 
-    `opening` is every other quote. None if not all of them begin a field or are half of a doubled one: then these need
-    not be the opening ones.
+    `opening` is every other quote. None if one of them neither begins a field nor is half of a doubled one: then they
+    may not be the opening ones.
     """
-    # Before the first character stands, as -1, the line feed at the end.
+    # Index -1, before the first character, is the line feed at the end.
     behind = opening[~_BEGINS_FIELD[separator][characters[opening - 1]]]
     if not len(behind):
         return buffer

@@ -1,4 +1,4 @@
-"""Columns of text, or of Arrow's types where it could read these, as columns of rows."""
+"""Converts columns of text, or of Arrow's types where it could read them, to columns of rows."""
 
 import re
 from collections.abc import Callable
@@ -35,7 +35,7 @@ TEXT = pa.dictionary(pa.int32(), pa.string())
 TRUE_WORDS = ("true", "True", "TRUE")
 FALSE_WORDS = ("false", "False", "FALSE")
 
-# What Arrow reads by itself, as long as a column has no other spellings.
+# Columns that Arrow can parse itself, as long as they have no other spellings.
 ARROW_TYPES: dict[str, pa.DataType] = {
     "lat": pa.float64(),
     "lon": pa.float64(),
@@ -51,14 +51,14 @@ _MILLISECONDS = r"^\+?[1-9][0-9]{12}$"
 
 
 def row_columns(raw: pa.Table, file_micros: npt.NDArray[np.int64]) -> pa.Table:
-    """The typed columns of rows, from what Arrow has read: one chunk a column, text dictionary-encoded.
+    """The typed columns of rows, from what Arrow has read: one chunk per column, text dictionary-encoded.
 
     Args:
         raw: Columns by name; those of ARROW_TYPES in their type or as text.
         file_micros: The time of each row's snapshot, microseconds since 1970.
 
     Raises:
-        BadValueError, RefusedError: a value costs its row the place.
+        BadValueError, RefusedError: a value makes its row invalid.
     """
     lat, lon = _coordinate(raw, "lat"), _coordinate(raw, "lon")
     if pc.any(pc.and_(pc.equal(lat, 0.0), pc.equal(lon, 0.0))).as_py():
@@ -79,7 +79,7 @@ def row_columns(raw: pa.Table, file_micros: npt.NDArray[np.int64]) -> pa.Table:
 
 
 def is_usual(name: str, values: pa.StringArray) -> bool:
-    """Whether Arrow reads these values of a column itself, and none is a way to say that it is not known."""
+    """Whether Arrow parses these values of a column itself, and none of them means "unknown"."""
     arrow_type = ARROW_TYPES[name]
     if arrow_type == pa.bool_():
         return set(values.to_pylist()) <= {*TRUE_WORDS, *FALSE_WORDS}
@@ -91,7 +91,7 @@ def is_usual(name: str, values: pa.StringArray) -> bool:
 
 
 def only_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The one array of a column whose chunks were combined."""
+    """The single array of a column whose chunks were combined."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
@@ -126,7 +126,7 @@ def _refuse_range(name: str, array: pa.Array) -> None:
 
 
 def refuse_out_of_range(raw: pa.Table) -> None:
-    """Look at the numbers that Arrow has read.
+    """Check the numbers that Arrow has read.
 
     Raises:
         RefusedError: one is out of its range.
@@ -167,14 +167,14 @@ def _battery(raw: pa.Table) -> dict[str, pa.Array]:
     return {BATTERY_COLUMN: flags.take(array.indices), "battery_pct": levels.take(array.indices)}
 
 
-# --- the combined field: nearly every row has a value of its own, so columns of one spelling are read as a whole ------
+# --- the combined field: nearly every row has a different value, so columns of one spelling are read as a whole ------
 
 
 _Reports = tuple[npt.NDArray[np.int64], pa.Array, pa.Array]
 
 
 def _reports(column: pa.Array, file_micros: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
-    # To encode values of which hardly any comes twice costs more than it saves.
+    # Dictionary-encoding values that rarely repeat costs more than it saves.
     sample = column.slice(0, _SAMPLE_ROWS)
     if pc.count_distinct(sample).as_py() * 2 > len(sample):
         texts, codes = column, None
@@ -197,7 +197,7 @@ def _reports(column: pa.Array, file_micros: npt.NDArray[np.int64]) -> dict[str, 
 
 
 def _reports_with_one_ending(texts: pa.StringArray) -> _Reports | None:
-    """Times of up to six decimal places with the same offsets behind all of them, if all are such."""
+    """Times with up to six decimal places and all with the same offsets; None if any differs."""
     _, bar, offsets = texts[0].as_py().partition("|")
     ending = bar + offsets
     if "\n" in ending or not pc.all(pc.ends_with(texts, ending)).as_py():
@@ -224,16 +224,16 @@ def _other_reports(texts: pa.StringArray) -> _Reports:
 
 
 def _usual_reports(texts: pa.StringArray) -> _Reports | None:
-    """Three whole numbers, if all are such."""
+    """Three whole numbers; None if any differs."""
     if not _all_match(texts, _USUAL_REPORT):
         return None
     values = pc.split_pattern(texts, "|").flatten().cast(pa.int64()).to_numpy().reshape(-1, 3)
-    # Of 13 digits there are none here: these are milliseconds.
+    # None with 13 digits: those are milliseconds.
     return values[:, 0] * 1_000_000, pa.array(values[:, 1].astype(np.int32)), pa.array(values[:, 2].astype(np.int32))
 
 
 def _all_match(texts: pa.StringArray, pattern: str) -> bool:
-    """Whether all match; mostly the first one tells that they do not."""
+    """Whether all match; usually the first one shows that they do not."""
     return re.search(pattern, texts[0].as_py()) is not None and bool(
         pc.all(pc.match_substring_regex(texts, pattern)).as_py()
     )
@@ -249,7 +249,7 @@ def _each_report(texts: pa.StringArray) -> _Reports:
 
 
 def _reports_of_one_kind(texts: pa.StringArray) -> _Reports | None:
-    """The reports, if all have as many parts, and times of one kind; else None."""
+    """The reports, if all have the same number of parts and one kind of time; else None."""
     parts = pc.split_pattern(texts, "|")
     lengths = pc.min_max(pc.list_value_length(parts)).as_py()
     count = lengths["min"]
@@ -279,9 +279,9 @@ def _micros_of_one_kind(times: pa.StringArray) -> npt.NDArray[np.int64] | None:
 
 
 def _plain_seconds(times: pa.StringArray) -> npt.NDArray[np.float64] | None:
-    """Seconds of ten digits with up to six decimal places, if all are such: a float holds sixteen digits.
+    """Seconds with ten digits and up to six decimal places, or None if any differs: a float holds sixteen digits.
 
-    Looked at by length and value, which takes half the time of a pattern.
+    Checked by length and value, which takes half the time of a regular expression.
     """
     if pc.max(pc.binary_length(times)).as_py() > len("1755781502.123456"):
         return None

@@ -1,4 +1,4 @@
-"""The exact path: one file, line by line, to tell good lines from dead ones; the typed path types the good ones."""
+"""The exact path: separates good lines of one file from dead ones, line by line; the typed path types the good ones."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -42,19 +42,18 @@ from wrm_pipeline.domain.snapshot.values import (
     report_of,
 )
 
-# Good lines are typed when so many characters of them have come together: only large bodies have as many.
+# Good lines are typed once so many characters of them have accumulated: only large bodies have as many.
 _CHARACTERS_TYPED_AT_ONCE = 2**20
-# A body of fewer bytes has no more than MAX_LINES lines.
+# A smaller body cannot have more than MAX_LINES lines.
 _FEW_LINES_BYTES = 2 * MAX_LINES
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """A line of a raw object that reads as a row.
+    """A line of a raw object that is a valid row.
 
     `line_number` counts from 1; `offset` and `length` are in bytes, without the line end; `text` is the line as the
-    parser decodes it (`encoding`: utf-8, cp1250 or utf-16); `correction` is what an operator put in its place, if
-    anything.
+    parser decodes it (`encoding`: utf-8, cp1250 or utf-16); `correction` is an operator's replacement, if any.
     """
 
     line_number: int
@@ -74,12 +73,12 @@ class _Problem:
 
 
 def parse_exactly(file: RawSnapshot) -> Part:
-    """Read a file line by line; of a large one, only those pieces that the typed path refuses."""
+    """Read a file line by line; a large one only in those pieces that the typed path refuses."""
     return _Reading(file).result()
 
 
 def refused(file: RawSnapshot, fault: FileFault) -> Part:
-    """All lines of a file as dead letters of one fault, or of the one that a body without rows has anyway."""
+    """All lines of a file as dead letters of one fault, or of the fault that a body without rows has anyway."""
     found = parse_exactly(file).results[0]
     if found.fault is not None and not found.dead_rows:
         return Part(None, [found])
@@ -108,7 +107,7 @@ class _Reading:
     def result(self) -> Part:
         fault = self._read()
         if fault is not None:
-            # Without a header nothing says which lines were remarks, unless all were.
+            # Without a header it is unknown which lines were remarks, unless all were.
             all_were = self._header is None and self._search.only_remarks and not self._has_too_many_lines
             remarks = self._search.remark_lines if all_were else 0
             dead = (self._line_count or count_lines(self._file.body)) - remarks
@@ -116,7 +115,7 @@ class _Reading:
         try:
             self._type_good_lines()
         except RefusedError:
-            # The two paths disagree, as they might after an upgrade of Arrow; that must cost this file and no more.
+            # The two paths disagree, as they might after an upgrade of Arrow; that must affect this file only.
             lines = self._row_count + len(self._good)
             fault = FileFault(
                 "file_unreadable", f"{lines} lines look right, but Arrow {pa.__version__} cannot type them."
@@ -130,7 +129,7 @@ class _Reading:
         return Part(rows, [result])
 
     def _read(self) -> FileFault | None:
-        """Read all lines; why the file gives no row, whatever its lines are."""
+        """Read all lines; returns why the whole file is rejected, if it is."""
         several = False
         for piece in pieces(self._file.body):
             several = several or piece.first_line > 1 or bool(self._header)
@@ -151,12 +150,12 @@ class _Reading:
 
     @property
     def _has_too_many_lines(self) -> bool:
-        """Whether the body has; not before a header has been looked for, without which there is a better reason."""
+        """Whether the body has; only after the search for a header, whose absence is a better reason."""
         is_hopeless = self._search.remark_lines > MAX_LINES
         return self._line_count > MAX_LINES and (self._header is not None or is_hopeless)
 
     def _type_whole(self, piece: Piece) -> bool:
-        """Take a piece of a large body as the typed path reads it, if it does."""
+        """Read a piece of a large body by the typed path, if it accepts it."""
         header = self._header
         if header is None or self._file.corrections:
             return False
@@ -205,7 +204,7 @@ class _Reading:
             return
         message = (
             f"The line has {piece.overlong} bytes; at most {MAX_LINE_BYTES} are read. The raw object has all of it; "
-            "`corrected_data` in this dead letter takes its place."
+            f"`corrected_data` in this dead letter replaces it."
         )
         raw_line = piece.data.decode("utf-8", "replace")
         self._dead(number, raw_line, _Problem("line_too_long", "", message), piece.overlong)
@@ -253,7 +252,7 @@ def _over_limit(value: str, bound: str, name: str) -> FileFault:
 
 
 def _cut(raw_line: str, line_bytes: int) -> str:
-    """A line as a dead row keeps it: all of it, or its beginning and a note of how long it is."""
+    """A line as kept in a dead row: all of it, or its beginning and a note of its length."""
     if not line_bytes and len(raw_line) <= MAX_RAW_DATA_BYTES // 4:
         return raw_line
     data = raw_line.encode("utf-8", "replace")
@@ -264,7 +263,7 @@ def _cut(raw_line: str, line_bytes: int) -> str:
 
 
 def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
-    """The good lines about one station, in file order; the last of those with the latest report made the row."""
+    """The good lines about one station, in file order; the last of those with the latest report became the row."""
     search, header = HeaderSearch(), None
     found = []
     for raw in raw_lines(file.body):
@@ -297,15 +296,15 @@ def _is_overlong(raw: RawLine) -> bool:
 
 
 def _line_problem(line: str, header: Header, file_timestamp: datetime) -> tuple[_Problem | None, str]:
-    """Why a line that is no remark is no row (data contract, section 4), or None; and the line less a surplus field."""
+    """Why a line is not a row (data contract, section 4), or None; and the line without a surplus field."""
     if "\r" in line or "\n" in line:
-        return _Problem("stray_line_break", "", "A carriage return or line feed stands inside the line."), line
+        return _Problem("stray_line_break", "", "There is a carriage return or line feed inside the line."), line
     most = header.field_count + 1
     fields = split_line(line, header.separator, most)
     if fields is None:
         return _Problem("unclosed_quote", "", "A quote is not closed on its line."), line
     if len(fields) == most and (header.spare or not fields[-1].strip()):
-        # The surplus field may be in quotes, but no separator is in them unless the header leaves it open.
+        # The surplus field may be in quotes, but contains no separator unless the header permits it.
         fields = fields[:-1]
         line = _without_last_field(line, header)
     if len(fields) != header.field_count:

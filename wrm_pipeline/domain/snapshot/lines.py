@@ -16,19 +16,19 @@ from wrm_pipeline.domain.snapshot.records import (
     FileFault,
 )
 
-# In the order in which a header is tried for them.
+# In the order in which they are tried on a header.
 SEPARATORS = (",", ";", "\t")
 
-# Blanks, quotes, and what shows as nothing at all.
+# Blanks, quotes, and invisible characters.
 _AROUND_NAMES = " \t\r\n\v\f\x00\x85\xa0\xad\u1680\u2028\u2029\u202f\u205f\u3000\"'`„”“’‘«»" + "".join(
     map(chr, (*range(0x1C, 0x20), *range(0x2000, 0x2010), *range(0x2060, 0x2065), 0x180E, 0xFEFF))
 )
-# Longer lines are no header that anyone repeats, and would fill the cache.
+# Longer headers do not recur, and would fill the cache.
 _CACHED_HEADER_BYTES = 16_384
 
 
 def _field_pattern(separator: str) -> re.Pattern[str]:
-    """A field in quotes (blanks before it, doubled ones inside) and what follows the closing one; or one as it is."""
+    """A quoted field (blanks before it, doubled quotes inside) and what follows it; or an unquoted one."""
     blank = rf"[^\S\r\n{separator}]*+"
     return re.compile(
         rf'(?:{blank}"((?:[^"]++|"")*+)"([^{separator}]*+)|((?!{blank}")[^{separator}]*+))({separator}|\Z)'
@@ -42,7 +42,7 @@ _FIELDS = {separator: _field_pattern(separator) for separator in SEPARATORS}
 class Header:
     """Positions of the columns that are read, by name; `combined` and `station_id` among them.
 
-    `spare` says that the header itself ends in an empty field, so that a row may have any value there.
+    `spare` means that the header itself ends in an empty field, so that a row may have any value there.
     """
 
     separator: str
@@ -52,7 +52,7 @@ class Header:
 
 
 class HeaderError(ValueError):
-    """A line that starts like a header and cannot be one; the message says why."""
+    """A line that starts like a header but cannot be one; the message says why."""
 
     error_type = "file_no_header"
 
@@ -82,7 +82,7 @@ class HeaderTooLongError(HeaderError):
 
 
 def decode_line(line: bytes) -> str:
-    """UTF-8, or cp1250 where it is not; bytes that are neither become U+FFFD (the raw object keeps them)."""
+    """Decode UTF-8, or else cp1250; bytes that are neither become U+FFFD (the raw object keeps them)."""
     line = line.removesuffix(b"\r")
     try:
         return line.decode("utf-8")
@@ -133,7 +133,7 @@ def _find_header(line: bytes) -> Header | None:
 
 
 def _header_of(text: str, separator: str) -> Header | None:
-    # A quote that is not closed belongs to no name.
+    # An unclosed quote is not part of a name.
     names = split_line(text, separator, MAX_COLUMNS) or text.split(separator, MAX_COLUMNS)
     names = [name.strip(_AROUND_NAMES).lower() for name in names]
     id_position = next((names.index(name) for name in ID_COLUMNS if name in names), None)
@@ -147,15 +147,15 @@ def _header_of(text: str, separator: str) -> Header | None:
     positions = {name: names.index(name) for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in names}
     combined = names.index(COMBINED_COLUMN) if COMBINED_COLUMN in names else 1
     if combined == id_position or combined in positions.values():
-        raise HeaderError(f"the header lacks the column {COMBINED_COLUMN}, and its second column is another one")
+        raise HeaderError(f"the header lacks the column {COMBINED_COLUMN}, and its second column is a different one")
     spare = not names[-1] and combined != len(names) - 1
     return Header(separator, len(names) - spare, positions | {"station_id": id_position, "combined": combined}, spare)
 
 
 def split_line(line: str, separator: str, most: int) -> list[str] | None:
-    """The fields of one CSV line, or None if a quote is not closed or a line break stands inside.
+    """The fields of one CSV line, or None if a quote is not closed or the line contains a line break.
 
-    Of a line with more than `most` fields only so many are given that it shows, and the rest is not looked at.
+    Of a line with more than `most` fields, just enough are returned to show it, and the rest is not parsed.
     """
     if "\r" in line or "\n" in line:
         return None
@@ -174,7 +174,7 @@ def split_line(line: str, separator: str, most: int) -> list[str] | None:
 
 
 def is_remark(line: str, separator: str) -> bool:
-    """Whether the first field is `src` or starts with `#`, in quotes or not; what follows it does not matter."""
+    """Whether the first field is `src` or starts with `#`, in quotes or not; the rest does not matter."""
     first = line.partition(separator)[0].strip()
     if first.startswith('"'):
         fields = split_line(line, separator, 0)
@@ -183,20 +183,20 @@ def is_remark(line: str, separator: str) -> bool:
 
 
 def is_mark(field: str) -> bool:
-    """Whether a line whose first field this is is a remark."""
+    """Whether a line with this first field is a remark."""
     field = field.strip()
     return field == "src" or field.startswith("#")
 
 
 def _may_be_remark(line: str) -> bool:
-    """The same before a header has said what separates fields."""
+    """The same before a header has determined the separator."""
     if line.lstrip()[:1] not in ("#", "s", '"'):
         return False
     return any(is_remark(line, separator) for separator in SEPARATORS)
 
 
 class HeaderSearch:
-    """Looks at line after line until there is a header; up to MAX_LINES_BEFORE_HEADER lines of anything are remarks."""
+    """Examines lines until it finds a header; up to MAX_LINES_BEFORE_HEADER lines before it count as remarks."""
 
     def __init__(self) -> None:
         self.remark_lines = 0
@@ -205,7 +205,7 @@ class HeaderSearch:
         self._problem: FileFault | None = None
 
     def look(self, number: int, line: bytes) -> Header | None:
-        """The header, if this line is one. Lines are numbered from 1; blank ones count for nothing."""
+        """The header, if this line is one. Lines are numbered from 1; blank ones are ignored."""
         line = line.rstrip(b"\r")
         if not line.strip():
             return None
@@ -226,7 +226,7 @@ class HeaderSearch:
 
     @property
     def hopeless(self) -> bool:
-        """Whether there is no sense in looking on."""
+        """Whether to give up."""
         return self._other_lines > MAX_LINES_BEFORE_HEADER
 
     @property
@@ -242,7 +242,7 @@ class HeaderSearch:
         if self._first_other is not None:
             return _no_header(*self._first_other)
         if self.remark_lines:
-            return FileFault("file_no_header", "The body holds nothing but remark lines.")
+            return FileFault("file_no_header", "The body contains only remark lines.")
         return FileFault("file_empty", "The body is empty.")
 
 

@@ -1,4 +1,4 @@
-"""Snapshots together: runs of files of one header to the typed path, what it refuses to the exact one, and assembly."""
+"""Parses several snapshots: files with one header by the typed path, refused ones by the exact path; then assembly."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,9 +30,8 @@ from wrm_pipeline.domain.snapshot.typed import Prepared, prepare, typed_rows
 def parse_snapshots(files: Sequence[RawSnapshot]) -> ParsedBatch:
     """Parse raw snapshots together; any bytes at all are accepted.
 
-    Where a station stands twice under one `file_timestamp`, in one file or in two, its latest report stays (of
-    equal ones the last) and the others count as `duplicate_rows`. Give all files of one `file_timestamp` to
-    the same call.
+    If a station occurs twice under one `file_timestamp`, in one file or in two, its latest report is kept (of equal
+    ones the last) and the others count as `duplicate_rows`. Pass all files of one `file_timestamp` to the same call.
     """
     files = sorted(files, key=lambda f: (f.file_timestamp, f.source_key))
     parts: list[Part] = []
@@ -57,9 +56,9 @@ def reject_reason(body: bytes, fetched_at: datetime) -> FileFault | None:
 
 
 def inspect_fetched(body: bytes, fetched_at: datetime) -> FileReport:
-    """What a fetched body holds, and in `fault` why it is not a snapshot.
+    """The content of a fetched body, and in `fault` why it is not a snapshot.
 
-    Besides the faults of a file, `file_truncated`: the body ends in mid-row, before its last field or in a quote.
+    Besides the faults of a file, `file_truncated`: the body ends in mid-row, before its last field or within quotes.
     """
     report = parse_snapshots([RawSnapshot("fetched body", fetched_at, body)]).reports[0]
     return report if report.fault else replace(report, fault=_cut_off(body, report))
@@ -75,7 +74,7 @@ def _cut_off(body: bytes, report: FileReport) -> FileFault | None:
         cut_off = row.error_type in ("wrong_field_count", "unclosed_quote") or last.endswith(separators)
         if row.line_number == number and cut_off:
             return FileFault("file_truncated", message)
-    # An empty last field may be a value that is not known, if the row before ends likewise.
+    # An empty last field may be an unknown value, if the previous row ends the same way.
     if last.endswith(separators) and not before.endswith(separators):
         return FileFault("file_truncated", message)
     return None
@@ -87,7 +86,7 @@ def _last_lines(body: bytes) -> tuple[int, bytes, bytes]:
     for piece in pieces(body):
         data = piece.data.rstrip(b"\n")
         if piece.overlong:
-            # It is dead however it ends.
+            # It is dead in any case.
             number, before, last = piece.first_line, last, b""
         elif data:
             lines = data[-200_000:].split(b"\n")[-2:]
@@ -132,7 +131,7 @@ def _assemble(files: Sequence[RawSnapshot], parts: Sequence[Part]) -> ParsedBatc
 def _sorted_unique(
     files: Sequence[RawSnapshot], typed: pa.Table, row_counts: Sequence[int]
 ) -> tuple[pa.Table, list[int]]:
-    """Rows in SORT_KEY order, each key once, and how many rows each file lost as duplicates."""
+    """Rows in SORT_KEY order, each key once, and the number of duplicates per file."""
     table = typed.unify_dictionaries().combine_chunks()
     ids = only_chunk(table["station_id"])
     file_index = np.repeat(np.arange(len(files), dtype=np.int32), row_counts)
@@ -161,7 +160,7 @@ def _sorted_unique(
 
 
 def dictionary_encoded(table: pa.Table) -> pa.Table:
-    """`table` with its string columns dictionary-encoded, as the parser gives them."""
+    """`table` with dictionary-encoded string columns, as returned by the parser."""
     for i, column in enumerate(table.schema):
         if column.type == pa.string():
             table = table.set_column(i, column.name, table[i].dictionary_encode())

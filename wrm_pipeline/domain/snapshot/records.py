@@ -1,4 +1,4 @@
-"""What goes into the parser and what comes out of it, and the limits that it holds to."""
+"""The parser's input and output types, and its limits."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import pyarrow as pa
 
-# Part of what the published partition remembers: another version means that its rows are built again.
+# Stored with the published partition: a different version means that its rows are built again.
 PARSER_VERSION = "2"
 
 COMBINED_COLUMN = "timestamp|gmt_local_diff_sec|gmt_servertime_diff_sec"
@@ -22,15 +22,16 @@ OPTIONAL_COLUMNS = (*FLAG_COLUMNS, "pedelecs", BATTERY_COLUMN)
 EARLIEST_REPORT = datetime(2010, 1, 1, tzinfo=UTC)
 LATEST_REPORT_AFTER_FETCH = timedelta(days=1)
 
-# At most this many dead rows of a file and error type, and this much of their text, are kept one by one; the raw object
-# has the others.
+# At most this many dead rows of a file and error type, and this much of their text, are kept individually; the others
+# are in the raw object.
 MAX_DEAD_ROWS_KEPT = 1_000
 MAX_DEAD_BYTES_KEPT = 8 * 2**20
-# What a dead row keeps of its line.
+# The part of a line that a dead row keeps.
 MAX_RAW_DATA_BYTES = 64 * 1024
 
-# Wrocław's feed has 13 columns, 410 rows of 80 bytes, names of 40 characters and no remarks. What is beyond these is
-# not a feed but an attack or an accident, and must not cost the memory and time that the city's other minutes need.
+# Wrocław's feed has 13 columns, 410 rows of 80 bytes, names of 40 characters and no remarks. Anything beyond these
+# limits is an attack or an accident rather than a feed, and must not cost the memory and time that other snapshots
+# need.
 MAX_COLUMNS = 1_000
 MAX_NAME_CHARACTERS = 1_000
 MAX_LINES = 200_000
@@ -55,7 +56,7 @@ EARLIEST_MICROS = micros_of(EARLIEST_REPORT)
 
 
 class RefusedError(ValueError):
-    """The typed path cannot vouch for these lines: the exact path must look at them."""
+    """The typed path is not sure about these lines: the exact path must read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class RawSnapshot:
     """One raw object: its key, the time of its snapshot (aware) and its bytes.
 
     `corrections` are an operator's replacements of dead lines, by line number (the first line is 1). With a `fault` the
-    file gives no row, whatever its lines are.
+    whole file is rejected.
     """
 
     source_key: str
@@ -75,7 +76,7 @@ class RawSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class LineCounts:
-    """What became of a file's lines; blank lines and the header count for nothing.
+    """The outcome of a file's lines; blank lines and the header are not counted.
 
     Always: lines_in = rows_out + dead_lettered + duplicate_rows + remark_lines.
     """
@@ -101,7 +102,7 @@ class LineCounts:
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A line that cannot become a row: where, what, and why. `field` is empty where no one field is to blame.
+    """A line that cannot become a row: where, what, and why. `field` is empty if no single field is at fault.
 
     `raw_data` is the line, cut at MAX_RAW_DATA_BYTES with a note that says so.
     """
@@ -115,11 +116,11 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class FileFault:
-    """Why a whole body gives no row.
+    """Why a whole body is rejected.
 
     `file_empty`, `file_not_text`, `file_no_header`, `file_no_valid_row`; `file_over_limit` for more lines, columns or
     text than are read; `file_truncated` at the fetch; `file_time_outside_day` for a name or reports that cannot be of
-    the folder's day; and `file_unreadable` for what should not happen.
+    the folder's day; and `file_unreadable` for unexpected cases.
     """
 
     error_type: str
@@ -128,7 +129,7 @@ class FileFault:
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What one file gave.
+    """The result of one file.
 
     `dead_rows` holds the first MAX_DEAD_ROWS_KEPT of each error type; `dead_counts`, by error type, counts all.
     """
@@ -158,7 +159,7 @@ class ParsedBatch:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What one file gave before duplicates leave."""
+    """The result of one file before duplicates are removed."""
 
     row_count: int
     remark_lines: int
@@ -169,7 +170,7 @@ class FileResult:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Typed rows of consecutive files, in file order, and what each file gave."""
+    """Typed rows of consecutive files, in file order, and the result of each file."""
 
     rows: pa.Table | None
     results: list[FileResult]

@@ -1,4 +1,4 @@
-"""The bytes of a body as lines: one encoding, line feeds at the ends, large bodies in pieces."""
+"""Splits a body into lines: one encoding, line feeds as line ends, large bodies in pieces."""
 
 import codecs
 import re
@@ -14,16 +14,17 @@ from wrm_pipeline.domain.snapshot.records import MAX_LINE_BYTES, MAX_RAW_DATA_BY
 BOM = codecs.BOM_UTF8
 UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-# A larger body is read in pieces. They are so much shorter than the longest line that one which is too long is in none.
+# A larger body is read in pieces, which are shorter than MAX_LINE_BYTES, so that no piece contains a line that is too
+# long.
 PIECE_BYTES = MAX_LINE_BYTES // 2
 _BLANKS = b" \t\r\v\f"
 _LINE = re.compile(rb"^[ \t\r\v\f]*+[^ \t\r\v\f\n][^\n]*", re.MULTILINE)
 
-# Carriage returns before a line feed, found once for each run of them.
+# Carriage returns before a line feed, matched once per run of them.
 _RETURNS_AND_FEED = re.compile(rb"(?<!\r)\r++\n")
 _LINE_ENDS = rb"(?<!\r)\r++\n|[\r\n]"
 _LINE_FEED, _RETURN = b"\n\r"
-# How far a header is looked for behind a carriage return.
+# How far after a carriage return a header is searched for.
 _LINES_LOOKED_AT, _RETURNS_LOOKED_AT = 50, 50
 
 
@@ -31,7 +32,7 @@ _LINES_LOOKED_AT, _RETURNS_LOOKED_AT = 50, 50
 class Piece:
     """Some lines of a body, the first of which has the number `first_line`; each line ends in a line feed.
 
-    `overlong` is how many bytes the line has of which this is the start, if it is a line that is too long to be read.
+    `overlong` is the length in bytes of the line, if this is only the start of a line that is too long to be read.
     """
 
     first_line: int
@@ -41,7 +42,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class RawLine:
-    """Where a line stands in the raw object (bytes, without its line end), and what it says."""
+    """A line's position in the raw object (bytes, without its line end), and its text."""
 
     number: int
     offset: int
@@ -51,7 +52,7 @@ class RawLine:
 
 
 def plain_text(body: bytes) -> bytes:
-    """A body without BOM, lines ended by line feeds; still UTF-8 or cp1250, line by line, unless it was UTF-16."""
+    """A body without BOM, with line feeds as line ends; each line is still UTF-8 or cp1250, unless it was UTF-16."""
     if body[:2] in UTF16_BOMS:
         body = body.decode("utf-16", "replace").encode("utf-8", "replace")
     body = body.removeprefix(BOM)
@@ -60,7 +61,7 @@ def plain_text(body: bytes) -> bytes:
 
 def _with_line_feeds(text: bytes, returns_end_lines: bool) -> bytes:
     if returns_end_lines:
-        # Line feeds, too, are mostly in what comes before the header, if anywhere.
+        # Line feeds, too, are mostly before the header, if anywhere.
         end = text.rfind(b"\n") + 1
         return (_RETURNS_AND_FEED.sub(b"\n", text[:end]) + text[end:]).replace(b"\r", b"\n")
     characters = np.frombuffer(text, np.uint8)
@@ -72,7 +73,7 @@ def _with_line_feeds(text: bytes, returns_end_lines: bool) -> bytes:
 
 
 def ends_lines_with_returns(text: bytes) -> bool:
-    """Whether carriage returns alone end lines: they do if one ends the header. Elsewhere one spoils its line."""
+    """Whether carriage returns alone end lines: they do if one ends the header. Otherwise one invalidates its line."""
     if b"\r" not in text:
         return False
     start = 0
@@ -80,7 +81,7 @@ def ends_lines_with_returns(text: bytes) -> bool:
         end = text.find(b"\n", start)
         line = text[start : end if end >= 0 else len(text)]
         *behind_returns, rest = line.rstrip(b"\r").split(b"\r", _RETURNS_LOOKED_AT)
-        # Without a line feed, a header may be all that there is.
+        # Without a line feed, there may be just a header.
         if any(map(_is_header, behind_returns)) or (end < 0 and line.endswith(b"\r") and _is_header(rest)):
             return True
         if end < 0 or _is_header(rest):
@@ -90,7 +91,7 @@ def ends_lines_with_returns(text: bytes) -> bool:
 
 
 def lines_of_piece(piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, each with its number; no list of them, which may be a million."""
+    """The lines that are not blank, each with its number; as an iterator, as there may be a million."""
     number, end, data = piece.first_line, 0, piece.data
     for found in _LINE.finditer(data):
         number += data.count(b"\n", end, found.start())
@@ -99,7 +100,7 @@ def lines_of_piece(piece: Piece) -> Iterator[tuple[int, bytes]]:
 
 
 def count_lines(body: bytes) -> int:
-    """How many lines are not blank."""
+    """The number of lines that are not blank."""
     count = 0
     for piece in pieces(body):
         ends = np.frombuffer(piece.data.translate(None, _BLANKS), np.uint8) == _LINE_FEED
@@ -124,7 +125,7 @@ def pieces(body: bytes) -> Iterator[Piece]:
 
 
 class _Cutter:
-    """Cuts a large body, holding no more of it than a piece and a line that has not ended yet."""
+    """Cuts a large body, holding only one piece and one unfinished line at a time."""
 
     def __init__(self, body: bytes) -> None:
         self._chunks = _utf8_chunks(body)

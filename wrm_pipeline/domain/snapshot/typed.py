@@ -1,7 +1,7 @@
 """The typed path: many files of one header at once, by Arrow's CSV reader.
 
-Where a column has the feed's usual spelling, Arrow types it; where it has not, Arrow gives text, and each distinct
-value means what `values.py` says. It refuses whatever might be no row, so that the exact path can tell why.
+If a column has the feed's usual spelling, Arrow types it; otherwise Arrow returns text, and `values.py` interprets each
+distinct value. It refuses anything that might not be a row, so that the exact path can find the reason.
 """
 
 import re
@@ -41,10 +41,10 @@ from wrm_pipeline.domain.snapshot.values import BadValueError
 
 _LINE_FEED = 10
 _IS_BLANK = np.isin(np.arange(256), list(b" \t"))
-# First bytes of lines whose first field may be a remark's mark behind blanks: what str.strip takes, in UTF-8.
+# First bytes of lines that may be remarks after leading blanks: the characters that str.strip removes, in UTF-8.
 _BLANKS_LOOKED_AT = 50
 _ONE_THREAD_BYTES = 1 << 18
-# A larger body is read in pieces, each with the memory of one; a hundred times Wrocław's 40 kB are a small one.
+# A larger body is read in pieces; a hundred times Wrocław's 40 kB is still below it.
 _LARGE_BODY_BYTES = 4 * 2**20
 _BLANK_STARTS = b" \t\v\f\x1c\x1d\x1e\x1f\xc2\xe1\xe2\xe3"
 
@@ -61,7 +61,7 @@ _REMARKS = {separator: _remarks(separator) for separator in SEPARATORS}
 class Prepared:
     """A file cut into header and data lines, each with its line end, without blank and remark lines.
 
-    `doubtful`: a careful look must tell what these lines are.
+    `doubtful`: these lines need a careful reading.
     """
 
     file: RawSnapshot
@@ -73,7 +73,7 @@ class Prepared:
 
 
 def prepare(file: RawSnapshot) -> Prepared | None:
-    """Cut a file for the typed path, or None where only the exact path knows what to do."""
+    """Cut a file for the typed path, or None if only the exact path can handle it."""
     if file.corrections or file.fault is not None or len(file.body) > _LARGE_BODY_BYTES:
         return None
     text = plain_text(file.body)
@@ -105,8 +105,8 @@ def _cut_header(body: bytes) -> tuple[Header, bytes, int] | None:
 
 
 def prepared_lines(file: RawSnapshot, header: Header, data: bytes, remark_lines: int = 0) -> Prepared | None:
-    """Data lines for the typed path, or None where only the exact path knows what to do."""
-    # Arrow skips empty lines, but takes the first line for one that is not.
+    """Data lines for the typed path, or None if only the exact path can handle it."""
+    # Arrow skips empty lines, but takes the first line for a header even if it is empty.
     data = data.strip(b"\n") + b"\n"
     characters = np.frombuffer(data, np.uint8)
     line_ends = np.flatnonzero(characters == _LINE_FEED)
@@ -125,19 +125,19 @@ def prepared_lines(file: RawSnapshot, header: Header, data: bytes, remark_lines:
         remark_lines += found
     if not line_count or b"\r" in data:
         return None
-    # Arrow reads 0x10 as 16 in whole-number columns; the contract knows decimal numbers only. An x is rare, and
-    # looking for it alone is 30 times as fast.
+    # Arrow reads 0x10 as 16 in whole-number columns; the contract permits decimal numbers only. An x is rare, and
+    # searching for it alone is 30 times as fast.
     doubtful = (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data)
-    # A remark whose first field is in quotes or behind blanks is noticed where the ids are checked, if they are first.
+    # A remark whose first field is quoted or preceded by blanks is found when the ids are checked, if they are first.
     if header.positions["station_id"] != 0:
         doubtful = doubtful or blank_starts or b'"' in line_starts
-    # In a column that is not read, Arrow's idea of a quote behind blanks would not be noticed.
+    # In a column that is not read, Arrow's interpretation of a quote after blanks would go unnoticed.
     doubtful = doubtful or (len(header.positions) < header.field_count and b'"' in data)
     return Prepared(file, header, data, line_count, remark_lines, doubtful)
 
 
 def _behind_blanks(characters: npt.NDArray[np.uint8], line_ends: npt.NDArray[np.intp]) -> bytes:
-    """The first byte of each line that is not a blank; the mark of a remark if that is far."""
+    """The first non-blank byte of each line; the mark of a remark if that is far."""
     places = np.append(0, line_ends[:-1] + 1)
     for _ in range(_BLANKS_LOOKED_AT):
         found = characters[places]
@@ -150,10 +150,10 @@ def _behind_blanks(characters: npt.NDArray[np.uint8], line_ends: npt.NDArray[np.
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a run may be read: which columns as text, and with how much care for what is odd.
+    """How to read several files: which columns as text, and how carefully.
 
-    `finds_quotes`: quotes behind blanks begin a field; elsewhere they are refused. `finds_remarks`: a remark whose mark
-    is in quotes or behind blanks is noticed, and refused.
+    `finds_quotes`: quotes after blanks begin a field; otherwise they are refused. `finds_remarks`: a remark whose mark
+    is quoted or preceded by blanks is found, and refused.
     """
 
     as_text: frozenset[str]
@@ -170,7 +170,7 @@ def typed_rows(run: Sequence[Prepared]) -> pa.Table:
     """All rows of files that share a header, typed and checked.
 
     Raises:
-        RefusedError: on any doubt.
+        RefusedError: in any case of doubt.
     """
     for way in _ways(run):
         try:
@@ -185,7 +185,7 @@ def typed_rows(run: Sequence[Prepared]) -> pa.Table:
 
 
 def _ways(run: Sequence[Prepared]) -> Iterator[_Way]:
-    """What to try. A feed spells all of a day's files alike, so the first file says how many are read best."""
+    """The readings to try. A feed spells all of a day's files alike, so the first file determines the best one."""
     if not any(prepared.doubtful for prepared in run):
         way = _AS_USUAL if len(run) == 1 or _is_read_as_usual(run[0]) else _way_for(run[0])
         if way != _CAREFULLY:
@@ -202,7 +202,7 @@ def _is_read_as_usual(prepared: Prepared) -> bool:
 
 
 def _way_for(prepared: Prepared) -> _Way:
-    """The least that reads a file which is not spelt as usual."""
+    """The cheapest reading for a file with an unusual spelling."""
     for way in (_AS_TEXT, _CAREFULLY):
         try:
             raw = _read([prepared], way)
@@ -215,10 +215,10 @@ def _way_for(prepared: Prepared) -> _Way:
 
 
 def _read(run: Sequence[Prepared], way: _Way) -> pa.Table:
-    """The run's fields, each line a row."""
+    """The fields of all files, one row per line."""
     header = run[0].header
-    # A last line with an unclosed quote would swallow the end of the input unseen; the first line, repeated at
-    # the end, is swallowed instead, and then a row is missing.
+    # A last line with an unclosed quote would swallow the end of the input unnoticed; the first line, repeated at the
+    # end, is swallowed instead, and then a row is missing.
     first_line = run[0].data[: run[0].data.index(b"\n") + 1]
     parts = [*(p.data for p in run), first_line]
     buffer = joined(parts, header.separator, quotes_behind_blanks=way.finds_quotes)
@@ -250,7 +250,7 @@ def _read_csv(buffer: bytes, header: Header, block_bytes: int, way: _Way, *, sur
     try:
         return pyarrow.csv.read_csv(
             pa.BufferReader(buffer),
-            # Threads take longer to begin than one file takes to read.
+            # Starting threads takes longer than reading one file.
             read_options=pyarrow.csv.ReadOptions(
                 column_names=names, block_size=block_bytes, use_threads=len(buffer) > _ONE_THREAD_BYTES
             ),
@@ -273,9 +273,9 @@ def _unread(position: int) -> str:
 
 
 def _refuse_odd_text(raw: pa.Table, header: Header, *, quotes_behind_blanks: bool) -> None:
-    """Refuse line feeds inside fields, a value in the surplus column, and quotes behind blanks if they may be there.
+    """Refuse line feeds inside fields, a value in the surplus column, and quotes after blanks if there may be any.
 
-    These may begin a field that Arrow has cut to pieces. In columns that are not text they are not a value.
+    These may begin a field that Arrow has split. In columns other than text they are not valid.
     """
     for name, column in zip(raw.column_names, raw.columns, strict=True):
         if column.type != TEXT:

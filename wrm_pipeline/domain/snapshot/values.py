@@ -1,6 +1,6 @@
-"""What one field means: the single answer for each kind of field, whichever path reads it (data contract, section 1).
+"""Interprets one field: the same way for each kind of field, whichever path reads it (data contract, section 1).
 
-Blanks around a field count for nothing. What is ambiguous (decimal commas, thousands separators) is not guessed.
+Blanks around a field are ignored. Ambiguous values (decimal commas, thousands separators) are not guessed.
 """
 
 import re
@@ -28,20 +28,20 @@ _DECIMAL_PLACES = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?")
 # More digits overflow.
 _MAX_TIME_DIGITS = 18
 _MAX_OFFSET_DIGITS = 9
-# Longer ids and names do not come again, and 16,384 of 1,000 characters would fill the memory.
+# Longer ids and names do not recur, and 16,384 of 1,000 characters would fill the memory.
 _CACHED_CHARACTERS = 128
 _MAX_MICROS = 2**62
 _MILLISECOND_DIGITS = 13
 
-# Printable ASCII without entities: of the simulated city's 404 names 279, and ftfy takes 30 us for each of them.
+# Printable ASCII without entities: 279 of the simulated city's 404 names, and ftfy takes 30 us for each of them.
 _NOTHING_TO_REPAIR = re.compile(r"(?! )[ -%'-~]+(?<! )")
-# What is repaired of a name: an entity takes up to 10 characters, and damage at most doubles one twice.
+# The part of a name that is repaired: an entity takes up to 10 characters, and damage at most doubles one twice.
 _MAX_REPAIRED_CHARACTERS = 16 * MAX_NAME_CHARACTERS
 CUT_MARK = "…"
 
 
 class BadValueError(ValueError):
-    """A value that costs its row the place; the message says why."""
+    """A value that makes its row invalid; the message says why."""
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class Report:
 
 
 def is_unknown(text: str) -> bool:
-    """Whether a field says that its value is not known."""
+    """Whether a field means that its value is unknown."""
     return text.strip().lower() in _UNKNOWN_WORDS
 
 
@@ -100,13 +100,13 @@ def _micros(text: str) -> int:
         raise ValueError(text)
     places = 3 if len(digits) == _MILLISECOND_DIGITS else 6
     fraction = fraction[: places + 1].ljust(places + 1, "0")
-    # What does not fit into 64 bits is out of any range, too.
+    # Anything that does not fit into 64 bits is out of range, too.
     micros = min(int((digits or "0") + fraction[:places]) + (fraction[places] >= "5"), _MAX_MICROS)
     return -micros if sign == "-" else micros
 
 
 def offset_of(text: str) -> int | None:
-    """An offset in seconds, rounded to the nearest whole one (halves away from 0), or None where it is unknown."""
+    """An offset in seconds, rounded to the nearest whole one (halves away from 0), or None if unknown."""
     if is_unknown(text):
         return None
     found = _DECIMAL_PLACES.fullmatch(text)
@@ -128,13 +128,13 @@ def coordinate_of(name: str, text: str) -> float:
 
 
 def count_of(name: str, text: str) -> tuple[int | None, bool]:
-    """(count or None where it is unknown, whether the feed capped it): `5+` is 5 or more. `bikes` must be known."""
+    """(count or None if unknown, whether the feed capped it): `5+` is 5 or more. `bikes` must be known."""
     value = text.strip()
     needed = name == "bikes"
     found = _COUNT.fullmatch(value)
     if found is not None:
         digits = found[2].lstrip("0")
-        # Twelve digits are out of any range, and int() refuses more than 4,300.
+        # Twelve digits are out of range anyway, and int() refuses more than 4,300.
         number = int(digits or "0") if len(digits) < 12 else -1
         negative, capped = found[1] == "-" and number != 0, bool(found[3])
         if not negative and RANGES[name][0] <= number <= RANGES[name][1]:
@@ -148,7 +148,7 @@ def count_of(name: str, text: str) -> tuple[int | None, bool]:
 
 
 def flag_of(name: str, text: str) -> bool | None:
-    """A flag, or None where it is unknown."""
+    """A flag, or None if unknown."""
     word = text.strip().lower()
     if word == "1" or word in _TRUE_WORDS:
         return True
@@ -162,7 +162,7 @@ def flag_of(name: str, text: str) -> bool | None:
 def battery_of(text: str) -> tuple[bool | None, int | None]:
     """(flag, level in percent) of the field with two meanings.
 
-    A number is a level, also 0 and 1. One outside 0-100 is none; the row stays, without one.
+    A number is a level, even 0 and 1. One outside 0-100 is ignored; the row is kept without a level.
     """
     word = text.strip().lower()
     if word in _TRUE_WORDS:
@@ -177,12 +177,12 @@ def battery_of(text: str) -> tuple[bool | None, int | None]:
     level = float(word)
     if not lowest <= level <= highest:
         return None, None
-    # Decimal refuses absurd exponents, with which the level is 0.
+    # Decimal refuses absurd exponents; the level is then 0.
     return None, int(Decimal(word).to_integral_value(ROUND_HALF_UP)) if level >= 0.1 else 0
 
 
 def name_of(text: str) -> str:
-    """A name, repaired (mojibake, entities, blanks), and cut at MAX_NAME_CHARACTERS: the last one is then CUT_MARK."""
+    """A name, repaired (mojibake, entities, blanks) and cut at MAX_NAME_CHARACTERS, then with CUT_MARK at its end."""
     if len(text) <= _CACHED_CHARACTERS:
         return _cached_name_of(text)
     if len(text) <= MAX_NAME_CHARACTERS:
@@ -201,16 +201,16 @@ def _cached_name_of(name: str) -> str:
 
 def _short_name_of(name: str) -> str:
     repaired = _repaired(name)
-    # ftfy may write one character as several.
+    # ftfy may replace one character by several.
     return repaired if len(repaired) <= MAX_NAME_CHARACTERS else repaired[: MAX_NAME_CHARACTERS - 1] + CUT_MARK
 
 
 def _repaired(name: str) -> str:
     if _NOTHING_TO_REPAIR.fullmatch(name):
         return name
-    # ftfy's heuristic leaves short names such as "Åšwidnicka" alone, so exact reversals are tried first. A name that
-    # is right never passes: its letters are not in the codec, or are not UTF-8. Curly quotes and ligatures are
-    # spelling, not damage.
+    # ftfy's heuristic leaves short names such as "Åšwidnicka" alone, so exact reversals are tried first. A correct name
+    # never matches: its letters are not in the codec, or are not UTF-8. Curly quotes and ligatures are spelling, not
+    # damage.
     for _ in range(2):
         name = _once_less_encoded(name)
     return ftfy.fix_text(
