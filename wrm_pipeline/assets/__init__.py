@@ -1,1 +1,1 @@
-"""What the Dagster UI shows: each asset reads, calls one flow or domain function, writes and reports."""
+"""Dagster's assets: each reads, calls one flow or domain function, writes, and adds metadata. No logic of its own."""

@@ -19,13 +19,13 @@ PREVIEW_ROWS = 5
 
 
 def picture(svg: str, what: str) -> dg.MarkdownMetadataValue:
-    """A drawing, shown in the UI; `what` is for readers who do not see it."""
+    """A drawing, shown in the UI; `what` is the alternative text."""
     content = base64.b64encode(svg.encode()).decode()
     return dg.MetadataValue.md(f"![{what}](data:image/svg+xml;base64,{content})")
 
 
 def page(lake: LakeResource, name: str) -> dg.MetadataValue[Any]:
-    """A link to a page of `reports/`: where WRM_REPORT_URL says people open it, else where it is stored."""
+    """A link to a page of `reports/`: at WRM_REPORT_URL if that is set, else where it is stored."""
     if lake.settings.report_url:
         return dg.MetadataValue.url(f"{lake.settings.report_url.rstrip('/')}/{name}")
     place = lake.store.url(lake.layout.report_key(name))
@@ -38,7 +38,7 @@ def preview(rows: pa.Table, count: int = PREVIEW_ROWS) -> dg.MarkdownMetadataVal
 
 
 def markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as a Markdown table; cells are data, so what could be markup is escaped, and cut at MAX_CELL."""
+    """Records as a Markdown table; cells are data, so markup is escaped, and they are cut at MAX_CELL."""
     if not records:
         return "*nothing*"
     rows = [[_cell(value) for value in record.values()] for record in records]
@@ -50,14 +50,14 @@ def _cell(value: Any) -> str:
     return cell(text).translate(_MARKUP)
 
 
-# Links and pictures of a foreign text would be opened by the reader's browser.
+# The reader's browser would load links and images in foreign text.
 _MARKUP = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "&#91;", "]": "&#93;", "`": "&#96;", "\\": "&#92;"}
 )
 
 
 def table_schema(schema: TableSchema) -> dg.TableSchema:
-    """Columns with types, nullability and descriptions, from the one schema of the table."""
+    """Columns with types, nullability and descriptions, from the table's schema."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -79,7 +79,7 @@ def raw_schema() -> dg.TableSchema:
 
 
 def table_metadata(asset: str) -> dict[str, Any]:
-    """What the registry says of the columns of an asset's tables, for the definition of the asset."""
+    """The registry's description of the columns of an asset's tables, for the asset's definition."""
     deps = column_lineage(asset)
     lineage_shown = {"dagster/column_lineage": deps} if deps.deps_by_column else {}
     return {"dagster/column_schema": _column_schema(asset), **lineage_shown}
@@ -94,7 +94,7 @@ def _column_schema(asset: str) -> dg.TableSchema:
 
 
 def column_lineage(asset: str) -> dg.TableColumnLineage:
-    """Which columns of which assets each column of `asset` is made from."""
+    """The columns of other assets that each column of `asset` is made from."""
     return dg.TableColumnLineage(
         deps_by_column={
             column: [
@@ -108,7 +108,7 @@ def column_lineage(asset: str) -> dg.TableColumnLineage:
 
 
 def accounting(counts: LineCounts) -> dict[str, Any]:
-    """Where the lines went; the first is the sum of the others."""
+    """The outcome of the lines; the first number is the sum of the others."""
     return {
         "lines_in": counts.lines_in,
         "rows_out": counts.rows_out,
@@ -119,5 +119,5 @@ def accounting(counts: LineCounts) -> dict[str, Any]:
 
 
 def handled_rows(out: int = 0, dead_lettered: int = 0, duplicate: int = 0) -> dict[str, Any]:
-    """Rows that this run handled: what the exporter adds up. Counts of a whole partition would count rows again."""
+    """Rows that this run handled, which the exporter sums up: counts of a whole partition would count rows twice."""
     return {"handled_rows": {"out": out, "dead_lettered": dead_lettered, "duplicate": duplicate}}

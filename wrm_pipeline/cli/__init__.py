@@ -1,1 +1,1 @@
-"""`wrm`, the operator's commands: one module for each group. What a command does to the lake is a flow, not here."""
+"""`wrm`, the operator's commands: one module per group of commands. What a command does to the lake is in `flows/`."""

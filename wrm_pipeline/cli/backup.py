@@ -1,4 +1,4 @@
-"""`wrm backup` and `wrm restore`: what the bucket does not have anyway, encrypted, into the bucket and back."""
+"""`wrm backup` and `wrm restore`: encrypted backups of everything that is not in the bucket anyway."""
 
 import os
 import sys
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 
 NEW_KEY_NOTE = (
-    "Give it as WRM_BACKUP_KEY, or as a file named by WRM_BACKUP_KEY_FILE, and keep a copy where the loss of this "
-    "machine does not reach it: without it no backup can be opened, by anybody."
+    "Set it as WRM_BACKUP_KEY, or put it in a file and set WRM_BACKUP_KEY_FILE, and keep a copy outside this machine: "
+    "without the key nobody can open a backup."
 )
 
 
 def _explained(command: Callable[Parameters, int]) -> Callable[Parameters, int]:
-    """What is wrong with a backup is exit status 1, with its message."""
+    """Problems with a backup are exit status 1, with a message."""
 
     @wraps(command)
     def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> int:
@@ -51,8 +51,8 @@ def _explained(command: Callable[Parameters, int]) -> Callable[Parameters, int]:
     examples=[
         ("wrm backup", "take one now, as the timer wrm-backup does each night"),
         ("wrm backup --new-key", "print a key for WRM_BACKUP_KEY"),
-        ("wrm backup list", "what there is"),
-        ("wrm backup verify", "fetch the newest, open it and compare everything in it"),
+        ("wrm backup list", "all backups"),
+        ("wrm backup verify", "fetch the newest, open it and compare its content"),
     ],
 )
 @click.option("--new-key", is_flag=True, help="Print a new key and do nothing else.")
@@ -60,7 +60,7 @@ def _explained(command: Callable[Parameters, int]) -> Callable[Parameters, int]:
 def backup(ctx: click.Context, new_key: bool) -> int | None:
     """Take a backup: encrypted, into the bucket, and read back.
 
-    It holds what the bucket does not have anyway. It writes without --apply: a timer runs it.
+    It contains everything that is not in the bucket anyway. It writes without --apply: a timer runs it.
     """
     if ctx.invoked_subcommand is not None:
         return None
@@ -137,7 +137,7 @@ def _places(settings: "Settings") -> "Places":
 
 
 def _facts(settings: "Settings") -> dict[str, Any]:
-    """For the person who opens a backup years later. Settings without secrets."""
+    """For a person who opens the backup years later. Settings without secrets."""
     import socket
     from importlib.metadata import version
 
@@ -208,9 +208,9 @@ def _stored(store: "ObjectStore", settings: "Settings", found: Sequence[Any]) ->
 @pass_settings
 @_explained
 def verify(settings: "Settings", name: str | None, as_json: bool) -> int:
-    """Fetch a backup, open it and compare everything in it.
+    """Fetch a backup, open it and compare its content.
 
-    NAME is its key, its name, or enough of its time; default the newest.
+    NAME is its key, its name, or the beginning of its time; default the newest.
     """
     from wrm_pipeline.clients.retry import BACKUP_POLICY
     from wrm_pipeline.flows.backup import choose, opened
@@ -232,13 +232,13 @@ def verify(settings: "Settings", name: str | None, as_json: bool) -> int:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm restore", "what the newest backup would put where"),
-        ("wrm restore 2026-11-25 --apply", "put one of a day back, beside what is there"),
-        ("wrm restore --only duckdb,spool --apply --overwrite", "only these, in place of what is there"),
+        ("wrm restore", "what would be restored from the newest backup"),
+        ("wrm restore 2026-11-25 --apply", "restore that of a day, without replacing anything"),
+        ("wrm restore --only duckdb,spool --apply --overwrite", "only these parts, replacing existing data"),
     ],
 )
 @click.argument("name", required=False)
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--overwrite", is_flag=True, help="Replace existing data.")
 @click.option("--only", metavar="PART[,PART]", help="Only these parts, as the first column names them.")
 @apply_option()
 @json_option
@@ -247,9 +247,9 @@ def verify(settings: "Settings", name: str | None, as_json: bool) -> int:
 def restore(
     settings: "Settings", name: str | None, overwrite: bool, only: str | None, apply: bool, as_json: bool
 ) -> int:
-    """Put a backup back. Stop Dagster's services first.
+    """Restore a backup. Stop Dagster's services first.
 
-    NAME is its key, its name, or enough of its time; default the newest.
+    NAME is its key, its name, or the beginning of its time; default the newest.
     """
     from wrm_pipeline.clients.retry import BACKUP_POLICY
     from wrm_pipeline.flows import backup as backups
@@ -286,12 +286,12 @@ def _print_plan(opened: "OpenBackup", taken_at: datetime, steps: Sequence["Step"
 
 
 def _put_back(steps: Sequence["Step"], *, overwrite: bool, apply: bool, say: Callable[[str], None]) -> None:
-    """Do the steps, all or, where something is in the way, none."""
+    """Carry out all steps or, if a target exists, none."""
     in_the_way = [step.target for step in steps if step.change == "replaces"]
     if apply and in_the_way and not overwrite:
         raise click.ClickException(
-            f"Nothing was changed: {', '.join(in_the_way)} is there already. Add --overwrite to replace it, or "
-            "leave it out with --only. Take a backup first if it may be wanted."
+            f"Nothing was changed: {', '.join(in_the_way)} exists already. Add --overwrite to replace it, or omit it "
+            f"with --only. Take a backup first if you may need it."
         )
     if not apply:
         say("\nNothing was changed. Stop Dagster's services, then add --apply to do it.")

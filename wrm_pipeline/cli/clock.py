@@ -1,4 +1,4 @@
-"""`wrm repair-clock` and `wrm raw`: what a clock that was ahead has left, set right."""
+"""`wrm repair-clock` and `wrm raw`: repair what a clock that was ahead has left behind."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     "repair-clock",
     cls=Command,
     examples=[
-        ("wrm repair-clock", "what waits for times to come"),
-        ("wrm repair-clock --apply", "set it right, then restart the daemon"),
+        ("wrm repair-clock", "what waits for a time in the future"),
+        ("wrm repair-clock --apply", "repair it, then restart the daemon"),
     ],
 )
 @apply_option("--write")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def repair_clock(settings: "Settings", apply: bool, as_json: bool) -> int:  # noqa: ARG001 - as all commands
     """Free sensors and schedules after the clock was ahead.
 
-    They wait for times to come.
+    They wait for a time in the future.
     """
     from dataclasses import asdict
 
@@ -41,12 +41,12 @@ def repair_clock(settings: "Settings", apply: bool, as_json: bool) -> int:  # no
 
     say = printer(as_json)
     if not os.environ.get("DAGSTER_HOME"):
-        say("DAGSTER_HOME is not set, so it is not known whose sensors and schedules are meant.")
+        say("DAGSTER_HOME is not set, so it is unknown which sensors and schedules to repair.")
         return 2
     now = datetime.now(UTC)
     say(f"By this machine's clock it is {now:%Y-%m-%d %H:%M:%S} UTC.")
     if not clock_repair.is_believable(now):
-        say("That is before this program was installed. Set the clock right first (`timedatectl`).")
+        say("That is before this program was installed. Correct the clock first (`timedatectl`).")
         return 1
     with dg.DagsterInstance.get() as instance:
         found = clock_repair.repair_clock(instance, now) if apply else clock_repair.find_traces(instance, now)
@@ -54,26 +54,26 @@ def repair_clock(settings: "Settings", apply: bool, as_json: bool) -> int:  # no
         print_json({**asdict(found), "applied": apply and found.in_the_way})
     say(f"Found: {found}.")
     if not found.in_the_way:
-        say("Nothing is in the way of sensors and schedules.")
+        say("Nothing blocks sensors and schedules.")
         return 0
     for name in found.instigators:
         say(f"  {name} {'waited' if apply else 'waits'}")
     if apply:
-        say("Set right. A daemon that has run since before the clock was wrong must be restarted, too.")
+        say("Repaired. A daemon that has been running since before the clock was wrong must be restarted, too.")
     else:
         say(NOTHING_CHANGED)
     return 0
 
 
-@click.group(cls=Group, examples=[("wrm raw move-future", "snapshots of times to come, and where they belong")])
+@click.group(cls=Group, examples=[("wrm raw move-future", "snapshots dated in the future, and where they belong")])
 def raw() -> None:
-    """Look after raw objects."""
+    """Maintain raw objects."""
 
 
 @raw.command(
     "move-future",
     examples=[
-        ("wrm raw move-future", "say where each belongs"),
+        ("wrm raw move-future", "show where each belongs"),
         ("wrm raw move-future --apply", "move them, and build their days"),
     ],
 )
@@ -81,7 +81,7 @@ def raw() -> None:
 @json_option
 @pass_settings
 def move_future(settings: "Settings", apply: bool, as_json: bool) -> int:
-    """Move snapshots of times to come to the time of the reports inside."""
+    """Move snapshots dated in the future to the time of the reports inside."""
     from dataclasses import asdict
 
     from wrm_pipeline.flows import future_raw
@@ -97,13 +97,13 @@ def move_future(settings: "Settings", apply: bool, as_json: bool) -> int:
             bar.say(f"{move.source}: {where if move.target else move.why}.")
     content: dict[str, Any] = {"moves": [asdict(move) for move in moves], "built": [], "applied": apply}
     if not moves:
-        say("No raw object is of a time to come.")
+        say("No raw object is dated in the future.")
     elif not apply:
         say(NOTHING_CHANGED)
     else:
         content["built"] = _build_days(store, settings, moves, now, say)
         for key in future_raw.remove_emptied(store, settings.layout, moves, now):
-            say(f"{key}: removed, as each of its rows is from a snapshot that is elsewhere now.")
+            say(f"{key}: removed, as all of its rows are from snapshots that were moved.")
     if as_json:
         print_json(content)
     return 1 if apply and not all(move.done for move in moves) else 0

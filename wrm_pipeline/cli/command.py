@@ -1,7 +1,7 @@
 """How a command of `wrm` is declared: examples in its help, the settings, one flag for writing, one for JSON.
 
-Modules of commands import only click and this at the top, and everything else inside functions: `wrm --help` and the
-shell's completion must not wait for Dagster, Arrow or pydantic.
+Modules of commands import only click and this module at the top, and everything else inside functions: `wrm --help` and
+shell completion must not wait for Dagster, Arrow or pydantic.
 """
 
 import functools
@@ -26,16 +26,16 @@ NOTHING_CHANGED = "Nothing was changed. Add --apply to do it."
 
 
 class CommandError(click.ClickException):
-    """The command cannot be done as it was given; the message says why. Exit status 2.
+    """The command cannot be carried out as given; the message says why. Exit status 2.
 
-    `click.ClickException` itself is for what was understood and went wrong: exit status 1.
+    `click.ClickException` itself is for valid commands that failed: exit status 1.
     """
 
     exit_code = 2
 
 
 class _WithExamples(click.Command):
-    """A command whose help ends with examples, each a line to type and what it does."""
+    """A command whose help ends with examples: lines to type, and what they do."""
 
     def __init__(self, *arguments: Any, examples: Sequence[tuple[str, str]] = (), **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -48,7 +48,7 @@ class _WithExamples(click.Command):
         with formatter.section("Examples"):
             width = max(len(line) for line, _ in self.examples)
             for line, what in self.examples:
-                # Not wrapped: a line is there to be copied.
+                # Not wrapped, so that lines can be copied.
                 formatter.write(f"{'':{formatter.current_indent}}{line:{width}}  # {what}\n")
 
 
@@ -57,36 +57,37 @@ class Command(_WithExamples):
 
 
 class Group(_WithExamples, click.Group):
-    """A group of commands; what is declared in it is of these two classes, too."""
+    """A group of commands; its commands and subgroups are of these two classes, too."""
 
     command_class = Command
     group_class = type
 
 
 class Entrance:
-    """What the entrance of `wrm` hands on to its commands, as click's context object."""
+    """What `wrm` passes to its commands as click's context object."""
 
     @functools.cached_property
     def settings(self) -> "Settings":
-        """The environment, read when a command begins and never again; help and completion do not need it.
+        """The settings, read once when a command begins; help and completion do not need them.
 
         Raises:
-            SettingsError: it is not usable.
+            SettingsError: they are not valid.
         """
         from wrm_pipeline import logs
         from wrm_pipeline.settings import load_settings
 
         logs.guard_process()
         settings = load_settings()
-        # Without it structlog prints to stdout, which is the command's own. Warnings reach stderr, as Python does it.
+        # Without it structlog prints to stdout, which is for the command's output. Warnings go to stderr, as usual in
+        # Python.
         logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
         return settings
 
 
 def pass_settings(command: Callable[Concatenate["Settings", Parameters], int]) -> Callable[Parameters, int]:
-    """Give a command the settings as its first argument, and end it as all commands end.
+    """Pass the settings to a command as its first argument, and translate its errors to exit statuses.
 
-    Settings that are not usable are exit status 2, an outside system that fails is 1, each with its message.
+    Invalid settings are exit status 2, failing outside systems are 1, each with a message.
     """
 
     @functools.wraps(command)
@@ -105,7 +106,7 @@ def pass_settings(command: Callable[Concatenate["Settings", Parameters], int]) -
         except ExternalError as error:
             raise click.ClickException(str(error)) from error
         except BrokenPipeError:
-            # `wrm dlq list | head` ends the reader first; nothing more can be said to it.
+            # In `wrm dlq list | head` the reader ends first.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         return status
@@ -126,7 +127,7 @@ class _Day(click.ParamType[date]):
 
 
 class _LazyChoice(click.ParamType[str]):
-    """click.Choice of names that only a heavy module knows."""
+    """click.Choice of names from a module that is slow to import."""
 
     name = "choice"
 
@@ -151,7 +152,7 @@ DAY = _Day()
 
 
 def lazy_choice(names: Callable[[], Sequence[str]]) -> click.ParamType[str]:
-    """The type of an option that is one of `names`, which are asked for when the option is used or explained."""
+    """The type of an option that is one of `names`, which is called when the option is used or explained."""
     return _LazyChoice(names)
 
 
@@ -159,7 +160,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 
 
 def apply_option(*old: str) -> Callable[[AnyFunction], AnyFunction]:
-    """`--apply`, the flag for writing: without it a command only says what it would do.
+    """`--apply`, the flag for writing: without it a command only prints what it would do.
 
     Args:
         old: Spellings of `--apply` in earlier versions; they are not in the help.
@@ -168,7 +169,7 @@ def apply_option(*old: str) -> Callable[[AnyFunction], AnyFunction]:
     def decorate(function: AnyFunction) -> AnyFunction:
         for spelling in old:
             function = click.option(spelling, "apply", is_flag=True, hidden=True)(function)
-        return click.option("--apply", is_flag=True, help="Do it; without it, only say what.")(function)
+        return click.option("--apply", is_flag=True, help="Do it; otherwise only print what would be done.")(function)
 
     return decorate
 
@@ -176,12 +177,12 @@ def apply_option(*old: str) -> Callable[[AnyFunction], AnyFunction]:
 def dry_run_option(function: AnyFunction) -> AnyFunction:
     """`--apply/--dry-run` of a command whose name says that it writes, and that has always done so."""
     return click.option(
-        "--apply/--dry-run", "apply", default=True, help="Do it (the default), or only say what would be done."
+        "--apply/--dry-run", "apply", default=True, help="Do it (the default), or only print what would be done."
     )(function)
 
 
 def dagster_instance() -> "dg.DagsterInstance | None":
-    """Dagster's instance of DAGSTER_HOME; None where that is not set, so that none is made in some folder."""
+    """Dagster's instance in DAGSTER_HOME; None if that is not set, so that none is created in an arbitrary folder."""
     import dagster as dg
 
     return dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else None

@@ -1,4 +1,4 @@
-"""`wrm compact`: the raw objects of old days packed into one archive a day, and back."""
+"""`wrm compact`: pack the raw objects of old days into one archive per day, and unpack them."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm compact --older-than-days 90", "say which days would be packed"),
+        ("wrm compact --older-than-days 90", "show which days would be packed"),
         ("wrm compact --older-than-days 90 --apply", "pack them"),
-        ("wrm compact --date 2025-08-21 --restore --apply", "take a day back"),
+        ("wrm compact --date 2025-08-21 --restore --apply", "unpack a day"),
     ],
 )
 @click.option("--older-than-days", type=int, help="Default WRM_COMPACT_AFTER_DAYS.")
@@ -37,12 +37,12 @@ def compact(
     apply: bool,
     as_json: bool,
 ) -> int:
-    """Pack the raw objects of old days into one archive a day."""
+    """Pack the raw objects of old days into one archive per day."""
     from wrm_pipeline.flows.compaction import MIN_AGE_DAYS
 
     age = older_than_days or settings.compact_after_days or (MIN_AGE_DAYS if days else None)
     if age is None or (restore and not days):
-        raise CommandError("say which days: --older-than-days N, or --date, or set WRM_COMPACT_AFTER_DAYS")
+        raise CommandError("select days with --older-than-days N or --date, or set WRM_COMPACT_AFTER_DAYS")
     if restore:
         return _restore(settings, days, apply=apply, as_json=as_json)
     return _pack(settings, age, days, apply=apply, as_json=as_json)

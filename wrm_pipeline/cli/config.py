@@ -1,4 +1,4 @@
-"""What the configuration comes to and where each value is from, and the way of an existing .env into Vault."""
+"""The effective configuration with the origin of each value, and the import of an existing .env file into Vault."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ MASK = "********"
 
 @dataclass(frozen=True, slots=True)
 class EffectiveValue:
-    """One setting, fit to be shown.
+    """One setting, safe to show.
 
     Attributes:
         name: Its variable.
         value: As text, masked if it is a secret; empty if there is none.
         origin: Where it comes from.
         secret: Whether it is masked.
-        description: What it is for.
+        description: Its purpose.
     """
 
     name: str
@@ -41,7 +41,7 @@ class EffectiveValue:
 
 
 def effective_values(secrets: Secrets) -> tuple[list[EffectiveValue], list[str]]:
-    """Each setting, and what is wrong with Vault, if it is used."""
+    """Each setting, and the problem with Vault, if there is one."""
     held = _read_all(secrets)
     vault_keys = {
         name: (path, key) for path, keys in kept_in_vault(secrets.settings).items() for key, name in keys.items()
@@ -61,7 +61,7 @@ def effective_values(secrets: Secrets) -> tuple[list[EffectiveValue], list[str]]
 
 
 def _problems(secrets: Secrets) -> list[str]:
-    """What clients will be told when they ask for their credentials, each thing once."""
+    """The credentials as clients will get them, each read once."""
     problems: dict[str, None] = {}
     for ask in (secrets.s3, secrets.redis_url, secrets.webhook_url, secrets.postgres) if secrets.vault else ():
         try:
@@ -72,7 +72,7 @@ def _problems(secrets: Secrets) -> list[str]:
 
 
 def _read_all(secrets: Secrets) -> dict[str, VaultSecret | None]:
-    """What is at each path; None: not known."""
+    """The secret at each path; None: unknown."""
     held: dict[str, VaultSecret | None] = {}
     vault = secrets.vault
     for path in kept_in_vault(secrets.settings) if vault else ():
@@ -98,7 +98,7 @@ def _given(settings: Settings, name: str) -> tuple[Any, str]:
 def _with_vault(
     secrets: Secrets, name: str, held: VaultSecret | None, key: str, given: tuple[Any, str]
 ) -> tuple[Any, str]:
-    """The value that counts where Vault may have one, as `Secrets` chooses it."""
+    """The effective value if Vault may have one, as chosen by `Secrets`."""
     if name == "redis_url" and secrets.settings.redis_url_without_password:
         return given
     if held is not None and (value := held.get(key)):
@@ -121,7 +121,7 @@ Change = Literal["new", "changed", "unchanged"]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One variable on its way into Vault. Names only."""
+    """One variable to be imported into Vault. Names only."""
 
     variable: str
     path: str
@@ -131,12 +131,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class ImportPlan:
-    """What of a .env file goes into Vault.
+    """Which parts of a .env file go into Vault.
 
     Attributes:
         moves: The variables that Vault has a place for.
         staying: The others.
-        versions: Of each path that changes: the version in Vault now, and all that the next one holds.
+        versions: For each path that changes: the current version in Vault, and the content of the next one.
     """
 
     moves: list[Move]
@@ -147,7 +147,7 @@ class ImportPlan:
         """Write a new version of each path that changes, and read it back.
 
         Raises:
-            ExternalError: Vault refused; paths before the one that it names are written.
+            ExternalError: Vault refused; paths before the one in the message are written.
         """
         for path, (version, values) in self.versions.items():
             vault.write(path, values, version=version)
@@ -156,7 +156,7 @@ class ImportPlan:
 
 
 def plan_import(file: Path, vault: Vault, kept: Mapping[str, Mapping[str, str]]) -> ImportPlan:
-    """Compare a .env file with what is in Vault, where `kept` (`kept_in_vault`) says; changes nothing.
+    """Compare a .env file with Vault at the paths in `kept` (`kept_in_vault`); changes nothing.
 
     Raises:
         OSError, UnicodeDecodeError: the file cannot be read.

@@ -42,7 +42,7 @@ def _statuses() -> Sequence[str]:
 
 
 def _selection(function: AnyFunction) -> AnyFunction:
-    """Options that say which entries are meant."""
+    """Options that select entries."""
     function = click.option("--error-type", "--error", "error_types", multiple=True, help="May be repeated.")(function)
     return click.option("--date", "days", type=DAY, multiple=True, help="May be repeated.")(function)
 
@@ -50,9 +50,9 @@ def _selection(function: AnyFunction) -> AnyFunction:
 @click.group(
     cls=Group,
     examples=[
-        ("wrm dlq list", "what waits, the newest first"),
-        ("wrm dlq show 3f2a91", "one entry, with its lines and what is wrong with them"),
-        ("wrm dlq replay", "try what is pending again"),
+        ("wrm dlq list", "all entries, newest first"),
+        ("wrm dlq show 3f2a91", "one entry, with its lines and their errors"),
+        ("wrm dlq replay", "try pending entries again"),
     ],
 )
 def dlq() -> None:
@@ -64,7 +64,7 @@ def dlq() -> None:
     examples=[
         ("wrm dlq list --date 2025-08-21", "the entries of a day"),
         ("wrm dlq list --status parked", "those that need a person"),
-        ("wrm dlq list --error bad_count --json", "of one kind, as they are stored"),
+        ("wrm dlq list --error bad_count --json", "one kind of error, as stored"),
     ],
 )
 @_selection
@@ -78,7 +78,7 @@ def list_letters(
     statuses: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """List entries of the queue, the newest first."""
+    """List entries of the queue, newest first."""
     queue = _queue(settings)
     _print(_chosen(queue, days, error_types, statuses), queue, as_json=as_json)
     return 0
@@ -94,7 +94,7 @@ def _queue(settings: "Settings") -> "DeadLetterQueue":
 def _chosen(
     queue: "DeadLetterQueue", days: Sequence[date], error_types: Sequence[str], statuses: Sequence[str]
 ) -> "Entries":
-    """The entries that the options name, the newest first."""
+    """The selected entries, newest first."""
     from wrm_pipeline.domain.dead_letters import UNREADABLE
     from wrm_pipeline.lake.dead_letter_queue import Entries
 
@@ -170,7 +170,7 @@ def _day(letter: "UnreadableLetter") -> str:
 
 
 def _shown(text: str, length: int = 10_000, more: str = "…") -> str:
-    """Text of others as a terminal may have it: nothing that moves its cursor, and not too much."""
+    """Foreign text made safe for a terminal: no control characters, and limited in length."""
     cut = text[:length] + (more if len(text) > length else "")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in cut)
 
@@ -178,7 +178,7 @@ def _shown(text: str, length: int = 10_000, more: str = "…") -> str:
 def _find(queue: "DeadLetterQueue", entry_id: str) -> "DeadLetter | UnreadableLetter":
     letter = queue.find(entry_id)
     if letter is None:
-        raise CommandError(f"there is no one entry whose id starts with {entry_id!r}; `wrm dlq list` shows the ids")
+        raise CommandError(f"not exactly one entry has an id that starts with {entry_id!r}; see `wrm dlq list`")
     return letter
 
 
@@ -193,7 +193,7 @@ def _find_readable(queue: "DeadLetterQueue", entry_id: str) -> "DeadLetter":
 
 @dlq.command(
     examples=[
-        ("wrm dlq show 3f2a91", "the entry whose id begins like that"),
+        ("wrm dlq show 3f2a91", "the entry whose id begins with 3f2a91"),
         ("wrm dlq show 3f2a91 --json", "as it is stored"),
     ]
 )
@@ -254,12 +254,12 @@ def _show_unreadable(queue: "DeadLetterQueue", letter: "UnreadableLetter", *, as
 
 @dlq.command(
     examples=[
-        ("wrm dlq correct 3f2a91 --line 8 --data '…' --dry-run", "show the line as it is and as it would be"),
-        ("wrm dlq correct 3f2a91 --line 8 --data '…'", "write it; the next build of its day uses it"),
+        ("wrm dlq correct 3f2a91 --line 8 --data '…' --dry-run", "show the line before and after"),
+        ("wrm dlq correct 3f2a91 --line 8 --data '…'", "store it; the next build of its day uses it"),
     ]
 )
 @click.argument("entry_id", metavar="ID")
-@click.option("--line", type=int, required=True, help="Line number in the raw object, as `show` gives it.")
+@click.option("--line", type=int, required=True, help="Line number in the raw object, as in `show`.")
 @click.option("--data", required=True, help="The whole line as it should have been.")
 @dry_run_option
 @pass_settings
@@ -309,13 +309,15 @@ def _refuse_correction(letter: "DeadLetter", line: int, data: str) -> None:
 @dlq.command(
     examples=[
         ("wrm dlq discard 3f2a91 --reason 'test bike'", "one entry"),
-        ("wrm dlq discard --error bad_count --date 2025-08-21 --reason '…'", "say how many; --apply does it"),
+        ("wrm dlq discard --error bad_count --date 2025-08-21 --reason '…'", "show how many; --apply does it"),
     ]
 )
 @click.argument("entry_id", metavar="[ID]", required=False)
 @_selection
 @click.option("--reason", required=True, help="Kept in the entry.")
-@click.option("--apply/--dry-run", "apply", default=None, help="Do it (default for one ID), or only say what.")
+@click.option(
+    "--apply/--dry-run", "apply", default=None, help="Do it (default for one ID), or only print what would happen."
+)
 @click.option("--write", "apply", flag_value=True, hidden=True)
 @json_option
 @pass_settings
@@ -330,11 +332,11 @@ def discard(
 ) -> int:
     """Give entries up; they stay in the queue with the reason.
 
-    One whose ID begins like that, or all open ones that --error and --date name.
+    One whose id begins with ID, or all open ones selected by --error and --date.
     """
     note = f"discarded {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {reason}"
     if bool(entry_id) == bool(days or error_types):
-        raise CommandError("say which: one id, or --error TYPE and --date DAY for many")
+        raise CommandError("select entries: one id, or --error TYPE and --date DAY for many")
     if entry_id:
         _discard_one(_queue(settings), entry_id, note, apply=apply is not False, as_json=as_json)
     else:
@@ -392,20 +394,20 @@ def _discard_many(
 
 @dlq.command(
     examples=[
-        ("wrm dlq replay --dry-run", "say what would be tried"),
+        ("wrm dlq replay --dry-run", "show what would be tried"),
         ("wrm dlq replay", "try it, as the job reprocess_dlq does"),
         ("wrm dlq replay --id 3f2a91", "one entry, parked or not"),
-        ("wrm dlq replay --drift", "after a release that reads a changed format"),
+        ("wrm dlq replay --drift", "after a release that can read a changed format"),
     ]
 )
 @_selection
-@click.option("--id", "ids", multiple=True, help="Only this entry, parked ones, too; may be repeated.")
+@click.option("--id", "ids", multiple=True, help="Only this entry, even if parked; may be repeated.")
 @click.option(
     "--drift",
     is_flag=True,
-    help="After a release that reads a changed format: the bodies and entries of that change, parked ones, too.",
+    help="After a release that can read a changed format: its bodies and entries, parked ones included.",
 )
-@click.option("--parked", is_flag=True, help="Entries that are parked, too.")
+@click.option("--parked", is_flag=True, help="Include parked entries.")
 @click.option("--max-retries", type=click.IntRange(min=1), help="Failures after which an entry is parked.")
 @dry_run_option
 @json_option
@@ -421,7 +423,7 @@ def replay(
     apply: bool,
     as_json: bool,
 ) -> int:
-    """Try pending entries again, now and here."""
+    """Try pending entries again, in this process."""
     from wrm_pipeline.domain.dead_letters import MAX_RETRIES
     from wrm_pipeline.flows import replay as replaying
     from wrm_pipeline.lake.dead_letter_queue import Entries
@@ -448,7 +450,7 @@ def replay(
     _print(Entries(result.letters), queue, as_json=as_json)
     _print_left(result.left)
     for dt, problem in result.failed:
-        print(f"wrm: {dt} was left as it is: {problem}", file=sys.stderr)
+        print(f"wrm: {dt} was left unchanged: {problem}", file=sys.stderr)
     return 1 if result.failed else 0
 
 

@@ -1,7 +1,7 @@
 """`make demo`: a simulated day from the feed to the map, through the code that runs in production.
 
-The feed is a real HTTP server that misbehaves now and then; the sensors say which runs are due; the jobs run on a
-real Dagster instance, so that the UI can show them afterwards.
+The feed is a real HTTP server that misbehaves now and then; the sensors request runs; the jobs run on a real Dagster
+instance, so that the UI can show them afterwards.
 """
 
 import logging
@@ -37,7 +37,7 @@ from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
 
-# What the simulated feed does wrong, at which minute of the day.
+# Misbehaviour of the simulated feed, by minute of the day.
 _MISHAPS = {
     180: Misbehaviour.HTML,
     240: Misbehaviour.EMPTY,
@@ -94,7 +94,7 @@ def main(feed: str, minutes: int | None, dagster_yaml: Path) -> None:
 
 def _start_empty(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARKER).exists():
-        sys.exit(f"{folder} holds something that is not of an earlier demo. Choose another WRM_DATA_DIR.")
+        sys.exit(f"{folder} contains something that is not from an earlier demo. Choose another WRM_DATA_DIR.")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "dagster_home").mkdir(parents=True)
     (folder / _MARKER).touch()
@@ -137,7 +137,7 @@ def _fetch(feed: Feed, lake: LakeResource) -> str:
 
 
 def _run_what_is_due(settings: Settings) -> list[date]:
-    """Let the sensors ask for runs, and run them."""
+    """Let the sensors request runs, and run them."""
     instance = dg.DagsterInstance.get()
     defs = build_defs(settings)
     days = []
@@ -164,7 +164,7 @@ def _run_what_is_due(settings: Settings) -> list[date]:
 def _context_of(
     sensor: dg.SensorDefinition, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> dg.SensorEvaluationContext:
-    """What the daemon would give a sensor: the instance, and the resources that it asks for."""
+    """A sensor's context as the daemon would create it: the instance, and the resources that it needs."""
     at_the_top = defs.get_repository_def().get_top_level_resources()
     needed = get_transitive_required_resource_keys(sensor.required_resource_keys, at_the_top)
     resources = {key: resource for key, resource in at_the_top.items() if key in needed}
@@ -192,7 +192,7 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
                 ["snapshots stored", fetched["stored"]],
                 ["snapshots published", rows[1]],
                 ["same as the one before", fetched["duplicate"]],
-                ["in quarantine (no snapshots)", fetched["quarantined"]],
+                ["in quarantine (not snapshots)", fetched["quarantined"]],
                 ["rows published", rows[0]],
                 ["  of stations / of bikes", f"{rows[2]} / {rows[3]}"],
                 ["  flagged over_capacity", rows[4]],

@@ -1,4 +1,4 @@
-"""`wrm doctor`, `config`, `trace` and `smoke`: commands that look, and change nothing."""
+"""`wrm doctor`, `config`, `trace` and `smoke`: read-only commands."""
 
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm doctor", "a line for each thing that is tried, and what to do where it fails"),
+        ("wrm doctor", "one line per check, and what to do if it fails"),
         ("wrm doctor --json", "the same for a program; exit status 1 if anything failed"),
     ],
 )
 @json_option
 @pass_settings
 def doctor(settings: "Settings", as_json: bool) -> int:
-    """Try everything that the pipeline needs, and say what to do."""
+    """Check everything that the pipeline needs, and say what to do."""
     from dataclasses import asdict
 
     from wrm_pipeline.cli.doctor import examine
@@ -42,14 +42,14 @@ def doctor(settings: "Settings", as_json: bool) -> int:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm config", "each variable, its value and where that comes from"),
-        ("wrm config --json", "the same for a program, with what each variable is for"),
+        ("wrm config", "each variable with its value and origin"),
+        ("wrm config --json", "the same for a program, with the purpose of each variable"),
     ],
 )
 @json_option
 @pass_settings
 def config(settings: "Settings", as_json: bool) -> int:
-    """Show the settings in force and where each comes from.
+    """Show the effective settings and the origin of each.
 
     Secrets are masked.
     """
@@ -94,8 +94,8 @@ def config(settings: "Settings", as_json: bool) -> int:
 def trace(settings: "Settings", station_id: str, time: str, as_json: bool) -> int:
     """Trace a published row back to the feed's line.
 
-    It names the runs in between. STATION_ID is as published: 15001, or fb591106 for a free-standing bike. TIME is
-    ISO 8601, without zone Warsaw time; the nearest snapshot at or before it counts.
+    It shows the runs in between. STATION_ID is as published: 15001, or fb591106 for a free-standing bike. TIME is ISO
+    8601, in Warsaw time if it has no zone; the nearest snapshot at or before it is used.
     """
     from dataclasses import replace
 
@@ -126,7 +126,7 @@ def trace(settings: "Settings", station_id: str, time: str, as_json: bool) -> in
 def smoke(settings: "Settings") -> int:
     """Try this version's jobs on a copy of the newest data.
 
-    They run in a scratch folder: nothing that is in use is written.
+    They run in a scratch folder and do not write to the lake.
     """
     from wrm_pipeline.cli.smoke import SmokeError, run_smoke
 

@@ -1,4 +1,4 @@
-"""`wrm doctor`: try everything that the pipeline needs, and say of each what was tried, what came, what to do."""
+"""`wrm doctor`: check everything that the pipeline needs, and report what was tried, the result, and what to do."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ from wrm_pipeline.settings import Settings, env_file_in_use
 
 Status = Literal["ok", "warning", "failed", "not used"]
 
-# One attempt each: the person who asks wants to know now.
+# One attempt each: the user is waiting.
 _ONE_TRY = RetryPolicy(attempts=1, deadline_s=20, base_wait_s=0, max_wait_s=0, attempt_s=18)
 
 # A day of raw, processed and enhanced objects is about 70 MB; the database and its copy come on top.
@@ -52,16 +52,16 @@ _DISK_FAILURE_BYTES = 500 * 2**20
 _CLOCK_WARNING_S = 5.0
 _CLOCK_FAILURE_S = 60.0
 
-# Objects that are named one by one.
+# Objects listed by name.
 MOST_NAMED = 3
 
-# Objects that a line names.
+# Objects listed in a line.
 _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was tried, what came of it, and what to do if that is not good."""
+    """One check: what was tried, the result, and what to do about a problem."""
 
     name: str
     status: Status
@@ -82,7 +82,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         " ".join(settings.warnings),
     )
     checks: list[tuple[str, Callable[[Settings], Finding], str]] = [
-        ("feed", _feed, "Open the URL by hand from this machine; look at DNS and WRM_STATIONS_DATA_URL"),
+        ("feed", _feed, "Open the URL by hand from this machine; check DNS and WRM_STATIONS_DATA_URL"),
         ("vault", _vault, "See `wrm config`; snapshots wait in the spool meanwhile"),
         (
             "storage",
@@ -92,19 +92,19 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("feed format", _feed_format, "See the storage check first"),
         ("lake files", _lake_files, "See the storage check first"),
         ("dead letters", _dead_letters, "See the storage check first"),
-        ("spool", _spool, "Look at the folder and its owner"),
+        ("spool", _spool, "Check the folder and its owner"),
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
-        ("cache", _cache, "Look at the redis check and the folder; runs are slower meanwhile, and right"),
+        ("cache", _cache, "See the redis check, and check the folder; meanwhile runs are slower, but correct"),
         ("postgresql", _postgres, "Correct the POSTGRES_ variables"),
         (
             "duckdb",
             _duckdb,
             "Materialize create_duckdb_enhanced_views: it moves a damaged file aside and makes a new one",
         ),
-        ("enhanced files", _enhanced_files, "Look at the storage check first"),
-        ("disk", _disk, "Look at the data folder and its owner"),
-        ("clock", _clock, "The feed's server was asked for the time; see the feed's check first"),
-        ("future", _future, "Look at the storage's check first"),
+        ("enhanced files", _enhanced_files, "See the storage check first"),
+        ("disk", _disk, "Check the data folder and its owner"),
+        ("clock", _clock, "The time comes from the feed's server; see the feed check first"),
+        ("future", _future, "See the storage check first"),
     ]
     for name, check, default_todo in checks:
         started = time.monotonic()
@@ -151,7 +151,7 @@ def _vault(settings: Settings) -> Finding:
             keys.append(f"{path} ({', '.join(vault.read(path).keys)})")
         except VaultPathMissingError:
             absent.append(path)
-    got = f"{'; '.join(keys)}{'; not there: ' if absent else ''}{', '.join(absent)}"
+    got = f"{'; '.join(keys)}{'; missing: ' if absent else ''}{', '.join(absent)}"
     secrets = Secrets(settings, vault)
     for ask in (secrets.s3, secrets.redis_url, secrets.webhook_url, secrets.postgres):
         ask()
@@ -183,7 +183,7 @@ def _feed_format(settings: Settings) -> Finding:
     tried = f"read the newest {looked_at} bodies"
     if found is None:
         return Finding("feed format", "ok", tried, "they are read")
-    todo = "Nothing is lost; a release that reads it, then `wrm dlq replay --drift`, publishes all of it"
+    todo = "Nothing is lost; once a release can read it, `wrm dlq replay --drift` publishes everything"
     return Finding("feed format", "failed", tried, str(found), todo)
 
 
@@ -194,7 +194,8 @@ def _lake_files(settings: Settings) -> Finding:
         return Finding("lake files", "ok", tried, files.text)
     todo = (
         "Rows of raw objects that vanished, shrank or cannot be read stay published: bring the objects back, or run "
-        "the day with `allow_shrink: true`. `wrm rebuild --dry-run` says what becomes of foreign and damaged files"
+        "the day with `allow_shrink: true`. `wrm rebuild --dry-run` shows what would happen to foreign and damaged "
+        "files"
     )
     return Finding("lake files", "warning", tried, files.text, todo)
 
@@ -210,7 +211,7 @@ def _dead_letters(settings: Settings) -> Finding:
         named = "; ".join(f"{letter.key}: {letter.reason}" for letter in entries.unreadable[:_NAMED])
         todo = (
             "Correct these objects, or take them out of the queue with `wrm dlq discard ID --reason '…'`; "
-            "nothing else is held up by them"
+            "they block nothing else"
         )
         return Finding("dead letters", "warning", tried, f"{got}: {named}", todo)
     if counts[PARKED]:
@@ -225,15 +226,15 @@ def _spool(settings: Settings) -> Finding:
         named = ", ".join(str(stranger) for stranger in strangers[:_NAMED])
         got = f"{len(strangers)} files cannot be delivered: {named}"
         todo = (
-            "Correct the owner or mode of what is a snapshot and move it back into the spool under a name like its "
-            "neighbours'; remove what is not. Nothing is held up by them"
+            "Correct the owner or mode of a snapshot and move it back into the spool under a name like its "
+            "neighbours'; remove anything else. They block nothing"
         )
         return Finding("spool", "warning", f"look into {spool.folder}", got, todo)
     waiting = list(spool.waiting())
     got = f"{len(waiting)} snapshots wait, {spool.size_bytes} of {spool.max_bytes} bytes"
     if not waiting:
         return Finding("spool", "ok", f"look into {spool.folder}", got)
-    todo = f"The oldest is of {waiting[0].fetched_at:%Y-%m-%d %H:%M} UTC; the next run delivers them once storage is ok"
+    todo = f"The oldest is from {waiting[0].fetched_at:%Y-%m-%d %H:%M} UTC; the next run delivers them if storage is ok"
     return Finding("spool", "failed" if spool.filling else "warning", f"look into {spool.folder}", got, todo)
 
 
@@ -246,7 +247,7 @@ def _redis(settings: Settings) -> Finding:
     try:
         connect_redis(url).ping()
     except redis.RedisError as error:
-        todo = "Start Redis or correct REDIS_URL; meanwhile files are used instead, and nothing fails"
+        todo = "Start Redis or correct REDIS_URL; meanwhile files are used, and nothing fails"
         return Finding("redis", "warning", "PING", cause_of(error, *host_and_port(url), waited_s=TIMEOUT_S), todo)
     return Finding("redis", "ok", "PING", "PONG")
 
@@ -254,14 +255,14 @@ def _redis(settings: Settings) -> Finding:
 def _cache(settings: Settings) -> Finding:
     place = RedisCacheResource.of(settings).place
     if settings.cache_max_bytes == 0:
-        return Finding("cache", "not used", "WRM_CACHE_MAX_BYTES is 0", "each object is fetched anew")
+        return Finding("cache", "not used", "WRM_CACHE_MAX_BYTES is 0", "each object is fetched again")
     cache, key = connect_cache(settings), f"probe:{uuid.uuid4()}"
     cache.put(key, b"wrm doctor", BYTES, ttl_s=60)
     if cache.get(key, BYTES) == b"wrm doctor":
-        return Finding("cache", "ok", "keep and look up a value", place)
-    got = cache.problem or "the value was not kept: no room on the disk, or Redis is full"
-    todo = "Make room, or see to the owner of the folder, or to Redis; meanwhile runs ask the store, and nothing fails"
-    return Finding("cache", "warning", f"keep and look up a value in {place}", got, todo)
+        return Finding("cache", "ok", "store and look up a value", place)
+    got = cache.problem or "the value was not stored: the disk or Redis is full"
+    todo = "Make room, or check the folder's owner, or Redis; meanwhile runs use the store directly, and nothing fails"
+    return Finding("cache", "warning", f"store and look up a value in {place}", got, todo)
 
 
 def _postgres(settings: Settings) -> Finding:
@@ -296,10 +297,10 @@ def _duckdb(settings: Settings) -> Finding:
         return Finding("duckdb", "warning", f"open {database.path}", "there is no database yet", todo)
     with database.reading(heal=False) as connection:
         row = connection.execute("SELECT count(*) FROM wrm_analytics.wrm_stations_latest").fetchone()
-    got = f"{row[0] if row else 0} stations; {extension.name} is there"
+    got = f"{row[0] if row else 0} stations; {extension.name} is installed"
     aside = [path.name for path in moved_aside(settings.database_path)]
     if aside:
-        todo = "Look at what was moved aside, then delete it: nothing uses it"
+        todo = "Look at the files moved aside, then delete them: nothing uses them"
         return Finding("duckdb", "warning", "count wrm_stations_latest", f"{got}; beside it: {', '.join(aside)}", todo)
     return Finding("duckdb", "ok", "count wrm_stations_latest", got)
 
@@ -313,7 +314,7 @@ def _enhanced_files(settings: Settings) -> Finding:
         return Finding("enhanced files", "ok", tried, f"{len(found.files)} days, all can be read")
     first = found.problems[0]
     got = f"{len(found.problems)} of {len(found.files)} days cannot be read, first {first.key}: {first.problem}"
-    todo = f"`wrm rebuild --from {first.dt} --to {first.dt}`; the views and tables do without such days"
+    todo = f"`wrm rebuild --from {first.dt} --to {first.dt}`; the views and tables omit such days"
     return Finding("enhanced files", "failed", tried, got, todo)
 
 
@@ -338,28 +339,28 @@ def _clock(settings: Settings) -> Finding:
 
 
 def _future(settings: Settings) -> Finding:
-    """What a clock that was ahead has left: in Dagster's storage, where there is one, and in the lake."""
+    """Traces of a clock that was ahead: in Dagster's storage, if there is one, and in the lake."""
     import dagster as dg
 
     from wrm_pipeline.resources.clock_repair import ClockTraces, find_traces
 
     now = datetime.now(UTC)
-    tried = "look for what is dated later than now"
+    tried = "look for anything dated in the future"
     traces = ClockTraces()
     if os.environ.get("DAGSTER_HOME"):
         with dg.DagsterInstance.get() as instance:
             traces = find_traces(instance, now)
     got, todo = [str(traces)] if traces else [], []
     if traces.in_the_way:
-        todo.append("`wrm repair-clock --apply`, then restart the daemon; it does both by itself while it runs.")
+        todo.append("`wrm repair-clock --apply`, then restart the daemon; a running daemon does both by itself.")
     store = connect_store(settings, _ONE_TRY)
     ahead = list(islice(future_raw(store, settings.layout, now), MOST_NAMED + 1))
     if ahead:
         more = " and more" if len(ahead) > MOST_NAMED else ""
-        got.append(f"snapshots of times to come: {', '.join(info.key for info in ahead[:MOST_NAMED])}{more}")
-        todo.append("`wrm raw move-future` says where these belong, and with --apply moves them there.")
+        got.append(f"snapshots dated in the future: {', '.join(info.key for info in ahead[:MOST_NAMED])}{more}")
+        todo.append("`wrm raw move-future` shows where these belong, and with --apply moves them there.")
     if not got:
         return Finding("future", "ok", tried, "nothing")
     if traces and not todo:
-        todo.append("Nothing: it is history, and in nobody's way. See why the clock was wrong (`timedatectl`).")
+        todo.append("Nothing: it is history and blocks nothing. Find out why the clock was wrong (`timedatectl`).")
     return Finding("future", "failed" if traces.in_the_way else "warning", tried, "; ".join(got), " ".join(todo))

@@ -1,4 +1,4 @@
-"""`wrm`, the operator's commands: this module only puts the groups together."""
+"""`wrm`, the operator's commands: this module only combines the groups."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from wrm_pipeline.cli.rebuild import rebuild
 from wrm_pipeline.cli.reports import reports
 from wrm_pipeline.cli.secrets import secrets
 
-# Of a program that SIGINT ended, as shells count.
+# The shell's exit status of a program that SIGINT ended.
 _INTERRUPTED = 130
 
 
@@ -28,15 +28,15 @@ _INTERRUPTED = 130
     examples=[
         ("wrm doctor", "always first: what works, and what to do about the rest"),
         ("wrm dlq list", "rows and bodies that could not be published"),
-        ("wrm rebuild --from 2025-08-01 --dry-run", "say what would be built"),
+        ("wrm rebuild --from 2025-08-01 --dry-run", "show what would be built"),
     ],
 )
 @click.pass_context
 def wrm(ctx: click.Context) -> None:
-    """Commands for the people who run wrm_pipeline.
+    """Commands for operators of wrm_pipeline.
 
-    Commands that write do so with --apply; without it they only say what they would do. `backup` and `reports`, which
-    timers run, need no flag.
+    Commands write only with --apply; without it they print what they would do. `backup` and `reports`, which timers
+    run, need no flag.
     """
     ctx.obj = Entrance()
 
@@ -61,7 +61,7 @@ for command in (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; exit status 0 done, 1 something is wrong, 2 not understood."""
+    """Run a command; exit status 0: done, 1: failed, 2: not understood."""
     with shown_safely():
         try:
             status = wrm.main(arguments, prog_name="wrm", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""What commands write: much of it comes from the feed, and a terminal obeys what it is sent."""
+"""Output of commands: much of it comes from the feed, and must not control the terminal."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from wrm_pipeline.domain.shown import visible
 
 
 class _Visible:
-    """A text stream that writes out what would act on a terminal; all else is the stream's."""
+    """A text stream that escapes control characters; everything else is the wrapped stream's."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -20,7 +20,7 @@ class _Visible:
 
     @property
     def unguarded(self) -> Any:
-        """The stream itself, for what is meant to act on a terminal and has no foreign text."""
+        """The wrapped stream, for intended control sequences without foreign text."""
         return self._stream
 
     def __getattr__(self, name: str) -> Any:
@@ -29,7 +29,7 @@ class _Visible:
 
 @contextmanager
 def shown_safely() -> Iterator[None]:
-    """While the block runs, stdout and stderr send no control characters: they are written out as JSON does."""
+    """During the block, stdout and stderr send no control characters: they are escaped as in JSON."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Visible(before[0]), _Visible(before[1])
     try:
@@ -39,7 +39,7 @@ def shown_safely() -> Iterator[None]:
 
 
 def print_json(content: Any, *, default: Callable[[Any], Any] = str) -> None:
-    """Print one JSON document; `default` is for values that JSON does not have, as dates."""
+    """Print one JSON document; `default` is for values that JSON does not have, such as dates."""
     import json
 
     print(json.dumps(content, ensure_ascii=False, indent=1, default=default))
@@ -53,7 +53,7 @@ def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], **style: 
 
 
 def printer(as_json: bool) -> Callable[[str], None]:
-    """Gives what prints lines for people: to stdout, or to stderr where stdout is for one JSON document."""
+    """Returns a function that prints lines for people: to stdout, or to stderr if stdout is for a JSON document."""
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)

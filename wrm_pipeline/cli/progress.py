@@ -1,4 +1,4 @@
-"""A bar for long work: on stderr where that is a terminal, and nothing at all elsewhere."""
+"""A progress bar for long work: on stderr if that is a terminal, and otherwise nothing."""
 
 import os
 import sys
@@ -16,13 +16,13 @@ _ITEM_LENGTH = 16
 
 
 class Progress:
-    """Where long work is. Without a terminal it only prints what is to be printed."""
+    """Progress of long work. Without a terminal it only prints lines."""
 
     def __init__(self, say: Callable[[str], None], bar: Any = None, stream: TextIO | None = None) -> None:
         self._say, self._bar, self._stream, self._under_way = say, bar, stream, False
 
     def begin(self, what: str, total: int) -> None:
-        """A step begins, so the one before it is done; `total` is the number of all steps."""
+        """A step begins, so the previous one is done; `total` is the number of all steps."""
         if self._bar is None:
             return
         self._bar.length = total
@@ -35,21 +35,21 @@ class Progress:
         self._under_way = True
 
     def say(self, text: str) -> None:
-        """Print a line for people, and not into the bar; the next step draws that again."""
+        """Print a line for people without mixing it with the bar, which the next step draws again."""
         if self._stream is not None:
             self._stream.write(_CLEAR_LINE)
             self._stream.flush()
         self._say(text)
 
     def finish(self) -> None:
-        """All is done."""
+        """Everything is done."""
         if self._bar is not None and self._under_way:
             self._bar.update(1, "")
 
 
 @contextmanager
 def progress(label: str, say: Callable[[str], None]) -> Iterator[Progress]:
-    """A bar while the block runs, with the time that is left once a few steps were made; `say` prints lines."""
+    """A bar during the block, with the remaining time once a few steps are done; `say` prints lines."""
     stream = _terminal()
     if stream is None:
         yield Progress(say)
@@ -63,7 +63,7 @@ def progress(label: str, say: Callable[[str], None]) -> Iterator[Progress]:
 
 
 def _terminal() -> TextIO | None:
-    """Stderr itself, as a bar is made of control characters, if it is a terminal that obeys them."""
+    """The unwrapped stderr, as a bar needs control characters, if it is a terminal that supports them."""
     stream = getattr(sys.stderr, "unguarded", sys.stderr)
     if stream is None or not stream.isatty() or os.environ.get("TERM") in (None, "", "dumb"):
         return None

@@ -1,4 +1,4 @@
-"""`wrm prune`: Dagster's history kept to an age, and superseded files that have had their time."""
+"""`wrm prune`: removes Dagster's old history, and superseded files that have expired."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm prune", "count what would go"),
+        ("wrm prune", "count what would be removed"),
         ("wrm prune --apply", "what the timer wrm-prune does each night"),
         ("wrm prune --days 30 --json", "count for another age, for a program"),
     ],
 )
-@click.option("--days", type=float, help="Age of what stays, default WRM_HISTORY_DAYS.")
+@click.option("--days", type=float, help="Age of history to keep, default WRM_HISTORY_DAYS.")
 @apply_option()
 @json_option
 @pass_settings
@@ -45,7 +45,7 @@ def prune(settings: "Settings", days: float | None, apply: bool, as_json: bool) 
         raise click.ClickException(str(error)) from None
     instance = dagster_instance()
     if instance is None:
-        raise click.ClickException("DAGSTER_HOME is not set, so it is not known whose history is meant.")
+        raise click.ClickException("DAGSTER_HOME is not set, so it is unknown whose history to prune.")
     try:
         with progress("prune", printer(as_json)) as bar:
             done = run_history.prune(instance, before=before, apply=apply, begin=bar.begin)
@@ -75,7 +75,7 @@ def _print(done: "Pruned", before: datetime, *, apply: bool) -> None:
 
 
 def _prune_superseded(settings: "Settings") -> str:
-    """Remove what other writers' files left in superseded/ after its time; what the store does not do waits a day."""
+    """Remove expired files of other writers from superseded/; if the store fails, they wait for the next day."""
     from wrm_pipeline.clients.errors import ExternalError
     from wrm_pipeline.flows.take_over import remove_expired
     from wrm_pipeline.resources.lake import connect_store
@@ -83,5 +83,5 @@ def _prune_superseded(settings: "Settings") -> str:
     try:
         removed = remove_expired(connect_store(settings), settings.layout, now=datetime.now(UTC))
     except ExternalError as error:
-        return f"Files in superseded/ were not looked at: {error}"
-    return f"{removed} files in superseded/ were older than 30 days and went."
+        return f"Files in superseded/ were not checked: {error}"
+    return f"{removed} files in superseded/ were older than 30 days and were removed."

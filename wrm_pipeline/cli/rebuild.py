@@ -1,4 +1,4 @@
-"""`wrm rebuild`: partitions and tables from scratch, of what is in raw/ and dlq/."""
+"""`wrm rebuild`: partitions and tables from scratch, from raw/ and dlq/ alone."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wrm_pipeline.settings import Settings
 
 ANALYTICS = "analytics"
-# The layers as `flows.rebuild.LAYERS` has them, and the tables; not imported, to keep `--help` fast.
+# The layers of `flows.rebuild.LAYERS`, and the tables; not imported, to keep `--help` fast.
 PARTS = ("processed", "enhanced", ANALYTICS)
 
 
@@ -45,7 +45,7 @@ class _Order:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of the days, in their order; `days` is for --json."""
+    """The results of the days, in order; `days` is for --json."""
 
     days: list[dict[str, Any]] = field(default_factory=list)
     failed: list[date] = field(default_factory=list)
@@ -55,7 +55,7 @@ class _Outcome:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm rebuild --dry-run", "do all of it in memory, and say what would be written"),
+        ("wrm rebuild --dry-run", "do everything in memory, and show what would be written"),
         ("wrm rebuild", "every day, then tables, published database and map"),
         ("wrm rebuild --from 2025-08-01 --to 2025-08-31", "the days of a month"),
         ("wrm rebuild --layer analytics", "tables, published database and map only"),
@@ -65,7 +65,7 @@ class _Outcome:
 @click.option("--to", "last", type=DAY, help="Default the last day.")
 @click.option("--layer", "parts", type=click.Choice(PARTS), multiple=True, help="May be repeated; default all.")
 @click.option("--full", is_flag=True, help="Parse all raw objects again, even of complete days.")
-@click.option("--allow-shrink", is_flag=True, help="Let rows leave whose raw objects or files are gone or refused.")
+@click.option("--allow-shrink", is_flag=True, help="Permit the loss of rows whose raw objects are gone or refused.")
 @dry_run_option
 @json_option
 @pass_settings
@@ -81,14 +81,14 @@ def rebuild(
 ) -> int:
     """Build partitions and tables from raw/ and dlq/ alone.
 
-    It makes what is missing or differs, a line a day, and goes on where it was if it was cut short.
+    It builds what is missing or differs, prints one line per day, and continues where it stopped if it was interrupted.
     """
     from wrm_pipeline.flows.rebuild import LAYERS
     from wrm_pipeline.resources.lake import connect_store
 
     say = printer(as_json)
     if not apply:
-        say("A trial: nothing is written.")
+        say("A dry run: nothing is written.")
     store = connect_store(settings)
     days = _days(store, settings, first, last, say)
     state = _state(store, settings, days)
@@ -138,18 +138,19 @@ def _days(
     if no_days and not days:
         dt = min(no_days)
         raise click.ClickException(
-            f"No partition has raw data; {dt} has, but {no_days[dt]}. Sensors and UI see it likewise."
+            f"No partition has raw data; {dt} has, but {no_days[dt]}. The same holds for sensors and UI."
         )
     if not days:
         raise click.ClickException(
-            f"There is no raw snapshot of such a day in {settings.layout.raw_prefix} of {store.name}. Check the dates, "
+            f"There is no raw snapshot of the selected days in {settings.layout.raw_prefix} of {store.name}. Check "
+            f"the dates, "
             "BUCKET_NAME and WRM_STATIONS_S3_PREFIX."
         )
     return days
 
 
 def _state(store: "ObjectStore", settings: "Settings", days: Sequence[date]) -> list[dict[str, Any]]:
-    """What is there before: a row for raw and for each layer."""
+    """The situation before: a row for raw and for each layer."""
     from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
     partitions = PublishedPartitions(store, settings.layout)
@@ -250,7 +251,7 @@ def _said_of(built: "RebuiltPartition", *, apply: bool) -> str:
 
 
 class _History:
-    """Reports to Dagster what was rebuilt: its UI shows what was reported to it, and a new one knows of nothing."""
+    """Reports rebuilt partitions to Dagster: its UI shows only what was reported to it."""
 
     def __init__(self, instance: "dg.DagsterInstance | None") -> None:
         self._instance = instance
@@ -265,7 +266,7 @@ class _History:
         self._known = {layer: instance.get_materialized_partitions(key) for layer, key in self._keys.items()}
 
     def report(self, built: "RebuiltPartition", layers: Sequence[str]) -> None:
-        """What was written, and what Dagster has not heard of."""
+        """The layers that were written, or that Dagster does not know yet."""
         if self._instance is None:
             return
         import dagster as dg
@@ -291,26 +292,27 @@ def _finish(
     tables: bool,
     say: Callable[[str], None],
 ) -> int:
-    """The tables, if every day was built, and the exit status."""
+    """Refresh the tables if every day was built; returns the exit status."""
     failed, refused = outcome.failed, outcome.refused
     if failed:
         raise click.ClickException(
             f"{len(failed)} of {day_count} days failed ({', '.join(map(str, failed[:5]))}): see above. The others are "
-            "done; the same command goes on with what is missing. The tables were not refreshed."
+            f"done; run the same command again to build what is missing. The tables were not refreshed."
         )
     if tables:
         _rebuild_tables(settings, instance, say)
     if refused:
         raise click.ClickException(
-            f"{len(refused)} of {day_count} days would lose rows and are as they were "
-            f"({', '.join(map(str, refused[:5]))}): see above. If the loss is meant: `wrm rebuild --from {refused[0]} "
+            f"{len(refused)} of {day_count} days would lose rows and are unchanged "
+            f"({', '.join(map(str, refused[:5]))}): see above. If the loss is intended: `wrm rebuild --from "
+            f"{refused[0]} "
             f"--to {refused[0]} --allow-shrink`. The others are done."
         )
     return 0
 
 
 def _rebuild_tables(settings: "Settings", instance: "dg.DagsterInstance | None", say: Callable[[str], None]) -> None:
-    """Views, tables, published database and map, by the job that makes them every few minutes."""
+    """Refresh views, tables, published database and map, with the job that does so every few minutes."""
     import logging
 
     from wrm_pipeline.definitions import build_defs

@@ -1,4 +1,4 @@
-"""`wrm reports`: what a web server shows, copied to where it reads."""
+"""`wrm reports`: copies the published reports to a web server's folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @click.argument("folder", type=click.Path(path_type=Path))
 @pass_settings
 def reports(settings: "Settings", folder: Path) -> int:
-    """Copy the published reports to where a web server reads.
+    """Copy the published reports to a web server's folder.
 
-    What is in FOLDER and not published goes. It writes without --apply: a timer runs it.
+    Files in FOLDER that are not published are removed. It writes without --apply: a timer runs it.
     """
     from wrm_pipeline.flows.mirror import mirror
     from wrm_pipeline.resources.lake import connect_store

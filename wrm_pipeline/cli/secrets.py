@@ -1,4 +1,4 @@
-"""`wrm secrets`: credentials on their way into Vault, and those that were left elsewhere."""
+"""`wrm secrets`: imports credentials into Vault, and finds those left elsewhere."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     cls=Group,
     examples=[
         ("wrm secrets import .env", "which variables would go where"),
-        ("wrm secrets scan", "what of them is in this folder and its git history"),
+        ("wrm secrets scan", "search this folder and its git history for them"),
     ],
 )
 def secrets() -> None:
-    """Move credentials to Vault, and find those left lying about."""
+    """Move credentials to Vault, and find those left elsewhere."""
 
 
 @secrets.command(
@@ -63,7 +63,7 @@ def import_file(settings: "Settings", file: Path, apply: bool, as_json: bool) ->
     elif done:
         print(
             f"\nWritten to {', '.join(plan.versions)} and read back. Now remove these lines from {file}, and "
-            "run `wrm secrets scan`: what was ever committed must be replaced by a new one."
+            "run `wrm secrets scan`: a credential that was ever committed must be replaced."
         )
     else:
         print(f"\nNothing is written yet. Add --apply to write {', '.join(plan.versions)}.")
@@ -90,7 +90,7 @@ def _as_json(plan: "ImportPlan", mount_point: str, done: bool) -> dict[str, Any]
 def scan(settings: "Settings", path: Path, as_json: bool) -> int:
     """Find values of secrets in use in files and git history.
 
-    It looks through PATH (default here), and shows places only.
+    It searches PATH (default: this folder), and shows only their places.
     """
     from dataclasses import asdict
 
@@ -111,7 +111,7 @@ def scan(settings: "Settings", path: Path, as_json: bool) -> int:
     looked_at = "the files and the git history" if has_history else "the files (there is no git history)"
     print(f"{len(leaks)} found in {looked_at} of {path.resolve()}.")
     if leaks:
-        print("Replace each by a new one where it is issued: removing the line does not take it back.")
+        print("Issue a new one for each: removing the line does not undo the leak.")
     return 1 if leaks else 0
 
 

@@ -1,7 +1,7 @@
-"""`wrm smoke`: this version's code on today's data, in a folder of its own. Nothing that is in use is written.
+"""`wrm smoke`: runs this version's code on today's data in a separate folder. It does not write to the lake.
 
 The gate of a release: the newest raw snapshots are copied to a scratch lake, one more is fetched from the feed by the
-ingest job, and the day is processed. It fails where the new code does, before anything depends on it.
+ingest job, and the day is processed. It fails if the new code does, before anything depends on it.
 """
 
 import os
@@ -20,17 +20,17 @@ from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.resources.lake import connect_store
 from wrm_pipeline.settings import Settings, load_settings, variables_of
 
-# An hour's worth: enough for every rule to meet rows, and copied in seconds.
+# An hour's worth: enough for every rule to have rows, and copied in seconds.
 SNAPSHOTS = 60
 
 
 class SmokeError(Exception):
-    """The trial run did not do what it should; the message says what."""
+    """The trial run failed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Smoke:
-    """What a trial run did: partition, snapshots it was given, rows it published."""
+    """The result of a trial run: partition, number of input snapshots, number of published rows."""
 
     partition: date
     snapshots: int
@@ -40,7 +40,7 @@ class Smoke:
 def run_smoke(settings: Settings) -> Smoke:
     """Try the ingest and processing jobs on a copy of the newest data.
 
-    Changes this process's environment to that of a local pipeline, so it is for a process of its own.
+    Changes this process's environment to that of a local pipeline, so run it in a separate process.
 
     Raises:
         SmokeError: a job failed, or published nothing.
@@ -70,7 +70,7 @@ def newest_raw_keys(store: ObjectStore, layout: Layout, count: int) -> list[str]
 
 
 def _become_local(folder: Path) -> None:
-    """The environment of a pipeline that knows no bucket, no Vault, no Redis; what shapes rows stays."""
+    """The environment of a pipeline without bucket, Vault and Redis; settings that affect rows are kept."""
     vault = ("vault_addr", "vault_role_id", "vault_secret_id", "vault_token")
     outside = (*vault, "bucket_name", "redis_url", "alert_webhook_url", "postgres_host", "dask_scheduler_address")
     for name in (variable for field in outside for variable in variables_of(field)):
@@ -90,7 +90,7 @@ def _run_jobs(settings: Settings, scratch: LocalObjectStore, layout: Layout, cop
         _run(defs, instance, "wrm_stations_processing_job", day)
     rows = _published_rows(scratch, layout, day)
     if rows == 0:
-        raise SmokeError(f"{day} was processed from {copied + 1} snapshots, and there is no row")
+        raise SmokeError(f"{day} was processed from {copied + 1} snapshots, but has no rows")
     return Smoke(day, copied + 1, rows)
 
 

@@ -113,7 +113,8 @@ def _one_line(error: BaseException) -> str:
 def _own_words(error: BaseException) -> str:
     """The text of an exception that nothing here knows, with its type unless the text alone is clear."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror[:1].lower()}{error.strerror[1:]}"
+        reason = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
+        return f"{reason}: {error.filename}" if error.filename else reason
     text = " ".join(str(error).split())
     cut = _LIBPQ_PREFIX.sub("", text)
     return cut if cut != text else _one_line(error)

@@ -27,7 +27,7 @@ from wrm_pipeline_tests.faults.harness import (
 
 DAY = local_day(NOON)
 DAY_LATER = NOON + timedelta(days=1)
-READ, NAMED = "read", "counted as unreadable and named"
+READ, NAMED = "read", "counted and listed as unreadable"
 
 ORIGINAL = {
     "timestamp": "2025-08-21T13:05:02.123456",

@@ -1,1 +1,1 @@
-"""Answers: views, tables and pages made from the enhanced layer."""
+"""Assets of the analytics database: views and tables made from the enhanced layer. Pages are in `assets/report/`."""

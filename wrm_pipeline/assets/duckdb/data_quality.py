@@ -1,4 +1,4 @@
-"""Rules, profile, anomalies and accounting by day, as tables; and the expectations as a file that others can read."""
+"""Rules, profile, anomalies and accounting by day, as tables; and the expectations as a machine-readable file."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class QualityConfig(dg.Config):
     """How to judge."""
 
     method: Method = Method(DEFAULT_METHOD)
-    """Another method than the last run's has the days computed anew, 30 a run."""
+    """If the method differs from the last run's, the days are computed again, 30 per run."""
 
 
 _RULES_SQL = f"""
@@ -67,7 +67,7 @@ _ACCOUNTING_SQL = f"SELECT * FROM {SCHEMA}.quality_accounting WHERE dt = ?"
         "computed, in one refresh of the database:\n\n"
         + "\n".join(f"- `{table.name}`: {table.description}" for table in tables_of(asset_names.QUALITY))
         + f"\n\nThe expectations are published as `reports/{DATA_CONTRACT_FILE}` (Open Data Contract Standard). "
-        "docs/quality.md explains all."
+        "docs/quality.md explains everything."
     ),
 )
 def data_quality(

@@ -1,4 +1,4 @@
-"""Where the bikes are: density cells, and a map to look at."""
+"""Where the bikes are: density cells and a map."""
 
 from datetime import date
 from typing import TYPE_CHECKING

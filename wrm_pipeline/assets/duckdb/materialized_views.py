@@ -1,4 +1,4 @@
-"""The tables mv_*: answers that are there before they are asked for."""
+"""The tables mv_*: precomputed answers."""
 
 import dagster as dg
 
@@ -24,9 +24,9 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, requests
     tags={"layer": "analytics"},
     pool="duckdb",
     description=(
-        "Tables in `wrm_analytics` that answer at once what would otherwise read the Parquet. Only days that are new "
-        "or changed since the last refresh are read; all tables change in one transaction, and `mv_refreshes` says "
-        "what they hold, since when.\n\n"
+        "Tables in `wrm_analytics` with precomputed answers to queries that would otherwise read the Parquet. Only "
+        "days that are new or changed since the last refresh are read; all tables change in one transaction, and "
+        "`mv_refreshes` says what they contain, and since when.\n\n"
         + "\n".join(f"- `{view.name}`: {view.description}" for view in tables_of(asset_names.MATERIALIZED_VIEWS))
     ),
 )

@@ -1,4 +1,4 @@
-"""Pictures of the tables for Dagster's UI: the day, and its quality."""
+"""Charts of the tables for Dagster's UI: the day, and its quality."""
 
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -29,8 +29,8 @@ FROM {SCHEMA}.quality_accounting WHERE dt BETWEEN ? AND ? ORDER BY dt
 def day_picture(connection: "duckdb.DuckDBPyConnection", day: date) -> dg.MarkdownMetadataValue:
     """Bikes out, empty and full stations by hour.
 
-    The feed does not say how many bikes are ridden: `out` is the highest number parked in an hour of that day less
-    those parked in this one, so bikes that the operator takes away count as out, too.
+    The feed does not contain the number of bikes in use: `out` is the highest number parked in any hour of the day
+    minus those parked in this one, so bikes that the operator removes count as out, too.
     """
     rows = connection.execute(_DAY_SQL, [day]).fetchall()
     most = max((parked for _, parked, *_ in rows if parked is not None), default=0)

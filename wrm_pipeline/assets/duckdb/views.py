@@ -25,7 +25,7 @@ from wrm_pipeline.resources.requests import requests_made
     tags={"layer": "analytics"},
     pool="duckdb",
     description=(
-        "Views in `wrm_analytics` that read the enhanced Parquet where it lies: `wrm_stations_enhanced_data` "
+        "Views in `wrm_analytics` that read the enhanced Parquet in place: `wrm_stations_enhanced_data` "
         "(everything, with `dt` from the path), `wrm_stations_only`, `wrm_bikes_only`, and `wrm_stations_latest` "
         "(each station's newest row of the newest day); `wrm_stations_enhanced` is everything by its older name.\n\n"
         "They show what is published at the moment of the query. They are created anew when the newest day or a "
@@ -52,7 +52,7 @@ def create_duckdb_enhanced_views(lake: LakeResource) -> dg.Output[ViewSet | None
             "views": dg.MetadataValue.md(
                 markdown_table(
                     [
-                        # A list of files is long, and each minute has such a line.
+                        # The list of files is long, and this is logged each minute.
                         {"view": f"{SCHEMA}.{name}", "definition": sql if len(sql) < 2000 else f"{sql[:2000]} …"}
                         for name, sql in views.definitions.items()
                     ]

@@ -23,7 +23,8 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, requests
     tags={"layer": "dlq"},
     check_specs=[letters_check(asset_names.DEAD_LETTERS)],
     description=(
-        "What is in the dead-letter queue now: rows and bodies that could not be published, by date, error and status. "
+        "The dead-letter queue's current content: rows and bodies that could not be published, by date, error and "
+        "status. "
         "`pending_reprocessing` waits for the job `reprocess_dlq`, a corrected line (`wrm dlq correct`) or a new "
         "parser; `parked` failed too often and needs a person; `reprocessed` is published; `discarded` was given up "
         "by a person. Entries of assets outside of this pipeline (the resource `dlq`) are counted, too. Objects that "
@@ -33,7 +34,7 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, requests
 def wrm_stations_dlq(
     context: dg.AssetExecutionContext, dlq: DlqResource, clock: ClockResource
 ) -> Iterator[dg.MaterializeResult[None]]:
-    """Count what waits."""
+    """Count the entries."""
     with record_requests_on_failure(context):
         entries = dlq.queue.entries()
     letters = entries.letters

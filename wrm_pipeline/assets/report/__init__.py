@@ -1,1 +1,1 @@
-"""What people look at: the catalog and the report."""
+"""Assets that people look at: catalog, report and published database. Their pages are made in `report/`."""

@@ -16,7 +16,7 @@ from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
-# Below the folder of all reports, here and in the store.
+# Below the folder of all reports, locally and in the store.
 SITE = "site/"
 
 
@@ -29,14 +29,14 @@ SITE = "site/"
     description=(
         "The report for people: the city now, a day, stations, data quality, catalog and lineage, in Polish and "
         "English. A static site that opens from disk and needs no network; written to `$WRM_DATA_DIR/reports/site/` "
-        "and to `reports/site/` in the object store, only what changed. A table that is not there yet is named on the "
-        "page that needs it."
+        "and to `reports/site/` in the object store, only what changed. A page says so if a table that it needs does "
+        "not exist yet."
     ),
 )
 def city_report(
     context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource
 ) -> dg.MaterializeResult[None]:
-    """Ask the tables, build the files, write what changed."""
+    """Query the tables, build the files, write what changed."""
     with ExitStack() as stack:
         answers = Answers()
         if lake.database.path.exists():

@@ -40,10 +40,10 @@ _PARQUET_LAYERS = ("processed", "enhanced")
     tags={"layer": "report"},
     pool="duckdb",
     description=(
-        "What every asset, table, view and column is: description, type, unit, owner, source, freshness, row count and "
-        "some values. Tables `wrm_analytics.catalog_tables` and `wrm_analytics.catalog_columns`; the descriptions are "
-        "also comments in the database (`duckdb_columns()`, `duckdb_tables()`). Made from the definitions and from "
-        "what the database holds."
+        "Every asset, table, view and column: description, type, unit, owner, source, freshness, row count and sample "
+        "values. Tables `wrm_analytics.catalog_tables` and `wrm_analytics.catalog_columns`; the descriptions are "
+        "also comments in the database (`duckdb_columns()`, `duckdb_tables()`). Made from the definitions and the "
+        "database's content."
     ),
 )
 def data_catalog(
@@ -52,7 +52,7 @@ def data_catalog(
     clock: ClockResource,
     asset_graph: dg.ResourceParam[AssetGraph],
 ) -> dg.MaterializeResult[None]:
-    """Look, describe, write."""
+    """Examine, describe, write."""
     assets = [_as_of_now(context, lake, asset) for asset in asset_graph.assets]
     assets = [replace(a, refreshed_at=clock.now()) if a.name == asset_names.CATALOG else a for a in assets]
     with lake.database.refresh() as connection:
@@ -78,7 +78,7 @@ def data_catalog(
 
 
 def _as_of_now(context: dg.AssetExecutionContext, lake: LakeResource, asset: AssetFacts) -> AssetFacts:
-    """With what changes: when it was last made, and what is there."""
+    """Add what changes: when it was last made, and its content."""
     event = context.instance.get_latest_materialization_event(dg.AssetKey(asset.name))
     folder = object_folder(asset.name, lake.layout)
     return replace(

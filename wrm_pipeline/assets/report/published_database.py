@@ -1,4 +1,4 @@
-"""The analytics database where others can fetch it."""
+"""Publishes the analytics database where others can fetch it."""
 
 import dagster as dg
 import pyarrow as pa
@@ -16,9 +16,9 @@ from wrm_pipeline.assets.report.data_catalog import data_catalog
     pool="duckdb",
     description=(
         "`duckdb/analytics.duckdb` in the object store: the whole database, published after the last table is written "
-        "and described, so that nobody who fetches it misses one."
+        "and described, so that every copy is complete."
     ),
 )
 def published_database() -> dg.Output[pa.Table | None]:
-    """No table of its own: the I/O manager copies the file."""
+    """Returns no table: the I/O manager copies the file."""
     return dg.Output(None)

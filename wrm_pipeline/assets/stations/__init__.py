@@ -1,1 +1,1 @@
-"""raw -> processed -> enhanced."""
+"""Assets of the partitioned layers: raw -> processed -> enhanced. Tables made from them are in `assets/duckdb/`."""

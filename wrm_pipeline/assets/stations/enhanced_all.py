@@ -55,7 +55,8 @@ from wrm_pipeline.resources.workers import WorkersResource
     description=(
         "The processed rows of a day, each classified (`record_type`: station, bike, unknown) and flagged: "
         "`over_capacity`, `no_docks`, `outside_service_area`, `stale`, `count_capped`.\n\n"
-        "A flag marks what is implausible but possible; no row leaves. A third of the stations hold more bikes than "
+        "A flag marks what is implausible but possible; no row is removed. A third of the stations hold more bikes "
+        "than "
         "docks, and bikes in the operator's depot in Warsaw are outside the service area."
     ),
 )
@@ -90,11 +91,11 @@ def wrm_stations_enhanced_data_all(
 
 
 def enhance_published_day(lake: LakeResource, dt: date, options: BuildOptions) -> BuiltDay:
-    """Build one day from its published processed rows, and check it; nothing is published yet.
+    """Build and check one day from its published processed rows, without publishing it.
 
     Raises:
-        NothingToDoError: there are none, and no raw object that they could be made from.
-        ObjectNotFoundError: there are none, but there is raw data.
+        NothingToDoError: there are none, and no raw objects to make them from.
+        ObjectNotFoundError: there are none, although there is raw data.
     """
     try:
         processed = read_published(lake, "processed", dt)

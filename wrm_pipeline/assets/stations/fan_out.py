@@ -1,9 +1,9 @@
-"""A range of days built side by side, each by a worker that publishes it itself.
+"""Builds a range of days in parallel, each by a worker that also publishes it.
 
-What travels to a worker is a date and what decides about the result (layout, service area, versions): no data and no
-credentials. The worker opens the lake with credentials of its own (a machine of a cluster by its own settings
-altogether), refuses if that is another lake or if it runs other code, and sends back what the step tells Dagster. A day
-that is built twice, since its worker died or was thought to be dead, is written twice, with the same rows.
+A worker receives a date and what determines the result (layout, service area, versions), but no data and no
+credentials. It opens the lake with its own credentials (a machine of a cluster uses its own settings), refuses if that
+is a different lake or if it runs different code, and returns what the step reports to Dagster. A day that is built
+twice, because its worker died or was presumed dead, is written twice, with the same rows.
 """
 
 import platform
@@ -31,36 +31,36 @@ from wrm_pipeline.resources.requests import write_requests
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.settings import load_settings
 
-# Days named in a message; the rest is in the run's log.
+# Days listed in a message; the others are in the run's log.
 _NAMED = 5
 
-# A run ends after 15 minutes at most (`dagster.yaml`); one of several days may take a minute more for each of them,
-# which is ten times what a day takes.
+# A run ends after 15 minutes at most (`dagster.yaml`); one of several days may take an additional minute per day, which
+# is ten times what a day needs.
 RUN_SECONDS, SECONDS_A_DAY = 900, 60
 
-# Dagster's own, on each run that a sensor asked for.
+# Set by Dagster on each run that a sensor requested.
 SENSOR_TAG = "dagster/sensor_name"
 
-# Metadata of a day that had nothing to build.
+# Metadata key of a day without anything to build.
 NOTHING = "nothing_to_do"
 
 
-# What a worker process needs for either layer; the server that forks them loads it once for the whole run. Arrow
-# imports pandas with the first array that it makes, which was half a second in each worker of each layer.
+# Modules that a worker process needs for either layer; the fork server loads them once for the whole run. Arrow imports
+# pandas with the first array that it makes, which took half a second in each worker of each layer.
 PRELOADED = ("wrm_pipeline.assets.stations.processed_all", "wrm_pipeline.assets.stations.enhanced_all", "pandas")
 
 
 class WorkerDiffersError(RuntimeError):
-    """A worker would not build what was asked for."""
+    """A worker would not build what was requested."""
 
 
 class UnsoundDayError(RuntimeError):
-    """A day's blocking check does not hold; nothing was published."""
+    """A day's blocking check failed; nothing was published."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How to build, for each day alike."""
+    """Build options, the same for each day."""
 
     built_at: datetime
     full_rebuild: bool = False
@@ -71,13 +71,13 @@ class BuildOptions:
     def of(
         cls, context: dg.AssetExecutionContext, built_at: datetime, *, full_rebuild: bool, allow_shrink: bool
     ) -> "BuildOptions":
-        """As the run wants it. One that a sensor asks for comes each minute, and lists nothing for files of others."""
+        """Options of a run. Runs requested by a sensor start each minute, and do not list other writers' files."""
         return cls(built_at, full_rebuild, allow_shrink, look_for_strays=SENSOR_TAG not in context.run.tags)
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltDay:
-    """A day that is built and not yet published; `file` is None where nothing changed."""
+    """A day that is built but not yet published; `file` is None if nothing changed."""
 
     file: PartitionFile | None
     metadata: dict[str, Any]
@@ -88,12 +88,12 @@ BuildDay = Callable[[LakeResource, date, BuildOptions], BuiltDay]
 
 
 class NothingToDoError(RuntimeError):
-    """A day has nothing to be built from, which is not a failure; the message says what is not there."""
+    """A day has nothing to build from, which is not a failure; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextLayer:
-    """What a run builds from the days that it has just published, by the same workers."""
+    """The next layer, built by the same workers from the days that a run has just published."""
 
     layer: str
     build: BuildDay
@@ -101,10 +101,10 @@ class NextLayer:
 
 
 def days_of(context: dg.AssetExecutionContext) -> list[date]:
-    """The days that a run is about.
+    """The partitions of a run.
 
     Raises:
-        dagster.Failure: it names none.
+        dagster.Failure: it has none.
     """
     if not context.has_partition_key and not context.has_partition_key_range:
         raise no_day_given()
@@ -112,7 +112,7 @@ def days_of(context: dg.AssetExecutionContext) -> list[date]:
 
 
 def nothing_to_do(name: str, reason: str) -> tuple[dict[str, Any], dg.AssetCheckResult]:
-    """Metadata and the check's result of a day without data: it is done, and says why it is empty."""
+    """Metadata and check result of a day without data: it succeeds, and says why it is empty."""
     metadata = {NOTHING: reason, "rows_out": 0, "dagster/partition_row_count": 0}
     return metadata, result(name, True, f"Nothing to do: {reason}")
 
@@ -138,18 +138,18 @@ class DayTask:
     area: ServiceArea
     code: str = field(default_factory=_code_version)
     lake_fields: dict[str, dict[str, Any]] | None = None
-    """What the run's resources say of the lake, for its own processes; a worker elsewhere has its own settings."""
+    """The lake as configured by the run's resources, for its own processes; other machines have their own settings."""
 
     def __str__(self) -> str:
         return f"{self.layer} dt={self.dt}"
 
 
 def publish_day(task: DayTask) -> dict[str, Any]:
-    """Build, check and publish one day, in a worker process; gives the metadata.
+    """Build, check and publish one day in a worker process; returns the metadata.
 
     Raises:
-        WorkerDiffersError: the worker's code or lake is another one.
-        UnsoundDayError: the check does not hold; nothing was published.
+        WorkerDiffersError: the worker has different code or a different lake.
+        UnsoundDayError: the check failed; nothing was published.
     """
     settings = load_settings()
     logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
@@ -159,7 +159,7 @@ def publish_day(task: DayTask) -> dict[str, Any]:
     wanted = (task.place, task.layout, task.area, task.code)
     if mine != wanted:
         differences = [
-            f"{theirs} is wanted, {own} is here" for own, theirs in zip(mine, wanted, strict=True) if own != theirs
+            f"{theirs} is required, {own} is in use" for own, theirs in zip(mine, wanted, strict=True) if own != theirs
         ]
         raise WorkerDiffersError(
             f"The worker on {platform.node()} would build something else: {'; '.join(differences)}. Give it the same "
@@ -169,17 +169,17 @@ def publish_day(task: DayTask) -> dict[str, Any]:
 
 
 def build_and_publish(lake: LakeResource, task: DayTask) -> dict[str, Any]:
-    """Build, check and publish one day to this lake; gives the metadata.
+    """Build, check and publish one day to this lake; returns the metadata.
 
     Raises:
-        UnsoundDayError: the check does not hold; nothing was published.
+        UnsoundDayError: the check failed; nothing was published.
     """
     try:
         built = task.build(lake, task.dt, task.options)
     except NothingToDoError as nothing:
         return {NOTHING: str(nothing), "rows_out": 0, "dagster/partition_row_count": 0}
     if not built.check.passed and built.check.severity is ERROR:
-        raise UnsoundDayError(f"{built.check.check_name} does not hold. {built.check.description}")
+        raise UnsoundDayError(f"{built.check.check_name} failed. {built.check.description}")
     metadata = dict(built.metadata)
     if built.file is not None:
         info = lake.partitions.publish(task.layer, task.dt, built.file)
@@ -199,11 +199,11 @@ def publish_days(
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Build and publish each partition of the run, wherever the workers are.
 
-    A day that fails costs itself only: the others are published, and Dagster is told so. Then the step fails and
-    Dagster runs no other, so the next layer of the others (`then`) is built here, where the run is to build it at all.
+    A day that fails affects no other: the others are published, and reported to Dagster. Then the step fails and
+    Dagster runs no further step, so the next layer of the others (`then`) is built here, if the run includes it.
 
     Raises:
-        dagster.Failure: days failed; names them.
+        dagster.Failure: days failed; the message lists them.
     """
     days = days_of(context)
     allow_time_for(context, len(days))
@@ -217,7 +217,7 @@ def publish_days(
             failed |= not_followed
         named = "\n".join(f"{dt}: {error}" for dt, error in sorted(failed.items())[:_NAMED])
         raise dg.Failure(
-            f"{len(failed)} of {len(days)} days were not published and are as they were; the others are done.\n{named}",
+            f"{len(failed)} of {len(days)} days were not published and are unchanged; the others are done.\n{named}",
             allow_retries=False,
         )
     for dt, metadata in done.items():
@@ -227,7 +227,7 @@ def publish_days(
         context.log.info("Nothing to do for %d days: %s", len(empty), ", ".join(map(str, empty)))
     yield dg.Output(None)
     (check,) = context.selected_asset_check_keys
-    text = f"It holds for each of {len(days)} days, {min(days)} to {max(days)}."
+    text = f"It passed for each of {len(days)} days, {min(days)} to {max(days)}."
     if empty:
         more = " …" if len(empty) > _NAMED else ""
         text += f" Nothing to do for {len(empty)} of them: {', '.join(map(str, empty[:_NAMED]))}{more}."
@@ -251,16 +251,16 @@ def _run_days(
     lake: LakeResource,
     workers: WorkersResource,
 ) -> tuple[dict[date, dict[str, Any]], dict[date, Exception]]:
-    """Metadata of the days that are published (or had nothing to do), and why the others are not."""
+    """Metadata of the days that are published (or had nothing to do), and the errors of the others."""
     client = workers.client(*PRELOADED)
-    # A process of this machine builds the lake of this run, which a person may have changed for this run; a machine of
-    # a cluster says so if its own is another one.
+    # A process of this machine uses the lake of this run, which a person may have changed in the run config; a machine
+    # of a cluster reports if its own is a different one.
     fields = lake.fields_by_resource() if client.kind == "processes" else None
     tasks = [DayTask(dt, layer, build, options, lake.place, lake.layout, lake.area, lake_fields=fields) for dt in days]
     context.log.info("Building %s of %d days; workers: %s", layer, len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}
-    # A worker in this process has the very lake of this run.
+    # A worker in this process has the same lake as the run.
     publish = partial(build_and_publish, lake) if client.kind in {"sequential", "threads"} else publish_day
     for outcome in client.run(publish, tasks):
         dt = outcome.task.dt

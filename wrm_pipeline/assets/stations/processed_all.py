@@ -44,9 +44,9 @@ class BuildConfig(dg.Config):
     """How to build a partition."""
 
     full_rebuild: bool = False
-    """Parse all raw objects again, whatever the published partition holds."""
+    """Parse all raw objects again, whatever the published partition contains."""
     allow_shrink: bool = False
-    """Let rows leave: those of raw objects that have vanished or were rewritten with fewer rows, and more than 5 %."""
+    """Permit the loss of rows: of raw objects that have vanished or shrunk, and of more than 5 %."""
 
 
 @dg.asset(
@@ -55,7 +55,7 @@ class BuildConfig(dg.Config):
     partitions_def=daily_partitions,
     io_manager_key="hive_partitioned_s3_io_manager",
     check_specs=[processed_check(asset_names.PROCESSED)],
-    # Of any day: `today_is_fresh` (on the enhanced rows) is about today.
+    # For any day: `today_is_fresh` (on the enhanced rows) is about today.
     freshness_policy=dg.FreshnessPolicy.time_window(
         fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5)
     ),
@@ -71,10 +71,10 @@ class BuildConfig(dg.Config):
     description=(
         "All good rows of a day, typed, sorted by `file_timestamp` and `station_id` and unique on both: one Parquet "
         "object.\n\n"
-        "A function of the day's raw objects (and an operator's corrections): only what is new or changed is parsed, "
-        "and the rows are those of a rebuild from scratch. Rows that cannot be typed are in the dead-letter queue; "
+        "A function of the day's raw objects (and an operator's corrections): only new or changed objects are parsed, "
+        "with the same rows as a rebuild from scratch. Rows that cannot be typed are in the dead-letter queue; "
         "`lines_in = rows_out + dead_lettered + duplicate_rows + remark_lines`.\n\n"
-        "Run config: `full_rebuild` parses everything again; `allow_shrink` lets rows leave: those of raw "
+        "Run config: `full_rebuild` parses everything again; `allow_shrink` permits the loss of rows: those of raw "
         "objects that have vanished or were rewritten with fewer rows, and more than 5 % of the day's."
     ),
 )
@@ -90,7 +90,7 @@ def wrm_stations_processed_data_all(
     options = BuildOptions.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
     days = days_of(context)
     if len(days) > 1:
-        # Here, since the module of the next layer imports this one.
+        # Imported here, since the module of the next layer imports this one.
         from wrm_pipeline.assets.stations.enhanced_all import THEN
 
         yield from publish_days(context, "processed", process_day, options, lake=lake, workers=workers, then=THEN)
@@ -108,10 +108,10 @@ def wrm_stations_processed_data_all(
 
 
 def process_day(lake: LakeResource, dt: date, options: BuildOptions, cache: Cache = NO_CACHE) -> BuiltDay:
-    """Build one day, and check it; nothing is published yet but dead letters.
+    """Build and check one day, without publishing anything but dead letters.
 
     Raises:
-        NothingToDoError: it has no raw object, and nothing is published of it.
+        NothingToDoError: it has no raw object, and is not published.
     """
     try:
         result = process_partition(

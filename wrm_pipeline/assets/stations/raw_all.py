@@ -13,7 +13,7 @@ from wrm_pipeline.resources.feed import FeedResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
-# Files of the spool that are named one by one in a run's log.
+# Files of the spool listed by name in a run's log.
 _NAMED = 10
 
 
@@ -33,15 +33,15 @@ class FeedDriftedError(dg.Failure):
     description=(
         "One snapshot of the bike-share feed, taken **now** and kept for ever, byte for byte.\n\n"
         "The feed has no history, so materializing this fetches the state of this minute; past days cannot be "
-        "fetched. A body that equals the last one is not stored again (`duplicate`). While storage is away the "
-        "snapshot waits on the local disk (`spooled`) and a later run delivers it. A body that is no snapshot goes "
+        "fetched. A body that equals the last one is not stored again (`duplicate`). While storage is down the "
+        "snapshot waits on the local disk (`spooled`) and a later run delivers it. A body that is not a snapshot goes "
         "to `quarantine/` with a dead letter, and the run fails and says what came instead."
     ),
 )
 def wrm_stations_raw_data(
     context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource, redis_cache: RedisCacheResource
 ) -> dg.MaterializeResult[None]:
-    """Fetch, look, store once."""
+    """Fetch, inspect, store once."""
     with record_requests_on_failure(context):
         result = take_snapshot(
             feed.client,
@@ -54,7 +54,7 @@ def wrm_stations_raw_data(
     for key in result.delivered.keys:
         context.log.info("delivered from the spool: %s", key)
     for problem in result.delivered.problems[:_NAMED]:
-        context.log.error("In the spool %s, and in nobody's way: %s", lake.spool.folder, problem)
+        context.log.error("Not deliverable from the spool %s, but blocking nothing: %s", lake.spool.folder, problem)
     if lake.spool.filling:
         context.log.error(
             "The spool %s holds %d of %d bytes: bring the object store back before it is full.",
@@ -68,13 +68,13 @@ def wrm_stations_raw_data(
         place = f"is in {result.key}"
         if result.spool_reason:
             place = f"waits in the spool for {result.key}"
-        # A change of format is told by the check feed_format_is_read, with what it was and is.
+        # A change of format is reported by the check feed_format_is_read, with the old and new format.
         raise (FeedDriftedError if result.drift else dg.Failure)(
-            f"The feed answered with something that is no snapshot: {result.fault.error_message} The body {place}.",
+            f"The feed answered with something that is not a snapshot: {result.fault.error_message} The body {place}.",
             metadata={**_metadata(result, lake.spool), **requests_made()},
         )
     if result.spool_reason:
-        context.log.warning("Spooled, because the store took nothing: %s", result.spool_reason)
+        context.log.warning("Spooled, because the store accepted nothing: %s", result.spool_reason)
     return dg.MaterializeResult(metadata={**_metadata(result, lake.spool), **requests_made()})
 
 

@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_used_costs_one_warning(tmp_path, caplog):
         assert cache.get_or_compute("a", JSON, lambda: 7, ttl_s=60) == 7
     assert counter.reset() == {"error": 1}
     (warning,) = [r.getMessage() for r in caplog.records]
-    assert "the cache in files is not used for the rest of this process: NotADirectoryError" in warning
+    assert f"the cache in files is not used for the rest of this process: not a directory: {tmp_path}" in warning
 
 
 def test_a_disk_that_fills_up_costs_one_warning(tmp_path, monkeypatch, caplog):

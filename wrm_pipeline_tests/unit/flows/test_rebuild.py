@@ -174,7 +174,7 @@ def test_a_dry_run_and_a_part(
     assert main(["rebuild", "--from", "2025-08-21", "--to", "2025-08-21", "--layer", "enhanced", "--apply"]) == 0
     assert sorted(set(lake.etags()) - set(before)) == [lake.partition_key("enhanced", DAYS[1])]
     assert main(["rebuild", "--from", "2025-09-01"]) == 1
-    assert "no raw snapshot of such a day" in capsys.readouterr().err
+    assert "no raw snapshot of the selected days" in capsys.readouterr().err
 
 
 def test_full_parses_everything_again(full_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

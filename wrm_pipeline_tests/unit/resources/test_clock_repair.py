@@ -171,7 +171,7 @@ def test_the_command_says_what_it_would_do_and_then_does_it(
     clocked: Clocked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["repair-clock"]) == 0
-    assert "Nothing is in the way" in capsys.readouterr().out
+    assert "Nothing blocks sensors" in capsys.readouterr().out
     clocked.ahead(datetime.now(UTC) - NOW + DAY)
     before = clocked.ticks(clocked.sensor)
     assert main(["repair-clock"]) == 0

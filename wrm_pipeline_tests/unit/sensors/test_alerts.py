@@ -509,9 +509,9 @@ def test_what_another_check_explains_is_not_told_again(instance, checks):
 
 
 def test_a_fetch_that_fails_for_another_format_is_told_by_the_check_alone(instance, runs):
-    run(instance, FeedDriftedError("The feed answered with something that is no snapshot: 12 docks"))
+    run(instance, FeedDriftedError("The feed answered with something that is not a snapshot: 12 docks"))
     assert runs.tick() == []
-    run(instance, dg.Failure("The feed answered with something that is no snapshot: <html>"))
+    run(instance, dg.Failure("The feed answered with something that is not a snapshot: <html>"))
     assert len(runs.tick()) == 1
 
 
