@@ -25,14 +25,17 @@ _MAX_LINKS = 20
 
 # What libraries say that keep the system's error to themselves (libpq, redis-py).
 _UNRESOLVED_TEXT = re.compile(
-    r"could not translate host name|name or service not known|name resolution|nodename nor servname", re.IGNORECASE
+    r"could not translate host name|failed to resolve host|name or service not known|name resolution|nodename nor servname",
+    re.IGNORECASE,
 )
 _REFUSED_TEXT = re.compile(r"connection refused", re.IGNORECASE)
 _UNREACHABLE_TEXT = re.compile(r"no route to host|network is unreachable", re.IGNORECASE)
 _TIMEOUT_TEXT = re.compile(r"timeout expired|timed? ?out", re.IGNORECASE)
 _CERTIFICATE_TEXT = re.compile(r"certificate[_ ]verify[_ ]failed\W*(?:certificate verify failed\W*)?", re.IGNORECASE)
 _SECONDS_TEXT = re.compile(r"timeout=([\d.]+)")
-_PLACE_TEXT = re.compile(r"connecting to ([^\s:]+):(\d+)|server at \"([^\"]+)\".*?port (\d+)|host name \"([^\"]+)\"")
+_PLACE_TEXT = re.compile(
+    r"connecting to ([^\s:]+):(\d+)|server at \"([^\"]+)\".*?port (\d+)|host (?:name )?[\"']([^\"']+)"
+)
 _LIBPQ_PREFIX = re.compile(r"^connection to server .*? failed:\s*(?:(?:FATAL|ERROR):\s*)?")
 
 
@@ -94,7 +97,7 @@ def _kwargs(error: BaseException) -> dict[str, Any]:
 
 def _place_in(error: BaseException) -> tuple[str, int | None] | None:
     """The host and port that an exception names."""
-    pool: Any = getattr(error, "pool", None) or getattr(error, "conn", None)
+    pool: Any = getattr(error, "conn", None) or getattr(error, "pool", None)
     if isinstance(getattr(pool, "host", None), str):
         return pool.host, getattr(pool, "port", None)
     url = getattr(getattr(error, "request", None), "url", None) or _kwargs(error).get("endpoint_url")

@@ -443,7 +443,7 @@ def test_a_body_that_trickles_is_given_up_at_the_deadline():
             bucket="lake", endpoint_url=url, access_key_id="k", secret_access_key="s", policy=policy
         )
         started = time.monotonic()
-        with pytest.raises(TransientError, match=r"only \d+ bytes came in \S+ s"):
+        with pytest.raises(TransientError, match=r"only \d+ bytes came from 127\.0\.0\.1 in \S+ s"):
             store.get("k")
         assert time.monotonic() - started < 5, "the whole body would take 15 s"
     assert len(server.heads) == 1
@@ -467,9 +467,9 @@ def test_a_repeated_request_gets_the_time_that_the_first_one_left():
         store = s3_object_store(
             bucket="lake", endpoint_url=url, access_key_id="k", secret_access_key="s", policy=policy
         )
-        with pytest.raises(TransientError, match="bytes came in") as caught:
+        with pytest.raises(TransientError, match=r"from 127\.0\.0\.1") as caught:
             store.get("k")
-    found = re.search(r"only \d+ bytes came in (\S+) s", str(caught.value))
+    found = re.search(r"(?:only \d+ bytes came|no answer) from 127\.0\.0\.1 (?:with)?in (\S+) s", str(caught.value))
     assert found
     assert float(found[1]) < 1.3, "not the 2 s that an operation has as a whole"
     assert len(server.heads) == 2
@@ -478,7 +478,7 @@ def test_a_repeated_request_gets_the_time_that_the_first_one_left():
 def test_a_closed_port_is_retried_and_named():
     with FaultServer() as server:
         store = s3(server)
-    with pytest.raises(TransientError, match=r"get s3://lake/k at 127.*ConnectionRefusedError.*3 attempts"):
+    with pytest.raises(TransientError, match=r"get s3://lake/k at 127.*: connection refused by 127.*3 attempts"):
         store.get("k")
 
 
