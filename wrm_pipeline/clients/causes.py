@@ -25,7 +25,7 @@ _MAX_LINKS = 20
 
 # What libraries say that keep the system's error to themselves (libpq, redis-py).
 _UNRESOLVED_TEXT = re.compile(
-    r"could not translate host name|failed to resolve host|name or service not known|name resolution|nodename nor servname",
+    r"could not translate host name|failed to resolve host|name or service not known|name resolution",
     re.IGNORECASE,
 )
 _REFUSED_TEXT = re.compile(r"connection refused", re.IGNORECASE)
