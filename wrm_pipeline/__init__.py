@@ -15,8 +15,8 @@ def open_database(path: "str | Path | None" = None) -> "duckdb.DuckDBPyConnectio
     in the schema `wrm_analytics`, and found without naming it; temporary ones of your own are possible.
 
     Args:
-        path: The database; without it `analytics.duckdb` in WRM_DATA_DIR, and keys for the bucket as the environment
-            has them, so that the views work on S3, too.
+        path: The database; without it `analytics.duckdb` in WRM_DATA_DIR, and the environment's keys for the bucket, so
+            that the views work on S3, too.
 
     Raises:
         AnalyticsDatabaseError: there is no database yet, or it cannot be read; the message says what to do.

@@ -71,7 +71,7 @@ from wrm_pipeline.settings import Settings, load_settings
 
 
 def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Everything, wired as the settings say; `overrides` replaces resources by key."""
+    """All definitions, wired according to the settings; `overrides` replaces resources by key."""
     resources = build_resources(settings, overrides or {})
     declared: list[dg.AssetsDefinition] = [
         wrm_stations_raw_data,
@@ -119,7 +119,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_stations_ingest_schedule,
             wrm_freshness_schedule,
             *([wrm_compaction_schedule] if settings.compact_after_days else []),
-            # On a server a systemd timer does it: it needs no daemon, and its failure is in the journal.
+            # On a server a systemd timer does this: it needs no daemon, and its failures are in the journal.
             *([wrm_prune_history_schedule] if settings.env == "local" else []),
         ],
         sensors=[
@@ -141,7 +141,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
 
 
 def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The resources by key; those that use others use what `overrides` has in their place."""
+    """The resources by key; those that depend on others use the replacements in `overrides`."""
     made: dict[str, Any] = {}
 
     def add(key: str, make: Callable[[], Any]) -> Any:
@@ -174,6 +174,6 @@ use_warm_runs()
 settings = load_settings()
 logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
 defs = build_defs(settings)
-# What is loaded by now stays as long as the process does, and a full collection would look at all of it again: that
-# took 0.15 s of each run (240,000 objects).
+# Everything loaded by now lives as long as the process, and each full garbage collection would scan it again: that took
+# 0.15 s of each run (240,000 objects).
 gc.freeze()

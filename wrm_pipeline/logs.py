@@ -1,9 +1,9 @@
-"""One log for everything that a run does, in the Dagster UI and in a file alike.
+"""One log for everything that a run does, both in the Dagster UI and in a file.
 
-Code logs through `get_logger`. Dagster is told (`python_logs` in dagster.yaml) to take these messages into its event
-log, and to hand all messages of a run, its own included, to RunLogHandler, which writes them to
+Code logs through `get_logger`. Dagster is configured (`python_logs` in dagster.yaml) to record these messages in its
+event log, and to pass all messages of a run, including its own, to RunLogHandler, which writes them to
 `$WRM_DATA_DIR/logs/`: JSON lines in production, readable lines in local mode. Each line carries run_id, asset and
-partition. Secrets are masked last, whatever brought them there (`masking`).
+partition. Secrets are masked last, however they got there (`masking`).
 """
 
 import json
@@ -56,13 +56,13 @@ def configure(folder: Path, *, as_json: bool) -> None:
 
 
 def guard_process() -> None:
-    """Mask secrets in all that this process writes or logs, and leave no core dump; a second call adds nothing.
+    """Mask secrets in everything that this process writes or logs, and disable core dumps; idempotent.
 
-    What Python writes to stdout and stderr (so tracebacks, and the compute logs that Dagster makes of both) and what
-    any library logs goes through `redact`, also by handlers that exist already.
+    Everything that Python writes to stdout and stderr (so also tracebacks, and Dagster's compute logs) and everything
+    that libraries log passes through `redact`, even in existing handlers.
     """
     remember_environment()
-    # A dump of the memory would hold every secret. Children inherit it.
+    # A memory dump would contain every secret. Child processes inherit the limit.
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for stream in (sys.stdout, sys.stderr):
@@ -73,7 +73,7 @@ def guard_process() -> None:
 
 
 def _mask_stream(stream: Any) -> None:
-    """On the object itself, as handlers that were made earlier hold it."""
+    """On the object itself, since existing handlers hold a reference to it."""
     write = getattr(stream, "write", None)
     if write is None or getattr(write, "masks", False):
         return
@@ -90,7 +90,7 @@ def _mask_stream(stream: Any) -> None:
 def _masking(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
     def masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        with suppress(Exception):  # a message that does not fit its arguments is the handlers' to complain about
+        with suppress(Exception):  # the handlers report messages that do not fit their arguments
             _mask_record(record)
         return record
 
@@ -100,7 +100,7 @@ def _masking(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.Lo
 
 def _mask_record(record: logging.LogRecord) -> None:
     if record.exc_info and record.exc_info[0] is not None:
-        # Formatters take a text that is there.
+        # Formatters use an existing text.
         text = logging.Formatter().formatException(record.exc_info)
         masked = redact(text)
         if masked != text:
@@ -118,7 +118,7 @@ def _mask_record(record: logging.LogRecord) -> None:
 
 
 def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
-    """What a person reads in the UI: the event, then its values; the values themselves go along for the file."""
+    """The message shown in the UI: the event, then its values; the values are also kept for the file."""
     message = str(event.pop("event", ""))
     traceback = event.pop("exception", None)
     values = {key: _plain(value) for key, value in event.items()}
@@ -136,7 +136,7 @@ class RunLogHandler(logging.Handler):
     """Appends each message of a run to a file of its day below the data folder."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; a log that cannot be written fails no run."""
+        """Write one line; a log that cannot be written does not fail the run."""
         if _destination is None:
             return
         folder, as_json = _destination
@@ -147,7 +147,7 @@ class RunLogHandler(logging.Handler):
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 _remove_old(folder, at)
-            # One write of a line in append mode: lines of runs at the same time do not mix.
+            # A line is written at once in append mode, so lines of concurrent runs do not mix.
             with path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except Exception:  # noqa: BLE001 - logging.Handler's own way to say that it failed
@@ -155,7 +155,7 @@ class RunLogHandler(logging.Handler):
 
 
 def format_record(record: logging.LogRecord, *, as_json: bool) -> str:
-    """A record as it stands in the file, redacted."""
+    """A record as written to the file, redacted."""
     fields = _fields(record)
     if as_json:
         return redact(visible(json.dumps(fields, ensure_ascii=False, default=str)))
@@ -173,7 +173,7 @@ def _remove_old(folder: Path, now: datetime) -> None:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a line says, whether it is of our code, of `context.log`, or an event of Dagster's."""
+    """The fields of a line, whether from our code, from `context.log`, or a Dagster event."""
     meta: Mapping[str, Any] = getattr(record, "dagster_meta", None) or {}
     fields: dict[str, Any] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),

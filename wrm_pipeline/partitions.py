@@ -1,4 +1,4 @@
-"""The one partition scheme: calendar days in Europe/Warsaw from WRM_FIRST_DATE on, today included."""
+"""The partition scheme: calendar days in Europe/Warsaw from WRM_FIRST_DATE on, today included."""
 
 from datetime import date
 
@@ -13,11 +13,11 @@ def daily_partitions_from(first_date: date) -> dg.DailyPartitionsDefinition:
 
 
 daily_partitions = daily_partitions_from(FIRST_DATE)
-"""What assets are declared with; the definitions put the days that the settings want in its place."""
+"""Used in the declarations of assets; the definitions replace it according to the settings."""
 
 
 def with_first_date(asset: dg.AssetsDefinition, first_date: date) -> dg.AssetsDefinition:
-    """An asset by day with its days from `first_date` on; others are as they were."""
+    """A partitioned asset with its days from `first_date` on; other assets unchanged."""
     if asset.partitions_def != daily_partitions or first_date == FIRST_DATE:
         return asset
     days = daily_partitions_from(first_date)
@@ -30,9 +30,9 @@ def backfill_policy(backfill: str) -> dg.BackfillPolicy:
 
 
 def no_day_given() -> dg.Failure:
-    """What to say to a run that must be about a day and is not."""
+    """The message for a run that needs a partition but has none."""
     return dg.Failure(
-        "This is built day by day, and the run names no day: choose a partition in the UI, or give one to "
+        "This is built day by day, but the run has no partition: choose one in the UI, or pass one to "
         "`dagster asset materialize` (--partition 2025-08-21, or --partition-range) or to `dagster job launch` "
         '(--tags \'{"dagster/partition": "2025-08-21"}\').',
         allow_retries=False,

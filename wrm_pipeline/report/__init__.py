@@ -1,1 +1,1 @@
-"""The report: a static site made of rows. Rows in, files out."""
+"""The report: a static site, maps and charts. Rows in, files out; tables and their refresh are in `analytics/`."""

@@ -1,6 +1,6 @@
-"""What the report's pages show: one query each, which the page shows beside its result.
+"""The datasets of the report's pages: one query each, which the page shows below its result.
 
-A dataset whose tables are not there yet is left out, and its page says which asset makes them.
+A dataset whose tables do not exist yet is omitted, and its page says which asset makes them.
 """
 
 import math
@@ -24,8 +24,8 @@ class Dataset:
     sql: str
 
 
-# "A day" can show 29 days; what is usual for a weekday is the mean of up to eight before, 56 days.
-# By the file that carries them, `data/<file>.js`, and their name in it.
+# "A day" can show 29 days; the usual value of a weekday is the mean of up to eight earlier ones, 56 days. By file,
+# `data/<file>.js`, and name in it.
 DATASETS: Mapping[str, Mapping[str, Dataset]] = {
     "city": {
         "stations": Dataset(
@@ -248,7 +248,7 @@ ORDER BY assets.name""",
     },
 }
 
-# The cells are joined into few enough squares before they go into `data/city.js`.
+# The cells are joined into larger squares before they go into `data/city.js`.
 CELLS = Dataset(
     ("bike_density_spatial_analysis_latest",),
     """
@@ -263,13 +263,13 @@ REFRESHED = Dataset(
 )
 
 
-# Of a value in a page: a view's SQL is the longest of ours.
+# Of a value in a page: the SQL of a view is our longest.
 MAX_VALUE_LENGTH = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the database answers; `missing` holds the tables that were asked for and are not there."""
+    """The database's answers; `missing` contains the tables that were requested but do not exist."""
 
     existing: Collection[str] = ()
     query: Callable[[str], pa.Table] | None = None
@@ -287,7 +287,7 @@ class Answers:
         return {} if found is None else {row["name"]: row["refreshed_at"] for row in found.to_pylist()}
 
     def page_value(self, dataset: Dataset, refreshed: Mapping[str, datetime]) -> dict[str, Any]:
-        """What the page needs to show the dataset and to say where it comes from."""
+        """A dataset as the page needs it, with its source."""
         found = self.rows(dataset)
         about = {
             "tables": [f"wrm_analytics.{table}" for table in dataset.tables],
@@ -302,7 +302,7 @@ class Answers:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: instants in UTC, dates as YYYY-MM-DD, no NaN."""
+    """A value for JSON: instants in UTC, dates as YYYY-MM-DD, no NaN."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, date):

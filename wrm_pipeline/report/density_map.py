@@ -1,4 +1,4 @@
-"""Pictures of a density grid: an interactive page that needs no network, and a small SVG."""
+"""Maps of a density grid: an interactive page that needs no network, and a small SVG."""
 
 import base64
 import hashlib
@@ -92,9 +92,9 @@ def render_density_map(
 ) -> str:
     """Draw the grid and the newest snapshot as one HTML page.
 
-    The page holds everything that it needs. It asks the network for nothing, except for OpenStreetMap tiles
-    after the reader has ticked "Street map". What lies outside the area is given as a count and not drawn.
-    Names go into the page as JSON data, and from there into the DOM as text, never as markup.
+    The page is self-contained. It loads nothing from the network, except for OpenStreetMap tiles after the reader has
+    ticked "Street map". Bikes outside the area are counted but not drawn. Names go into the page as JSON data, and from
+    there into the DOM as text, never as markup.
 
     Args:
         grid: The density, over any number of snapshots.
@@ -146,12 +146,12 @@ def render_density_map(
 
 
 def map_scripts() -> dict[str, str]:
-    """The scripts by file name, in the order in which they are needed; `drawBikeMap` is what they give."""
+    """The scripts by file name, in order; they define `drawBikeMap`."""
     return {"leaflet.js": _page_file("leaflet.js").partition("//# sourceMappingURL")[0], "map.js": _page_file("map.js")}
 
 
 def map_styles() -> dict[str, str]:
-    """The styles by file name; they ask for no picture."""
+    """The styles by file name; they load no images."""
     leaflet = re.sub(r"url\(images/[^)]*\)", "none", _page_file("leaflet.css"))
     return {"leaflet.css": leaflet, "tokens.css": _page_file("tokens.css"), "map.css": _page_file("map.css")}
 
@@ -162,12 +162,12 @@ def map_body(**texts: str) -> str:
 
 
 def leaflet_licence() -> str:
-    """To go wherever Leaflet goes."""
+    """To be distributed with Leaflet."""
     return _page_file("leaflet-LICENSE.txt")
 
 
 def _page_data(grid: DensityGrid, docked: pa.Table, free: pa.Table, area: ServiceArea) -> dict[str, Any]:
-    """What `map.js` draws; rows as lists, because names of fields would double the page."""
+    """The data for `map.js`; rows as lists, because field names would double the page."""
     return density_data(grid.cells, area) | {
         "stations": _rows(
             *(docked[name].to_pylist() for name in (*_MARK_COLUMNS, "spaces", "total_docks", "record_type"))
@@ -177,9 +177,9 @@ def _page_data(grid: DensityGrid, docked: pa.Table, free: pa.Table, area: Servic
 
 
 def density_data(cells: pa.Table, area: ServiceArea) -> dict[str, Any]:
-    """The part of the map's data that the cells (`CELL_SCHEMA`, any order) and the area give."""
+    """The part of the map's data from the cells (`CELL_SCHEMA`, any order) and the area."""
     squares = join_cells(cells, MAX_PAGE_SQUARES)
-    by_position = cells.sort_by([("cell_x", "ascending"), ("cell_y", "ascending")])  # as the squares are
+    by_position = cells.sort_by([("cell_x", "ascending"), ("cell_y", "ascending")])  # as for the squares
     return {
         "area": [area.lat_min, area.lon_min, area.lat_max, area.lon_max],
         "cellDegrees": cell_size_degrees(area),
@@ -263,12 +263,12 @@ def density_svg(grid: DensityGrid, area: ServiceArea, width: int = 640) -> str:
 
 
 def _page_file(name: str) -> str:
-    """A file of the page, lines ended by LF as in the browser's own copy (its hash depends on that)."""
+    """A file of the page, with LF as line ends as in the browser's copy (its hash depends on that)."""
     return (files("wrm_pipeline.report") / "map_page" / name).read_text(encoding="utf-8")
 
 
 def json_for_script(value: object) -> str:
-    """JSON that no HTML or JavaScript parser can take for anything else, whatever its strings hold."""
+    """JSON that no HTML or JavaScript parser can misinterpret, whatever its strings contain."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return re.sub(r"[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 

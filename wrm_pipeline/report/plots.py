@@ -1,13 +1,13 @@
-"""Small charts as SVG, for example for a data URI in Dagster's metadata: no script, no font, no library.
+"""Small charts as SVG, for example for a data URI in Dagster's metadata: without scripts, fonts or libraries.
 
-A reader who does not see them gets the title and the values: `role="img"` with `<title>` and `<desc>`. Grid and text
-are mid-grey and the colours are readable on white and on black, since Dagster's UI is light or dark.
+Screen readers get the title and the values: `role="img"` with `<title>` and `<desc>`. Grid and text are mid-grey and
+the colours are readable on white and on black, since Dagster's UI is light or dark.
 """
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-# Blue, orange, green of Okabe and Ito: told apart by the colour-blind, and by dashes where there are no colours.
+# Blue, orange, green of Okabe and Ito: distinguishable for the colour-blind, and by dashes without colours.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 _DASHES = ("", "7 4", "2 3")
 _GREY = "#808080"
@@ -20,7 +20,7 @@ def line_chart(title: str, labels: Sequence[str], series: Mapping[str, Sequence[
     """Up to three lines over the same labels; None is a gap.
 
     Raises:
-        ValueError: more lines than can be told apart, or one that is not as long as the labels.
+        ValueError: more lines than can be distinguished, or one that is not as long as the labels.
     """
     if len(series) > len(_COLOURS) or any(len(values) != len(labels) for values in series.values()):
         raise ValueError(f"a chart has at most {len(_COLOURS)} lines, each with {len(labels)} values")
@@ -34,7 +34,7 @@ def line_chart(title: str, labels: Sequence[str], series: Mapping[str, Sequence[
                 pen = "M"
                 continue
             path += f"{pen}{_x(position, len(labels)):.1f} {_y(value, top):.1f}"
-            # A lone point is a line of no length, which round caps make visible.
+            # A single point is a line of length 0, which round caps make visible.
             path += "h0" if pen == "M" else ""
             pen = "L"
         style = 'fill="none" stroke-width="2.5" stroke-linecap="round" stroke-linejoin="round"'
@@ -46,10 +46,10 @@ def line_chart(title: str, labels: Sequence[str], series: Mapping[str, Sequence[
 
 
 def bar_chart(title: str, labels: Sequence[str], values: Sequence[float | None]) -> str:
-    """One bar for each label; None is no bar.
+    """One bar per label; no bar for None.
 
     Raises:
-        ValueError: not as many values as labels.
+        ValueError: the numbers of values and labels differ.
     """
     if len(values) != len(labels):
         raise ValueError(f"{len(labels)} labels need as many values")

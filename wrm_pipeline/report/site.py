@@ -1,4 +1,4 @@
-"""The files of the site: pages, what they share, and their data as scripts, since `file://` allows no fetch."""
+"""The files of the site: pages, shared files, and data as scripts, since `file://` does not permit fetch."""
 
 import html
 import json
@@ -27,7 +27,7 @@ from wrm_pipeline.report.density_map import (
 class _Page:
     """One page: its name is also that of its script, `assets/<name>.js`.
 
-    `data` are the files of `data/` that it loads, `uses` what it needs besides what all pages load.
+    `data` are the files of `data/` that it loads, `uses` what it needs in addition to the shared files.
     """
 
     title: str
@@ -51,15 +51,15 @@ _SHARED = ("site.css", "words.js", "site.js", "uplot.js", "uplot.css", "uplot-LI
 
 
 def build_site(answers: Answers, area: ServiceArea, built_at: datetime) -> dict[str, bytes]:
-    """All files of the site by path; nothing fails for want of a table.
+    """All files of the site by path; a missing table is not an error.
 
     Args:
-        answers: What the database says; what it lacks is in `answers.missing` afterwards.
+        answers: The database's answers; missing tables are in `answers.missing` afterwards.
         area: The service area, the same as the density's.
         built_at: Aware; shown on each page.
 
     Returns:
-        Paths relative to the site's folder, and contents in UTF-8. But for `data/`, they change with the code only.
+        Paths relative to the site's folder, and contents in UTF-8. Except for `data/`, they only change with the code.
     """
     site = {f"assets/{name}": text for name, text in (map_scripts() | map_styles()).items()}
     site |= {f"assets/{name}": _file("assets", name) for name in (*_SHARED, *(f"{page}.js" for page in PAGES))}
@@ -117,7 +117,7 @@ def _file(folder: str, name: str) -> str:
 
 
 def changed_files(site: Mapping[str, bytes], digests: Mapping[str, str], published: Mapping[str, str]) -> list[str]:
-    """Paths whose content is not what was published; pages come after what they load."""
+    """Paths whose content differs from what was published; pages come after the files that they load."""
     return sorted(
         (path for path in site if published.get(path) != digests[path]),
         key=lambda path: (path.endswith(".html"), path.startswith("data/"), path),

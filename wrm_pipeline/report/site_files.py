@@ -1,4 +1,4 @@
-"""The report's files on the local disk and in the object store: only what changed is written."""
+"""Writes the report's files to the local disk and the object store, only those that changed."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ MANIFEST = "files.json"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one publication did."""
+    """The result of one publication."""
 
     files: int
     bytes: int
@@ -27,11 +27,11 @@ class Written:
 def publish_site(site: Mapping[str, bytes], folder: Path, store: ObjectStore, prefix: str) -> Written:
     """Write the site below `folder`, and below `prefix` in the store.
 
-    What the store has is known from a listing and from the digests that the last publication left there: 2 requests,
-    and one for each file that changed. The digests are written last, so that an interrupted publication is done again.
+    The store's content is known from a listing and from the digests that the last publication stored: 2 requests, and
+    one per changed file. The digests are written last, so that an interrupted publication is done again.
 
     Raises:
-        ExternalError: the store did not take a file; what it has is a mixture of old and new until the next run.
+        ExternalError: the store rejected a file; until the next run it contains a mixture of old and new.
     """
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in site.items()}
     local = changed_files(site, digests, _digests_on_disk(folder, site))
@@ -64,7 +64,7 @@ def _digests_on_disk(folder: Path, site: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _digests_in_store(store: ObjectStore, key: str) -> dict[str, str]:
-    """Empty if it is no manifest: then everything is written."""
+    """Empty if it is not a manifest: then everything is written."""
     try:
         found = json.loads(store.get(key))
     except ValueError:
@@ -73,7 +73,7 @@ def _digests_in_store(store: ObjectStore, key: str) -> dict[str, str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: somebody may be reading."""
+    """Write atomically: somebody may be reading."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.new")
     new.write_bytes(content)

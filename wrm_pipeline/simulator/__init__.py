@@ -1,1 +1,1 @@
-"""A stand-in for the bike feed: a believable Wrocław over HTTP, well-behaved or not."""
+"""A stand-in for the bike feed: serves a realistic Wrocław over HTTP, with faults on request. Imports no other room."""

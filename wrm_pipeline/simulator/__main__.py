@@ -1,4 +1,4 @@
-"""Serves the simulated feed until it is told to stop: `python -m wrm_pipeline.simulator --port 8010`."""
+"""Serves the simulated feed until it is stopped: `python -m wrm_pipeline.simulator --port 8010`."""
 
 import argparse
 import signal
@@ -15,7 +15,7 @@ from wrm_pipeline.simulator.server import serve
 
 
 def _clock(start: datetime, speed: float) -> Callable[[], datetime]:
-    """A clock that shows `start` now and runs `speed` times as fast as the real one."""
+    """A clock that starts at `start` and runs `speed` times as fast as the real one."""
     began_s = time.monotonic()
     return lambda: start + timedelta(seconds=(time.monotonic() - began_s) * speed)
 
@@ -29,8 +29,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m wrm_pipeline.simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8010, help="0 takes a free one (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed is another city (default %(default)s)")
-    parser.add_argument("--start", type=_instant, help="the city's time at first, ISO 8601 (default: now)")
+    parser.add_argument("--seed", type=int, default=1, help="each seed is a different city (default %(default)s)")
+    parser.add_argument("--start", type=_instant, help="the city's initial time, ISO 8601 (default: now)")
     parser.add_argument(
         "--speed",
         type=float,
@@ -42,7 +42,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--misbehave-probability",
         type=float,
         default=0.0,
-        help="share of the requests that meet a fault, 0 to 1 (default %(default)s)",
+        help="share of the requests that get a fault, 0 to 1 (default %(default)s)",
     )
     return parser.parse_args(argv)
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        Exit status: 0, or 1 where the port cannot be had.
+        Exit status: 0, or 1 if the port cannot be opened.
     """
     options = _arguments(argv)
     stop = threading.Event()

@@ -1,12 +1,12 @@
-"""A believable Wrocław: every snapshot is a pure function of the seed and the instant.
+"""A realistic Wrocław: every snapshot is a pure function of the seed and the instant.
 
-Each bike rides in cycles. The instant of the k-th ride of a bike and the place where it ends are hashes of
-(seed, bike, k), so any instant can be computed by itself, in any order, with no history to replay; and as
-where a ride ends is where the next one starts, no bike is ever in two places or moves without a ride.
+Each bike rides in cycles. The instant of the k-th ride of a bike and the place where it ends are hashes of (seed, bike,
+k), so any instant can be computed on its own, in any order, without replaying history; and since each ride starts where
+the last one ended, no bike is ever in two places or moves without a ride.
 
-Time of day comes in twice. Cycles run in *ride units*, a clock that is fast when Wrocław rides (8 h, 16 h)
-and nearly stands still at 3 h; and where a ride ends depends on the hour at which it begins: offices and the
-centre in the morning, the estates in the evening.
+The time of day matters twice. Cycles run in *ride units*, a clock that is fast at rush hour (8 h, 16 h) and nearly
+stops at 3 h; and the destination of a ride depends on the hour at which it begins: offices and the centre in the
+morning, the estates in the evening.
 """
 
 import random
@@ -39,7 +39,7 @@ WARSAW = ZoneInfo("Europe/Warsaw")
 
 _QUARTER_S = 900
 
-# Rides begun in each hour of the local day, in arbitrary units: two commuter peaks on working days, one broad
+# Rides started in each hour of the local day, in arbitrary units: two commuter peaks on working days, one broad
 # afternoon at the weekend with a longer night before it.
 _WORKDAY = (6, 4, 2, 2, 3, 12, 38, 80, 88, 52, 42, 44, 50, 54, 66, 96, 104, 92, 76, 60, 44, 32, 22, 12)
 _WEEKEND = (16, 12, 9, 6, 4, 4, 9, 17, 32, 50, 68, 80, 86, 88, 90, 90, 86, 80, 70, 58, 46, 36, 28, 20)
@@ -49,10 +49,10 @@ _DAY_UNITS = (1.0, 1.0, 1.0, 1.0, 1.05, 0.8, 0.65)
 _WEEK_UNITS = sum(_DAY_UNITS)
 _UNITS_BEFORE_DAY = (0.0, *accumulate(_DAY_UNITS))
 
-# Local hours at which the pull of places changes: night, morning, midday, afternoon, evening.
+# Local hours at which the attraction of places changes: night, morning, midday, afternoon, evening.
 _PHASE_HOURS = (0, 5, 10, 14, 19)
 _PROFILES: tuple[Profile, ...] = ("centre", "office", "university", "rail", "estate", "leisure", "suburb")
-# How strongly a dock of each profile draws the rides begun in each phase: a row a phase, a column a profile.
+# How strongly a dock of each profile attracts the rides of each phase: one row per phase, one column per profile.
 _WORKDAY_PULL = (
     (0.8, 0.3, 0.4, 0.6, 1.9, 0.3, 1.0),
     (1.6, 2.6, 2.6, 1.5, 0.5, 0.4, 0.4),
@@ -68,19 +68,19 @@ _WEEKEND_PULL = (
     (1.9, 0.3, 0.6, 0.8, 1.5, 1.2, 1.0),
 )
 
-# Docks of an ordinary station and how often, as in the real city, where 10 is the rule.
+# Docks of an ordinary station and their frequency, as in the real city, where 10 is usual.
 _DOCK_SIZES, _DOCK_SHARES = (4, 6, 8, 10, 14, 16), (9, 61, 10, 134, 5, 14)
 
 _BIKES_PER_STATION = 9.3  # 2,275 bikes stood at 258 stations on 2025-08-21; the others are on their way
 _DEPOT_SHARE = 0.42  # of the free-standing bikes: 63 of 150
-_ROAMER_FREE_CHANCE = 0.7  # a roamer's ride ends away from any station, else it counts at one
+_ROAMER_FREE_CHANCE = 0.7  # a free-standing bike's ride ends away from stations; otherwise it would count at one
 _PEDELEC_SHARE = 0.07
 _RIDE_MINUTES = (6, 10, 15, 22, 35)
 # A ride starts in the first four fifths of its cycle, so two starts are at least a fifth of a cycle apart.
 _START_SPAN = 0.8
 
-# Stations whose radio is bad report three times a day, in turn: at any instant at least four of the five
-# reports are more than an hour old.
+# Stations with a bad radio report three times a day, in turn: at any instant at least four of the five reports are more
+# than an hour old.
 _DEAF_STATIONS = 5
 _DEAF_PERIOD_S = 8 * 3600
 
@@ -116,7 +116,7 @@ def _hourly(weekday: int) -> Sequence[int]:
 
 
 def _ride_units(unix_s: int) -> float:
-    """Ride units at an instant: rises with time, always, and by `_DAY_UNITS` a day."""
+    """Ride units at an instant: increases strictly with time, by `_DAY_UNITS` a day."""
     midnight, units = _day_units(datetime.fromtimestamp(unix_s, WARSAW).date())
     quarter, seconds = divmod(unix_s - midnight, _QUARTER_S)
     return units[quarter] + (units[quarter + 1] - units[quarter]) * seconds / _QUARTER_S
@@ -144,13 +144,13 @@ def _uniform(keys: NDArray[np.uint64], counter: NDArray[np.int64], salt: int) ->
 
 
 def _quoted(name: str) -> str:
-    """A CSV field: in quotes where it holds a comma or a quote, and only there."""
+    """A CSV field: in quotes only if it contains a comma or a quote."""
     return '"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name
 
 
 @dataclass(frozen=True, slots=True)
 class _Station:
-    """What does not change about a station.
+    """The constant properties of a station.
 
     Attributes:
         front: The row's beginning, up to the combined field.
@@ -184,7 +184,7 @@ class _Station:
 
 @dataclass(frozen=True, slots=True)
 class _Fleet:
-    """Where all bikes are at one instant.
+    """The places of all bikes at one instant.
 
     Attributes:
         bikes: Bikes at each station.
@@ -215,7 +215,7 @@ class City:
         rng = random.Random(seed)
         landmarks = _landmarks(rng, station_count)
         self._stations = [_station(rng, number, mark) for number, mark in enumerate(landmarks)]
-        # Suburbs come last, after the bikes: the real feed lists what was added later there.
+        # Suburbs come last, after the bikes, like later additions in the real feed.
         self._suburbs_from = next((i for i, mark in enumerate(landmarks) if mark.profile == "suburb"), station_count)
         self._deaf = {
             station: i * _DEAF_PERIOD_S // _DEAF_STATIONS
@@ -230,8 +230,8 @@ class City:
         fleet = roamers + docked
         self._free_chance = np.array([_ROAMER_FREE_CHANCE] * roamers + [0.0] * docked)
         self._keys = np.array([rng.getrandbits(64) for _ in range(fleet)], dtype=np.uint64)
-        # Ride units between two rides. Bikes at stations: 0.34 on average, 3 rides on a working day. Roamers
-        # stand in odd places for longer, a day or two.
+        # Ride units between two rides. Bikes at stations: 0.34 on average, 3 rides on a working day. Free-standing
+        # bikes stay longer, a day or two.
         self._period = np.array(
             [rng.uniform(0.7, 2.5) for _ in range(roamers)]
             + [min(4.0, 0.22 + rng.expovariate(1 / 0.12)) for _ in range(docked)]
@@ -286,7 +286,7 @@ class City:
         return ("\n".join(rows) + "\n").encode()
 
     def _station_row(self, index: int, now_s: int, fleet: _Fleet) -> str:
-        """The row of a station; that of a deaf one is what it last said, hours ago."""
+        """The row of a station; one with a bad radio repeats its last report, hours old."""
         station = self._stations[index]
         if index in self._deaf:
             reported_s = _last_report_s(now_s, self._deaf[index], _DEAF_PERIOD_S)
@@ -328,7 +328,7 @@ class City:
     def _free_bikes(
         self, bikes: NDArray[np.intp], ride: NDArray[np.int64], station: NDArray[np.int64]
     ) -> list[tuple[int, float, float, int]]:
-        """Stands each bike within about 700 m of a station."""
+        """Places each bike within about 700 m of a station."""
         keys = self._keys[bikes]
         lats = self._lats[station] + (_uniform(keys, ride, 4) - 0.5) * 0.013
         lons = self._lons[station] + (_uniform(keys, ride, 5) - 0.5) * 0.020
@@ -353,7 +353,7 @@ def _local_offset_s(unix_s: int) -> int:
 
 
 def _last_report_s(now_s: int, phase_s: int, period_s: int = 60) -> int:
-    """The latest instant up to now at which something that reports every `period_s` seconds did so."""
+    """The time of the latest report up to now, with one report every `period_s` seconds."""
     return now_s - (now_s - phase_s) % period_s
 
 
@@ -368,7 +368,7 @@ def _landmarks(rng: random.Random, station_count: int) -> list[Landmark]:
 
 
 def _corners(rng: random.Random, district: District) -> Iterator[Landmark]:
-    """Stations of a district, without end: when all pairs of streets are used, they return with a number."""
+    """Endless stations of a district: once all pairs of streets are used, they recur with a number."""
     pairs = list(combinations(district.streets, 2))
     rng.shuffle(pairs)
     for round_number in count(1):

@@ -1,4 +1,4 @@
-"""What a feed does wrong, each fault by name: from a refused request to one bad row in a good body."""
+"""Faults of a feed by name: from a refused request to one bad row in a good body."""
 
 import codecs
 import csv
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-# What the feed says of a good body. Without a charset, as clients that guess one (ISO-8859-1) then find out.
+# Content type of a good body. Without a charset, to find clients that guess one (ISO-8859-1).
 CONTENT_TYPE = "text/csv"
 
-# Where the columns stand in a snapshot.
+# Positions of the columns in a snapshot.
 _ID, _REPORT, _NAME, _LAT, _LON, _BIKES, _SPACES = range(7)
 _INSTALLED, _LOCKED, _TEMPORARY, _DOCKS, _FLAG, _PEDELECS = range(7, 13)
 _OPTIONAL = (_INSTALLED, _LOCKED, _TEMPORARY, _FLAG, _PEDELECS)
@@ -67,11 +67,11 @@ class Misbehaviour(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How bad it gets.
+    """Parameters of the faults.
 
     Attributes:
         retry_after: The `Retry-After` header of 429 and 503: seconds, an HTTP date, or "" for none.
-        hang_s: How long `hang` and `hang_in_body` say nothing, seconds; then they hang up.
+        hang_s: How long `hang` and `hang_in_body` are silent, seconds; then they close the connection.
         drip_bytes: Bytes that `slow` sends at a time.
         drip_pause_s: Seconds between two of them.
         oversize_bytes: Size of an `oversized` body, sent without a Content-Length. 64 MiB is 1,600 snapshots.
@@ -86,7 +86,7 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes over the wire, and how.
+    """The bytes to send, and how.
 
     Attributes:
         body: The bytes to send.
@@ -121,12 +121,12 @@ def answer(body: bytes) -> Answer:
 def misbehave(
     kind: Misbehaviour, body: bytes, *, previous: bytes | None = None, tuning: Tuning | None = None
 ) -> Answer:
-    """The answer to a request that meets a fault.
+    """The answer to a request that gets a fault.
 
     Args:
         kind: The fault.
         body: What a well-behaved feed would have answered: a snapshot of at least 20 rows.
-        previous: What it answered the last time, for `frozen`; None if this is the first.
+        previous: The previous answer, for `frozen`; None if this is the first.
         tuning: Sizes and times.
 
     Returns:
@@ -191,7 +191,7 @@ def _columns(body: bytes, order: list[int]) -> bytes:
 
 
 def _extra_column(body: bytes) -> bytes:
-    """A column that nobody announced, in the middle of the others."""
+    """An unannounced column, in the middle of the others."""
     header, *rows = _rows(body)
     extra = ["bike_racks", *(row[_DOCKS] for row in rows)]
     lines = zip([header, *rows], extra, strict=True)
@@ -199,14 +199,14 @@ def _extra_column(body: bytes) -> bytes:
 
 
 def _unclosed_quote(body: bytes) -> bytes:
-    """One more row, whose name opens a quote; far down, where the next quote is many rows away."""
+    """An additional row whose name opens a quote; far down, where the next quote is many rows away."""
     row = _rows(body)[1]
     row[_ID], row[_NAME] = "99001", "NAME"
     return _insert(body, _line(row).replace(b"NAME", '"Plac bez końca'.encode()), after=200)
 
 
 def _duplicate_station(body: bytes) -> bytes:
-    """The second row's station once more, ten minutes earlier and with another count."""
+    """The second row's station again, ten minutes earlier and with a different count."""
     row = _rows(body)[2]
     reported, *offsets = row[_REPORT].split("|")
     row[_REPORT] = "|".join([str(int(reported) - 600), *offsets])
@@ -226,7 +226,7 @@ def _shift_report(seconds: int) -> Callable[[list[str]], list[str]]:
     return shift
 
 
-# One row for each way in which the data contract says that a row leaves for the dead letters.
+# One row for each way in which the data contract makes a row a dead letter.
 DEAD_ROWS: dict[str, Callable[[list[str]], list[str]]] = {
     "too_few_fields": lambda row: row[:-1],
     "too_many_fields": lambda row: [*row, "0"],
@@ -253,14 +253,14 @@ DEAD_ROWS: dict[str, Callable[[list[str]], list[str]]] = {
 
 
 def dead_row(kind: str, body: bytes) -> bytes:
-    """One row that is no good.
+    """One invalid row.
 
     Args:
         kind: A key of `DEAD_ROWS`.
         body: The snapshot whose first row is spoiled.
 
     Returns:
-        The line, with a station number of its own (99100 and up) unless the number is what is wrong.
+        The line, with a unique station number (99100 and up) unless the number itself is invalid.
     """
     row = _rows(body)[1]
     row[_ID] = str(99_100 + list(DEAD_ROWS).index(kind))
@@ -278,7 +278,7 @@ _HTML_PAGE = """<!DOCTYPE html>
 <body><h1>Service Unavailable</h1><p>Usługa jest chwilowo niedostępna.</p></body></html>
 """.encode()
 
-# Faults that are in the bytes of the body alone: snapshot in, spoiled snapshot out.
+# Faults in the bytes of the body only: snapshot in, spoiled snapshot out.
 BODY_EDITS: dict[Misbehaviour, Callable[[bytes], bytes]] = {
     Misbehaviour.EMPTY: lambda _: b"",
     Misbehaviour.GZIP: lambda body: gzip.compress(body, mtime=0),

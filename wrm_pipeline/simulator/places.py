@@ -1,4 +1,4 @@
-"""Where the simulated stations stand: landmarks by name, and districts whose streets make up the other names.
+"""Places of the simulated stations: landmarks by name, and districts whose streets make up the other names.
 
 Coordinates are WGS84 degrees, right to about 200 m; names are real streets and places, combined
 freely.
@@ -10,13 +10,13 @@ Profile = Literal["centre", "office", "university", "rail", "estate", "leisure",
 
 
 class Landmark(NamedTuple):
-    """A station with a name of its own.
+    """A station with its own name.
 
     Attributes:
         name: As in the feed, stray spaces and quotes included.
         lat: Degrees north.
         lon: Degrees east.
-        profile: Who comes here, and so when.
+        profile: Who comes here, and therefore when.
         docks: Docks on the pavement; 0 where the operator reports none.
         pull: Attraction relative to another station of this profile and size.
     """
@@ -36,7 +36,7 @@ class District(NamedTuple):
         lat: Degrees north of its middle.
         lon: Degrees east of its middle.
         spread_deg: Standard deviation of its stations' latitudes, degrees (0.005 is about 550 m).
-        profile: What most of its stations are.
+        profile: Of most of its stations.
         share: Stations here relative to the other districts.
         streets: At least four.
     """
@@ -49,8 +49,8 @@ class District(NamedTuple):
     streets: list[str]
 
 
-# The first ones carry what a parser must survive (commas, quotes, stray and no-break spaces, 0 docks, remote
-# places), so that even a city of twelve stations has each of them.
+# The first ones contain everything that a parser must handle (commas, quotes, stray and no-break spaces, 0 docks,
+# remote places), so that even a city of twelve stations has each of them.
 LANDMARKS = (
     Landmark("Rynek, pierzeja wschodnia", 51.10990, 17.03340, "centre", 16, 1.3),
     Landmark('Kino "Nowe Horyzonty"', 51.11035, 17.02700, "centre", 12),

@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answers any GET; only the feed's own path is counted and can misbehave."""
-        # One request a connection: nothing of this server outlives it in a client's pool.
+        # One request per connection, so that no connection to this server stays in a client's pool.
         self.close_connection = True
         feed, url = self.server.feed, urlsplit(self.path)
         query = parse_qs(url.query)
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in reply.headers:
             self.send_header(name, value)
         if reply.status == 301:
-            # The fault is in the URL, so the next hop meets it again, whatever was planned for others.
+            # The fault is in the URL, so the next hop gets it again, whatever was planned for others.
             location = f"{PATH}?scheme={SCHEME}&misbehave={Misbehaviour.REDIRECT_LOOP}"
             self.send_header("Location", location)
         self.send_header("Connection", "close")
@@ -214,7 +214,7 @@ def _chunks(reply: Answer) -> Iterator[bytes]:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True  # a hanging answer does not keep the process alive
+    daemon_threads = True  # a hanging answer must not keep the process alive
     request_queue_size = 128  # with the default of 5, a burst of clients waits a second for TCP to try again
 
     def __init__(self, address: tuple[str, int], feed: SimulatedFeed) -> None:
@@ -222,12 +222,12 @@ class _Server(ThreadingHTTPServer):
         self.feed = feed
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        """Says nothing of a client that went away in mid-answer: that is what some faults are for."""
+        """Does not report clients that left in mid-answer: some faults are meant to cause that."""
         level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR
         _log.log(level, "request from %s failed", client_address, exc_info=True)
 
     def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
-        """Closes at once, without the orderly end that would come before a reset."""
+        """Closes at once, without the orderly shutdown that would precede a reset."""
         if isinstance(request, socket.socket) and request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):
             self.close_request(request)
         else:
@@ -247,7 +247,7 @@ def serve(
 
     Args:
         city: What to serve.
-        clock: Tells the instant of each request; an aware datetime.
+        clock: Gives the instant of each request; an aware datetime.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         tuning: Sizes and times of faults.

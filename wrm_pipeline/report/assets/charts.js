@@ -1,5 +1,5 @@
 "use strict";
-// Lines and bars by uPlot, with a legend that tells the values and a table that says the same.
+// Lines and bars with uPlot, with a legend that shows the values and a table of the same data.
 const chart = (() => {
   const { t, el, number, onTheme, colour } = site;
   window.wrmCharts = [];

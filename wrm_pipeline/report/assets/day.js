@@ -1,5 +1,5 @@
 "use strict";
-// A day: its hours against the usual of that weekday.
+// A day: its hours compared with the usual values of that weekday.
 (() => {
   const { t, $, el, records, number, percent, dayLong, day, dayShort, weekday, hour, hash, notice, source } = site;
   const { hours, rides, days } = WRM.day;
@@ -73,7 +73,7 @@
   $("#day-before").addEventListener("click", () => choose(dates[dates.indexOf(pick.value) + 1]));
   $("#day-after").addEventListener("click", () => choose(dates[dates.indexOf(pick.value) - 1]));
   addEventListener("hashchange", () => go(hash()));
-  // A whole day tells more than one that has just begun.
+  // A complete day says more than one that has just begun.
   const whole = dates.find((date) => new Set(hourRows.filter((row) => row.dt === date).map((row) => row.local_hour)).size >= 23);
   if (dates.includes(hash())) go(hash()); else if (dates.length) go(whole ?? dates[0]); else show();
 })();

@@ -1,5 +1,5 @@
 "use strict";
-// Lineage: assets in rows by their distance from the raw data, with a table that says the same.
+// Lineage: assets in rows by their distance from the raw data, with a table of the same data.
 (() => {
   const { t, $, el, records, time, href, hash, notice, source, breakable, prose } = site;
   const { assets } = WRM.lineage;
@@ -10,7 +10,7 @@
   const depths = new Map();
   const depth = (row) => {
     if (!depths.has(row.name)) {
-      depths.set(row.name, 0); // a circle would end here
+      depths.set(row.name, 0); // a cycle would end here
       depths.set(row.name, Math.max(-1, ...row.from.map((name) => depth(known.get(name)))) + 1);
     }
     return depths.get(row.name);
@@ -23,7 +23,7 @@
     node.append(...children);
     return node;
   };
-  // Rows of assets. An arrow that passes a row has a narrow place in it, so that it goes round the assets there.
+  // Rows of assets. An arrow that passes a row has a narrow lane in it, to avoid the assets there.
   const WIDTH = 212, HEIGHT = 56, GAP = 20, DOWN = 100, LANE = 10;
   const levels = [], spots = new Map(), routes = [];
   const put = (key, y, from) => {
@@ -37,7 +37,7 @@
     for (const name of row.from) {
       const route = [spots.get(name)];
       for (let y = depths.get(name) + 1; y < depths.get(row.name); y += 1) {
-        // One lane a row serves all arrows of the same source.
+        // One lane per row serves all arrows of the same source.
         const key = `${name} ${y}`;
         route.push(spots.get(key) ?? put(key, y, [route.at(-1).key]));
       }
@@ -115,7 +115,7 @@
   if (!rows.length) $("#graph").append(notice(assets));
   else {
     $("#graph").append(drawGraph());
-    // Where the graph is wider than the page, it begins at the chosen asset, else at the raw data.
+    // If the graph is wider than the page, it is scrolled to the chosen asset, else to the raw data.
     const { x } = places.get(known.has(hash()) ? hash() : levels[0][0].key), frame = $(".graph");
     frame.scrollLeft = x + (WIDTH - frame.clientWidth) / 2;
     dataTable($("#list"), {

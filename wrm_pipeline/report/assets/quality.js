@@ -44,7 +44,7 @@
     node.append(...children);
     return node;
   };
-  // 28 days as small bars; the numbers beside say the most of it.
+  // 28 days as small bars; the numbers next to them say most of it.
   const bars = (values) => {
     const most = Math.max(1, ...values);
     return svg("svg", { class: "spark", viewBox: `0 0 ${4 * Math.max(values.length, 14)} 20`, width: 4 * Math.max(values.length, 14), height: 20, "aria-hidden": "true" },

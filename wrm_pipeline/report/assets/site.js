@@ -1,11 +1,11 @@
 "use strict";
-// What all pages share: language, numbers and dates, colours, and the line that says where a figure comes from.
-// The data are in window.WRM, made from files of data/. All of it is shown as text, never as markup.
+// Shared by all pages: language, numbers and dates, colours, and the line with the source of a figure. The data are in
+// window.WRM, from the files of data/. They are shown as text, never as markup.
 const site = (() => {
   const remembered = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
   const remember = (key, value) => { try { localStorage.setItem(key, value); } catch { /* the address carries it */ } };
 
-  // Language: asked for in the address, else the last choice, else the browser's.
+  // Language: from the address, else the last choice, else the browser's.
   const asked = new URLSearchParams(location.search).get("lang");
   const known = (value) => (["en", "pl"].includes(value) ? value : null);
   const language = known(asked) ?? known(remembered("wrm-language")) ?? (navigator.language.startsWith("pl") ? "pl" : "en");
@@ -14,7 +14,7 @@ const site = (() => {
   window.wrmUntranslated = untranslated;
   const pluralForm = new Intl.PluralRules(language);
   const pluralForms = language === "pl" ? ["one", "few", "many"] : ["one", "other"];
-  // A text in English gives the text in the page's language; "{n} bike|{n} bikes" chooses its form by n.
+  // Translates an English text into the page's language; "{n} bike|{n} bikes" chooses its form by n.
   const t = (text, values = {}) => {
     let found = text;
     if (language === "pl") {
@@ -44,7 +44,7 @@ const site = (() => {
   const time = dateFormat({ ...zone, day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
   const clock = dateFormat({ ...zone, hour: "2-digit", minute: "2-digit" });
   const hour = (local) => `${String(local).padStart(2, "0")}:00`;
-  // Blind to case and accents: "glowny" finds "Główny".
+  // Ignores case and accents: "glowny" finds "Główny".
   const plain = (text) => String(text ?? "").toLowerCase().replaceAll("ł", "l").normalize("NFD").replace(/\p{M}/gu, "");
 
   // An element with attributes and children; text becomes a text node.
@@ -59,11 +59,11 @@ const site = (() => {
     return node;
   };
   const $ = (selector) => document.querySelector(selector);
-  // Links keep a language that the address asks for: some browsers remember nothing for a page on disk.
+  // Links keep the language in the address: some browsers store nothing for a page on disk.
   const href = (page, hash = "") => `${page}${known(asked) ? `?lang=${language}` : ""}${hash && `#${encodeURIComponent(hash)}`}`;
   const hash = () => { try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; } };
 
-  // The static texts of the page, before any data is in it.
+  // The static texts of the page, before any data is inserted.
   const translatePage = () => {
     document.documentElement.lang = language;
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -78,7 +78,7 @@ const site = (() => {
     for (const node of document.querySelectorAll(".only-pl")) node.hidden = language !== "pl";
   };
 
-  // Colours: as the system says, or as the reader chose.
+  // Colours: the system's, or the reader's choice.
   const darkScheme = matchMedia("(prefers-color-scheme: dark)"), themeListeners = [];
   let theme = remembered("wrm-theme") ?? "";
   const isDark = () => (theme ? theme === "dark" : darkScheme.matches);
@@ -96,10 +96,10 @@ const site = (() => {
     return found;
   };
 
-  // A long name may break after an underscore or slash, and after a point within it.
+  // A long name may break after an underscore or slash, and after a dot within it.
   const breakable = (text) => String(text).split(/(?<=\s)/).flatMap((word) => (word.length < 25 ? [word]
     : word.split(/(?<=[_/])|(?<=\w\.)(?=\w)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]))));
-  // Descriptions come as Markdown; of that, `code` is shown as such.
+  // Descriptions are Markdown, of which only `code` is rendered.
   const prose = (text) => text.replaceAll("**", "").split("`").map((part, i) => (i % 2 ? el("code", {}, breakable(part)) : part));
 
   const records = (dataset) => dataset.rows.map((row) => Object.fromEntries(dataset.columns.map((name, i) => [name, row[i]])));
@@ -113,7 +113,7 @@ const site = (() => {
       el("span", {}, dataset.missing.length ? ` · ${t("missing")}`
         : dataset.refreshed ? ` · ${t("refreshed {time}", { time: time(dataset.refreshed) })}` : "")),
     el("pre", { tabindex: 0, role: "region", "aria-label": t("The query") }, dataset.sql))));
-  // Draws what a dataset holds into a host, or says why there is nothing; the source is below either.
+  // Draws a dataset into a host element, or says why there is nothing; with the source below.
   const figure = (host, dataset, draw) => {
     if (dataset.rows.length) draw(records(dataset)); else host.append(notice(dataset));
     host.append(source(dataset));
@@ -123,7 +123,7 @@ const site = (() => {
   darkScheme.addEventListener("change", applyTheme);
   translatePage();
   const here = $("nav a[aria-current]"), menu = here.closest("nav");
-  menu.scrollLeft = here.offsetLeft - menu.offsetLeft - 24; // where the menu is wider than a phone
+  menu.scrollLeft = here.offsetLeft - menu.offsetLeft - 24; // if the menu is wider than the screen
   $("#theme").value = theme;
   $("#theme").addEventListener("change", ({ target }) => {
     theme = target.value;

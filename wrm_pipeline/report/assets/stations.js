@@ -1,5 +1,5 @@
 "use strict";
-// Stations: a table of all, and a page for each, named by the address' hash.
+// Stations: a table of all, and a page for each, selected by the hash in the address.
 (() => {
   const { t, $, el, records, number, percent, time, clock, dayLong, weekdayShort, hour, href, hash, notice, source, locale } = site;
   const { stations, week, coming } = WRM.stations;
@@ -50,7 +50,7 @@
   }
   host.append(source(stations, week, coming));
 
-  // The week of a station: days by hours, or hours by days where there is no room.
+  // The week of a station: days by hours, or hours by days on a narrow screen.
   const narrow = matchMedia("(max-width: 760px)");
   const heat = (station) => {
     const mine = records(WRM.weeks.hours).filter((row) => row.station_id === station.station_id);

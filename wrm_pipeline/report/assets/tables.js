@@ -8,7 +8,7 @@ const dataTable = (() => {
     day, time, flag: (value) => (value ? t("yes") : "–"), text: (value) => (value == null || value === "" ? "–" : String(value)),
   };
 
-  // Programs that open a CSV run what begins like a formula, so such text gets an apostrophe. Numbers stay numbers.
+  // Spreadsheets evaluate CSV fields that look like a formula, so such text gets an apostrophe. Numbers stay numbers.
   const csvCell = (value) => {
     if (value == null) return "";
     if (typeof value === "number" || typeof value === "boolean") return String(value);
@@ -24,7 +24,7 @@ const dataTable = (() => {
   };
 
   // columns: key, label, kind (of `shown`), and perhaps digits, value(row) to sort by, cell(row) to show, code.
-  // choices: label and test(row) for a list of subsets. fields: keys that are saved, all columns' if there are none.
+  // choices: label and test(row) for a list of subsets. fields: keys to save, default those of all columns.
   return (host, { label, columns, rows, sort, filter = false, choices = [], save: fileName, fields, row: decorate }) => {
     const value = (row, column) => (column.value ? column.value(row) : row[column.key]);
     const text = (row, column) => shown[column.kind ?? "text"](value(row, column), column);

@@ -1,5 +1,5 @@
 "use strict";
-// The report's texts in Polish, by their English. Counted texts: one|few|many.
+// The report's texts in Polish, by their English text. Counted texts: one|few|many.
 const words = {
   "Wrocław bikes": "Rowery we Wrocławiu", "Pages": "Strony", "Skip to the content": "Przejdź do treści", "Colours": "Kolory",
   "Auto": "Auto", "Light": "Jasne", "Dark": "Ciemne",

@@ -1,6 +1,6 @@
 "use strict";
-// Draws bikes on a map: on the page that has its data in #data, and on the report's page, which calls drawBikeMap.
-// Names come from outside: they reach the DOM through textContent only.
+// Draws bikes on a map: on a page with its data in #data, and on the report's page, which calls drawBikeMap. Names come
+// from outside: they reach the DOM through textContent only.
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 const drawBikeMap = (data, {
   t = (text, values = {}) => text.split("|").at(values.n === 1 ? 0 : -1).replace(/{(\w+)}/g, (_, name) => values[name]),
@@ -214,7 +214,7 @@ const drawBikeMap = (data, {
       renderer: renderers.grid, interactive: false, fill: false, weight: 1.5, dashArray: "6 5", className: "area" }));
   };
 
-  // Street map: asked for only when the reader ticks it.
+  // Street map: loaded only when the reader ticks it.
   const tiles = L.tileLayer(data.tiles, {
     maxZoom: 19, referrerPolicy: "strict-origin-when-cross-origin",
     attribution: '© <a href="https://www.openstreetmap.org/copyright">OpenStreetMap</a> contributors',
@@ -234,7 +234,7 @@ const drawBikeMap = (data, {
   addEventListener("online", followConnection);
   addEventListener("offline", followConnection);
 
-  // Search, blind to case and accents: "glowny" finds "Główny".
+  // Search, ignoring case and accents: "glowny" finds "Główny".
   const plain = (text) => text.toLowerCase().replaceAll("ł", "l").normalize("NFD").replace(/\p{M}/gu, "");
   const index = stations.map((station) => ({ ...station, key: `${plain(station.name)} ${plain(station.id)}` }));
   let found = null;
@@ -272,7 +272,7 @@ const drawBikeMap = (data, {
     if (event.key === "Enter" && matches().length) open(matches()[0]);
   });
 
-  // What is on the map now, for tests and for the curious.
+  // The current content of the map, for tests and debugging.
   const publish = () => {
     const shown = (name, selector) => (map.hasLayer(layers[name]) ? document.querySelectorAll(selector).length : 0);
     const squares = map.hasLayer(layers.density) ? layers.density.getLayers() : [];

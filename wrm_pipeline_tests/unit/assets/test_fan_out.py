@@ -221,7 +221,7 @@ def test_a_run_that_names_no_day_says_so_in_one_sentence(lake, selection):
     result = dg.materialize(
         list(defs.assets or ()), selection=selection, resources=dict(defs.resources or {}), raise_on_error=False
     )
-    assert "the run names no day: choose a partition" in failure_of(result)
+    assert "the run has no partition: choose one" in failure_of(result)
 
 
 @pytest.mark.parametrize(
