@@ -1,4 +1,4 @@
-"""The one reader of the environment (data contract, section 7).
+"""The settings: the only reader of the environment (data contract, section 7).
 
 Any variable `NAME` may also be given as `NAME_FILE`, the path of a file that holds it, or as a file `name` or `NAME`
 in `$CREDENTIALS_DIRECTORY` (systemd); a `.env` (clients/env_file.py) counts where none of these gives a value. A wrong
@@ -52,7 +52,7 @@ _S3_ALIASES = {
 
 
 class SettingsError(ValueError):
-    """The environment is not usable; the message says which variable, why, and what to do."""
+    """The environment is invalid; the message says which variable, why, and what to do."""
 
 
 class Settings(BaseSettings):
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
-    # Given by the caller, whatever the environment says.
+    # Set by the caller, overriding the environment.
     _overridden: frozenset[str] = PrivateAttr(frozenset())
 
     env: Literal["local", "production"] = Field("local", alias="WRM_ENV")
@@ -68,16 +68,16 @@ class Settings(BaseSettings):
         Path("data"), alias="WRM_DATA_DIR", description="Local lake, spool, cache and analytics.duckdb"
     )
     feed_url: str = Field(UCL_FEED_URL, alias="WRM_STATIONS_DATA_URL")
-    feed_max_bytes: int = Field(32 * 2**20, alias="WRM_FEED_MAX_BYTES", gt=0, description="A longer answer is refused")
+    feed_max_bytes: int = Field(32 * 2**20, alias="WRM_FEED_MAX_BYTES", gt=0, description="Longer answers are rejected")
     feed_redirect_hosts: str = Field(
         "",
         alias="WRM_FEED_REDIRECT_HOSTS",
-        description="Hosts (host or host:port, with commas) that the feed may redirect to, besides its own",
+        description="Hosts (host or host:port, comma-separated) that the feed may redirect to, besides its own",
     )
     private_hosts: str = Field(
         "",
         alias="WRM_PRIVATE_HOSTS",
-        description="Names, with commas, that the feed or the webhook have inside a private network",
+        description="Comma-separated names of feed or webhook that may have private addresses",
     )
     prefix: str = Field("bike-data/gen_info/", alias="WRM_STATIONS_S3_PREFIX")
     raw_name_timezone: str = Field(
@@ -96,7 +96,10 @@ class Settings(BaseSettings):
         2**30, alias="WRM_SPOOL_MAX_BYTES", gt=0, description="1 GiB holds 18 days at 40 kB a minute"
     )
     cache_max_bytes: int = Field(
-        256 * 2**20, alias="WRM_CACHE_MAX_BYTES", ge=0, description="Of the cache in files; 0: no cache, nor in Redis"
+        256 * 2**20,
+        alias="WRM_CACHE_MAX_BYTES",
+        ge=0,
+        description="Of the cache in files; 0: no cache, nor in Redis",
     )
     bucket_name: str | None = Field(None, alias="BUCKET_NAME", description="Set: the object store is S3")
     s3_endpoint_url: str | None = Field(None, validation_alias=AliasChoices(*_S3_ALIASES["endpoint_url"]))
@@ -107,8 +110,8 @@ class Settings(BaseSettings):
     s3_region_name: str | None = Field(None, alias="S3_REGION_NAME")
     vault_addr: str | None = Field(None, alias="VAULT_ADDR", description="Set: secrets come from Vault")
     vault_role_id: SecretStr | None = Field(None, alias="VAULT_ROLE_ID")
-    vault_secret_id: SecretStr | None = Field(None, alias="VAULT_SECRET_ID", description="Read anew at each login")
-    vault_token: SecretStr | None = Field(None, alias="VAULT_TOKEN", description="Where there is no AppRole")
+    vault_secret_id: SecretStr | None = Field(None, alias="VAULT_SECRET_ID", description="Read again at each login")
+    vault_token: SecretStr | None = Field(None, alias="VAULT_TOKEN", description="If there is no AppRole")
     vault_namespace: str | None = Field(None, alias="VAULT_NAMESPACE")
     vault_cacert: Path | None = Field(None, alias="VAULT_CACERT", description="The CA that signed Vault's certificate")
     vault_skip_verify: bool = Field(False, alias="VAULT_SKIP_VERIFY", description="Never in production")
@@ -119,12 +122,12 @@ class Settings(BaseSettings):
     vault_postgres_path: str = Field(
         "wrm/postgres", alias="VAULT_POSTGRES_PATH", description="Below the mount: Dagster's own storage"
     )
-    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: cache and breaker state are there")
+    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: keeps cache and breaker state")
     alert_webhook_url: SecretStr | None = Field(
-        None, alias="WRM_ALERT_WEBHOOK_URL", description="Where failures are told (Slack-compatible JSON)"
+        None, alias="WRM_ALERT_WEBHOOK_URL", description="Webhook for failures (Slack-compatible JSON)"
     )
     openlineage_url: str | None = Field(
-        None, alias="OPENLINEAGE_URL", description="Set: lineage events are posted there, too"
+        None, alias="OPENLINEAGE_URL", description="Set: lineage events are also posted there"
     )
     openlineage_api_key: SecretStr | None = Field(
         None, alias="OPENLINEAGE_API_KEY", description="Sent to OPENLINEAGE_URL as a bearer token"
@@ -136,18 +139,16 @@ class Settings(BaseSettings):
         30, alias="WRM_LINEAGE_DAYS", gt=0, description="Days that lineage events are kept in the object store"
     )
     report_url: str | None = Field(
-        None, alias="WRM_REPORT_URL", description="Where a person opens the pages of reports/, for links"
+        None, alias="WRM_REPORT_URL", description="Address of the pages of reports/, for links"
     )
-    ui_url: str = Field(
-        "http://127.0.0.1:3000", alias="WRM_UI_URL", description="Where a person opens Dagster's UI, for links"
-    )
+    ui_url: str = Field("http://127.0.0.1:3000", alias="WRM_UI_URL", description="Address of Dagster's UI, for links")
     dask_scheduler_address: str | None = Field(
         None, alias="DASK_SCHEDULER_ADDRESS", description="Set: heavy work runs on that Dask cluster"
     )
     executor: Literal["processes", "threads", "sequential"] = Field(
-        "processes", alias="WRM_EXECUTOR", description="Where a range of days is built, without Dask"
+        "processes", alias="WRM_EXECUTOR", description="Workers for a range of days, without Dask"
     )
-    workers: int | None = Field(None, alias="WRM_WORKERS", ge=1, description="Days built at a time; unset: one a core")
+    workers: int | None = Field(None, alias="WRM_WORKERS", ge=1, description="Parallel days; unset: one per core")
     backfill: Literal["run_per_day", "single_run"] = Field(
         "run_per_day", alias="WRM_BACKFILL", description="single_run: a range of days is one run, which fans out"
     )
@@ -173,7 +174,7 @@ class Settings(BaseSettings):
     backup_files: str = Field(
         "",
         alias="WRM_BACKUP_FILES",
-        description="Configuration to back up, paths with : between; DAGSTER_HOME's if empty",
+        description="Configuration to back up, paths separated by :, default DAGSTER_HOME's",
     )
     history_days: int = Field(
         7, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
@@ -188,7 +189,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then what `find` finds."""
+        """Arguments, then the results of `find`."""
         return init_settings, _Variables(settings_cls)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
@@ -212,7 +213,7 @@ class Settings(BaseSettings):
         try:
             ZoneInfo(value)
         except (ValueError, OSError, ZoneInfoNotFoundError) as error:
-            raise ValueError("is no time zone; give a name like UTC or Europe/Warsaw") from error
+            raise ValueError("is not a time zone; give a name like UTC or Europe/Warsaw") from error
         return value
 
     @field_validator("first_date", mode="before")
@@ -243,7 +244,7 @@ class Settings(BaseSettings):
         except ValueError as error:
             raise ValueError("is not four numbers: lat_min,lat_max,lon_min,lon_max") from error
         if not (-90 <= lat_min < lat_max <= 90 and -180 <= lon_min < lon_max <= 180):
-            raise ValueError("is no box: give lat_min,lat_max,lon_min,lon_max in degrees, minima first")
+            raise ValueError("is not a box: give lat_min,lat_max,lon_min,lon_max in degrees, minima first")
         return value
 
     @field_validator("backup_keep")
@@ -306,13 +307,14 @@ class Settings(BaseSettings):
             return
         if not self.vault_addr.startswith("https://"):
             yield (
-                f"VAULT_ADDR is {self.vault_addr!r}: in production (WRM_ENV) secrets do not travel unencrypted. Give "
-                "Vault a certificate and an https:// address; VAULT_CACERT names the CA if it is one of your own."
+                f"VAULT_ADDR is {self.vault_addr!r}: in production (WRM_ENV) secrets must not be sent unencrypted. "
+                f"Give "
+                "Vault a certificate and an https:// address; VAULT_CACERT names the CA if it is your own."
             )
         if self.vault_skip_verify:
             yield (
-                "VAULT_SKIP_VERIFY is on: in production (WRM_ENV) Vault's certificate is verified. Unset it, and name "
-                "the CA with VAULT_CACERT if it is one of your own."
+                "VAULT_SKIP_VERIFY is on: in production (WRM_ENV) Vault's certificate must be verified. Unset it, and "
+                "set VAULT_CACERT if the CA is your own."
             )
 
     def _problems_of_s3(self) -> Iterator[str]:
@@ -324,25 +326,25 @@ class Settings(BaseSettings):
             )
 
     def with_values(self, **values: Any) -> "Settings":
-        """These settings with other values of some fields, each of which the caller has checked.
+        """These settings with other values of some fields, which the caller has checked.
 
         Raises:
-            SettingsError: they do not fit together.
+            SettingsError: they are inconsistent.
         """
         if all(getattr(self, name) == value for name, value in values.items()):
             return self
         changed = self.model_copy(update=values)
         changed._overridden = self._overridden | {n for n, value in values.items() if getattr(self, n) != value}
-        changed.__dict__.pop("layout", None)  # it was made from the old values
+        changed.__dict__.pop("layout", None)  # it was computed from the old values
         if problems := [*changed._problems_of_vault(), *changed._problems_of_s3()]:
             raise SettingsError("\n".join(problems))
         return changed
 
     def secret(self, field_name: str) -> str | None:
-        """A secret as it is now: its file may have been replaced since the settings were read. None if none was given.
+        """The current value of a secret: its file may have been replaced since the settings were read. None if not set.
 
         Raises:
-            SettingsError: its file cannot be read any more.
+            SettingsError: its file is no longer readable.
         """
         given: SecretStr | None = getattr(self, field_name)
         if given is None:
@@ -352,27 +354,27 @@ class Settings(BaseSettings):
 
     @property
     def feed_redirect_host_names(self) -> frozenset[str]:
-        """WRM_FEED_REDIRECT_HOSTS, taken apart."""
+        """WRM_FEED_REDIRECT_HOSTS as a set."""
         return names_of(self.feed_redirect_hosts)
 
     @property
     def private_host_names(self) -> frozenset[str]:
-        """WRM_PRIVATE_HOSTS, taken apart."""
+        """WRM_PRIVATE_HOSTS as a set."""
         return names_of(self.private_hosts)
 
     @property
     def has_s3_keys(self) -> bool:
-        """Whether the variables give both keys."""
+        """Whether both keys are set as variables."""
         return self.s3_access_key_id is not None and self.s3_secret_access_key is not None
 
     @property
     def variables_are_enough(self) -> bool:
-        """Whether credentials given as variables may be used: without Vault, or next to it outside production."""
+        """Whether credentials in variables may be used: without Vault, or next to it outside production."""
         return self.vault_addr is None or self.env != "production"
 
     @property
     def redis_url_without_password(self) -> str | None:
-        """REDIS_URL, where it is no credential."""
+        """REDIS_URL, if it contains no credential."""
         url = self.redis_url.get_secret_value() if self.redis_url else ""
         return None if not url or urlsplit(url).password or "password=" in url else url
 
@@ -391,17 +393,17 @@ class Settings(BaseSettings):
             fate = (
                 "not used, since in production credentials come from Vault alone. Remove them from where they are set"
                 if not self.variables_are_enough
-                else "used only where Vault has none or does not answer; in production not even then"
+                else "used only if Vault has none or does not answer; in production not even then"
             )
             found.append(f"{', '.join(given)}: {fate}.")
         if self.vault_token and self.vault_role_id and self.vault_secret_id:
             found.append("VAULT_TOKEN: not used, since VAULT_ROLE_ID and VAULT_SECRET_ID are set.")
         if self.vault_skip_verify:
-            found.append("VAULT_SKIP_VERIFY: whoever sits between here and Vault can read the secrets.")
+            found.append("VAULT_SKIP_VERIFY: anyone between this machine and Vault can read the secrets.")
         return tuple(found)
 
     def given_as(self, field_name: str) -> str | None:
-        """The variable that gives a field, if any does."""
+        """The variable that sets a field, if any."""
         if getattr(self, field_name) is None:
             return None
         found = find(field_name)
@@ -420,7 +422,7 @@ class Settings(BaseSettings):
 
     @property
     def backup_retention(self) -> Retention:
-        """Which backups stay."""
+        """Which backups to keep."""
         return Retention.parse(self.backup_keep)
 
     @property
@@ -430,7 +432,7 @@ class Settings(BaseSettings):
 
     @property
     def spool_dir(self) -> Path:
-        """Where snapshots wait while storage is away."""
+        """The folder of snapshots that wait while storage is down."""
         return self.data_dir / "spool"
 
     @property
@@ -440,7 +442,7 @@ class Settings(BaseSettings):
 
     @property
     def cache_dir(self) -> Path:
-        """The cache, where there is no Redis."""
+        """The cache, if there is no Redis."""
         return self.data_dir / "cache"
 
     @property
@@ -455,12 +457,12 @@ class Settings(BaseSettings):
 
     @property
     def enhanced_index_path(self) -> Path:
-        """What is known of the enhanced files; it is made again if it is gone."""
+        """An index of the enhanced files; it is created again if it is missing."""
         return self.data_dir / "enhanced_files.json"
 
     @property
     def reports_dir(self) -> Path:
-        """What people look at, to be opened from disk."""
+        """The local copy of the reports."""
         return self.data_dir / "reports"
 
 
@@ -472,12 +474,12 @@ _IN_HEADERS = frozenset({"vault_token", "openlineage_api_key", *_S3_KEYS})
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSetting:
-    """A value as the environment gives it, by which variable and where.
+    """A value from the environment, with its variable and origin.
 
     Attributes:
-        value: As it is written there, without space around it. In no repr, as it may be a secret.
+        value: As written there, stripped. In no repr, as it may be a secret.
         variable: The name, without `_FILE`.
-        origin: For people: ``environment variable NAME``, or the file and what named it.
+        origin: For people: ``environment variable NAME``, or the file and the variable with its path.
     """
 
     value: str
@@ -489,14 +491,14 @@ class ResolvedSetting:
 
 
 def find(field_name: str, environment: Mapping[str, str] | None = None) -> ResolvedSetting | None:
-    """What the environment says now about a field; None if nothing.
+    """The current value of a field in the environment; None if not set.
 
     For each of the field's variables, the preferred one first: `NAME`, then `NAME_FILE`, then a file in
     `$CREDENTIALS_DIRECTORY`. Then the same two of the `.env`, unless an environment is given. An empty variable counts
     as unset.
 
     Raises:
-        SettingsError: a file cannot be read or is empty, or a value holds a character that none has.
+        SettingsError: a file cannot be read or is empty, or a value contains an invalid character.
     """
     given = os.environ if environment is None else environment
     if (found := _find_in(field_name, given)) or environment is not None:
@@ -553,7 +555,7 @@ def _found(field_name: str, value: str, variable: str, origin: str) -> ResolvedS
 
 
 def make_known(field_name: str, value: str) -> None:
-    """Tell `masking` what of a field's value is to be masked, and what is shown anyway."""
+    """Register with `masking` which parts of a field's value to mask, and which are public."""
     if is_secret(field_name):
         remember_secret(value)
     elif "://" in value:
@@ -582,7 +584,7 @@ def variables_of(field_name: str) -> tuple[str, ...]:
 
 
 def is_secret(field_name: str) -> bool:
-    """Whether a field's value is shown to nobody."""
+    """Whether a field's value is never shown."""
     return SecretStr in get_args(Settings.model_fields[field_name].annotation)
 
 
@@ -606,7 +608,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the environment: once, at the entrance of a process (code location, command, exporter, worker).
 
     Raises:
-        SettingsError: a value is wrong or values do not fit together.
+        SettingsError: a value is wrong or values are inconsistent.
     """
     for name, value in (overrides or {}).items():
         if name in Settings.model_fields and value is not None:

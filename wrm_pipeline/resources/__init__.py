@@ -1,1 +1,1 @@
-"""One ConfigurableResource per outside system: configuration in, client out."""
+"""One ConfigurableResource per outside system: configuration in, client out (the clients are in `clients/`)."""

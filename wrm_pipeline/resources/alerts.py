@@ -1,4 +1,4 @@
-"""Where failures are reported."""
+"""The resource of the webhook for alerts."""
 
 from typing import Annotated, Self
 
@@ -12,21 +12,21 @@ from wrm_pipeline.settings import Settings
 
 
 class AlertsResource(BaseResource):
-    """The webhook for failures; its URL is a secret, of WRM_ALERT_WEBHOOK_URL or in Vault."""
+    """The webhook for failures; its URL is a secret, from WRM_ALERT_WEBHOOK_URL or Vault."""
 
     vault: VaultResource
     ui_url: Annotated[str, AfterValidator(http_url)] = Field(
-        description="WRM_UI_URL: where a person opens Dagster's UI, for links"
+        description="WRM_UI_URL: address of Dagster's UI, for links"
     )
 
     @classmethod
     def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
-        """The resource as the settings want it."""
+        """The resource according to the settings."""
         return cls(ui_url=settings.ui_url, vault=vault or VaultResource.of(settings))
 
     @property
     def possible(self) -> bool:
-        """Whether there may be a webhook; only Vault knows whether it has one."""
+        """Whether there may be a webhook; with Vault, only Vault knows."""
         settings = self.vault.settings
         return settings.alert_webhook_url is not None or settings.vault_addr is not None
 
@@ -34,7 +34,7 @@ class AlertsResource(BaseResource):
         """Send a message, if there is a webhook.
 
         Raises:
-            ExternalError: it was not delivered, or Vault did not say where to.
+            ExternalError: it was not delivered, or Vault did not return the URL.
         """
         url = self.vault.secrets.webhook_url()
         if url is not None:

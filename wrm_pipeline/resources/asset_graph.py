@@ -1,4 +1,4 @@
-"""What Dagster knows of all assets, for those assets that describe the others."""
+"""Dagster's specs of all assets, for the assets that describe the others."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
-"""What all resources have in common, beyond what Dagster's own base class does.
+"""The base class of all resources: fixes and checks on top of Dagster's own.
 
-- A run that changes one field in the launchpad keeps the others as the definitions have them. Dagster (1.13) resets
-  them to the defaults of the class.
-- A resource that is a field of another one is the one at the top of the code location (`share`), with what the run
-  changes in it. Dagster makes it a second time, from the definitions.
-- A field that is an `EnvVar` is checked when it has its value, not by its name.
-- A field that does not exist, or has a wrong value, is refused by name; the value is not quoted, as it may be a secret.
+- A run that changes one field in the launchpad keeps the others from the definitions. Dagster (1.13) resets them to the
+  defaults of the class.
+- A resource that is a field of another one is the top-level one of the code location (`share`), including changes by
+  the run. Dagster would create a second one from the definitions.
+- A field that is an `EnvVar` is checked once its value is known, not by its name.
+- The error about an unknown field or a wrong value names the field; the value is not quoted, as it may be secret.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 
 def optional(check: Callable[[str], str]) -> AfterValidator:
-    """The check of a value that may be null; to be put into a field's annotation."""
+    """A check of a value that may be null, for use in a field's annotation."""
     return AfterValidator(lambda value: value if value is None else check(value))
 
 
-# Dagster leaves attributes whose names end so out of the configuration.
+# Dagster excludes attributes with this suffix from the configuration.
 _SHARED = "shared__internal__"
 
 
 def share(resource: T) -> T:
-    """Mark a resource that has a key of its own in the definitions, before anything is made with it; returns it."""
+    """Mark a resource that has a key in the definitions, before it is used; returns it."""
     if isinstance(resource, ConfigurableResourceFactory):
         setattr(resource, _SHARED, True)
     return resource
@@ -40,7 +40,7 @@ def share(resource: T) -> T:
 class _Common(ConfigurableResourceFactory[Any], extra="forbid", hide_input_in_errors=True):
     @property
     def _nested_partial_resources(self) -> Mapping[str, Any]:
-        """Fields that Dagster looks up among the resources at the top."""
+        """Fields that Dagster resolves to top-level resources."""
         unfinished = super()._nested_partial_resources
         return {
             name: resource
@@ -50,7 +50,7 @@ class _Common(ConfigurableResourceFactory[Any], extra="forbid", hide_input_in_er
 
     @property
     def _config_schema(self) -> DefinitionConfigSchema:
-        """Each field with its own default: what the definitions give it."""
+        """Each field with its value from the definitions as default."""
         given = self._resolved_config_dict
         shape = self._schema.config_type
         fields = {
@@ -69,7 +69,7 @@ class _Common(ConfigurableResourceFactory[Any], extra="forbid", hide_input_in_er
 
 
 class BaseResource(dg.ConfigurableResource[Any], _Common):
-    """A resource of this code location. Checks of a field's value are in its annotation, inside of the common one."""
+    """A resource of this code location. Checks of a field's value are in its annotation, within the common one."""
 
 
 class BaseIOManager(dg.ConfigurableIOManager, _Common):

@@ -1,4 +1,4 @@
-"""The circuit breakers' shared state: in Redis where it is configured, else in files."""
+"""The circuit breakers' shared state: in Redis if configured, else in files."""
 
 import logging
 
@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 class _BreakersWithVault(Breakers):
-    """The breakers where Vault may know the way to Redis; asks it when the first breaker needs it.
+    """Breakers whose Redis URL may be in Vault, which is asked when the first breaker needs it.
 
-    `vault` stays in files, and `feed` where Redis needs Vault: the one cannot wait for Vault, the fetch must not.
+    `vault` uses files, and so does `feed` if Redis needs Vault: the former cannot wait for Vault, a fetch must not.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -36,7 +36,7 @@ class _BreakersWithVault(Breakers):
 
 
 def connect_breakers(settings: Settings) -> Breakers:
-    """The circuit breakers, with their state in Redis where it is configured, else in files; makes no request."""
+    """The circuit breakers, with their state in Redis if configured, else in files; makes no request."""
     if settings.vault_addr is not None:
         return _BreakersWithVault(settings)
     return _breakers(settings, secrets_of(settings).redis_url())

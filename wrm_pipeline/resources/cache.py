@@ -1,6 +1,6 @@
-"""`redis_cache` and `filesystem_cache`: values that save time and requests, and can do nothing else.
+"""`redis_cache` and `filesystem_cache`: values that save time and requests, and can do no harm.
 
-See `clients/cache.py` for what a cache promises: every trouble with it is a miss, and what it holds is signed.
+See `clients/cache.py` for the guarantees: every problem with a cache is a miss, and its values are signed.
 """
 
 import hmac
@@ -24,50 +24,50 @@ T = TypeVar("T")
 DEFAULT_PORT = 6379
 _DEFAULT_TTL_S = 3600
 
-# Keys of assets are apart from those of the pipeline's own values.
+# Separates keys of assets from those of the pipeline's own values.
 _ASSETS = "asset:"
 
 
 class CacheResource(BaseResource):
-    """What both caches can do. Values are bytes, text, numbers, lists, dicts, Arrow tables and pandas frames."""
+    """The interface of both caches. Values are bytes, text, numbers, lists, dicts, Arrow tables and pandas frames."""
 
     vault: VaultResource
-    ttl: int = Field(default=_DEFAULT_TTL_S, gt=0, description="Seconds that a value of `set` stays")
+    ttl: int = Field(default=_DEFAULT_TTL_S, gt=0, description="Lifetime of values of `set`, seconds")
     _client: Cache | None = PrivateAttr(default=None)
 
     @property
     def client(self) -> Cache:
-        """The cache of this process, for values of a known kind; connects when it is first used."""
+        """The cache of this process, for values of a known kind; connects at first use."""
         if self._client is None:
             self._client = self._connect()
         return self._client
 
     def get(self, key: str) -> object | None:
-        """The value of a key; None if there is none, or the cache is in trouble."""
+        """The value of a key; None if there is none, or if the cache has a problem."""
         return self.client.get(f"{_ASSETS}{key}", ANY)
 
     def set(self, key: str, value: object, ttl: int | None = None) -> None:
-        """Keep a value for about `ttl` seconds; null: for the field `ttl`. Values of more than 4 MiB are not kept.
+        """Store a value for about `ttl` seconds, default the field `ttl`. Values above 4 MiB are not stored.
 
         Raises:
-            TypeError: it would need a pickle, which nobody who can write to the cache should get us to open.
+            TypeError: it would need a pickle, which is unsafe to load for anyone who can write to the cache.
         """
         ANY.encode(value)
         self.client.put(f"{_ASSETS}{key}", value, ANY, ttl_s=ttl or self.ttl)
 
     def get_or_compute(self, key: str, compute: Callable[[], T], ttl: int | None = None) -> T:
-        """The value of a key, computed and kept if there is none; others who want it meanwhile wait for two seconds.
+        """The value of a key, computed and stored if there is none; concurrent callers wait up to two seconds.
 
         Raises:
-            TypeError: what `compute` gives would need a pickle.
-            Exception: whatever `compute` raises.
+            TypeError: the result of `compute` would need a pickle.
+            Exception: anything that `compute` raises.
         """
         found: T = self.client.get_or_compute(f"{_ASSETS}{key}", ANY, compute, ttl_s=ttl or self.ttl)
         return found
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Its place, for people."""
         raise NotImplementedError
 
     def _connect(self) -> Cache:
@@ -91,7 +91,7 @@ class FilesystemCacheResource(CacheResource):
 
     folder: str = Field(description="$WRM_DATA_DIR/cache")
     max_bytes: int = Field(
-        default=256 * 2**20, ge=0, description="WRM_CACHE_MAX_BYTES: of all values; 0: nothing is kept, nor in Redis"
+        default=256 * 2**20, ge=0, description="WRM_CACHE_MAX_BYTES: total size; 0: no caching, not even in Redis"
     )
 
     @classmethod
@@ -117,7 +117,7 @@ class FilesystemCacheResource(CacheResource):
 
 
 class RedisCacheResource(CacheResource):
-    """A cache in Redis where one is configured, else in the files of `filesystem_cache`.
+    """A cache in Redis if configured, else in the files of `filesystem_cache`.
 
     Configured means: by `url` or `host` here, by REDIS_URL, or in Vault.
     """
@@ -138,7 +138,7 @@ class RedisCacheResource(CacheResource):
         vault: VaultResource | None = None,
         files: FilesystemCacheResource | None = None,
     ) -> Self:
-        """The resource as the settings want it: a URL with a password is not in it."""
+        """The resource according to the settings; it does not contain a URL with a password."""
         vault = vault or VaultResource.of(settings)
         files = files or FilesystemCacheResource.of(settings, vault)
         url = settings.redis_url_without_password
@@ -151,14 +151,14 @@ class RedisCacheResource(CacheResource):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.url is not None and self.host is not None:
-            raise ValueError("url and host are both given: set the one that is not meant to null")
+            raise ValueError("url and host are both set: set one of them to null")
         if self.host is None and (self.port is not None or self.db is not None):
-            raise ValueError("port and db belong to a host, which is null: give it, or put both into the url")
+            raise ValueError("port and db need a host, which is null: set it, or put both into the url")
         return self
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Its place, for people."""
         if not self.files.max_bytes:
             return self.files.place
         if own := self._own_url:
@@ -190,5 +190,5 @@ class RedisCacheResource(CacheResource):
 
 
 def connect_cache(settings: Settings) -> Cache:
-    """The cache that the settings name; makes no request."""
+    """The cache according to the settings; makes no request."""
     return RedisCacheResource.of(settings).client

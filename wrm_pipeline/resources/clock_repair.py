@@ -1,11 +1,11 @@
-"""What a clock that was ahead leaves in Dagster's storage, and how that is set right.
+"""Finds and repairs what a clock that was ahead has left in Dagster's storage.
 
 Dagster's daemon counts from the newest tick of each sensor and schedule, and from the times in their state. While the
-clock was a day ahead these got times of tomorrow; once it is right again, nothing is evaluated until tomorrow has come.
-A restart does not help, for they are stored. Runs that a schedule launched are in the way, too: each carries the time
-it was for, and when that time really comes, Dagster takes that minute as done.
+clock was a day ahead these got tomorrow's times; once it is right again, nothing is evaluated until tomorrow. A restart
+does not help, since they are stored. Runs that a schedule launched are a problem, too: each has the tag of its
+scheduled time, and when that time really comes, Dagster considers that minute done.
 
-Nothing is deleted: ticks and states get the time of the repair, and runs another name for the time they were for.
+Nothing is deleted: ticks and states get the time of the repair, and runs a different tag for their scheduled time.
 Works on SQLite and PostgreSQL, through Dagster's own storage classes.
 """
 
@@ -30,7 +30,7 @@ from dagster._core.storage.tags import SCHEDULED_EXECUTION_TIME_TAG
 
 from wrm_pipeline.domain.layout import folder_date, local_date
 
-# A tick is written within milliseconds; what is a minute ahead of now was written by another clock.
+# A tick is written within milliseconds; one that is a minute ahead was written by a different clock.
 TOLERANCE = timedelta(minutes=1)
 
 _TIMES: dict[type, tuple[str, ...]] = {
@@ -46,14 +46,14 @@ _TIMES: dict[type, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ClockTraces:
-    """What is dated later than now.
+    """Everything dated in the future.
 
     Attributes:
         instigators: Names of sensors and schedules that wait for that time.
         ticks: Their ticks.
-        claimed: Runs that a schedule would take for those of times to come.
-        queued: Runs that wait for their start and are about days that have not begun: they would fail.
-        runs: All runs that were last updated later than now. They are history, and in nobody's way.
+        claimed: Runs that a schedule would take for those of future times.
+        queued: Runs waiting to start for days that have not begun: they would fail.
+        runs: All runs that were last updated later than now. They are history and block nothing.
         latest: The latest of all these times; None without any.
     """
 
@@ -74,17 +74,18 @@ class ClockTraces:
 
     def __str__(self) -> str:
         if not self:
-            return "nothing is dated later than now"
+            return "nothing is dated in the future"
         latest = f", the latest of {self.latest:%Y-%m-%d %H:%M:%S} UTC" if self.latest else ""
-        queued = f"; {self.queued} waiting runs are about days to come" if self.queued else ""
+        queued = f"; {self.queued} waiting runs are about future days" if self.queued else ""
         return (
-            f"{len(self.instigators)} sensors and schedules wait for times to come; {self.ticks} ticks and {self.runs} "
-            f"runs are dated later than now{latest}; {self.claimed} runs claim times of schedules to come{queued}"
+            f"{len(self.instigators)} sensors and schedules wait for a time in the future; {self.ticks} ticks and "
+            f"{self.runs} runs are dated in the future{latest}; {self.claimed} runs claim future times of "
+            f"schedules{queued}"
         )
 
 
 def find_traces(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
-    """What is dated later than `now` (aware); a query for each sensor and schedule, and a few more."""
+    """Find everything dated later than `now` (aware); one query per sensor and schedule, and a few more."""
     limit = now + TOLERANCE
     waiting, times = [], []
     tick_count = 0
@@ -102,10 +103,10 @@ def find_traces(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
 
 
 def repair_clock(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
-    """Set right what is dated later than `now` (aware) and in the way; gives what was found.
+    """Repair what is dated later than `now` (aware) and blocks something; returns what was found.
 
-    The daemon that is running keeps its own idea of when a schedule is due: it has to be started again as well, which
-    it does by itself (`resources/scheduler.py`).
+    A running daemon keeps due times of schedules in memory: it has to be restarted as well, which it does by itself
+    (`resources/scheduler.py`).
     """
     found = find_traces(instance, now)
     limit = now + TOLERANCE
@@ -117,7 +118,7 @@ def repair_clock(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
         if changes:
             instance.update_instigator_state(state.with_data(data._replace(**changes)))
     for run_id, claimed in _claims(instance, limit).items():
-        # Times that schedules ask for are whole minutes, so this is none of them.
+        # Scheduled times are whole minutes, so this never matches one.
         freed = {SCHEDULED_EXECUTION_TIME_TAG: f"{now.isoformat()} (by a clock that was ahead: {claimed})"}
         instance.add_run_tags(run_id, freed)
     for run in _queued(instance, now):
@@ -126,12 +127,12 @@ def repair_clock(instance: dg.DagsterInstance, now: datetime) -> ClockTraces:
 
 
 def is_believable(now: datetime) -> bool:
-    """Whether this can be the time: not before this program was installed, as after a start with an empty battery."""
+    """Whether this is a plausible time: not before this program was installed, as after an empty battery."""
     return now.timestamp() > Path(__file__).stat().st_mtime - timedelta(days=1).total_seconds()
 
 
 def _ahead(instance: dg.DagsterInstance, limit: datetime) -> Iterator[tuple[InstigatorState, list[InstigatorTick]]]:
-    # An instance in memory has none.
+    # An in-memory instance has none.
     for state in instance.all_instigator_state() if instance.schedule_storage is not None else ():
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=limit.timestamp())
         if ticks or _fields_after(state, limit):
@@ -152,7 +153,7 @@ def _set_tick(instance: dg.DagsterInstance, tick: InstigatorTick, at: float) -> 
     data = tick.tick_data
     status, more = data.status, {}
     if status is TickStatus.STARTED and tick.instigator_type.name == "SCHEDULE":
-        # The scheduler resumes its newest tick only at the very time that it was for.
+        # The scheduler resumes its newest tick only at exactly its scheduled time.
         status, more = TickStatus.SKIPPED, {"skip_reason": "The clock was ahead, and is right again."}
     end = min(data.end_timestamp, at) if data.end_timestamp else None
     instance.update_tick(
@@ -161,7 +162,7 @@ def _set_tick(instance: dg.DagsterInstance, tick: InstigatorTick, at: float) -> 
 
 
 def _claims(instance: dg.DagsterInstance, limit: datetime) -> dict[str, str]:
-    """Runs by id that claim a schedule's time after `limit`, each with that time as it is written there."""
+    """Runs by id that claim a scheduled time after `limit`, each with that time as written in the tag."""
     storage = instance.run_storage
     if not isinstance(storage, SqlRunStorage):
         return {}

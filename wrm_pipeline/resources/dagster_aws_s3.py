@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class GuardedS3Resource(S3Resource, DagsterAwsS3Resource):
-    """dagster-aws's resource, whose clients keep to our policy."""
+    """dagster-aws's resource, whose clients follow our policy."""
 
     @classmethod
     def _is_dagster_maintained(cls) -> bool:
@@ -22,5 +22,5 @@ class GuardedS3Resource(S3Resource, DagsterAwsS3Resource):
         return self.create_client()
 
     def get_object_to_set_on_execution_context(self) -> "GuardedS3Resource":
-        """The resource itself, also for `context.resources`: a client would be made for each run, used or not."""
+        """The resource itself, also for `context.resources`: otherwise each run would create a client, used or not."""
         return self

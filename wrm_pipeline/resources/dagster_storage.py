@@ -1,4 +1,4 @@
-"""Dagster's own storage in PostgreSQL, with the password from where all credentials come from.
+"""Dagster's own storage in PostgreSQL, with the password from the same source as all credentials.
 
 In dagster.yaml::
 
@@ -8,7 +8,7 @@ In dagster.yaml::
         class: PostgresStorage
         config: {}
 
-Dagster hands its configuration on to run workers, so there is nothing in it.
+Dagster passes its configuration to run workers, so it is empty.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from wrm_pipeline.settings import SettingsError, load_settings
 
 
 class PostgresStorage(DagsterPostgresStorage):
-    """Runs, events and ticks, in the database that POSTGRES_HOST or Vault's wrm/postgres names."""
+    """Runs, events and ticks, in the database named by POSTGRES_HOST or Vault's wrm/postgres."""
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -36,14 +36,15 @@ class PostgresStorage(DagsterPostgresStorage):
         """Connect; Dagster calls this at the start of each of its processes.
 
         Raises:
-            SettingsError: no database is named.
-            ExternalError: Vault gave no password.
+            SettingsError: no database is configured.
+            ExternalError: Vault returned no password.
         """
         guard_dagster()
         access = secrets_of(load_settings()).postgres()
         if access is None or not access.db or not access.user:
             raise SettingsError(
-                "dagster.yaml wants PostgreSQL, but not which. Set POSTGRES_HOST (a host, or the folder of a socket), "
+                "dagster.yaml requires PostgreSQL, but no database is configured. Set POSTGRES_HOST (a host, or the "
+                "folder of a socket), "
                 "POSTGRES_DB, POSTGRES_USER and POSTGRES_PASSWORD_FILE, or write host, db, user and password to "
                 "Vault's wrm/postgres."
             )

@@ -1,4 +1,4 @@
-"""The bike-share feed, and the time at which it is asked."""
+"""The resources of the bike-share feed and of the clock."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Self
@@ -19,20 +19,20 @@ class FeedResource(BaseResource):
 
     vault: VaultResource
     url: Annotated[str, AfterValidator(http_url)] = Field(
-        description="WRM_STATIONS_DATA_URL; its credentials are not shown, and come from there"
+        description="WRM_STATIONS_DATA_URL; its credentials are not shown here"
     )
-    max_bytes: int = Field(32 * 2**20, gt=0, description="WRM_FEED_MAX_BYTES: a longer answer is refused")
+    max_bytes: int = Field(32 * 2**20, gt=0, description="WRM_FEED_MAX_BYTES: longer answers are rejected")
     redirect_hosts: Annotated[str, AfterValidator(host_list)] = Field(
         "",
-        description="WRM_FEED_REDIRECT_HOSTS: host or host:port, with commas, that it may redirect to",
+        description="WRM_FEED_REDIRECT_HOSTS: comma-separated host or host:port that it may redirect to",
     )
     private_hosts: Annotated[str, AfterValidator(host_list)] = Field(
-        "", description="WRM_PRIVATE_HOSTS: names, with commas, that it has inside a private network"
+        "", description="WRM_PRIVATE_HOSTS: comma-separated names that may have private addresses"
     )
 
     @classmethod
     def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
-        """The resource as the settings want it: Dagster's UI and database show what is in it."""
+        """The resource according to the settings: its fields are shown in Dagster's UI and stored in its database."""
         return cls(
             vault=vault or VaultResource.of(settings),
             url=redact(settings.feed_url),
@@ -62,7 +62,7 @@ def _moment(value: str | None) -> str | None:
 
 
 class ClockResource(BaseResource):
-    """The time. Tests and simulations set it."""
+    """The clock. Tests and simulations set it."""
 
     fixed_at: Annotated[str | None, AfterValidator(_moment)] = Field(
         None, description="An ISO 8601 time with offset, in place of now"

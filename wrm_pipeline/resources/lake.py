@@ -1,6 +1,6 @@
-"""The object store and what lives in it: configuration in, clients out, no logic.
+"""The object store and its content: configuration in, clients out, no logic.
 
-Secrets are no configuration: they come from the settings or from Vault when a run first uses the store.
+Secrets are not configuration: they come from the settings or from Vault when a run first uses the store.
 """
 
 from dataclasses import replace
@@ -28,16 +28,16 @@ from wrm_pipeline.settings import Settings
 
 
 class LakeResource(BaseResource):
-    """The object store, a local folder or an S3 bucket, and what lives in it."""
+    """The object store, a local folder or an S3 bucket, and its content."""
 
     s3: S3Resource
-    bucket: str | None = Field(None, description="BUCKET_NAME; null with `folder`, or for the bucket that Vault names")
+    bucket: str | None = Field(None, description="BUCKET_NAME; null with `folder`, or for the bucket named in Vault")
     folder: str | None = Field(None, description="A local folder in place of a bucket: $WRM_DATA_DIR/lake")
     prefix: Annotated[str, AfterValidator(folder_prefix)] = Field(
-        "bike-data/gen_info/", description="WRM_STATIONS_S3_PREFIX: what all keys begin with"
+        "bike-data/gen_info/", description="WRM_STATIONS_S3_PREFIX: prefix of all keys"
     )
     endpoint_url: Annotated[str | None, optional(http_url)] = Field(
-        None, description="Another service than that of s3_resource, with the same keys"
+        None, description="A service other than that of s3_resource, with the same credentials"
     )
     database_path: str | None = Field(
         None, description="The local analytics database; null: $WRM_DATA_DIR/analytics.duckdb"
@@ -46,7 +46,7 @@ class LakeResource(BaseResource):
 
     @classmethod
     def of(cls, settings: Settings, s3: S3Resource | None = None, **more: Any) -> Self:
-        """The resource as the settings want it; `more` are fields of a subclass."""
+        """The resource according to the settings; `more` are fields of a subclass."""
         by_vault = settings.bucket_name is None and settings.vault_addr is not None
         return cls(
             s3=s3 or S3Resource.of(settings),
@@ -57,7 +57,7 @@ class LakeResource(BaseResource):
         )
 
     def fields_by_resource(self) -> dict[str, dict[str, Any]]:
-        """What is configured, without credentials: for a process that has its own settings (`from_fields`)."""
+        """The configuration without credentials, for a process with its own settings (`from_fields`)."""
         keys = {"aws_access_key_id", "aws_secret_access_key", "aws_session_token"}
         return {
             "vault": self.s3.vault.model_dump(exclude={"given"}),
@@ -67,41 +67,41 @@ class LakeResource(BaseResource):
 
     @classmethod
     def from_fields(cls, settings: Settings, fields: dict[str, dict[str, Any]]) -> Self:
-        """The lake that another process has, with the credentials of this one's settings."""
+        """The lake of another process, with the credentials of this one's settings."""
         vault = VaultResource(given=settings, **fields["vault"])
         return cls(s3=S3Resource(vault=vault, **fields["s3"]), **fields["lake"])
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.bucket is not None and self.folder is not None:
-            raise ValueError("bucket and folder are both given: set the one that is not meant to null")
+            raise ValueError("bucket and folder are both set: set one of them to null")
         return self
 
     @property
     def settings(self) -> Settings:
-        """The settings of this process, with what this resource says of the lake."""
+        """The settings of this process, with this resource's configuration of the lake."""
         return self.s3.settings.with_values(bucket_name=self.bucket, prefix=self.prefix)
 
     @property
     def place(self) -> str:
-        """Where the lake is, for people."""
+        """The lake's place, for people."""
         if self.folder is not None:
             return self.folder
         vault = self.s3.vault
         return (
             f"s3://{self.bucket}"
             if self.bucket
-            else f"the bucket that Vault names in {vault.mount_point}/{vault.s3_path}"
+            else f"the bucket named in Vault at {vault.mount_point}/{vault.s3_path}"
         )
 
     def connect(self, policy: RetryPolicy | None = None) -> ObjectStore:
-        """The store, by another policy than that of s3_resource if one is given.
+        """The store, with `policy` in place of that of s3_resource.
 
-        Makes no request, but for its keys to Vault.
+        Makes no request, except for its credentials to Vault.
 
         Raises:
-            SettingsError: there are no keys.
-            ExternalError: Vault gave no keys.
+            SettingsError: there are no credentials.
+            ExternalError: Vault returned no credentials.
         """
         access = self.s3_access
         if access is None:
@@ -110,11 +110,11 @@ class LakeResource(BaseResource):
 
     @property
     def s3_access(self) -> S3Access | None:
-        """The bucket and its keys; None where the lake is a folder.
+        """The bucket and its credentials; None if the lake is a folder.
 
         Raises:
-            SettingsError: there are no keys.
-            ExternalError: Vault gave no keys.
+            SettingsError: there are no credentials.
+            ExternalError: Vault returned no credentials.
         """
         if self.folder is not None:
             return None
@@ -123,7 +123,7 @@ class LakeResource(BaseResource):
 
     @property
     def store(self) -> ObjectStore:
-        """The store; connects when it is first used."""
+        """The store; connects at first use."""
         if self._store is None:
             self._store = self.connect()
         return self._store
@@ -145,11 +145,11 @@ class LakeResource(BaseResource):
 
     @property
     def days_left_out(self) -> frozenset[date]:
-        """Days whose enhanced file the views leave out, as they were last made: it cannot be read."""
+        """Days that the current views omit because their enhanced file cannot be read."""
         return frozenset(file.dt for file in known_problems(self.settings.enhanced_index_path, self.store.name))
 
     def newest_shown(self, today: date | None = None) -> date | None:
-        """The newest enhanced day up to `today` (by default that of now) that the views show; two requests."""
+        """The newest enhanced day up to `today` (default: the current one) that the views show; two requests."""
         return self.partitions.newest("enhanced", today, without=self.days_left_out)
 
     @property
@@ -159,7 +159,7 @@ class LakeResource(BaseResource):
 
     @property
     def spool(self) -> Spool:
-        """Where snapshots wait while the store is away."""
+        """Holds snapshots while the store is down."""
         return Spool(self.settings.spool_dir, self.settings.spool_max_bytes)
 
     @property
@@ -174,10 +174,10 @@ class LakeResource(BaseResource):
 
 
 def connect_store(settings: Settings, policy: RetryPolicy | None = None) -> ObjectStore:
-    """The object store that the settings name; makes no request, but for its keys to Vault where they are there.
+    """The object store according to the settings; makes no request, except to Vault if its credentials are there.
 
     Raises:
-        ExternalError: Vault gave no keys.
+        ExternalError: Vault returned no credentials.
     """
     return LakeResource.of(settings).connect(policy)
 
@@ -186,6 +186,6 @@ def s3_access(settings: Settings) -> S3Access | None:
     """Credentials for the bucket, or None in local mode.
 
     Raises:
-        ExternalError: Vault gave none.
+        ExternalError: Vault returned none.
     """
     return LakeResource.of(settings).s3_access

@@ -1,4 +1,4 @@
-"""Where lineage events go besides the object store."""
+"""The resource of lineage events and their receiver."""
 
 from typing import Annotated, Self
 
@@ -13,18 +13,18 @@ from wrm_pipeline.settings import Settings
 
 
 class LineageResource(BaseResource):
-    """OpenLineage events: how the jobs are called in them, how long they stay, and who is sent them."""
+    """OpenLineage events: namespace of the jobs, retention, and receiver."""
 
     vault: VaultResource
     namespace: str = Field(description="OPENLINEAGE_NAMESPACE: of the jobs in lineage events")
-    days: int = Field(gt=0, description="WRM_LINEAGE_DAYS: how long events stay in the object store")
+    days: int = Field(gt=0, description="WRM_LINEAGE_DAYS: how long events are kept in the object store")
     url: Annotated[str | None, optional(receiver_url)] = Field(
         None, description="OPENLINEAGE_URL: the receiver; its key is OPENLINEAGE_API_KEY"
     )
 
     @classmethod
     def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
-        """The resource as the settings want it."""
+        """The resource according to the settings."""
         return cls(
             namespace=settings.openlineage_namespace,
             days=settings.lineage_days,
@@ -34,7 +34,7 @@ class LineageResource(BaseResource):
 
     @property
     def receiver(self) -> Receiver | None:
-        """Who is sent the events; None without a URL."""
+        """The receiver of the events; None without a URL."""
         if self.url is None:
             return None
         settings = self.vault.settings

@@ -1,10 +1,9 @@
-"""What Dagster records of an exception or an event, without secrets.
+"""Masks secrets in exceptions and events that Dagster records.
 
-Everything passes one of three places. An exception becomes a `SerializableErrorInfo` before it goes anywhere: failures
-of steps and their causes, ticks, a code location that does not load. What is kept in a database is made text by
-`serialize_value` in the module of its storage, for SQLite and PostgreSQL alike: messages, metadata, check results,
-ticks. So is what the code server answers the daemon and the UI. None has a hook, so they are wrapped; tests fail if a
-version of Dagster moves them.
+Everything passes one of three places. An exception first becomes a `SerializableErrorInfo`: failures of steps and their
+causes, ticks, a code location that does not load. Database content is serialized by `serialize_value` in the storage's
+module, for SQLite and PostgreSQL alike: messages, metadata, check results, ticks. So are the code server's answers to
+the daemon and the UI. None of them has a hook, so they are wrapped; tests fail if a version of Dagster moves them.
 """
 
 import importlib
@@ -17,17 +16,17 @@ from typing import Any
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.logs import guard_process
 
-# Not that of runs: their snapshots are the longest by far, made of names, and read from here.
+# Not the storage of runs: their snapshots are by far the longest, consist of names, and come from this process.
 _STORAGES = ("dagster._core.storage.event_log.sql_event_log", "dagster._core.storage.schedules.sql_schedule_storage")
-# A code server has it loaded before our code; other processes do without it.
+# A code server loads it before our code; other processes do not need it.
 _SERVER = "dagster._grpc.server"
 
-# Names that Dagster looks things up by; what is in them is no message.
+# Names used by Dagster for look-ups; they do not contain messages.
 _STRUCTURE = frozenset({"__class__", "__enum__", "run_id", "step_key", "job_name", "pipeline_name", "event_type_value"})
 
 
 def guard_dagster() -> None:
-    """Mask secrets in all that this process tells Dagster, writes or logs; a second call adds nothing."""
+    """Mask secrets in everything that this process reports to Dagster, writes or logs; idempotent."""
     guard_process()
     from dagster_shared.error import SerializableErrorInfo
 
@@ -44,7 +43,7 @@ def guard_dagster() -> None:
 
 def _masked_error(make: Callable[..., Any]) -> Any:
     def from_traceback(cls: Any, tb: Any) -> Any:
-        # Causes and contexts are made by calls of this method.
+        # Causes and contexts are created by calls of this method.
         made = make(cls, tb)
         return made._replace(message=redact(made.message), stack=[redact(line) for line in made.stack])
 

@@ -1,6 +1,6 @@
-"""Requests to outside systems, told to Dagster: the counts in a run's process are gone when it ends.
+"""Reports counts of requests to Dagster: those in a run's process are lost when it ends.
 
-The exporter adds up what is told here (docs/monitoring.md).
+The exporter sums up the reported counts (docs/monitoring.md).
 """
 
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ from wrm_pipeline.clients.retry import REQUESTS, RequestCounts
 
 
 def requests_made() -> dict[str, Any]:
-    """Metadata: requests since the last call, with retries, and look-ups in the cache; what this step cost."""
+    """Metadata of this step's costs: requests since the last call, retries, and look-ups in the cache."""
     counts, lookups = REQUESTS.reset(), LOOKUPS.reset()
     cache = {"cache_requests": lookups} if lookups else {}
     return {"external_requests": _described(counts), "retries": counts.retries, **cache, **_moved_aside()}
 
 
 def write_requests() -> dict[str, Any]:
-    """Metadata of an IO manager: requests since the asset's own were told; nothing if there were none."""
+    """Metadata of an I/O manager: requests since the asset reported its own; empty if there were none."""
     requests = _described(REQUESTS.reset())
     return {**({"write_requests": requests} if requests else {}), **_moved_aside()}
 
 
 @contextmanager
 def record_requests_on_failure(context: dg.AssetExecutionContext | dg.OutputContext) -> Iterator[None]:
-    """Leave an observation if what is done fails: then no materialization will carry the counts."""
+    """Add an observation if the block fails: then no materialization will have the counts."""
     try:
         yield
     except Exception:
@@ -40,7 +40,7 @@ def record_requests_on_failure(context: dg.AssetExecutionContext | dg.OutputCont
 
 
 def _moved_aside() -> dict[str, str]:
-    """What was in the way of the database, where that is worth a word in the metadata."""
+    """Problems with the database that are worth mentioning in the metadata."""
     reports = take_reports()
     return {"moved_aside": "; ".join(reports)} if reports else {}
 

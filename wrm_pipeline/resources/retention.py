@@ -1,4 +1,4 @@
-"""How long what is kept for a while is kept."""
+"""The resource of retention times."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ from wrm_pipeline.settings import Settings
 
 
 class RetentionResource(BaseResource):
-    """Ages in days at which something goes, or is packed."""
+    """Ages in days at which things are removed or packed."""
 
     history_days: int = Field(ge=2, description="WRM_HISTORY_DAYS: ended runs of Dagster are removed")
     compact_after_days: int | None = Field(
@@ -19,5 +19,5 @@ class RetentionResource(BaseResource):
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The resource as the settings want it."""
+        """The resource according to the settings."""
         return cls(history_days=settings.history_days, compact_after_days=settings.compact_after_days)

@@ -1,8 +1,8 @@
-"""`s3_resource`: a boto3 client that keeps to our policy, and what the lake reaches its bucket by.
+"""`s3_resource`: a boto3 client that follows our policy, also used by the lake for its bucket.
 
-It has the fields of dagster-aws's `S3Resource` and is one (`resources/dagster_aws_s3.py`) as soon as a client is asked
-for, or where somebody's code has loaded dagster-aws: importing that costs 0.26 s of processor time and 41 MB, which is
-an eighth of what a run's start costs, and most runs need none of it.
+It has the fields of dagster-aws's `S3Resource` and becomes one (`resources/dagster_aws_s3.py`) as soon as a client is
+requested, or if dagster-aws is loaded already: importing that takes 0.26 s of processor time and 41 MB, an eighth of
+the cost of starting a run, and most runs do not need it.
 """
 
 import sys
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from wrm_pipeline.resources.dagster_aws_s3 import GuardedS3Resource
 
-# Kept open at most by a client.
+# Maximum number that a client keeps open.
 _CONNECTIONS = 20
 
 
@@ -44,39 +44,39 @@ def _remembered(value: str) -> str:
 class S3Resource(BaseResource):
     """A boto3 client (`get_client`) with our retries, circuit breaker, rate limit and time-outs.
 
-    Keys come from Vault or the variables S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY when a client is made; without any,
-    boto3 looks for some by itself. The lake uses the same endpoint, keys and limits.
+    Credentials come from Vault or the variables S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY when a client is created;
+    without any, boto3 uses its own defaults. The lake uses the same endpoint, credentials and limits.
     """
 
     vault: VaultResource
     endpoint_url: Annotated[str | None, optional(http_url)] = Field(
-        default=None, description="S3_ENDPOINT_URL; null: what Vault says, else AWS"
+        default=None, description="S3_ENDPOINT_URL; null: from Vault, else AWS"
     )
-    region_name: str | None = Field(default=None, description="S3_REGION_NAME; null: what Vault says, else us-east-1")
+    region_name: str | None = Field(default=None, description="S3_REGION_NAME; null: from Vault, else us-east-1")
     max_attempts: int = Field(
-        default=STORAGE_POLICY.attempts, ge=1, description="Requests for a call, the first included"
+        default=STORAGE_POLICY.attempts, ge=1, description="Requests per call, including the first"
     )
     deadline_s: float = Field(
-        default=STORAGE_POLICY.deadline_s, gt=0, description="Seconds for a call, all attempts included"
+        default=STORAGE_POLICY.deadline_s, gt=0, description="Seconds per call, including all attempts"
     )
     connect_timeout_s: float = Field(default=CONNECT_TIMEOUT_S, gt=0, description="Seconds for a connection")
     read_timeout_s: float = Field(default=READ_TIMEOUT_S, gt=0, description="Seconds without a byte")
-    requests_per_s: int = Field(default=600, ge=1, description="WRM_S3_REQUESTS_PER_S: of all of this machine")
+    requests_per_s: int = Field(default=600, ge=1, description="WRM_S3_REQUESTS_PER_S: of the whole machine")
     verify: bool | None = Field(default=None, description="false: certificates are not verified; never in production")
-    use_ssl: bool = Field(default=True, description="false: AWS by http://; an endpoint says so itself")
-    use_unsigned_session: bool = Field(default=False, description="Clients without keys; not of the lake")
-    profile_name: str | None = Field(default=None, description="Clients with the keys of ~/.aws; not of the lake")
+    use_ssl: bool = Field(default=True, description="false: http:// to AWS; an endpoint URL has its own scheme")
+    use_unsigned_session: bool = Field(default=False, description="Clients without credentials; not for the lake")
+    profile_name: str | None = Field(default=None, description="Clients with credentials of ~/.aws; not for the lake")
     aws_access_key_id: Annotated[str | None, optional(_remembered)] = Field(
-        default=None, description="Other keys than those of Vault and the variables: as EnvVar, never as text"
+        default=None, description="In place of the credentials from Vault or the variables: as EnvVar, never as text"
     )
     aws_secret_access_key: Annotated[str | None, optional(_remembered)] = Field(default=None, description="As EnvVar")
     aws_session_token: Annotated[str | None, optional(_remembered)] = Field(
-        default=None, description="As EnvVar; of clients, not of the lake"
+        default=None, description="As EnvVar; for clients, not for the lake"
     )
 
     @classmethod
     def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
-        """The resource as the settings want it."""
+        """The resource according to the settings."""
         return cls(
             vault=vault or VaultResource.of(settings),
             endpoint_url=settings.s3_endpoint_url,
@@ -92,31 +92,31 @@ class S3Resource(BaseResource):
                 f"read_timeout_s ({self.read_timeout_s:g}) exceed: one attempt must fit into it"
             )
         if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
-            raise ValueError("aws_access_key_id and aws_secret_access_key belong together: give both, or none")
+            raise ValueError("aws_access_key_id and aws_secret_access_key belong together: set both, or none")
         return self
 
     def create_resource(self, context: dg.InitResourceContext) -> "S3Resource":  # noqa: ARG002 - Dagster's signature
-        """What an asset gets: dagster-aws's own class where that is loaded."""
+        """The object passed to an asset: an instance of dagster-aws's class if that is loaded."""
         return self.as_dagster_aws() if "dagster_aws.s3.resources" in sys.modules else self
 
     def as_dagster_aws(self) -> "GuardedS3Resource":
-        """The same as an instance of dagster-aws's `S3Resource`, for what insists on one."""
+        """The same as an instance of dagster-aws's `S3Resource`, for code that insists on one."""
         from wrm_pipeline.resources.dagster_aws_s3 import GuardedS3Resource
 
         return self if isinstance(self, GuardedS3Resource) else GuardedS3Resource(**dict(self))
 
     def get_client(self) -> "S3Client":
-        """A boto3 client; makes no request, but for its keys to Vault.
+        """A boto3 client; makes no request, except for its credentials to Vault.
 
-        Calls raise boto3's own exceptions, and `CircuitOpenError` while the service is left alone.
+        Calls raise boto3's own exceptions, and `CircuitOpenError` while the circuit is open.
 
         Raises:
-            ExternalError: Vault gave no keys.
+            ExternalError: Vault returned no credentials.
         """
         return self.as_dagster_aws().get_client()
 
     def create_client(self) -> "S3Client":
-        """What `get_client` gives; without a look at dagster-aws."""
+        """The client of `get_client`, without loading dagster-aws."""
         login, endpoint, region = self._login(), self.endpoint_url, self.region_name
         found = self._found("") if login is None else None
         if found is not None:
@@ -128,7 +128,7 @@ class S3Resource(BaseResource):
         return guard(client, policy=self.policy, breaker=connect_breakers(self.settings).of("s3"), rate=self.rate)
 
     def _login(self) -> ClientLogin | None:
-        """Who asks, where the fields say so."""
+        """The credentials in the fields, if any."""
         if self.use_unsigned_session:
             return ClientLogin(unsigned=True)
         if self.profile_name is not None:
@@ -138,11 +138,11 @@ class S3Resource(BaseResource):
         return None
 
     def access(self, bucket: str | None) -> S3Access:
-        """Where a bucket is and the keys for it; None: the one that the settings or Vault name.
+        """A bucket's endpoint and credentials; without a name, the bucket of the settings or Vault.
 
         Raises:
-            SettingsError: there are no keys, or no bucket.
-            ExternalError: Vault gave none.
+            SettingsError: there are no credentials, or no bucket.
+            ExternalError: Vault returned none.
         """
         if self.aws_access_key_id is not None and bucket is not None:
             secret = self.aws_secret_access_key or ""
@@ -150,13 +150,14 @@ class S3Resource(BaseResource):
         found = self._found(bucket)
         if found is None:
             raise SettingsError(
-                f"There are no keys for the bucket {bucket!r}. Set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY, or "
+                f"There are no credentials for the bucket {bucket!r}. Set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY, "
+                f"or "
                 "VAULT_ADDR, or aws_access_key_id and aws_secret_access_key of the resource `s3_resource`."
             )
         return found
 
     def _found(self, bucket: str | None) -> S3Access | None:
-        """Keys of Vault or the variables; endpoint and region of theirs, unless this resource has others."""
+        """Credentials from Vault or the variables; also their endpoint and region, unless this resource has its own."""
         given, secrets = self.vault.settings, self.vault.secrets
         found = secrets.s3() if bucket in (None, given.bucket_name) else secrets.s3_for(bucket or "")
         if found is None:
@@ -168,7 +169,7 @@ class S3Resource(BaseResource):
         return found
 
     def connect(self, access: S3Access, policy: RetryPolicy | None = None) -> ObjectStore:
-        """An object store in a bucket, by another policy than `self.policy` if one is given; makes no request."""
+        """An object store in a bucket, by default with `self.policy`; makes no request."""
         chosen = policy or self.policy
         return s3_object_store(
             bucket=access.bucket,
@@ -184,7 +185,7 @@ class S3Resource(BaseResource):
 
     @property
     def policy(self) -> RetryPolicy:
-        """How hard a call is tried."""
+        """The retry policy of a call."""
         return replace(
             STORAGE_POLICY,
             attempts=self.max_attempts,
@@ -193,7 +194,7 @@ class S3Resource(BaseResource):
         )
 
     def way(self, policy: RetryPolicy) -> Policy:
-        """What one request may do, within an attempt of `policy`."""
+        """The policy of one request, within an attempt of `policy`."""
         read_s = min(self.read_timeout_s, max(policy.attempt_s - self.connect_timeout_s, 1))
         way = s3_policy(connect_s=self.connect_timeout_s, read_s=read_s, total_s=policy.deadline_s)
         if self.verify is False and self.settings.env == "production":
@@ -202,12 +203,12 @@ class S3Resource(BaseResource):
 
     @property
     def rate(self) -> SharedRate:
-        """The bound on requests."""
+        """The limit on requests."""
         return SharedRate(self.settings.data_dir / "s3-rate", self.requests_per_s)
 
     @property
     def settings(self) -> Settings:
-        """The settings of this process, with what this resource says of the object store."""
+        """The settings of this process, with this resource's configuration of the object store."""
         own: dict[str, Any] = {}
         if self.aws_access_key_id is not None:
             own["s3_access_key_id"] = SecretStr(self.aws_access_key_id)

@@ -1,4 +1,4 @@
-"""Dagster's scheduler, and a watch on the clock of the daemon's process.
+"""Dagster's scheduler with a watch on the clock of the daemon's process.
 
 In dagster.yaml::
 
@@ -6,13 +6,13 @@ In dagster.yaml::
       module: wrm_pipeline.resources.scheduler
       class: ClockWatchedScheduler
 
-When the clock was ahead and is right again, all of Dagster waits for the time that it has seen: no sensor, schedule or
-job runs that could notice, let alone repair. What is stored can be set right from anywhere (`clock_repair`), but the
-daemon's loops keep times of their own in memory (when a schedule is due, since when a loop sleeps), and the queue of
-runs stands still as well. So the watch is in the daemon's process, which this class is the one way into. It sees the
-clock go back and starts the daemon again in place: the same process number, so neither systemd nor `dagster dev` takes
-it for dead, and to Dagster it is a crash, which it is made to survive. The new daemon sets right what is stored, before
-its first look.
+When the clock was ahead and is right again, all of Dagster waits for the future time that it has seen: no sensor,
+schedule or job runs that could notice, let alone repair it. The storage can be repaired from anywhere (`clock_repair`),
+but the daemon's loops keep times in memory (when a schedule is due, since when a loop has been sleeping), and the queue
+of runs stands still as well. So the watch runs in the daemon's process, and this class is the only way into it. It
+notices that the clock went back and restarts the daemon in place: the process id stays the same, so neither systemd nor
+`dagster dev` considers it dead, and to Dagster it looks like a crash, which it is built to survive. The new daemon
+repairs the storage before its first evaluation.
 """
 
 import logging
@@ -30,17 +30,17 @@ from dagster._serdes import ConfigurableClassData
 
 logger = logging.getLogger("dagster.daemon.clock")
 
-# Loops that wait for a minute longer are none the worse for it; time synchronisation steps by less, mostly.
+# Loops may well wait for a minute longer; time synchronisation usually steps by less.
 JUMP = timedelta(minutes=1)
 LOOK_EVERY_S = 1.0
-# Another daemon, of another clock, may write to the same storage; and a storage may be away when this one starts.
+# Another daemon with a different clock may write to the same storage; and the storage may be down when this one starts.
 REPAIR_EVERY_S = 60.0
 
 _DAEMON_THREAD = "dagster-daemon-"
 
 
 class ClockWatchedScheduler(DagsterDaemonScheduler):
-    """`DagsterDaemonScheduler`; in the daemon's process it begins a `ClockWatch`."""
+    """`DagsterDaemonScheduler`; in the daemon's process it starts a `ClockWatch`."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ClockWatchedScheduler(DagsterDaemonScheduler):
 
     @property
     def max_catchup_runs(self) -> int:
-        """Only the daemon's loop of schedules asks for this, once, as it begins."""
+        """Called only by the daemon's schedule loop, once, when it starts."""
         if threading.current_thread().name.startswith(_DAEMON_THREAD):
             _begin_once()
         return self._max_catchup_runs
@@ -76,18 +76,18 @@ def _begin_once() -> None:
 
 
 def start_again() -> None:
-    """Replace this process by the same program, as it was started: a new memory under the old number."""
+    """Replace this process by the same program with the same arguments: fresh memory under the old process id."""
     logging.shutdown()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line
 
 
 class ClockWatch:
-    """Looks at the clock each second.
+    """Checks the clock every second.
 
     Args:
         connect: Opens Dagster's instance.
         clock: The time in Unix seconds.
-        restart: What to do once the clock has gone back.
+        restart: Called once the clock has gone back.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ClockWatch:
         self._next_repair = 0.0
 
     def run(self) -> None:
-        """For as long as the process lives."""
+        """Runs for as long as the process lives."""
         while True:
             time.sleep(LOOK_EVERY_S)
             self.look()
@@ -115,7 +115,8 @@ class ClockWatch:
         self._last = now
         if now < before - JUMP.total_seconds():
             logger.warning(
-                "The clock went back by %.0f s, to %s UTC: the daemon starts again, as its loops would wait so long.",
+                "The clock went back by %.0f s, to %s UTC: the daemon restarts, as its loops would otherwise wait "
+                "that long.",
                 before - now,
                 datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S"),
             )
@@ -124,19 +125,19 @@ class ClockWatch:
             self.repair()
 
     def repair(self) -> None:
-        """Set right what is stored, if anything is; whatever fails is tried again later, and stops nothing."""
+        """Repair the storage if necessary; a failure is tried again later, and stops nothing."""
         from wrm_pipeline.resources.clock_repair import is_believable, repair_clock
 
         self._next_repair = time.monotonic() + REPAIR_EVERY_S
         now = datetime.fromtimestamp(self._clock(), UTC)
         if not is_believable(now):
-            logger.warning("The clock says %s, which is before this program was installed. Set it right.", now)
+            logger.warning("The clock says %s, which is before this program was installed. Correct it.", now)
             return
         try:
             with self._connect() as instance:
                 found = repair_clock(instance, now)
         except Exception:
-            logger.warning("Whether the clock was ahead is not known; looked at again in a minute", exc_info=True)
+            logger.warning("It is unknown whether the clock was ahead; checking again in a minute", exc_info=True)
             return
         if found.in_the_way:
-            logger.warning("The clock was ahead. Set right, so that all goes on now: %s.", found)
+            logger.warning("The clock was ahead. Repaired, so that everything continues now: %s.", found)

@@ -1,4 +1,4 @@
-"""Where clients get their credentials: from Vault where VAULT_ADDR is set, else from the variables. In memory only."""
+"""The source of credentials: Vault if VAULT_ADDR is set, else the variables. They are kept in memory only."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def kept_in_vault(settings: Settings) -> dict[str, dict[str, str]]:
-    """Which settings live where in Vault: path -> key -> field. The data contract, section 7."""
+    """The place of each setting in Vault: path -> key -> field. The data contract, section 7."""
     return {
         settings.vault_s3_path: {
             "endpoint_url": "s3_endpoint_url",
@@ -56,7 +56,7 @@ def kept_in_vault(settings: Settings) -> dict[str, dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class PostgresAccess:
-    """What a connection to PostgreSQL needs. The password shows in no repr."""
+    """The parameters of a connection to PostgreSQL. No repr shows the password."""
 
     host: str
     port: int
@@ -70,10 +70,10 @@ class PostgresAccess:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The credentials of all outside systems; asks Vault when one is first needed, and keeps it for minutes.
+    """The credentials of all outside systems; asks Vault at first use, and keeps them for minutes.
 
-    With Vault in production, Vault alone counts. Elsewhere a variable is used where Vault gives nothing, and a warning
-    says so. What is no credential (bucket, endpoint, host, a Redis URL without a password) may be given either way.
+    In production with Vault, only Vault counts. Elsewhere a variable is used if Vault has no value, with a warning.
+    Values that are not secret (bucket, endpoint, host, a Redis URL without a password) may be set either way.
     """
 
     settings: Settings
@@ -83,10 +83,10 @@ class Secrets:
         return f"Secrets({self.vault or 'variables'!r})"
 
     def s3(self) -> S3Access | None:
-        """The bucket and its keys; None means the local folder.
+        """The bucket and its credentials; None means the local folder.
 
         Raises:
-            ExternalError: Vault gave none.
+            ExternalError: Vault returned none.
         """
         settings = self.settings
         held = self._held(settings.vault_s3_path, given=bool(settings.bucket_name and settings.has_s3_keys))
@@ -104,10 +104,10 @@ class Secrets:
         return self._s3_given(settings.bucket_name) if settings.bucket_name else None
 
     def s3_for(self, bucket: str) -> S3Access | None:
-        """The same keys for a bucket that somebody asks for by name; None without keys.
+        """The same credentials for a bucket requested by name; None without credentials.
 
         Raises:
-            ExternalError: Vault gave none.
+            ExternalError: Vault returned none.
         """
         held = self._held(self.settings.vault_s3_path, given=self.settings.has_s3_keys)
         return self._s3_given(bucket) if held is None else self._s3_of(held, bucket)
@@ -129,20 +129,20 @@ class Secrets:
         )
 
     def redis_url(self) -> str | None:
-        """Where the cache and shared state are; None means files.
+        """The Redis URL for cache and shared state; None means files.
 
         Raises:
-            ExternalError: Vault did not say.
+            ExternalError: Vault returned no value.
         """
         if url := self.settings.redis_url_without_password:
             return url
         return self._optional(self.settings.vault_redis_path, "url", REDIS_SCHEMES, "redis_url")
 
     def webhook_url(self) -> str | None:
-        """Where failures are told; None means nowhere.
+        """The webhook for failures; None means there is none.
 
         Raises:
-            ExternalError: Vault did not say.
+            ExternalError: Vault returned no value.
         """
         return self._optional(self.settings.vault_alerts_path, "webhook_url", HTTP_SCHEMES, "alert_webhook_url")
 
@@ -150,12 +150,12 @@ class Secrets:
         """The database of Dagster's own storage; None means SQLite.
 
         Raises:
-            ExternalError: Vault gave no password.
+            ExternalError: Vault returned no password.
         """
         settings = self.settings
         given = settings.secret("postgres_password")
         if settings.postgres_host and settings.postgres_host.startswith("/"):
-            # The system says who asks (pg_hba.conf: peer), and each run starts without Vault.
+            # The system identifies the user (pg_hba.conf: peer), and runs start without Vault.
             password = given if settings.variables_are_enough else None
             return PostgresAccess(
                 settings.postgres_host, settings.postgres_port, settings.postgres_db, settings.postgres_user, password
@@ -183,7 +183,7 @@ class Secrets:
         )
 
     def _optional(self, path: str, key: str, schemes: Sequence[str], field_name: str) -> str | None:
-        """A URL that does not have to be there."""
+        """An optional URL."""
         given = self.settings.secret(field_name)
         try:
             held = self._held(path, given=given is not None)
@@ -195,7 +195,7 @@ class Secrets:
         return _url(held, key, schemes)
 
     def _held(self, path: str, *, given: bool) -> VaultSecret | None:
-        """What Vault has at a path; None if the variables are to be used."""
+        """The secret at a path in Vault; None means that the variables are used."""
         if self.vault is None:
             return None
         try:
@@ -222,13 +222,13 @@ def _readable(path: str) -> str:
 
 
 class VaultResource(BaseResource):
-    """Credentials, for whoever needs one in a run: from HashiCorp Vault, else from variables and files.
+    """Credentials for a run: from HashiCorp Vault, else from variables and files.
 
-    What is configured here is where they are. Login and secrets are in no configuration; they come from the
-    environment, or from Vault when they are first used. All other resources ask this one.
+    Only their place is configured here. Login and secrets are never part of the configuration; they come from the
+    environment, or from Vault at first use. All other resources use this one.
     """
 
-    # Not configuration: what stands here is in no database and on no page of Dagster's.
+    # Not configuration: this value is in no database and on no page of Dagster.
     given: dg.ResourceDependency[Settings]
     address: Annotated[str | None, optional(vault_address)] = Field(
         None, description="VAULT_ADDR: https://host:port; null: no Vault, credentials are variables or files"
@@ -255,7 +255,7 @@ class VaultResource(BaseResource):
 
     @classmethod
     def of(cls, settings: Settings, **fields: Any) -> Self:
-        """The resource as the settings want it, but for these fields."""
+        """The resource according to the settings, except for these fields."""
         from_settings = {
             "address": settings.vault_addr,
             "mount_point": settings.vault_mount_point,
@@ -271,10 +271,10 @@ class VaultResource(BaseResource):
 
     @property
     def settings(self) -> Settings:
-        """The settings of this process, with what this resource says of Vault, for the resources that use it.
+        """The settings of this process, with this resource's configuration of Vault, for the resources that use it.
 
         Raises:
-            SettingsError: they do not fit together; the message names the variables that the fields stand for.
+            SettingsError: they are inconsistent; the message names the variables of the fields.
         """
         return self.given.with_values(
             vault_addr=self.address,
@@ -290,7 +290,7 @@ class VaultResource(BaseResource):
 
     @property
     def secrets(self) -> Secrets:
-        """The credentials of the outside systems that this pipeline has; reading one may ask Vault."""
+        """The credentials of this pipeline's outside systems; reading one may ask Vault."""
         return secrets_of(self.settings)
 
     def get_secret(self, path: str) -> dict[str, str]:
@@ -298,7 +298,7 @@ class VaultResource(BaseResource):
 
         Raises:
             SettingsError: there is no Vault.
-            ExternalError: Vault gave none; the message has the path, and what to do.
+            ExternalError: Vault returned none; the message has the path and the remedy.
         """
         vault = self.secrets.vault
         if vault is None:
@@ -315,13 +315,13 @@ class VaultResource(BaseResource):
 
 @lru_cache(maxsize=64)
 def secrets_of(settings: Settings) -> Secrets:
-    """The credentials as the settings say, with one Vault login for the whole process; makes no request."""
+    """The credentials according to the settings, with one Vault login for the whole process; makes no request."""
     for warning in settings.warnings:
         logger.warning("%s", warning)
     return Secrets(settings, _vault_of(_Login(settings)))
 
 
-# What decides which Vault it is, and who we are there.
+# The fields that determine the Vault server and our login there.
 _LOGIN = (
     "vault_addr",
     "vault_mount_point",
@@ -337,7 +337,7 @@ _LOGIN = (
 
 @dataclass(frozen=True, eq=False)
 class _Login:
-    """Settings that lead to the same login are the same, whatever else they say."""
+    """Settings with the same login are equal, whatever their other fields."""
 
     settings: Settings
 
@@ -360,7 +360,7 @@ def _vault_of(login: _Login) -> Vault | None:
 
 
 def forget_secrets() -> None:
-    """As if this process had asked for none yet."""
+    """Forget what this process has read so far."""
     secrets_of.cache_clear()
     _vault_of.cache_clear()
 
@@ -368,7 +368,7 @@ def forget_secrets() -> None:
 def open_vault(
     settings: Settings, *, policy: RetryPolicy = VAULT_POLICY, breaker: Breaker | None = None
 ) -> Vault | None:
-    """The Vault that the settings name, if any; makes no request."""
+    """The Vault client according to the settings, if any; makes no request."""
     if settings.vault_addr is None:
         return None
     return Vault(
@@ -390,7 +390,7 @@ def _login_of(settings: Settings) -> AppRole | Token:
 
 
 def _current(settings: Settings, field_name: str) -> Callable[[], str]:
-    """A secret as it is when it is asked for: its file may have been replaced since the settings were read."""
+    """The current value of a secret: its file may have been replaced since the settings were read."""
 
     def value() -> str:
         try:

@@ -1,4 +1,4 @@
-"""Where a range of days is built."""
+"""The resource of the workers that build a range of days."""
 
 from typing import Annotated, Self, get_args
 
@@ -8,7 +8,7 @@ from wrm_pipeline.clients.workers import Kind, Workers, processors
 from wrm_pipeline.resources.base import BaseResource
 from wrm_pipeline.settings import Settings
 
-# Where this machine does the work; Dask is chosen by its address.
+# Executors on this machine; Dask is selected by its address.
 EXECUTORS = tuple(kind for kind in get_args(Kind) if kind != "dask")
 
 
@@ -19,19 +19,19 @@ def _known(value: str) -> str:
 
 
 class WorkersResource(BaseResource):
-    """Where a range of days is built: processes or threads of this machine, or a Dask cluster."""
+    """The workers that build a range of days: processes or threads of this machine, or a Dask cluster."""
 
     executor: Annotated[str, AfterValidator(_known)] = Field(
         "processes", description=f"WRM_EXECUTOR: {', '.join(EXECUTORS)}"
     )
-    count: int | None = Field(None, ge=1, description="WRM_WORKERS: days built at a time; null: one a core")
+    count: int | None = Field(None, ge=1, description="WRM_WORKERS: days built at a time; null: one per core")
     dask_scheduler_address: str | None = Field(
         None, description="DASK_SCHEDULER_ADDRESS: the cluster that does the work in place of this machine"
     )
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The resource as the settings want it."""
+        """The resource according to the settings."""
         return cls(
             executor=settings.executor,
             count=settings.workers,
@@ -39,7 +39,7 @@ class WorkersResource(BaseResource):
         )
 
     def client(self, *preload: str) -> Workers:
-        """The workers; `preload` names modules that processes of this machine find loaded."""
+        """The workers; `preload` lists modules that processes of this machine start with."""
         if self.dask_scheduler_address:
             return Workers("dask", dask_address=self.dask_scheduler_address)
         count = self.count or processors()

@@ -123,7 +123,7 @@ def test_ticks_go_on_when_the_clock_is_right_again(
         wait_until(lambda: all_later_than(instance, ahead), timeout_s=120, what="ticks while the clock was ahead")
         right = time.time()
         clock.set(days=0, second=48)
-        wait_until(lambda: "The clock was ahead. Set right" in log(), timeout_s=60, what="the repair")
+        wait_until(lambda: "The clock was ahead. Repaired" in log(), timeout_s=60, what="the repair")
         repaired = max(newest(instance).values())
         assert repaired < right + 120, "nothing is dated tomorrow any more"
         wait_until(lambda: all_later_than(instance, repaired), timeout_s=120, what="ticks after that")

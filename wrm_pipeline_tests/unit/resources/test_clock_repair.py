@@ -105,7 +105,7 @@ def test_a_storage_that_is_away_stops_nothing_and_is_tried_again(
     watched = Watched(connect)
     clocked.ahead()
     watched.watch.repair()
-    assert "looked at again in a minute" in caplog.text
+    assert "checking again in a minute" in caplog.text
     away[0], at[0] = False, 61.0
     watched.look(1)
     assert max(tick.timestamp for tick in clocked.ticks(clocked.sensor)) <= watched.now
