@@ -58,8 +58,8 @@ wrm_analytics_job = dg.define_asset_job(
     ],
     executor_def=dg.in_process_executor,
     description=(
-        "Tables, the map, the catalog, the report and the published database, from what is enhanced. Of the tables by "
-        "day, the run's partition (the newest published day, if it names none)."
+        "Makes tables, map, catalog, report and published database from the enhanced data. Of the daily tables, the "
+        "run's partition (by default the newest published day)."
     ),
 )
 
@@ -68,8 +68,8 @@ wrm_daily_analytics_job = dg.define_asset_job(
     selection=[create_duckdb_enhanced_views, query_station_summary, bike_density_spatial_analysis],
     executor_def=dg.in_process_executor,
     description=(
-        "The tables by day, of the run's partitions: history by `dagster job backfill`, and days that changed after "
-        "they were the newest."
+        "Makes the daily tables of the run's partitions: history by `dagster job backfill`, and days that changed "
+        "after they were the newest."
     ),
 )
 

@@ -91,8 +91,8 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext, lake
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        f"Asks for {wrm_analytics_job.name} after new enhanced data, at most every {ANALYTICS_INTERVAL_S} s: of the "
-        f"tables by day it makes the newest. Other days that changed meanwhile are left to "
+        f"Requests {wrm_analytics_job.name} after new enhanced data, at most every {ANALYTICS_INTERVAL_S} s; of the "
+        f"daily tables it makes the newest day. Other days that changed meanwhile are left to "
         f"{wrm_daily_analytics_job.name}."
     ),
 )
@@ -107,10 +107,10 @@ def wrm_analytics_sensor(context: dg.SensorEvaluationContext, lake: LakeResource
     if context.instance.get_runs(
         dg.RunsFilter(job_name=wrm_analytics_job.name, statuses=[*_UNDER_WAY, *_TO_COME]), limit=1
     ):
-        return dg.SkipReason("A run is under way.")
-    # Not of the tables by day: their history is built at any time.
+        return dg.SkipReason("A run is in progress.")
+    # Not of the daily tables: their history is built at any time.
     tables = context.instance.get_latest_materialization_event(create_materialized_views.key)
-    # A negative age is that of a clock that was ahead.
+    # A negative age stems from a clock that was ahead.
     if tables is not None and 0 <= datetime.now(UTC).timestamp() - tables.timestamp < ANALYTICS_INTERVAL_S:
         return dg.SkipReason(f"The tables are younger than {ANALYTICS_INTERVAL_S} s.")
     partitions = PublishedPartitions(lake.connect(SENSOR_POLICY), lake.layout)
@@ -130,7 +130,7 @@ def _is_partition(lake: LakeResource, day: date) -> bool:
 
 
 def _changed_days(context: dg.SensorEvaluationContext, lake: LakeResource) -> set[date]:
-    """Days that were enhanced since the cursor; none at the first tick, which knows no time to begin with."""
+    """Days that were enhanced since the cursor; none at the first tick, which has no start time."""
     try:
         since = float(context.cursor or "")
     except ValueError:
@@ -149,7 +149,7 @@ def _changed_days(context: dg.SensorEvaluationContext, lake: LakeResource) -> se
 
 
 def _spans(days: set[date]) -> list[tuple[date, date]]:
-    """First and last of each series of days that follow each other."""
+    """First and last day of each series of consecutive days."""
     spans: list[tuple[date, date]] = []
     for day in sorted(days):
         if spans and day - spans[-1][1] == timedelta(days=1):
@@ -160,7 +160,7 @@ def _spans(days: set[date]) -> list[tuple[date, date]]:
 
 
 def _daily_request(first: date, last: date, latest: str) -> dg.RunRequest:
-    """A run of one day, or one of several days that follow each other."""
+    """A run of one day, or of several consecutive days."""
     run_key, job_name = f"daily:{latest}:{first}", wrm_daily_analytics_job.name
     if first == last:
         return dg.RunRequest(run_key=run_key, job_name=job_name, partition_key=str(first))
@@ -168,7 +168,7 @@ def _daily_request(first: date, last: date, latest: str) -> dg.RunRequest:
 
 
 def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatus]) -> frozenset[date]:
-    """Days that a run in one of these states builds, alone or as one of a range; runs that only read them are none."""
+    """Days that a run in one of these states builds, alone or within a range; not those of runs that only read them."""
     days: set[date] = set()
     for run in context.instance.get_runs(dg.RunsFilter(statuses=statuses)):
         if run.job_name in _READERS:
