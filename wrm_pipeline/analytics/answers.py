@@ -1,4 +1,4 @@
-"""Writes the tables of answers by day: a day's rows replace those that are there, whoever built them."""
+"""Writes the daily tables: a day's rows replace the existing ones, whichever run built them."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -19,13 +19,13 @@ _PROBE = "wanted_view"
 
 
 def replace_days(database: AnalyticsDatabase, table: Table, rows: Mapping[date, pa.Table]) -> int:
-    """Put these days' rows, with `dt`, in the place of those in the table; the other days stay.
+    """Replace the rows of these days, which have `dt`; the other days stay.
 
-    One refresh of the database, in which the table and the view of its newest day are made where they are missing. A
-    table with other columns, of an older release, starts again without rows: its other days can be built again.
+    One refresh of the database, which also creates the table and the view of its newest day if they are missing. A
+    table with other columns, from an older release, starts again without rows: its other days can be built again.
 
     Returns:
-        How many rows the table has now, of all days.
+        The number of rows in the table, of all days.
 
     Raises:
         DatabaseLockedError: another refresh did not end in time.
@@ -44,7 +44,7 @@ def replace_days(database: AnalyticsDatabase, table: Table, rows: Mapping[date, 
 
 
 def _create(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
-    """The table and its view, unless they are as the registry has them: a new view has lost its comments."""
+    """Create table and view unless they match the registry: a new view would lose its comments."""
     make_way(connection, table.name, "BASE TABLE")
     sql = "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = ? AND table_name = ?"
     existing = connection.execute(f"{sql} ORDER BY column_index", [SCHEMA, table.name]).fetchall()

@@ -1,7 +1,7 @@
-"""The catalog: what every table, view, column and asset is, from the registry and from the database itself.
+"""The catalog: a description of every table, view, column and asset, from the registry and the database itself.
 
-What the database holds decides what is listed; the registry says what it means. A column without a description has an
-empty one, and a test fails.
+The database determines what is listed, the registry what it means. An undescribed column gets an empty description, and
+a test fails.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ SAMPLE_LENGTH = 60
 
 @dataclass(frozen=True, slots=True)
 class FoundColumn:
-    """A column as the database has it; `samples` are some of its values as text."""
+    """A column in the database; `samples` are some of its values as text."""
 
     name: str
     type: str
@@ -30,12 +30,12 @@ class FoundColumn:
 
 @dataclass(frozen=True, slots=True)
 class FoundTable:
-    """A table or view as the database has it.
+    """A table or view in the database.
 
     Attributes:
         kind: `table` or `view`.
         row_count: Of the whole table, or of the newest day where `of_newest_day`.
-        newest_dt: The newest `dt` in it, where it has one.
+        newest_dt: The newest `dt` in it, if it has that column.
     """
 
     name: str
@@ -49,7 +49,7 @@ class FoundTable:
 
 @dataclass(frozen=True, slots=True)
 class AssetFacts:
-    """An asset as Dagster has it."""
+    """An asset in Dagster."""
 
     name: str
     description: str
@@ -75,7 +75,7 @@ class Catalog:
     Attributes:
         tables: `TABLES_SCHEMA`.
         columns: `COLUMNS_SCHEMA`.
-        undescribed: Tables and columns that no definition describes, as `table` or `table.column`.
+        undescribed: Tables and columns without a description, as `table` or `table.column`.
     """
 
     tables: pa.Table
@@ -86,7 +86,7 @@ class Catalog:
 def build_catalog(
     found: Sequence[FoundTable], assets: Sequence[AssetFacts], registered: Mapping[str, Table]
 ) -> Catalog:
-    """Put together what the database holds and what the registry says."""
+    """Combine the database's content with the registry's descriptions."""
     by_asset = {asset.name: asset for asset in assets}
     tables, columns, undescribed = [], [], []
     for table in sorted(found, key=lambda one: one.name):
@@ -160,7 +160,7 @@ def build_catalog(
 
 
 def samples(values: Sequence[object]) -> tuple[str, ...]:
-    """The first few different values as text, cut to a length that a page can show."""
+    """The first few different values as text, truncated for display."""
     texts: dict[str, None] = {}
     for value in values:
         if value is not None and value != "":

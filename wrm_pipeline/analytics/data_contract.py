@@ -1,7 +1,7 @@
-"""The expectations in a form that other tools read: an Open Data Contract Standard (ODCS) document.
+"""The expectations in a form for other tools: an Open Data Contract Standard (ODCS) document.
 
-Made from the tables' schemas, the business rules and the thresholds, so that it cannot say anything else than they do.
-The standard: https://bitol-io.github.io/open-data-contract-standard/
+Made from the tables' schemas, the business rules and the thresholds, so that it cannot contradict them. The standard:
+https://bitol-io.github.io/open-data-contract-standard/
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ def data_contract(area: ServiceArea) -> dict[str, Any]:
         "version": f"{PARSER_VERSION}.{RULES_VERSION}.{BUSINESS_RULES_VERSION}",
         "status": "active",
         "description": {
-            "purpose": "Each station and free-standing bike of Wrocław's bike-share system, by minute, as fed.",
+            "purpose": "Each station and free-standing bike of Wrocław's bike-share system, minute by minute.",
             "limitations": "A snapshot that was not taken is gone. Implausible rows stay, with flags.",
         },
         "schema": [
@@ -91,7 +91,7 @@ def _property(schema: TableSchema, column: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rules(area: ServiceArea) -> list[dict[str, Any]]:
-    """Business rules as text: what they compare is beyond one row, and their hits are in quality_rule_hits."""
+    """Business rules as text: they compare more than one row, and their hits are in quality_rule_hits."""
     return [
         {
             "name": rule.name,

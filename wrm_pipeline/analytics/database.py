@@ -1,8 +1,8 @@
 """The local analytics database (DuckDB): one writer builds a new file and renames it over the old one.
 
-DuckDB locks a file that is open for writing against every other process, and one that is open for reading
-against writers. So nobody ever opens the published file for writing: a reader keeps the file that it has opened,
-and the next one sees the new file.
+DuckDB locks a file that is open for writing against every other process, and one that is open for reading against
+writers. So nobody ever opens the published file for writing: a reader keeps the file that it has opened, and the next
+reader sees the new one.
 """
 
 import errno
@@ -67,18 +67,18 @@ __all__ = [
     "write_table",
 ]
 
-# A macro by which a database of this pipeline is known.
+# A macro that identifies a database of this pipeline.
 _SIGNATURE = "written_by"
-# Where the views' SQL is kept.
+# The table of the views' SQL.
 _DEFINITIONS = VIEW_DEFINITIONS.name
 
-# Of a VPS with 4 GB; DuckDB's own default is 80 % of the machine, whatever else runs on it.
+# For a VPS with 4 GB; DuckDB's own default is 80 % of the machine, regardless of other processes.
 MEMORY_LIMIT = "1GB"
 
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """What DuckDB needs to read a bucket itself. Secrets stay in memory, in no repr, and are masked from here on."""
+    """What DuckDB needs to read a bucket directly. Secrets stay in memory, are in no repr, and are masked."""
 
     bucket: str
     endpoint_url: str | None
@@ -97,21 +97,21 @@ class S3Access:
 
 
 class DamagedDatabaseError(AnalyticsDatabaseError):
-    """What is at the database's place is not a database that can be read."""
+    """The file at the database's path is not a readable database."""
 
 
-# Two databases that share a folder for what does not fit into memory use the same file names in it, and crash (1.5.5).
+# Two databases with a shared spill folder use the same file names in it, and crash (1.5.5).
 _spill_numbers = itertools.count(1)
 
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EIO)
 
-# Which errors are about the database's own file; those about Parquet say otherwise.
+# Errors about the database's own file; those about Parquet have other texts.
 _DAMAGE = re.compile(r'Corrupt database file|not a valid DuckDB database|Could not read enough bytes from file "(.*?)"')
 
 
 @dataclass(frozen=True, slots=True)
 class AnalyticsDatabase:
-    """The database file at `path`, or where a symlink at `path` leads; `s3` lets its views read a bucket.
+    """The database file at `path`, or at the target of a symlink there; `s3` lets its views read a bucket.
 
     `lock_wait_s` is how long a refresh waits for another one. A database that holds tables and was not made by this
     pipeline is moved aside, unless it is `of_anyone`.
@@ -124,15 +124,15 @@ class AnalyticsDatabase:
 
     @contextmanager
     def refresh(self) -> "Iterator[duckdb.DuckDBPyConnection]":
-        """A connection to a copy of the database, which takes the original's place when the block ends well.
+        """A connection to a copy of the database, which replaces the original when the block succeeds.
 
-        After an exception the old file is still there, unchanged. One refresh at a time, however many ask: Dagster's
-        pool `duckdb` holds runs of one instance apart, a lock all others. What is in the way (a file that is not a
-        database or not ours, a directory, a write-ahead log) is moved aside.
+        After an exception the old file is unchanged. There is one refresh at a time: Dagster's pool `duckdb` serializes
+        runs of one instance, a lock all others. An obstacle (a file that is not a database or not ours, a directory, a
+        write-ahead log) is moved aside.
 
         Raises:
             DatabaseLockedError: another refresh did not end in time; the message names its process.
-            DamagedDatabaseError: the old database turned out to be damaged; it is out of the way of the next refresh.
+            DamagedDatabaseError: the old database turned out to be damaged; it was moved aside for the next refresh.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path, self.lock_wait_s), _without_secrets():
@@ -158,7 +158,7 @@ class AnalyticsDatabase:
                 yield connection
                 connection.execute("CHECKPOINT")
             except BaseException as error:
-                with suppress(Exception):  # else all that was written is written once more, only to be removed
+                with suppress(Exception):  # otherwise everything is written again, only to be removed
                     connection.execute("PRAGMA disable_checkpoint_on_shutdown")
                 in_the_way = isinstance(error, DamagedDatabaseError)
                 if in_the_way or (isinstance(error, duckdb.Error) and _is_damage(error, new)):
@@ -175,9 +175,9 @@ class AnalyticsDatabase:
             _remove_database(new)
 
     def _open_copy(self, home: Path, new: Path, model: Path | None) -> "tuple[duckdb.DuckDBPyConnection, Path | None]":
-        """Open a copy of the database at `home`; an empty one where there is none that can be used.
+        """Open a copy of the database at `home`, or an empty one if there is none that is usable.
 
-        The second value is the file whose owner, mode and attributes the new one gets: the old one, wherever it is.
+        The second value is the file whose owner, mode and attributes the new one gets: the old one, wherever it is now.
         """
         import duckdb
 
@@ -188,13 +188,13 @@ class AnalyticsDatabase:
             except duckdb.Error as error:
                 if not _cannot_be_opened(new):
                     raise
-                # Of a newer DuckDB, encrypted, or damaged in its list of tables.
+                # From a newer DuckDB, encrypted, or damaged in its list of tables.
                 model = set_aside(home, f"DuckDB {duckdb.__version__} cannot open it: {_first_line(error)}")
             else:
                 if self.of_anyone or is_ours(connection):
                     return connection, home
                 connection.close()
-                model = set_aside(home, "it holds tables and was not made by this pipeline")
+                model = set_aside(home, "it contains tables and was not created by this pipeline")
             _remove_database(new)
         return self._connect_for_writing(new), model
 
@@ -215,7 +215,7 @@ class AnalyticsDatabase:
         )
 
     def _sweep(self, home: Path) -> None:
-        """Remove what killed processes left; the caller holds the lock, so nobody builds a new file now."""
+        """Remove files of killed processes; the caller holds the lock, so nobody is building a new file."""
         for orphan in home.parent.glob(f"{literal(home.name)}.new-*"):
             _remove_database(orphan)
         for folder in self.path.parent.glob(f"{literal(self.path.name)}.spill-*"):
@@ -224,9 +224,9 @@ class AnalyticsDatabase:
 
     @contextmanager
     def reading(self, *, heal: bool = True) -> "Iterator[duckdb.DuckDBPyConnection]":
-        """A read-only connection to the published file as it is now.
+        """A read-only connection to the currently published file.
 
-        With `heal`, a database whose file turns out to be damaged in a query is moved aside, for the next refresh.
+        With `heal`, a file that a query finds to be damaged is moved aside for the next refresh.
 
         Raises:
             AnalyticsDatabaseError: there is no database yet.
@@ -252,7 +252,7 @@ class AnalyticsDatabase:
 
     @contextmanager
     def reading_if_any(self) -> "Iterator[duckdb.DuckDBPyConnection | None]":
-        """As `reading`; None where a refresh is needed to have a database that can be read at all."""
+        """As `reading`; None if only a refresh can provide a readable database."""
         import duckdb
 
         home = Path(os.path.realpath(self.path))
@@ -262,7 +262,7 @@ class AnalyticsDatabase:
         with ExitStack() as stack:
             try:
                 connection = stack.enter_context(self.reading())
-            # Damaged; or someone has it open for writing, which keeps readers out of this file, not of the next.
+            # Damaged; or someone has it open for writing, which locks readers out of this file, but not of the next.
             except (DamagedDatabaseError, duckdb.IOException):
                 connection = None
             yield connection
@@ -270,8 +270,8 @@ class AnalyticsDatabase:
     def open(self) -> "duckdb.DuckDBPyConnection":
         """A read-only connection to the newest file, for the caller to close.
 
-        In memory, with the file attached: DuckDB gives a second `connect()` to the same path the database that this
-        process has open already, and that may be an older one.
+        In memory, with the file attached: for a second `connect()` to the same path, DuckDB returns the database that
+        this process already has open, which may be an older one.
 
         Raises:
             AnalyticsDatabaseError: there is no database yet.
@@ -304,7 +304,7 @@ class AnalyticsDatabase:
         )
 
     def scratch(self) -> "duckdb.DuckDBPyConnection":
-        """An empty database in memory that can read the bucket, for the caller to close."""
+        """An empty in-memory database that can read the bucket, for the caller to close."""
         return self._connect(":memory:", "reading")
 
     def _connect(self, place: str, purpose: str) -> "duckdb.DuckDBPyConnection":
@@ -319,8 +319,8 @@ class AnalyticsDatabase:
                 "autoload_known_extensions": "false",
                 "allow_persistent_secrets": "false",
                 "memory_limit": MEMORY_LIMIT,
-                # A Parquet file that is replaced while it is read can end in an internal error, and by default no other
-                # query would be answered after it.
+                # A Parquet file that is replaced while it is read can cause an internal error, after which DuckDB by
+                # default answers no further query.
                 "disable_database_invalidation": "true" if purpose == "reading" else "false",
                 "temp_directory": str(folder / f"{self.path.name}.spill-{os.getpid()}-{number}{purpose}"),
             },
@@ -337,16 +337,16 @@ class AnalyticsDatabase:
 
 
 def sign(connection: "duckdb.DuckDBPyConnection") -> None:
-    """Mark an empty database as one of this pipeline; others are left as they are."""
+    """Mark an empty database as one of this pipeline; others are not changed."""
     if not _holds_tables(connection):
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
         connection.execute(f"CREATE MACRO IF NOT EXISTS {SCHEMA}.{_SIGNATURE}() AS 'wrm_pipeline'")
 
 
 def is_ours(connection: "duckdb.DuckDBPyConnection") -> bool:
-    """Whether a database was made by this pipeline, or holds nothing.
+    """Whether a database was created by this pipeline, or is empty.
 
-    Before the signature there were the tables in which the pipeline keeps what it has made.
+    Databases from before the signature are recognized by the pipeline's bookkeeping tables.
     """
     signed = connection.execute(
         "SELECT 1 FROM duckdb_functions() WHERE schema_name = ? AND function_name = ?", [SCHEMA, _SIGNATURE]
@@ -364,7 +364,7 @@ def _is_damage(error: Exception, path: Path) -> bool:
 
 
 def _cannot_be_opened(path: Path) -> bool:
-    """Whether DuckDB refuses a file for what is in it, and not for want of memory, files or rights."""
+    """Whether DuckDB refuses a file because of its content, rather than for lack of memory, files or permissions."""
     import duckdb
 
     try:
@@ -382,7 +382,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _without_secrets() -> Iterator[None]:
-    """Mask DuckDB's messages: it quotes what a service answers, such as an access key that is not known there."""
+    """Mask DuckDB's messages: they quote the service's answers, such as an unknown access key."""
     import duckdb
 
     try:
@@ -395,7 +395,7 @@ def _without_secrets() -> Iterator[None]:
 def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> None:
     """Load httpfs from its wheel and create a secret for one bucket, in this connection's memory only.
 
-    It goes through a proxy that leads to the endpoint and nowhere else, as it follows redirects wherever they lead.
+    It uses a proxy that connects to the endpoint only, since httpfs follows redirects anywhere.
     """
     connection.execute(f"LOAD '{_quoted(str(httpfs_path()))}'")
     endpoint = s3.endpoint_url or f"https://s3.{s3.region_name or 'us-east-1'}.amazonaws.com"
@@ -419,7 +419,7 @@ def httpfs_path() -> Path:
     """The httpfs extension in its wheel.
 
     Raises:
-        AnalyticsDatabaseError: the wheel is missing or of another DuckDB version.
+        AnalyticsDatabaseError: the wheel is missing or for another DuckDB version.
     """
     import duckdb
     import duckdb_extension_httpfs
@@ -435,7 +435,7 @@ def httpfs_path() -> Path:
 
 
 def stored_views(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:
-    """The definitions that `create_views` has stored, by name; empty for a database that has none of ours."""
+    """The definitions that `create_views` has stored, by name; empty for a database without ours."""
     columns = connection.execute(
         "SELECT column_name FROM information_schema.columns WHERE table_schema = ? AND table_name = ?",
         [SCHEMA, _DEFINITIONS],
@@ -455,7 +455,7 @@ def make_way(
     columns: Sequence[str] | None = None,
     schema: str = SCHEMA,
 ) -> None:
-    """Rename what has the name of one of ours and is of another kind, or has not these columns (None: any will do).
+    """Rename an object with the name of one of ours but of another kind, or without these columns (None: any).
 
     Raises:
         DamagedDatabaseError: it cannot be renamed, as other objects depend on it.
@@ -496,7 +496,7 @@ def set_table_aside(
 
 
 def create_views(connection: "duckdb.DuckDBPyConnection", views: ViewSet, *, refreshed_at: datetime) -> None:
-    """Create or replace the views and remember their definitions, in one transaction."""
+    """Create or replace the views and store their definitions, in one transaction."""
     connection.begin()
     ours = stored_views(connection)
     for name, definition in views.definitions.items():
@@ -520,10 +520,10 @@ def write_table(connection: "duckdb.DuckDBPyConnection", name: str, rows: pa.Tab
 
 
 def query_arrow(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-    """Run a query; again if a Parquet object was replaced while it was read.
+    """Run a query, and again if a Parquet object was replaced while it was read.
 
-    httpfs notices a changed ETag and fails rather than mix two versions. Of a local file DuckDB reads the footer, and
-    opens it once more for the rows: what it then finds at the old places is in no format at all.
+    httpfs notices a changed ETag and fails rather than mix two versions. For a local file DuckDB reads the footer, and
+    opens the file again for the rows: what it then finds at the old offsets is garbage.
     """
     import duckdb
 
@@ -544,8 +544,8 @@ _READ_AGAIN_AFTER_S = (0.0, 0.02, 0.1, 0.5)
 def _was_replaced(error: "duckdb.Error") -> bool:
     """Whether an error may come from a Parquet object that was replaced, or removed, while it was read.
 
-    Locally it shows in many ways (a read outside the file, a page of no known type, a checksum), so what is left is
-    all that is neither the query's own fault nor an answer of the store.
+    Locally it shows in many ways (a read outside the file, an unknown page type, a checksum), so this is any error that
+    is neither the query's own fault nor an answer of the store.
     """
     import duckdb
 
@@ -554,7 +554,7 @@ def _was_replaced(error: "duckdb.Error") -> bool:
         return "ETag" in text
     if isinstance(error, duckdb.IOException):
         return not any(known in text for known in ("No files found", "Could not set lock", "Corrupt database file"))
-    # ProgrammingError: parser, binder, catalog; the others are about values, memory, rights, and cancels.
+    # ProgrammingError: parser, binder, catalog; the others are about values, memory, permissions, and cancellation.
     others = (duckdb.ProgrammingError, duckdb.DataError, duckdb.OutOfMemoryException, duckdb.PermissionException)
     return not isinstance(error, (*others, duckdb.InterruptException, duckdb.NotSupportedError, duckdb.IntegrityError))
 

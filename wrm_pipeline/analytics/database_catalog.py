@@ -1,4 +1,4 @@
-"""What the analytics database holds, for the catalog; and the catalog's descriptions, as comments in the database."""
+"""Reads the database's content for the catalog, and writes the catalog's descriptions as comments in the database."""
 
 from collections import defaultdict
 from datetime import date, datetime
@@ -10,7 +10,7 @@ from wrm_pipeline.analytics.database import SCHEMA, query_arrow, write_table
 if TYPE_CHECKING:
     import duckdb
 
-# Rows that are looked at for samples.
+# Number of rows to take samples from.
 _LOOKED_AT = 200
 
 _COLUMNS_SQL = """
@@ -31,10 +31,10 @@ def existing_tables(connection: "duckdb.DuckDBPyConnection") -> set[str]:
 
 
 def describe_database(connection: "duckdb.DuckDBPyConnection", newest: date | None) -> list[FoundTable]:
-    """Every table and view with its columns, its size, and some of its values.
+    """Every table and view with its columns, size, and sample values.
 
-    Of a view over the Parquet only the day `newest` is read: all of it would be every file of every year.
-    The catalog's own two tables are emptied, so that they are in the list from the first time on.
+    Of a view over the Parquet only the day `newest` is read: all of it would be every file of every year. The catalog's
+    own two tables are emptied, so that they are in the list from the beginning.
     """
     for name, schema in (("catalog_tables", TABLES_SCHEMA), ("catalog_columns", COLUMNS_SCHEMA)):
         write_table(connection, name, schema.empty_table())
@@ -78,7 +78,7 @@ def _found_table(
 
 
 def _refreshed(connection: "duckdb.DuckDBPyConnection", tables: set[str]) -> dict[str, datetime]:
-    """When each table or view was last made, where the database itself says so."""
+    """When each table or view was last refreshed, according to the database itself."""
     found: dict[str, datetime] = {}
     for table, name in (("mv_refreshes", "table_name"), ("view_definitions", "view_name")):
         if table in tables:
@@ -88,9 +88,9 @@ def _refreshed(connection: "duckdb.DuckDBPyConnection", tables: set[str]) -> dic
 
 
 def write_catalog(connection: "duckdb.DuckDBPyConnection", catalog: Catalog) -> None:
-    """Both tables, and each description as a comment on what it describes, in one transaction.
+    """Write both tables, and each description as a comment on its object, in one transaction.
 
-    Each of the hundreds of comments would be a transaction of its own otherwise, three times as slow in all.
+    Otherwise each of the hundreds of comments would be a separate transaction, three times as slow in total.
     """
     connection.begin()
     write_table(connection, "catalog_tables", catalog.tables)

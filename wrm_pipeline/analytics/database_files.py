@@ -1,6 +1,6 @@
-"""The files of the analytics database: its lock, what does not belong beside it, and who may read it.
+"""The files of the analytics database: its lock, obstacles next to it, and its permissions.
 
-Nothing is deleted that this pipeline did not write: what is in the way gets another name, `….before-<time>`.
+Nothing is deleted that this pipeline did not write: an obstacle is renamed to `….before-<time>`.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class AnalyticsDatabaseError(RuntimeError):
 
 
 class DatabaseLockedError(AnalyticsDatabaseError):
-    """Another process refreshes the database, and did not end."""
+    """Another process is refreshing the database, and did not finish in time."""
 
 
 @contextmanager
@@ -67,16 +67,16 @@ def locked(database: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
 
 
 def new_file(database: Path) -> Path:
-    """Where to build the next database: beside the old one.
+    """The path for building the next database: next to the old one.
 
-    The name is another one each time, as DuckDB finds a database that is open in this process by its path; and it says
-    who builds it since when.
+    The name differs each time, since DuckDB identifies a database that is open in this process by its path; and it
+    contains the process and its start time.
     """
     return database.with_name(f"{database.name}.new-{os.getpid()}-{time.time_ns()}")
 
 
 def _holder(database: Path, descriptor: int) -> str:
-    """Who holds the lock: by the file that it builds, else by the kernel's list of locks."""
+    """Who holds the lock, according to the file being built, else to the kernel's list of locks."""
     for path in _real(database).parent.glob(f"{_real(database).name}.new-*-*"):
         pid, since = path.name.rsplit("-", 2)[1:]
         if pid.isdigit() and since.isdigit() and Path(f"/proc/{pid}").exists():
@@ -89,7 +89,7 @@ def _holder(database: Path, descriptor: int) -> str:
             if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
                 at = datetime.fromtimestamp(Path(f"/proc/{fields[4]}").stat().st_ctime, UTC)
                 return f"process {fields[4]} ({_command(int(fields[4]))}), which began {at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"a process that cannot be seen from here (`fuser {database.parent}` may name it)"
+    return f"a process that is not visible from here (`fuser {database.parent}` may show it)"
 
 
 def _command(pid: int) -> str:
@@ -107,9 +107,9 @@ def _real(path: Path) -> Path:
 
 
 def home_of(path: Path) -> Path:
-    """Where the database's file is or is to be: what a symlink at `path` names, else `path`.
+    """The path of the database's file: the target of a symlink at `path`, else `path`.
 
-    Whatever is there and is not a file is set aside, and so is a symlink to a folder that is not there.
+    Anything there that is not a file is moved aside, and so is a symlink to a missing folder.
     """
     if reason := no_place(path):
         set_aside(path, reason)
@@ -117,7 +117,7 @@ def home_of(path: Path) -> Path:
 
 
 def no_place(path: Path) -> str:
-    """Why what is at `path` is neither a file nor leads to where one may be; empty if it is or does."""
+    """Why `path` is neither a file nor a symlink to a possible place for one; empty if it is."""
     if path.is_symlink():
         target = _real(path)
         good = not target.is_symlink() and target.parent.is_dir() and (target.is_file() or not target.exists())
@@ -128,7 +128,7 @@ def no_place(path: Path) -> str:
 
 
 def set_aside(path: Path, reason: str) -> Path:
-    """Give what is at `path` the name `….before-<time>`, with its write-ahead log; returns that name."""
+    """Rename `path` to `….before-<time>`, with its write-ahead log; returns the new name."""
     aside = _free_name(path)
     path.rename(aside)
     for log in logs_beside(path):
@@ -138,10 +138,10 @@ def set_aside(path: Path, reason: str) -> Path:
 
 
 def set_aside_logs(path: Path) -> None:
-    """Move a write-ahead log away from the database, with that which it was written for.
+    """Move a write-ahead log aside, with the database that it was written for.
 
-    Someone opened the published file for writing and was killed. DuckDB would replay the log over every later file
-    of this name, whatever that holds. A second name for the file as it is now keeps both together.
+    Someone opened the published file for writing and was killed. DuckDB would replay the log over every later file of
+    this name, whatever its content. A hard link to the current file keeps both together.
     """
     logs = logs_beside(path)
     if not logs:
@@ -168,7 +168,7 @@ def logs_beside(path: Path) -> list[Path]:
 
 
 def literal(name: str) -> str:
-    """A file name as a pattern for `Path.glob` that matches nothing else."""
+    """A file name as a pattern for `Path.glob` that matches only this name."""
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
@@ -182,12 +182,12 @@ def _tell(path: Path, aside: Path, reason: str) -> None:
     reported(f"{path} is now {aside.name}: {reason}")
 
 
-# What this process has moved aside and no run's metadata has yet.
+# What this process has moved aside and not yet reported in a run's metadata.
 _reported: list[str] = []
 
 
 def reported(message: str) -> None:
-    """Say in the log, and in the metadata of what is materialized next, what was moved aside."""
+    """Report in the log, and in the metadata of the next materialization, what was moved aside."""
     _log.warning(message, todo="Look at it, then remove it; nothing uses it")
     _reported.append(message)
     del _reported[:-20]
@@ -207,9 +207,9 @@ def moved_aside(database: Path) -> list[Path]:
 
 
 def problem_of(path: Path) -> str:
-    """Why a regular file cannot be a sound DuckDB database; empty if nothing is to be seen.
+    """Why a regular file cannot be a valid DuckDB database; empty if no reason is visible.
 
-    By its headers alone: DuckDB opens a file that is cut off, and fails when it comes to what is missing.
+    Only the headers are checked: DuckDB opens a truncated file, and fails when it reaches the missing part.
     """
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
@@ -235,9 +235,9 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def take_over_rights(old: Path, new: Path) -> None:
-    """Give `new` the owner, group, mode, ACL and extended attributes of `old`, as far as this account may.
+    """Give `new` the owner, group, mode, ACL and extended attributes of `old`, as far as this account is permitted to.
 
-    Where the group cannot be kept, the group's rights are not given to another one.
+    If the group cannot be kept, its permissions are not given to another one.
     """
     was = old.stat()
     kept_group = was.st_gid == new.stat().st_gid

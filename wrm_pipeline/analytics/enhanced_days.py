@@ -1,4 +1,4 @@
-"""Published enhanced days, read for a refresh: what cannot be read costs itself, and not the others."""
+"""Reads published enhanced days for a refresh: an unreadable day does not affect the others."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 
-# Days that are asked for to tell whether one object is to blame, or the store.
+# Days that are requested to find out whether one object is at fault, or the store.
 _PROBES = 3
 
 
@@ -22,12 +22,12 @@ class PartitionGoneError(RuntimeError):
 
 @dataclass(slots=True)
 class EnhancedDays:
-    """Reads days, and keeps which of them could not be read.
+    """Reads days, and records those that could not be read.
 
     Attributes:
-        columns: Those that are read.
-        unreadable: Days whose objects are damaged or another writer's, or denied.
-        denied: Days whose objects the store does not give (rights of their own, a cold storage class), and why.
+        columns: To read.
+        unreadable: Days whose objects are damaged, another writer's, or denied.
+        denied: Days whose objects the store does not return (their own permissions, a cold storage class), and why.
         was_read: Whether any was read.
     """
 
@@ -51,24 +51,24 @@ class EnhancedDays:
         except StorageFullError:
             raise
         except (UnreadablePartitionError, PermanentError) as error:
-            _log.warning("an enhanced partition cannot be read; the tables do without it", dt=str(dt), error=str(error))
+            _log.warning("an enhanced partition cannot be read; the tables omit it", dt=str(dt), error=str(error))
             self.unreadable.append(dt)
             if isinstance(error, PermanentError):
                 self.denied[dt] = error
             return None
         if rows is None:
             raise PartitionGoneError(
-                f"The enhanced partition of {dt} was removed while the tables were being refreshed. They are as they "
-                "were; materialize their asset again."
+                f"The enhanced partition of {dt} was removed while the tables were being refreshed. They are "
+                f"unchanged; materialize their asset again."
             )
         self.was_read = True
         return rows
 
     def check_the_store(self, published: Iterable[date]) -> None:
-        """Make sure that single objects are to blame for what was denied: the store gives one of another day.
+        """Make sure that single objects are at fault: the store returns one of another day.
 
         Raises:
-            PermanentError: the first that was denied; the store gives none.
+            PermanentError: the first error, if the store returns none.
         """
         others = sorted(set(published).difference(self.unreadable), reverse=True)
         if self.denied and not self.was_read and all(self.read(dt) is None for dt in others[:_PROBES]):

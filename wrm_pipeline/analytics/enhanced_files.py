@@ -1,7 +1,7 @@
-"""Which enhanced files are there, which of them can be read, and which lack columns: what the views are made from.
+"""Finds the enhanced files that exist, are readable, or lack columns, as the basis of the views.
 
-The answers are kept in a file by key and ETag, so that only files that are new or have changed are looked at, and of
-these only the footer.
+The results are kept in a file by key and ETag, so that only new or changed files are examined, and of these only the
+footer.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _AT_ONCE = 8
-# Not there (any more), or not to be had: no fault of the file.
+# Missing or inaccessible: not the file's fault.
 _NOT_TO_BE_HAD = re.compile(r"\b(403|404)\b|No files found|No such file|Permission denied")
 
-# Columns and DuckDB's types of them by path, or why a file cannot be read and whether that will stay so.
+# Columns with DuckDB's types by path, or why a file cannot be read and whether that is permanent.
 Described = Mapping[str, Mapping[str, str] | tuple[str, bool]]
 Describe = Callable[[list[str]], Described]
 
@@ -44,11 +44,11 @@ class EnhancedFile:
 
     Attributes:
         key: In the object store.
-        etag: As it was looked at.
+        etag: When it was examined.
         missing: Columns that it lacks and that can be filled in.
-        problem: Why the views leave it out; empty if they do not.
-        lasting: Whether all this holds while the ETag does. What the store does not give (rights
-            of its own, a cold storage class) it may give the next time.
+        problem: Why the views omit it; empty if they do not.
+        lasting: Whether this is valid as long as the ETag. An object that the store does not return (its own
+            permissions, a cold storage class) may be returned the next time.
     """
 
     key: str
@@ -68,14 +68,14 @@ class EnhancedFile:
 
 @dataclass(frozen=True, slots=True)
 class EnhancedFiles:
-    """All days' objects in order, and whether the pattern of their keys matches nothing else."""
+    """All days' objects in order, and whether the pattern of their keys matches only them."""
 
     files: tuple[EnhancedFile, ...]
     pattern_is_enough: bool
 
     @property
     def problems(self) -> tuple[EnhancedFile, ...]:
-        """Those that the views leave out."""
+        """The files that the views omit."""
         return tuple(file for file in self.files if file.problem)
 
     def newest(self, today: date) -> date | None:
@@ -83,7 +83,7 @@ class EnhancedFiles:
         return max((file.dt for file in self.files if not file.problem and file.dt <= today), default=None)
 
     def sources(self, url: Callable[[str], str], pattern: str) -> str | list[FileGroup]:
-        """What to make the views from: the pattern where it will do, else the files that can be read, by columns."""
+        """The basis of the views: the pattern if that suffices, else the readable files, by columns."""
         readable = [file for file in self.files if not file.problem]
         if readable and self.pattern_is_enough and not any(file.problem or file.missing for file in self.files):
             return url(pattern)
@@ -94,11 +94,11 @@ class EnhancedFiles:
 
 
 def look_at_enhanced(store: ObjectStore, layout: Layout, index: Path, describe: Describe) -> EnhancedFiles:
-    """List the layer, and look at what is new or has changed; `index` is the file with what is known.
+    """List the layer, and examine new or changed files; `index` is the file with earlier results.
 
     Raises:
         ExternalError: the store cannot be listed.
-        duckdb.Error: a file could not be looked at, for a reason that is not the file's.
+        duckdb.Error: a file could not be examined, for a reason other than its content.
     """
     infos, others = _listed(store, layout)
     known = _read_index(index, store.name)
@@ -109,7 +109,7 @@ def look_at_enhanced(store: ObjectStore, layout: Layout, index: Path, describe: 
         described = describe([store.url(info.key) for info in new])
         for info in new:
             known[info.key] = files[info.key] = _judged(info, described[store.url(info.key)])
-        _log.info("looked at enhanced files", files=len(new), seconds=round(time.monotonic() - started, 3))
+        _log.info("examined enhanced files", files=len(new), seconds=round(time.monotonic() - started, 3))
     kept = {key: file for key, file in known.items() if key in files}
     if new or len(kept) != len(known):
         _write_index(index, store.name, kept)
@@ -117,12 +117,12 @@ def look_at_enhanced(store: ObjectStore, layout: Layout, index: Path, describe: 
 
 
 def known_problems(index: Path, store_name: str) -> list[EnhancedFile]:
-    """The files that were left out of the views when these were last looked at; no request."""
+    """The files omitted from the views at the last examination; makes no request."""
     return [file for file in _read_index(index, store_name).values() if file.problem]
 
 
 def describe_by(database: AnalyticsDatabase) -> Describe:
-    """Look at files by DuckDB, which is what will read them."""
+    """Examine files with DuckDB, which will also read them."""
 
     def describe(paths: list[str]) -> Described:
         connection = database.scratch()
@@ -182,7 +182,7 @@ def _schema_id() -> str:
 
 
 def _read_index(path: Path, store_name: str) -> dict[str, EnhancedFile]:
-    """What is known; nothing where the file is of another lake or other columns, or cannot be read."""
+    """Earlier results; empty if the index is for another lake or other columns, or cannot be read."""
     try:
         content = json.loads(path.read_bytes())
         if (content["store"], content["schema"]) != (store_name, _schema_id()):
@@ -209,4 +209,4 @@ def _write_index(path: Path, store_name: str, files: Mapping[str, EnhancedFile])
         temporary.write_text(json.dumps(content, ensure_ascii=False))
         temporary.replace(path)
     except OSError as error:
-        _log.warning("what is known of enhanced files could not be kept; they are looked at again", error=str(error))
+        _log.warning("the index of enhanced files could not be stored; they will be examined again", error=str(error))

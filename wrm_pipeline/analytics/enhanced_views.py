@@ -1,6 +1,6 @@
 """The views over the enhanced Parquet, as SQL.
 
-Paths are data: what in them would be a pattern for DuckDB, or a partition column, is neither.
+Paths are data: patterns and partition columns in them are escaped.
 """
 
 import re
@@ -19,7 +19,7 @@ from wrm_pipeline.analytics.registry.views import (
 )
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
 
-# Columns that parser version 1 did not write, and what its rows hold in them.
+# Columns that parser version 1 did not write, and their values in its rows.
 LATER_COLUMNS = {"feed": "'ucl'", "count_capped": "false"}
 
 _HIVE_PART = re.compile(r"([^=/]+)=[^/]*")
@@ -28,7 +28,7 @@ _DT_OF_PATH = "CAST(regexp_extract(filename, '/dt=([0-9-]{10})/[^/]*$', 1) AS DA
 
 @dataclass(frozen=True, slots=True)
 class ViewSet:
-    """The views over the enhanced Parquet, as SQL by name; `newest` is the date that `latest` is about."""
+    """The views over the enhanced Parquet, as SQL by name; `newest` is the date for `latest`."""
 
     definitions: Mapping[str, str]
     newest: date | None
@@ -43,9 +43,9 @@ class FileGroup:
 
 
 def missing_columns(columns: Mapping[str, str]) -> tuple[frozenset[str], str]:
-    """What a Parquet file lacks of an enhanced one, by its columns' types in DuckDB; and why it is not ours, if so.
+    """The columns that an enhanced file lacks, by its columns' types in DuckDB; and why it is not ours, if so.
 
-    Columns that are ours alone to add may be missing, and those that may be null.
+    Columns that only we can fill in, and nullable ones, may be missing.
     """
     missing, wrong = set(), []
     for field in arrow_schema(ENHANCED):
@@ -62,9 +62,9 @@ def missing_columns(columns: Mapping[str, str]) -> tuple[frozenset[str], str]:
 def enhanced_views(files: str | Sequence[FileGroup], newest: date | None) -> ViewSet:
     """The views of the data contract.
 
-    `files` is where all partitions are: a path or s3:// URL whose last two parts are patterns. That keeps up with new
-    days by itself, and takes for granted that every file has the same columns; groups of files are for other lakes.
-    Without any file the views are empty, with all columns.
+    `files` is a path or s3:// URL of all partitions whose last two parts are patterns. It includes new days
+    automatically, but requires that all files have the same columns; groups of files are for other lakes. Without any
+    file the views are empty, with all columns.
     """
     if newest is None or not files:
         everything = _nothing()
@@ -96,17 +96,17 @@ def _select(patterns: Sequence[str], missing: Collection[str], path: str) -> str
     listed = ", ".join(f"'{pattern.replace(chr(39), chr(39) * 2)}'" for pattern in patterns)
     source = listed if len(patterns) == 1 else f"[{listed}]"
     if _reads_as_column(path):
-        # Seven times slower to group by, and the only way where the lake's own path would set a column.
+        # Seven times slower to group by, but the only way if the lake's own path would set a column.
         dt, options = f"{_DT_OF_PATH} AS dt", "hive_partitioning = false, filename = true"
     else:
-        # Text, and cast: min and max of a partition column end in an internal error where one file is left (1.5.5). The
-        # price: a literal still leaves files out, a value that comes from a join does not.
+        # Text, and cast: min and max of a partition column cause an internal error if one file is left (1.5.5). The
+        # price: a literal still excludes files, a value from a join does not.
         dt, options = "CAST(dt AS DATE) AS dt", "hive_partitioning = true, hive_types = {'dt': VARCHAR}"
     return f"SELECT {', '.join(columns)}, {dt} FROM read_parquet({source}, {options})"
 
 
 def _reads_as_column(path: str) -> bool:
-    """Whether a folder above the partitions' is named like a partition of one of the columns."""
+    """Whether a folder above the partitions is named like a partition of one of the columns."""
     above = path.rsplit("/", 2)[0]
     ours = {"dt", *(name.lower() for name in ENHANCED.columns)}
     return any(found[1].lower() in ours for found in map(_HIVE_PART.fullmatch, above.split("/")) if found)
@@ -120,6 +120,6 @@ def _as_pattern(files: str) -> str:
 def escaped(path: str) -> str:
     """A path as a pattern that matches it alone.
 
-    DuckDB takes a backslash for the end of a folder's name, whatever is before it; any one character stands for it.
+    DuckDB takes a backslash as the end of a folder's name, so a single-character wildcard replaces it.
     """
     return re.sub(r"[*?\[\\]", lambda found: "?" if found[0] == "\\" else f"[{found[0]}]", path)

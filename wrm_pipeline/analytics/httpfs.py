@@ -1,4 +1,4 @@
-"""How DuckDB's httpfs asks the object store, and nobody else."""
+"""Restricts DuckDB's httpfs to the object store."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,8 @@ from wrm_pipeline.clients.endpoint_proxy import proxy_for
 
 
 def way_to(endpoint_url: str) -> dict[str, str]:
-    """Settings of httpfs for one endpoint: by our proxy, with certificates checked as for all other clients."""
-    # curl heeds NO_PROXY and would go past the proxy; the other implementation does not, and is slower with it.
+    """Settings of httpfs for one endpoint: through our proxy, with certificates checked as in all other clients."""
+    # curl respects NO_PROXY and would bypass the proxy; the other implementation does not.
     leaves_out = bool(os.environ.get("NO_PROXY") or os.environ.get("no_proxy"))
     bundle = os.environ.get("AWS_CA_BUNDLE") or ca_bundle()
     return {

@@ -1,8 +1,8 @@
-"""Where each asset's data lies, and which columns each column is made from.
+"""The place of each asset's data, and the columns that each column is made from.
 
-Dagster's `dagster/column_lineage`, the OpenLineage events and the report all show what stands here: of the Parquet
-layers from below, of tables and views from the registry. A column that is made from no column (the key of the raw
-object, say) has an empty list.
+Dagster's `dagster/column_lineage`, the OpenLineage events and the report all show this information: for the Parquet
+layers from this module, for tables and views from the registry. A column that is not made from columns (e.g. the key of
+the raw object) has an empty list.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ RAW_COLUMNS: Mapping[str, str] = {
     "name": "Name as the feed spells it, perhaps encoded twice or with HTML entities",
     "lat": "Latitude, WGS84 [deg]",
     "lon": "Longitude, WGS84 [deg]",
-    "bikes": "Bikes there now",
+    "bikes": "Bikes at the station now",
     "spaces": "Free docks now",
     "installed": "true or false; may be absent",
     "locked": "true or false; may be absent",
     "temporary": "true or false; may be absent",
-    "total_docks": "Docks in all; may be 0",
+    "total_docks": "Total docks; may be 0",
     BATTERY_COLUMN: "A flag for stations, the battery level in percent for free-standing e-bikes; may be absent",
     "pedelecs": "E-bikes among bikes; may be absent",
 }
@@ -78,7 +78,7 @@ _PARQUET: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
     ),
 }
 
-# Of these assets' tables and views only the one that the others are about is shown.
+# Of these assets' tables and views only the main one is shown.
 _SHOWN = {
     asset_names.VIEWS: "wrm_stations_enhanced_data",
     asset_names.CATALOG: "catalog_columns",
@@ -88,7 +88,7 @@ _SHOWN = {
 
 
 def shown_tables(asset: str) -> tuple[Table, ...]:
-    """The tables that stand for an asset in lineage and in the UI; none for an asset that makes no table."""
+    """The tables that represent an asset in lineage and UI; empty for an asset without tables."""
     shown = _SHOWN.get(asset)
     return (TABLES[shown],) if shown else tables_of(asset)
 
@@ -104,7 +104,7 @@ def shown_columns(asset: str) -> dict[str, tuple[Table, Column]]:
 
 
 def column_lineage(asset: str) -> Mapping[str, tuple[Origin, ...]]:
-    """Column, as it is shown -> where it comes from; empty for an asset whose columns are made from none."""
+    """Column, as shown -> its sources; empty for an asset whose columns have none."""
     if asset in _PARQUET:
         return _PARQUET[asset]
     return {

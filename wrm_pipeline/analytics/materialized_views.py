@@ -1,4 +1,4 @@
-"""Enhanced partitions -> the tables mv_* of the analytics database, by the SQL that the registry has of each."""
+"""Enhanced partitions -> the tables mv_* of the analytics database, by the registry's SQL."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 def refresh_materialized_views(
     database: AnalyticsDatabase, partitions: PublishedPartitions, *, refreshed_at: datetime
 ) -> Refresh:
-    """Bring all mv_ tables up to what is published; the database is left alone if they are.
+    """Bring all mv_ tables up to date; the database is not touched if they are.
 
     Raises:
-        ExternalError: the store failed, or gives none of the days; the tables are as they were.
-        PartitionGoneError: a partition was removed meanwhile; the tables are as they were.
+        ExternalError: the store failed, or returns none of the days; the tables are unchanged.
+        PartitionGoneError: a partition was removed meanwhile; the tables are unchanged.
     """
     return refresh(MaterializedViews(partitions, refreshed_at), database, refreshed_at=refreshed_at)
 
 
 def version_of(view: Table) -> str:
-    """Changes with the SQL and the columns: rows of another version were made by another rule."""
+    """Changes with the SQL and the columns: rows of another version were made by another definition."""
     made_by = (view.columns_sql, view.sql, sorted(STAGING_SQL.items()))
     return hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
 
@@ -49,11 +49,11 @@ class MaterializedViews(TableSet):
     def __init__(self, partitions: PublishedPartitions, now: datetime) -> None:
         super().__init__(partitions)
         self._now = now
-        # The day that the temporary tables hold.
+        # The day in the temporary tables.
         self._loaded: date | None = None
 
     def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
-        """The day's object for a day's rows; for what is about now, the newest and those that make its profile."""
+        """The day's object for a day's rows; for the latest views, the newest one and those of its profile."""
         days = sorted(published)
         found: dict[Part, Source] = {}
         for view in self.tables:
@@ -67,13 +67,13 @@ class MaterializedViews(TableSet):
         return found | {(view.name, None): Source(recent_id, version_of(view)) for view in self._latest}
 
     def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
-        """Rows by each table's SQL; none where the day's object cannot be read, until it is another one."""
+        """Rows by each table's SQL; none if the day's object cannot be read, until it changes."""
         loaded = self._load(connection, dt)
         return {name: _replace(connection, TABLES[name], dt, made=loaded) for name in names}
 
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
-        """Rows of the newest day that has any by now; none without one."""
-        # A day that could not be read before is part of the profile of mv_rebalancing.
+        """Rows of the newest day that has any so far; none without one."""
+        # A day that was unreadable before belongs to the profile of mv_rebalancing.
         given = plan.asked_again.difference(self.days.denied)
         outdated = [view for view in self._latest if given or (view.name, None) in plan.write]
         if not outdated:
@@ -86,14 +86,14 @@ class MaterializedViews(TableSet):
         return [view for view in self.tables if view.refreshed is Refreshed.LATEST]
 
     def _begun(self, published: Iterable[date]) -> list[date]:
-        """Days up to today, in order: those to come are of a clock that was ahead, and not what is now."""
+        """Days up to today, in order: later ones stem from a clock that was ahead."""
         return sorted(dt for dt in published if dt <= local_date(self._now))
 
     def _load_newest(self, connection: "duckdb.DuckDBPyConnection", begun: Sequence[date]) -> bool:
         """Make the temporary tables of the newest day that has a snapshot by now; False if none has."""
         until = self._now + MAX_AHEAD
         for dt in reversed(begun):
-            if dt == self._loaded:  # its tables are good as they are, unless they hold later snapshots
+            if dt == self._loaded:  # its tables need no change, unless they contain later snapshots
                 sql = "SELECT coalesce(max(file_timestamp) <= ?, false) FROM day_snapshots"
                 ((good,),) = connection.execute(sql, [until]).fetchall()
                 if good:
@@ -119,7 +119,7 @@ class MaterializedViews(TableSet):
 
 
 def _replace(connection: "duckdb.DuckDBPyConnection", view: Table, dt: date | None, *, made: bool) -> int:
-    """Replace a day's rows, or all, by what the SQL gives now; by none unless `made`. Gives how many there are."""
+    """Replace a day's rows, or all, by the current result of the SQL (by none unless `made`); returns their number."""
     delete_rows(connection, [view], dt)
     if not made:
         return 0

@@ -1,4 +1,4 @@
-"""What the next refresh of the database would find in its place and move aside; looks, and changes nothing."""
+"""Finds what the next refresh of the database would move aside; read-only."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ from wrm_pipeline.analytics.database_files import logs_beside, no_place
 
 
 def obstacle_to(database: AnalyticsDatabase) -> str:
-    """What would be moved aside and why, as a sentence without its end; empty if nothing would.
+    """What would be moved aside and why, as a sentence without a full stop; empty if nothing would be.
 
-    A database that another process has open for writing is not looked into.
+    A database that another process has open for writing is not opened.
     """
     import duckdb
 
@@ -23,7 +23,7 @@ def obstacle_to(database: AnalyticsDatabase) -> str:
         return f"{path} would be moved aside: {reason}" if reason else ""
     try:
         with database.reading(heal=False) as connection:
-            reason = "" if is_ours(connection) else "it holds tables and was not made by this pipeline"
+            reason = "" if is_ours(connection) else "it contains tables and was not created by this pipeline"
     except DamagedDatabaseError:
         reason = "it is not a database that can be read"
     except duckdb.IOException:

@@ -1,7 +1,7 @@
 """Data quality by day: rules, profile, anomalies and accounting of the days that are new or changed.
 
-A day's results depend on its published objects and, for drift and anomalies, on what is stored of the days before. A
-day that changed is computed again; the days after it keep what they were judged by.
+A day's results depend on its published objects and, for drift and anomalies, on the stored results of the days before.
+A day that changed is computed again; later days keep their results.
 """
 
 import json
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-# A day costs 1 to 2 s. The first run over years of days would hold the pool for that long; so it takes a month, and
+# A day costs 1 to 2 s. The first run over years of days would hold the pool for too long, so it computes a month, and
 # the next runs the rest.
 MAX_DAYS_A_RUN = 30
 
@@ -75,9 +75,9 @@ def refresh_quality_tables(
     method: str = anomalies.DEFAULT_METHOD,
     max_days: int = MAX_DAYS_A_RUN,
 ) -> Refresh:
-    """Bring the quality tables up to date, all in one refresh of the database: after a failure they are as they were.
+    """Bring the quality tables up to date, all in one refresh of the database: after a failure they are unchanged.
 
-    One listing tells which days changed; without any, nothing is read or written.
+    One listing shows which days changed; without any, nothing is read or written.
     """
     tables = QualityTables(partitions, area, method)
     return refresh(tables, database, refreshed_at=refreshed_at, max_days=max_days)
@@ -95,24 +95,24 @@ class QualityTables(TableSet):
         self._method = method
 
     def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
-        """The day's object, judged by these rules in this area, and by this method."""
+        """The day's object, with the rules, area and method that it is judged by."""
         version = f"{BUSINESS_RULES_VERSION} {self._method} {rules_id(self._area)}"
         return {(EVERY_TABLE, dt): Source(etag, version) for dt, etag in published.items()}
 
     def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
-        """Compute the day; one whose objects cannot be read, or are gone since they were listed, has no results."""
+        """Compute the day; it has no results if its objects cannot be read or have vanished since the listing."""
         try:
             rows = self.days.read(dt)
         except PartitionGoneError as error:
-            _log.warning("the quality of a day is not known", dt=str(dt), error=str(error))
+            _log.warning("the quality of a day is unknown", dt=str(dt), error=str(error))
             rows = None
         _assess_day(connection, self.days.partitions, dt, rows, area=self._area, method=self._method)
         return dict.fromkeys(names, rows.num_rows if rows is not None else 0)
 
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
-        """Write the rules, and drop the station hours that no day is compared with any more."""
+        """Write the rules, and drop station hours that are no longer needed for comparisons."""
         _write_rules(connection, self._area)
-        # The days still to come are judged by those before them.
+        # Future days are judged by those before them.
         needed_from = min([*plan.waiting, plan.newest or date.max]) - timedelta(days=anomalies.DAYS_COMPARED)
         connection.execute(f"DELETE FROM {SCHEMA}.{STATION_HOURS.name} WHERE dt < ?", [needed_from])
         return {}
@@ -135,7 +135,7 @@ def _assess_day(
     area: ServiceArea,
     method: str,
 ) -> None:
-    """Compute and replace everything about one day, of which these are the enhanced rows."""
+    """Compute and replace everything about one day with these enhanced rows."""
     if rows is None or not rows.num_rows:
         for table in (RULE_HITS, PROFILE, ANOMALIES, STATION_HOURS):
             _replace(connection, table, day, [])
@@ -169,7 +169,7 @@ def _assess_rows(
     ids, names = rows["station_id"].chunk(0).dictionary.to_pylist(), rows["name"]
     hours = station_hours(observed, ids, lambda row: str(names[row].as_py())).assign(dt=day)
     _replace(connection, STATION_HOURS, day, hours)
-    # What an old day was judged by is not kept for ever: it keeps what was found then.
+    # The station hours behind an old day's results are not kept for ever: it keeps its earlier findings.
     if earlier_hours["dt"].nunique() >= anomalies.MIN_DAYS_COMPARED or not _has_anomalies(connection, day):
         found = find_anomalies(hours, earlier_hours, day, method=method).assign(dt=day)
         _replace(connection, ANOMALIES, day, found)
@@ -183,7 +183,7 @@ def _has_anomalies(connection: "duckdb.DuckDBPyConnection", day: date) -> bool:
 
 
 def _bikes_before(earlier_hours: "pd.DataFrame", day: date) -> Mapping[str, int] | None:
-    """The counts with which the day before ended; None if that is not known, or if it ended early."""
+    """The final counts of the day before; None if unknown, or if it ended early."""
     midnight, _ = partition_bounds(day)
     yesterday = earlier_hours[earlier_hours["dt"] == day - timedelta(days=1)]
     if not len(yesterday) or yesterday["hour_start"].max() != midnight - timedelta(hours=1):
@@ -204,7 +204,7 @@ def _hit_row(day: date, hit: RuleHits) -> dict[str, Any]:
 def _dead_letter_hits(
     day: date, manifest: Manifest, area: ServiceArea, letters: Sequence[DeadLetter]
 ) -> list[dict[str, Any]]:
-    """The rules that the parser applies; the raw objects with most dead letters are the samples."""
+    """The rules applied by the parser; the samples are the raw objects with most dead letters."""
     counts = manifest.counts
     worst = sorted(
         ((source.counts.dead_lettered, key) for key, source in manifest.sources.items() if source.counts.dead_lettered),
@@ -222,7 +222,7 @@ def _dead_letter_hits(
 
 
 def _drift_hits(lines: int, letters: Sequence[DeadLetter]) -> RuleHits:
-    """Lines of a change of format that wait, those of bodies in quarantine included; the newest are the samples."""
+    """Waiting lines of a change of format, including bodies in quarantine; the newest are the samples."""
     drifted = [letter for letter in letters if letter.of_drift and letter.status != REPROCESSED]
     newest = sorted(drifted, key=lambda letter: (letter.timestamp, letter.entry_id), reverse=True)
     samples = tuple(
@@ -277,7 +277,7 @@ def _replace(
     day: date,
     rows: "Sequence[Mapping[str, Any]] | pd.DataFrame",
 ) -> None:
-    """Put a day's rows in the place of those that are there."""
+    """Replace a day's rows."""
     delete_rows(connection, [table], day)
     _insert(connection, table, rows)
 

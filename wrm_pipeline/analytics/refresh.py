@@ -1,8 +1,8 @@
-"""The refresh of tables that remember what their rows were made from: what is new or changed, in one transaction.
+"""Refreshes tables that record what their rows were made from: new or changed parts, in one transaction.
 
-A *part* is what is replaced at once: the rows of one day, or a whole table. Each is made from published objects, which
-their ETags identify, by a rule, which its version identifies. A table of each set, its ledger, holds both for every
-part. One listing says which parts are out of date; where none is, the database is left alone.
+A *part* is replaced as a whole: the rows of one day, or a whole table. Each is made from published objects, identified
+by their ETags, by a rule, identified by its version. Each set of tables has a ledger with both for every part. One
+listing shows which parts are out of date; if none is, the database is not touched.
 """
 
 import time
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-# A table, and the day whose rows it is about; no day: the whole table.
+# A table, and the day of the rows; no day: the whole table.
 Part = tuple[str, date | None]
-# What a denied part is made from begins so. In each refresh so many days are asked for again, the newest.
+# Prefix of the source of a denied part. Each refresh requests the newest of these days again, up to this number.
 _DENIED = "denied "
 _DENIED_AT_ONCE = 20
-# In the place of a table's name: all tables by day of the set, which are made together.
+# In place of a table's name: all daily tables of the set, which are made together.
 EVERY_TABLE = "*"
 
 
@@ -51,13 +51,13 @@ class Source:
 
     @property
     def denied(self) -> "Source":
-        """The same, where the store does not give the object: it may do so later, without any change of the object."""
+        """The same if the store denies the object: it may return it later, without any change of the object."""
         return Source(f"{_DENIED}{self.etag}", self.version)
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The table in which a set keeps what its parts were made from.
+    """The table in which a set records what its parts were made from.
 
     It has the columns `dt`, `rows` and `refreshed_at`; `table_name`, unless its days are of all tables at once; and
     `source`, or `etag` and `version`.
@@ -80,13 +80,13 @@ class Ledger:
         return {(name, dt): source for name, dt, source in connection.execute(sql).fetchall()}
 
     def newest(self, connection: "duckdb.DuckDBPyConnection", today: date) -> date | None:
-        """The newest day up to `today` of which there are rows."""
+        """The newest day up to `today` with rows."""
         sql = f"SELECT max(dt) FROM {SCHEMA}.{self.table.name} WHERE dt <= ? AND rows > 0"
         ((newest,),) = cast("list[tuple[date | None]]", connection.execute(sql, [today]).fetchall())
         return newest
 
     def row_counts(self, connection: "duckdb.DuckDBPyConnection") -> dict[str, int]:
-        """How many rows each table has; empty where the ledger does not tell tables apart."""
+        """The number of rows of each table; empty if the ledger does not distinguish tables."""
         if "table_name" not in self._names:
             return {}
         sql = f"SELECT table_name, sum(rows)::BIGINT FROM {SCHEMA}.{self.table.name} GROUP BY table_name"
@@ -127,15 +127,15 @@ class RefreshPlan:
 
     Attributes:
         published: The ETag of each published day's object.
-        newest: The newest published day up to today. Later ones are of a clock that was ahead: they are days like
-            others, and not what is now. Where there are no others, the last of them.
-        sources: What each part is to be made from.
+        newest: The newest published day up to today. Later ones stem from a clock that was ahead: they are treated as
+            ordinary days, but not as the newest. If there are no others, the last of them.
+        sources: What each part has to be made from.
         write: Parts that are missing or were made from something else.
-        asked_again: Days whose object the store did not give the last time.
+        asked_again: Days whose object the store denied the last time.
         drop: Parts of days that are no longer published, or no longer kept.
         recreate: Tables that are missing or have other columns.
-        forget: Parts that go with the tables that are created again.
-        waiting: Days that are left for the next refresh.
+        forget: Parts that are removed with the tables that are created again.
+        waiting: Days left for the next refresh.
     """
 
     published: Mapping[date, str]
@@ -150,7 +150,7 @@ class RefreshPlan:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether the tables hold just what they should."""
+        """Whether the tables are up to date."""
         return not (self.write or self.drop or self.recreate)
 
     @property
@@ -165,16 +165,16 @@ class RefreshPlan:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """What a refresh did.
+    """The result of a refresh.
 
     Attributes:
-        newest: The newest day up to today of which the tables have rows.
+        newest: The newest day up to today with rows in the tables.
         days_refreshed: Days whose rows were made again.
         days_dropped: Days that are no longer published.
-        days_waiting: Days that are left for the next refresh.
-        days_unreadable: Days whose object cannot be read; the tables hold no rows made from it.
-        rows: How many each table has now, where the ledger tells tables apart.
-        seconds: How long it took.
+        days_waiting: Days left for the next refresh.
+        days_unreadable: Days whose object cannot be read; the tables have no rows from it.
+        rows: The number of rows of each table, if the ledger distinguishes tables.
+        seconds: The duration.
     """
 
     newest: date | None
@@ -192,7 +192,7 @@ class TableSet(ABC):
     Attributes:
         asset: Its name.
         source_columns: The columns of the enhanced rows that they are made from.
-        days: These rows, and which of them could not be read in this refresh.
+        days: The source of these rows, which records unreadable days of this refresh.
     """
 
     asset: ClassVar[str]
@@ -208,7 +208,7 @@ class TableSet(ABC):
 
     @property
     def ledger(self) -> Ledger:
-        """The record of what the others hold."""
+        """The record of what the other tables contain."""
         (table,) = (table for table in self.tables if table.refreshed is Refreshed.LEDGER)
         return Ledger(table)
 
@@ -219,15 +219,15 @@ class TableSet(ABC):
 
     @abstractmethod
     def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
-        """What each part is to be made from, with the ETags of what is published, by day."""
+        """What each part has to be made from, given the ETags of the published objects by day."""
 
     @abstractmethod
     def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
-        """Replace the rows of these parts of a day; gives how many each has, none where it cannot be read."""
+        """Replace the rows of these parts of a day; returns their numbers, empty if it cannot be read."""
 
     @abstractmethod
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
-        """Once the days are written, replace what is not by day; gives how many rows each part has."""
+        """Once the days are written, replace whole tables; returns the number of rows of each part."""
 
 
 def refresh(
@@ -237,17 +237,17 @@ def refresh(
     refreshed_at: datetime,
     max_days: int | None = None,
 ) -> Refresh:
-    """Bring a set of tables up to what is published; the database is left alone if they are.
+    """Bring a set of tables up to date; the database is not touched if they are.
 
     Args:
         tables: Which.
         database: Where they are.
-        refreshed_at: The time that the ledger gets.
-        max_days: How many days are made again at most; None: all. The others wait for the next refresh.
+        refreshed_at: The time recorded in the ledger.
+        max_days: Maximum number of days to make again; None: all. The others wait for the next refresh.
 
     Raises:
-        ExternalError: the store failed, or gives none of the days; the tables are as they were.
-        PartitionGoneError: a partition was removed meanwhile; the tables are as they were.
+        ExternalError: the store failed, or returns none of the days; the tables are unchanged.
+        PartitionGoneError: a partition was removed meanwhile; the tables are unchanged.
     """
     started = time.monotonic()
     published, today = published_days(tables.days.partitions), local_date(refreshed_at)
@@ -258,7 +258,7 @@ def refresh(
                 newest, rows = tables.ledger.newest(connection, today), _row_counts(connection, tables)
                 return Refresh(newest, rows=rows, seconds=time.monotonic() - started)
     with database.refresh() as connection:
-        # Once more: while this one waited for the lock, another refresh may have done it.
+        # Planned again: another refresh may have done it while this one waited for the lock.
         plan = plan_refresh(connection, tables, published, today, max_days)
         connection.begin()
         _apply(connection, tables, plan, refreshed_at)
@@ -326,7 +326,7 @@ def plan_refresh(
 
 
 def _with_other_columns(connection: "duckdb.DuckDBPyConnection", tables: TableSet) -> tuple[Table, ...]:
-    """The tables that are missing or have not the columns that the registry says."""
+    """The tables that are missing or differ from the registry in their columns."""
     existing: dict[str, list[tuple[str, str]]] = {}
     sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE schema_name = ? ORDER BY column_index"
     for table, column, type_name in connection.execute(sql, [SCHEMA]).fetchall():
@@ -339,7 +339,7 @@ def _with_other_columns(connection: "duckdb.DuckDBPyConnection", tables: TableSe
 
 
 def _left_for_later(days: Iterable[date], newest: date | None, max_days: int | None) -> set[date]:
-    """The days that exceed `max_days`: they are taken in order, but the newest always, as that is looked at."""
+    """The days beyond `max_days`: days are taken in order, but always include the newest, which people look at."""
     in_order = sorted(days)
     if max_days is None or len(in_order) <= max_days:
         return set()
@@ -355,11 +355,11 @@ def _apply(
     plan: RefreshPlan,
     refreshed_at: datetime,
 ) -> None:
-    """Do what is planned."""
+    """Carry out the plan."""
     ledger = tables.ledger
     ours = ledger.table not in plan.recreate
     for table in plan.recreate:
-        # Without a ledger, a table that has the name of one of ours and other columns may be somebody else's.
+        # Without a ledger, a table with the name of one of ours but other columns may be somebody else's.
         columns = None if ours or table == ledger.table else [column.name for column in table.columns]
         make_way(connection, table.name, "BASE TABLE", columns)
         connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{table.name} ({table.columns_sql})")
@@ -381,7 +381,7 @@ def _apply(
 
 def delete_rows(connection: "duckdb.DuckDBPyConnection", tables: Iterable[Table], dt: date | None) -> None:
     """Delete a day's rows, or all."""
-    # A literal date, so that the row groups of other days are not looked at.
+    # A literal date, so that the row groups of other days are skipped.
     only = f" WHERE dt = DATE '{dt}'" if dt else ""
     for table in tables:
         connection.execute(f"DELETE FROM {SCHEMA}.{table.name}{only}")

@@ -1,4 +1,4 @@
-"""docs/tables.md: every table and view as the registry has it. `make docs-tables` writes the page."""
+"""Generates docs/tables.md from the registry (`make docs-tables`)."""
 
 import sys
 from collections.abc import Iterable
@@ -7,9 +7,10 @@ from wrm_pipeline.analytics.registry import SCHEMA, TABLES, Table
 
 _HEAD = f"""# Tables
 
-Who this is for: the person who asks the database. All tables and views of `{SCHEMA}`, in the order of the registry
-(`wrm_pipeline/analytics/registry/`), from which this page is made (`make docs-tables`); a test holds it to that. The
-same is in the database, as comments and in `catalog_tables` and `catalog_columns`. How to ask: [queries](queries.md).
+For users of the database: all tables and views of `{SCHEMA}`, in the order of the registry
+(`wrm_pipeline/analytics/registry/`), from which this page is generated (`make docs-tables`); a test checks that. The
+database has the same information as comments and in `catalog_tables` and `catalog_columns`. Examples of queries:
+[queries](queries.md).
 """
 
 
@@ -48,7 +49,7 @@ def _shown(table: Table) -> list[tuple[str, str, str, str]]:
 
 
 def _text(text: str) -> str:
-    """Text without markup: names with underlines and bars stay what they are."""
+    """Text without markup: underscores and bars in names are escaped."""
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 

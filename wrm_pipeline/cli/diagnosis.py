@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @json_option
 @pass_settings
 def doctor(settings: "Settings", as_json: bool) -> int:
-    """Check everything that the pipeline needs, and say what to do."""
+    """Check all that the pipeline needs, and say what to do."""
     from dataclasses import asdict
 
     from wrm_pipeline.cli.doctor import examine

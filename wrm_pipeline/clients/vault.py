@@ -1,7 +1,7 @@
-"""Secrets from Vault (KV version 2): read when they are first used, kept in memory for minutes, shown nowhere.
+"""Secrets from Vault (KV version 2): read at first use, kept in memory for minutes, shown nowhere.
 
-Nothing here is picked up from the surroundings (`VAULT_TOKEN`, ``~/.vault-token``, ``~/.netrc``, proxies): what is
-not an argument is not used.
+Nothing is taken from the environment (`VAULT_TOKEN`, ``~/.vault-token``, ``~/.netrc``, proxies): only the arguments
+count.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wrm_pipeline.clients.breaker import Breaker
 
 TTL_S = 300.0
-"""How long a secret is used before Vault is asked again: what is rotated in Vault arrives within this time."""
+"""How long a secret is used before Vault is asked again: a rotated one arrives within this time."""
 
 PAUSE_S = 15.0
 """How long a failure is remembered, so that a run that needs several secrets waits for a dead Vault once."""
@@ -38,22 +38,22 @@ PAUSE_S = 15.0
 MAX_SECRETS = 32
 
 _RENEW_AFTER = 2 / 3
-"""Of a token's life; the rest is for a Vault that is away just then."""
+"""Of a token's lifetime; the rest is a margin for a Vault that is down at that moment."""
 
 MAX_ANSWER_BYTES = 2**20
 
 _WHO_ANSWERS = "See what answers at VAULT_ADDR: a proxy?"
 
 _CONNECT_SHARE = 3 / 8
-"""Of an attempt's time that connecting may take, which leaves the rest for the answer: 1.5 s + 2.5 s."""
+"""The share of an attempt's time for connecting; the rest is for the answer: 1.5 s + 2.5 s."""
 
 
 class VaultError(ExternalError):
-    """Vault gave no secret; the message names the path and the remedy, never a value."""
+    """Vault returned no secret; the message names the path and the remedy, never a value."""
 
 
 class VaultUnreachableError(VaultError, TransientError):
-    """No answer, or one that says that Vault is not well."""
+    """No answer, or one that says that Vault has a problem."""
 
 
 class VaultSealedError(VaultError, TransientError):
@@ -65,11 +65,11 @@ class VaultLoginError(VaultError, PermanentError):
 
 
 class VaultDeniedError(VaultError, PermanentError):
-    """The policy does not allow it, even with a fresh token."""
+    """The policy does not permit it, even with a fresh token."""
 
 
 class VaultPathMissingError(VaultError, PermanentError):
-    """Nothing was ever written at the path, or all of it was removed."""
+    """Nothing was ever written at the path, or everything was removed."""
 
 
 class VaultVersionDeletedError(VaultError, PermanentError):
@@ -83,23 +83,23 @@ class VaultVersionDeletedError(VaultError, PermanentError):
 
 
 class VaultKeyMissingError(VaultError, PermanentError):
-    """The path is there, but not this key in it."""
+    """The path exists, but lacks this key."""
 
 
 class VaultValueError(VaultError, PermanentError):
-    """A value cannot be right, or does not fit the variables."""
+    """A value is invalid, or contradicts the variables."""
 
 
 class VaultMountError(VaultError, PermanentError):
-    """There is no secrets engine at the mount point."""
+    """The mount point has no secrets engine."""
 
 
 class VaultMisdirectedError(VaultError, PermanentError):
-    """The answer is a redirection, which is not followed: token and secrets would go to whoever it names."""
+    """The answer is a redirect, which is not followed: token and secrets would go to its target."""
 
 
 class VaultRefusedError(VaultError, PermanentError):
-    """Vault said no in a way that the other classes do not cover, or more than it may; the message says what."""
+    """Vault refused for a reason that the other classes do not cover, or answered too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,8 @@ class AppRole:
     """Login with an AppRole.
 
     Attributes:
-        role_id: Gives it.
-        secret_id: Gives it; called at each login, so that a rotated one is used.
+        role_id: Returns it.
+        secret_id: Returns it; called at each login, so that a rotated one is used.
         where: Where a person finds the secret id, for messages.
     """
 
@@ -122,7 +122,7 @@ class Token:
     """A token that something else provides, such as Vault Agent's file.
 
     Attributes:
-        token: Gives it; called when the one in use is no longer accepted.
+        token: Returns it; called when the one in use is no longer accepted.
         where: Where a person finds it, for messages.
     """
 
@@ -131,7 +131,7 @@ class Token:
 
 
 class VaultSecret:
-    """One path's keys and values; the values show in no repr.
+    """The keys and values of one path; the values appear in no repr.
 
     Attributes:
         name: Mount point, path and address, for messages.
@@ -154,14 +154,14 @@ class VaultSecret:
         return sorted(self._values)
 
     def values(self) -> dict[str, str]:
-        """All of it; for writing a new version."""
+        """All values, for writing a new version."""
         return dict(self._values)
 
     def get(self, key: str) -> str | None:
-        """A value without blanks around it, or None where there is none.
+        """A value, stripped; None if there is none.
 
         Raises:
-            VaultValueError: It holds a line break or another character that no credential has.
+            VaultValueError: It contains a line break or another invalid character.
         """
         value = stripped(self._values.get(key, ""))
         if problem := unusable_character(value, secret=True):
@@ -174,7 +174,7 @@ class VaultSecret:
 
         Raises:
             VaultKeyMissingError: There is none, or it is empty.
-            VaultValueError: As of `get`.
+            VaultValueError: See `get`.
         """
         value = self.get(key)
         if value is None:
@@ -191,7 +191,7 @@ class VaultSecret:
 class Vault:
     """Reads secrets; thread-safe. Makes its first request when the first secret is read.
 
-    One `read` takes at most the policy's deadline, login and repetitions included.
+    One `read` takes at most the policy's deadline, including login and retries.
 
     Args:
         address: ``https://host:8200``.
@@ -199,7 +199,7 @@ class Vault:
         mount_point: Where KV version 2 is mounted.
         namespace: For Vault Enterprise and HCP.
         verify: Whether to verify the certificate, or the path of the CA that signed it.
-        breaker: Asked before, told after each request. Its state must not need a secret from here.
+        breaker: Consulted before and updated after each request. Its state must not need a secret from here.
         policy: Attempts and deadline.
         ttl_s: Seconds for which a secret is kept.
         on_event: See `retry.call`.
@@ -244,7 +244,7 @@ class Vault:
         return f"Vault({self.address!r}, mount_point={self.mount_point!r})"
 
     def read(self, path: str) -> VaultSecret:
-        """The newest version at `path`, which is without mount point and ``data/``.
+        """The newest version at `path`, given without mount point and ``data/``.
 
         Raises:
             VaultError: See the classes above.
@@ -270,7 +270,7 @@ class Vault:
             return secret
 
     def write(self, path: str, values: Mapping[str, str], *, version: int) -> None:
-        """A new version at `path`, if the newest one is still `version` (0: there is none).
+        """Write a new version at `path`, if the newest one is still `version` (0: there is none).
 
         Raises:
             VaultError: See the classes above; a plain one if the version has changed.
@@ -318,7 +318,7 @@ class Vault:
     # Tokens
 
     def _with_token(self, operation: str, path: str, request: Callable[[Any], Any], ends: float) -> Any:
-        """Ask; once more with a new token after a 403, which says "expired" and "not allowed" alike."""
+        """Ask, and again with a new token after a 403, which may mean "expired" or "not permitted"."""
         self._have_token(path, ends)
         try:
             return self._ask(operation, path, request, ends)
@@ -347,7 +347,7 @@ class Vault:
             remember_secret(role_id)
             remember_secret(secret_id)
             answer = self._ask("login", path, lambda c: c.auth.approle.login(role_id, secret_id, use_token=False), ends)
-            # A new login does all that a renewal does, and knows no maximum age.
+            # A new login does everything that a renewal does, without a maximum age.
             self._took({**answer["auth"], "renewable": False})
         else:
             client.token = how.token()
@@ -360,7 +360,7 @@ class Vault:
         client.token = token.get("client_token") or client.token
         remember_secret(client.token)
         self._renewable = bool(token.get("renewable")) and life > 0
-        # A life of 0 means for ever.
+        # A lifetime of 0 means forever.
         self._fresh_until = self._clock() + life * _RENEW_AFTER if life > 0 else float("inf")
 
     # Requests
@@ -378,10 +378,10 @@ class Vault:
             session.mount("https://", session.get_adapter("http://"))
             self._hvac = hvac.Client(
                 self.address,
-                token="",  # None would mean whatever lies around
+                token="",  # None would mean any token found in the environment
                 session=session,
                 namespace=self._namespace,
-                allow_redirects=False,  # the token would go along
+                allow_redirects=False,  # the token would be sent along
                 adapter=_adapter_class(),
             )
         return self._hvac
@@ -396,7 +396,7 @@ class Vault:
             read_s=left * (1 - _CONNECT_SHARE),
             total_s=left,
             trusted=True,
-            verify=certifi.where() if self._verify is True else self._verify,  # not of the environment
+            verify=certifi.where() if self._verify is True else self._verify,  # not the environment's
             certificate_remedy="Check VAULT_ADDR, VAULT_CACERT and the clock",
             with_errors=True,
         )
@@ -431,7 +431,7 @@ class Vault:
                 raise CertificateError(error.problem, "vault", operation, place, error.remedy) from None
             except PermanentError as error:
                 raise VaultRefusedError(error.problem, "vault", operation, place, _WHO_ANSWERS) from None
-            except requests.RequestException as exc:  # of what was to be sent
+            except requests.RequestException as exc:  # about an invalid request
                 scrub(exc)
                 raise retry.classify(exc, target="vault", operation=operation, name=place) or exc from None
 
@@ -452,10 +452,10 @@ class Vault:
         return place if operation in {"read", "write"} else f"for {place}"
 
     def _whether_up(self) -> str:
-        return "See whether Vault runs there, and whether VAULT_ADDR and the way to it (DNS, firewall) are right"
+        return "Check that Vault runs there, and that VAULT_ADDR and the connection to it (DNS, firewall) are right"
 
     def _explain(self, refusal: _RefusedError, operation: str, path: str) -> ExternalError:
-        """In our terms, with what to do about it."""
+        """Translate into our errors, with a remedy."""
         status, said = refusal.status, "; ".join(refusal.errors)[:200]
         problem = f"HTTP {status} {said}".strip()
         kind: type[VaultError]
@@ -467,15 +467,15 @@ class Vault:
             if "sealed" in said:
                 kind, remedy = VaultSealedError, "Unseal it: `vault operator unseal`, on the machine that it runs on"
         elif 300 <= status < 400:
-            kind, problem = VaultMisdirectedError, f"HTTP {status}: sends us to another address"
-            remedy = "Set VAULT_ADDR to the active node or to what stands before all nodes"
+            kind, problem = VaultMisdirectedError, f"HTTP {status}: redirects to another address"
+            remedy = "Set VAULT_ADDR to the active node, or to the load balancer in front of all nodes"
         elif operation in {"login", "lookup"} and status in {400, 401, 403}:
             kind, remedy = VaultLoginError, f"Put a new one into {self._login_with.where}"
             if isinstance(self._login_with, AppRole):
-                problem += " (VAULT_ROLE_ID and the secret id do not fit, or the secret id is used up or too old)"
+                problem += " (VAULT_ROLE_ID and the secret id do not match, or the secret id is used up or expired)"
                 remedy += ": `vault write -f auth/approle/role/ROLE/secret-id` issues it"
             else:
-                problem += " (the token is not valid, or too old)"
+                problem += " (the token is not valid, or has expired)"
         elif status == 403:
             verb = "create, update" if operation == "write" else operation
             kind, remedy = VaultDeniedError, f"The policy needs `{verb}` on {self.mount_point}/data/{path}"
@@ -508,14 +508,14 @@ class Vault:
             remedy = "See `vault secrets list`, and set VAULT_MOUNT_POINT or VAULT_NAMESPACE"
             return VaultMountError(f"there is no secrets engine at {mount}/", "vault", operation, place, remedy, 404)
         remedy = (
-            f"Write it: `wrm secrets import FILE --apply`, or `vault kv put -mount={mount} {path} …`. If it is there, "
-            f"see VAULT_NAMESPACE, VAULT_MOUNT_POINT, and whether {mount}/ is KV version 2"
+            f"Write it: `wrm secrets import FILE --apply`, or `vault kv put -mount={mount} {path} …`. If it exists, "
+            f"check VAULT_NAMESPACE, VAULT_MOUNT_POINT, and whether {mount}/ is KV version 2"
         )
         return VaultPathMissingError("there is nothing", "vault", operation, place, remedy, 404)
 
 
 class _RefusedError(Exception):
-    """An answer other than JSON with 200, or 204; without anything of the request."""
+    """An answer other than JSON with 200, or 204; contains nothing from the request."""
 
     def __init__(self, status: int, body: Any, retry_after_s: float | None) -> None:
         super().__init__(status)
@@ -527,7 +527,7 @@ class _RefusedError(Exception):
 
 
 def _transport() -> Any:
-    """Sends the requests of a session of `requests`, each by the policy that is set before."""
+    """A transport for `requests`; each request uses the policy that is set before it."""
     import requests
 
     class Transport(requests.adapters.BaseAdapter):
@@ -552,7 +552,7 @@ def _transport() -> Any:
 
 @cache
 def _adapter_class() -> type[Any]:
-    """How hvac sends a request: with what its exceptions leave out."""
+    """Hvac's adapter, with the details that its exceptions omit."""
     import hvac
 
     class Adapter(hvac.adapters.RawAdapter):  # type: ignore[misc]

@@ -213,7 +213,7 @@ class Incidents:
 
 
 def _incident(content: dict[str, Any]) -> Incident:
-    """One of a cursor; cursors of 0.1 call `reported` by another name."""
+    """Parse one from a cursor; cursors of 0.1 have another name for `reported`."""
     return Incident(**{"reported" if name == "told" else name: value for name, value in content.items()})
 
 

@@ -32,7 +32,7 @@ class SimulatedFeed:
 
     Attributes:
         url: The feed's full URL, query included.
-        clock: The instant that the next request is told; settable.
+        clock: The instant of the next request; settable.
         tuning: Sizes and times of faults; settable.
     """
 

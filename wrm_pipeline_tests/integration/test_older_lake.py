@@ -57,7 +57,7 @@ def test_by_command_which_says_first_what_it_would_do(older, capsys):
     assert "processed: 60 rows that only other files have are taken over" in foretold
     assert "nothing to do" in said["2025-08-19"]
     assert foretold.count("processed: 3 files move to superseded/") == 3
-    assert "analytics.duckdb would be moved aside: it holds tables and was not made by this pipeline." in foretold
+    assert "analytics.duckdb would be moved aside: it contains tables and was not created by this pipeline." in foretold
 
     assert main(["rebuild", "--apply"]) == 0
     done = capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""The registry of tables: the one place that says what each table and view of the analytics database is.
+"""The registry of tables: the only place that defines each table and view of the analytics database.
 
-Its columns with their meaning, its asset, its SQL, and how it is refreshed. The database, its comments, the catalog,
-lineage, what the Dagster UI shows and docs/tables.md are made from it. The schemas of the Parquet are in
-domain/schemas.py; how rows are computed in Python is in the modules that compute them.
+It defines columns with their meaning, asset, SQL, and refresh. The database, its comments, the catalog, lineage, the
+metadata in the Dagster UI and docs/tables.md are made from it. The schemas of the Parquet are in domain/schemas.py; how
+rows are computed in Python is in the modules that compute them.
 """
 
 from wrm_pipeline.analytics.registry.answers import ANSWERS
@@ -15,7 +15,7 @@ from wrm_pipeline.analytics.registry.views import VIEWS_OF_PARQUET
 
 __all__ = ["SCHEMA", "TABLES", "Column", "Refreshed", "Table", "tables_of"]
 
-# By name, in the order in which they are shown; each asset's tables in the order in which they are made.
+# By name, in the order of display; each asset's tables in the order of creation.
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (

@@ -1,6 +1,6 @@
-"""Answers by day: how each station fared, and where the bikes were.
+"""The daily tables: a summary of each station, and where the bikes were.
 
-A table holds the days that runs of its asset have built; the view beside it, the newest of them.
+A table contains the days that runs of its asset have built; its view, the newest of them.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ STATION_SUMMARY = Table(
         Column(
             "total_docks",
             "INTEGER",
-            "Docks in all in the newest snapshot; may be 0; null where unknown",
+            "Total docks in the newest snapshot; may be 0; null where unknown",
             "docks",
             ("total_docks", "file_timestamp"),
         ),
@@ -49,7 +49,7 @@ STATION_SUMMARY = Table(
     ),
     refreshed=Refreshed.BY_PARTITION,
     formula=IN_WORDS,
-    # Shares are of the day's snapshots in which the station was reported; the parameter is the day.
+    # Shares are of the day's snapshots that report the station; the parameter is the day.
     sql=f"""
 SELECT
     station_id,
@@ -119,7 +119,7 @@ def latest_of(table: Table) -> Table:
         name=f"{table.name}_latest",
         description=f"The rows of the newest day in {table.name}.",
         refreshed=Refreshed.OF_TABLE,
-        # A day that is still to come was published while a clock was ahead.
+        # A future day was published while a clock was ahead.
         sql=f"SELECT * FROM {name} WHERE dt = (SELECT max(dt) FROM {name} "
         f"WHERE dt <= CAST(timezone('{LOCAL_ZONE_NAME}', now()) AS DATE))",
         sources=(table.name,),

@@ -1,4 +1,4 @@
-"""Columns, and words about them, that several tables share."""
+"""Columns and descriptions shared by several tables."""
 
 from wrm_pipeline.analytics.registry.model import Column
 
@@ -12,7 +12,7 @@ HOUR_START = Column(
 LOCAL_HOUR = Column(
     "local_hour",
     "TINYINT",
-    "The hour on the clock in Wrocław, 0-23; 2 comes twice on a 25 h day",
+    "The local hour in Wrocław, 0-23; 2 occurs twice on a 25 h day",
     "h",
     ("file_timestamp",),
 )
@@ -23,8 +23,8 @@ LON = Column("lon", "DOUBLE", "Longitude, WGS84", "deg", ("lon",))
 FILE_TIMESTAMP = Column("file_timestamp", "TIMESTAMPTZ", "Time of the snapshot", sources=("file_timestamp",))
 OUTSIDE = Column("outside_service_area", "BOOLEAN", "Outside the configured box", sources=("outside_service_area",))
 
-# What a place is made from: where something is seen, and when.
+# The sources of a place: where something is seen, and when.
 PLACE = ("lat", "lon", "file_timestamp")
-# What makes a station empty, and what full (domain/full_and_empty.py).
+# The sources of empty and full (domain/full_and_empty.py).
 EMPTY = ("bikes", "spaces", "total_docks")
 FULL = ("spaces", "total_docks")

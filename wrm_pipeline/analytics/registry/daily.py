@@ -1,7 +1,7 @@
-"""The materialized views by day: a partition for each published day, and the record of what all of them hold.
+"""The materialized views by day: a partition for each published day, and the record of their content.
 
-A partition is a function of that day's enhanced rows alone: a changed day is computed again without a look at its
-neighbours, and what spans midnight is cut there.
+A partition is a function of that day's enhanced rows alone: a changed day is computed again independently of its
+neighbours, and anything that spans midnight is cut there.
 """
 
 from wrm_pipeline.analytics.registry.columns import DT, EMPTY, FULL, HOUR_START, LOCAL_HOUR, PLACE, STATION_ID
@@ -17,8 +17,8 @@ from wrm_pipeline.analytics.registry.staging import (
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL, IN_WORDS
 
-# Days that the tables by hour and by journey keep; those by day and of the city keep all. Every refresh copies the
-# database, and a year of them is 50 MB; what is older is in the Parquet, behind the views.
+# Days kept in the tables by hour and by journey; those by day and of the city keep all. Every refresh copies the
+# database, and a year of them is 50 MB; older data is in the Parquet, behind the views.
 DETAIL_DAYS = 400
 
 FREE_BIKES_MEAN = Column(
@@ -76,10 +76,10 @@ MV_DAILY_AGGREGATES = Table(
     ),
     refreshed=Refreshed.BY_DAY,
     formula=(
-        "Bikes of all stations are added up for each snapshot, and the mean, highest and lowest of these sums are the "
-        f"day's. Shares are of all station rows. {IN_WORDS}"
+        "Bikes of all stations are summed for each snapshot; the day's values are the mean, highest and lowest of "
+        "these sums. Shares are of all station rows. {IN_WORDS}"
     ),
-    limits=f"{OF_SNAPSHOTS} bikes_min is low where a snapshot lacks stations.",
+    limits=f"{OF_SNAPSHOTS} bikes_min is low if a snapshot lacks stations.",
     sql="""
 SELECT
     dt, count(*)::INTEGER AS snapshots,
@@ -150,7 +150,7 @@ MV_CITY_HOURLY = Table(
         Column("stations_full_mean", "DOUBLE", "Full stations, mean over the snapshots", "stations", FULL),
     ),
     refreshed=Refreshed.BY_DAY,
-    formula=f"Each snapshot is added up over the stations, and the sums are averaged over the hour. {IN_WORDS}",
+    formula=f"Each snapshot is summed over the stations, and the sums are averaged over the hour. {IN_WORDS}",
     limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
     sql=f"""
 SELECT
@@ -164,33 +164,35 @@ FROM day_snapshots GROUP BY dt, hour_start ORDER BY hour_start
 MV_FLOWS = Table(
     "mv_flows",
     asset_names.MATERIALIZED_VIEWS,
-    "Bikes that left and reached a station in an hour; one row for each station and hour, with zeros.",
+    "Bikes that left and reached a station in an hour; one row per station and hour, with zeros.",
     columns=(
         DT,
         HOUR_START,
         LOCAL_HOUR,
         STATION_ID,
-        Column("departures", "INTEGER", "Bikes that left, at least", "bikes", ("bikes", "file_timestamp")),
-        Column("arrivals", "INTEGER", "Bikes that came, at least", "bikes", ("bikes", "file_timestamp")),
+        Column("departures", "INTEGER", "Minimum number of bikes that left", "bikes", ("bikes", "file_timestamp")),
+        Column("arrivals", "INTEGER", "Minimum number of bikes that arrived", "bikes", ("bikes", "file_timestamp")),
         Column(
             "gap_change",
             "INTEGER",
-            f"Bikes more (or, below 0, less) after gaps of over {MAX_STEP_MINUTES} minutes",
+            f"Change in bikes over gaps of more than {MAX_STEP_MINUTES} minutes",
             "bikes",
             ("bikes", "file_timestamp"),
         ),
     ),
     refreshed=Refreshed.BY_DAY,
     formula=(
-        "The station's bikes in one snapshot minus those in the snapshot of it before: what is below 0 is departures, "
-        f"what is above 0 arrivals, of the hour of the later snapshot. A difference over more than {MAX_STEP_MINUTES} "
+        "The station's bikes in one snapshot minus those in its previous snapshot: negative differences are "
+        "departures, positive ones arrivals, in the hour of the later snapshot. A difference over more than "
+        "{MAX_STEP_MINUTES} "
         "minutes counts as neither and goes into gap_change, so over a day bikes at the end - bikes at the start = "
         "arrivals - departures + gap_change."
     ),
     limits=(
         "A lower bound: a difference of 0 hides a departure and an arrival within one interval, a difference of -1 "
         "hides two departures and an arrival. Bikes that a van brings or takes count like those of riders. A station "
-        "that reports late moves its rides into the hour of the report. The step from the day before is of no day."
+        "that reports late moves its rides into the hour of the report. The change since the day before belongs to no "
+        "day."
     ),
     sql=f"""
 WITH steps AS (
@@ -214,7 +216,7 @@ GROUP BY dt, hour_start, station_id ORDER BY station_id, hour_start
 MV_BIKE_TRIPS = Table(
     "mv_bike_trips",
     asset_names.MATERIALIZED_VIEWS,
-    "Journeys of bikes, followed by their id, that began or ended outside a station; one row a journey.",
+    "Journeys of bikes, tracked by their id, that began or ended outside a station; one row per journey.",
     columns=(
         DT,
         Column("bike_id", "VARCHAR", "The bike's id in the feed, fb and bike number", sources=("station_id",)),
@@ -224,23 +226,23 @@ MV_BIKE_TRIPS = Table(
         Column("arrived_at", "TIMESTAMPTZ", "First seen where it was left; null for free_to_station", sources=PLACE),
         Column("arrived_lat", "DOUBLE", "Where it was left: latitude, WGS84", "deg", ("lat",)),
         Column("arrived_lon", "DOUBLE", "Where it was left: longitude, WGS84", "deg", ("lon",)),
-        Column(
-            "distance_m", "INTEGER", "From the one place to the other; null where one is not known", "m", ("lat", "lon")
-        ),
+        Column("distance_m", "INTEGER", "Between the two places; null if one is unknown", "m", ("lat", "lon")),
         Column("idle_h_before", "DOUBLE", "Hours that it had stood there on this day before it left", "h", PLACE),
         Column("kind", "VARCHAR", "free_to_free, free_to_station or station_to_free", sources=PLACE),
     ),
     refreshed=Refreshed.BY_DAY,
     formula=(
-        f"{STAYS}. Between two stays of a bike no more than {MAX_RIDE_HOURS} h apart lies one journey, `free_to_free`. "
-        "A stay that ends otherwise, before the day's last snapshot, is `free_to_station`; one that begins otherwise, "
-        "after the day's first, is `station_to_free`. distance_m is the great circle between the two places."
+        f"{STAYS}. Between two stays of a bike no more than {MAX_RIDE_HOURS} h apart there is one journey, "
+        f"`free_to_free`. A stay that ends otherwise, before the day's last snapshot, is followed by a "
+        f"`free_to_station`; one that begins otherwise, after the day's first, is preceded by a `station_to_free`. "
+        f"distance_m is the great circle between the two places."
     ),
     limits=(
-        "Only free-standing bikes have an id in the feed: a journey from station to station is not seen here (see "
-        "mv_flows). The unseen end need not be a station: a bike that is under way, in repair or out of the feed looks "
-        "the same. A journey over midnight is two halves. Over a gap in the snapshots, left_at and arrived_at are when "
-        "it was last and first seen, so the ride was shorter. The way ridden is longer than distance_m."
+        "Only free-standing bikes have an id in the feed: journeys from station to station do not appear here (see "
+        "mv_flows). The unseen end need not be a station: a bike that is in use, in repair or missing from the feed "
+        "looks the same. A journey over midnight becomes two halves. Over a gap in the snapshots, left_at and "
+        "arrived_at are when "
+        "it was last and first seen, so the ride was shorter. The distance ridden is longer than distance_m."
     ),
     sql=f"""
 WITH stays AS (
@@ -275,20 +277,20 @@ FROM (FROM departures UNION ALL FROM arrivals) ORDER BY bike_id, coalesce(left_a
 MV_REFRESHES = Table(
     "mv_refreshes",
     asset_names.MATERIALIZED_VIEWS,
-    "What the mv_ tables hold: one row for each table and partition, or for a whole table.",
+    "The content of the mv_ tables: one row per table and partition, or for a whole table.",
     columns=(
         Column("table_name", "VARCHAR", "The table, without the schema"),
-        Column("dt", "DATE", "The partition; null for a table that is made anew as a whole"),
+        Column("dt", "DATE", "The partition; null for a table that is replaced as a whole"),
         Column("refreshed_at", "TIMESTAMPTZ", "When the rows were written"),
-        Column("rows", "INTEGER", "How many there are", "rows"),
-        Column("source", "VARCHAR", "Identity of what they were made from"),
+        Column("rows", "INTEGER", "Number of rows", "rows"),
+        Column("source", "VARCHAR", "Identity of their source"),
     ),
     refreshed=Refreshed.LEDGER,
     formula=(
-        "Written in the transaction that writes the rows. source names the enhanced object (its ETag) and the "
-        "definition that the rows were made from; what has another source now is made anew."
+        "Written in the same transaction as the rows. source identifies the enhanced object (its ETag) and the "
+        "definition that the rows were made from; if the source changes, they are made again."
     ),
-    limits="refreshed_at is when the rows were written, not when they were last found to be right.",
+    limits="refreshed_at is when the rows were written, not when they were last found to be up to date.",
 )
 
 

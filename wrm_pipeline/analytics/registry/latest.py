@@ -1,21 +1,21 @@
-"""The materialized views about now: made again as a whole from the newest day, and the days before it."""
+"""The materialized views of the latest state: replaced as a whole from the newest day and the days before it."""
 
 from wrm_pipeline.analytics.registry.columns import DT, FILE_TIMESTAMP, LAT, LON, NAME, OUTSIDE, PLACE, STATION_ID
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
-from wrm_pipeline.analytics.registry.staging import FLICKER_MINUTES, LOCAL_HOUR_SQL, STAYS
+from wrm_pipeline.analytics.registry.staging import LOCAL_HOUR_SQL, STAYS
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
 
-# Days before the newest that make the usual profile, and how many of one kind it takes to tell the kinds apart.
+# Days before the newest that make the usual profile, and how many of one kind are needed to distinguish the kinds.
 PROFILE_DAYS = 28
 MIN_DAYS_OF_KIND = 3
-# Hours ahead that the profile is asked for.
+# Hours ahead that the profile predicts.
 COMING_HOURS = 6
 
 MV_STATION_LATEST = Table(
     "mv_station_latest",
     asset_names.MATERIALIZED_VIEWS,
-    "Each station as it was last seen on the newest day; one row a station.",
+    "Each station as it was last seen on the newest day; one row per station.",
     columns=(
         STATION_ID,
         NAME,
@@ -23,7 +23,7 @@ MV_STATION_LATEST = Table(
         LON,
         Column("bikes", "INTEGER", "Bikes there", "bikes", ("bikes",)),
         Column("spaces", "INTEGER", "Free docks; null where unknown", "docks", ("spaces",)),
-        Column("total_docks", "INTEGER", "Docks in all; may be 0; null where unknown", "docks", ("total_docks",)),
+        Column("total_docks", "INTEGER", "Total docks; may be 0; null where unknown", "docks", ("total_docks",)),
         Column(
             "pedelecs", "INTEGER", "E-bikes among bikes; null where the feed lacks the column", "bikes", ("pedelecs",)
         ),
@@ -53,7 +53,7 @@ MV_STATION_LATEST = Table(
         "The row with the highest file_timestamp of each station among the newest day's rows; fill = bikes / "
         "total_docks."
     ),
-    limits="A station that left the feed today is still there, as it was last seen: compare file_timestamp.",
+    limits="A station that left the feed today is still included, as it was last seen: compare file_timestamp.",
     sql="""
 SELECT
     station_id, name, lat, lon, bikes, spaces, total_docks, pedelecs,
@@ -70,7 +70,7 @@ ORDER BY station_id
 MV_BIKE_LATEST = Table(
     "mv_bike_latest",
     asset_names.MATERIALIZED_VIEWS,
-    "The free-standing bikes in the newest snapshot; one row a bike.",
+    "The free-standing bikes in the newest snapshot; one row per bike.",
     columns=(
         Column("station_id", "VARCHAR", "The bike's id in the feed, fb and bike number", sources=("station_id",)),
         Column("name", "VARCHAR", "BIKE and bike number", sources=("name",)),
@@ -89,9 +89,9 @@ MV_BIKE_LATEST = Table(
         f"there. {STAYS}."
     ),
     limits=(
-        "A stay is looked at within one day: a bike that stands there since yesterday has been standing since the "
-        "day's first snapshot. A bike that was taken and brought back between two snapshots, or to the same spot "
-        f"within {FLICKER_MINUTES} minutes, seems to have stood still."
+        "Stays are computed within one day: a bike that has been there since yesterday counts from the day's first "
+        "snapshot. A bike that was taken and returned between two snapshots, or to the same spot within "
+        "{FLICKER_MINUTES} minutes, seems not to have moved."
     ),
     sql="""
 SELECT
@@ -107,33 +107,33 @@ ORDER BY station_id
 MV_REBALANCING = Table(
     "mv_rebalancing",
     asset_names.MATERIALIZED_VIEWS,
-    f"What to expect of each station in the next {COMING_HOURS} hours; one row a station.",
+    f"What to expect of each station in the next {COMING_HOURS} hours; one row per station.",
     columns=(
         STATION_ID,
         NAME,
-        Column("bikes", "INTEGER", "Bikes there now", "bikes", ("bikes",)),
-        Column("total_docks", "INTEGER", "Docks in all; may be 0; null where unknown", "docks", ("total_docks",)),
+        Column("bikes", "INTEGER", "Bikes at the station now", "bikes", ("bikes",)),
+        Column("total_docks", "INTEGER", "Total docks; may be 0; null where unknown", "docks", ("total_docks",)),
         Column(
             "expected_bikes",
             "DOUBLE[]",
-            f"Bikes expected in each of the {COMING_HOURS} hours after this one, in order; null where none is known",
+            f"Bikes expected in each of the {COMING_HOURS} hours after this one, in order; null if unknown",
             "bikes",
             ("bikes", "file_timestamp"),
         ),
         Column(
             "empty_at",
             "TIMESTAMPTZ",
-            "When it is empty by this; null: not in these hours",
+            "Expected time of being empty; null: not in these hours",
             sources=("bikes", "file_timestamp", "spaces", "total_docks"),
         ),
         Column(
             "full_at",
             "TIMESTAMPTZ",
-            "When it is full by this; null: not in these hours",
+            "Expected time of being full; null: not in these hours",
             sources=("bikes", "file_timestamp", "spaces", "total_docks"),
         ),
-        Column("profile_days", "INTEGER", "Days that make the station's profile", "days", ("dt",)),
-        Column("file_timestamp", "TIMESTAMPTZ", "Time of the snapshot that is now", sources=("file_timestamp",)),
+        Column("profile_days", "INTEGER", "Days in the station's profile", "days", ("dt",)),
+        Column("file_timestamp", "TIMESTAMPTZ", "Time of the newest snapshot", sources=("file_timestamp",)),
         DT,
     ),
     refreshed=Refreshed.LATEST,
@@ -146,10 +146,10 @@ MV_REBALANCING = Table(
         "a dock free."
     ),
     limits=(
-        "A profile, no forecast: weather, events, holidays (they count as working days) and vans are not in it. "
+        "A profile, not a forecast: it ignores weather, events, holidays (they count as working days) and vans. "
         "Without an earlier day, or for an hour that none of them has, nothing is expected. A station without docks is "
-        "never empty or full. A station whose bikes exceed its docks all the time is full now, whatever it takes in "
-        "beside them. Hours after midnight are looked up in the profile of today's kind of day."
+        "never empty or full. A station whose bikes always exceed its docks counts as full, even if it accepts more. "
+        "Hours after midnight use the profile of today's kind of day."
     ),
     sql=f"""
 WITH newest AS (

@@ -1,4 +1,4 @@
-"""What the registry says of a table: its columns, its asset, its SQL, and when its rows are made again."""
+"""The model of the registry: a table's columns, asset, SQL, and refresh."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -9,7 +9,7 @@ SCHEMA = "wrm_analytics"
 
 
 class Refreshed(Enum):
-    """When rows are made again; the value says it in words, for the documentation."""
+    """When rows are made again; the value is the text for the documentation."""
 
     AT_QUERY = "a view: its rows are those of the Parquet at the moment of the query"
     OF_TABLE = "a view: its rows are those of its table at the moment of the query"
@@ -18,7 +18,7 @@ class Refreshed(Enum):
     LATEST = "as a whole: when an object of the newest days has another ETag, or the definition has changed"
     WITH_OTHERS = "as a whole: in each refresh that changes another table of its asset"
     EVERY_RUN = "as a whole: in each run of its asset"
-    LEDGER = "by the refresh that it is the record of, in the same transaction"
+    LEDGER = "by the refresh that it records, in the same transaction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Column:
 
     @property
     def sql(self) -> str:
-        """The column as CREATE TABLE wants it."""
+        """The column for CREATE TABLE."""
         stored = f'"{self.name}" {self.type}'
         return f"{stored} GENERATED ALWAYS AS ({self.computed}) VIRTUAL" if self.computed else stored
 
     @property
     def explained(self) -> str:
-        """The description, with the unit where there is one: the text of comments and of the UI."""
+        """The description with the unit, if there is one: the text of comments and of the UI."""
         return f"{self.description} [{self.unit}]" if self.unit else self.description
 
 
@@ -96,10 +96,10 @@ class Table:
 
     @property
     def explained(self) -> str:
-        """What it holds, how that is computed and what it cannot tell: its comment in the database."""
+        """Content, computation and limits: its comment in the database."""
         return " ".join(filter(None, (self.description, self.formula, self.limits)))
 
     @property
     def columns_sql(self) -> str:
-        """The columns as CREATE TABLE wants them."""
+        """The columns for CREATE TABLE."""
         return ", ".join(column.sql for column in self.columns)

@@ -14,13 +14,13 @@ _HOUR = Column(
     sources=("file_timestamp",),
 )
 _LOCAL_HOUR = Column(
-    "local_hour", "TINYINT", "The hour in Europe/Warsaw, 0 to 23; 2 comes twice in October", "h", ("file_timestamp",)
+    "local_hour", "TINYINT", "The hour in Europe/Warsaw, 0 to 23; 2 occurs twice in October", "h", ("file_timestamp",)
 )
 _STATION = Column("station_id", "VARCHAR", "Station number as in the feed", sources=("station_id",))
 _NAME = Column("name", "VARCHAR", "The station's name in its last row of that hour", sources=("name",))
 
 _JUDGED = ("station_id", "bikes", "file_timestamp")
-# The rules are asked of these.
+# The rules are applied to these.
 _RULED = (
     *("station_id", "name", "record_type", "timestamp", "file_timestamp", "lat", "lon"),
     *("bikes", "spaces", "total_docks", *FLAGS),
@@ -29,12 +29,13 @@ _RULED = (
 RULES = Table(
     "quality_rules",
     asset_names.QUALITY,
-    "The business rules: what is looked for in the rows, how bad it is, and why. Generated from the code that applies "
+    "The business rules: what they look for in the rows, how severe it is, and why. Generated from the code that "
+    "applies "
     "them.",
     columns=(
         Column("rule", "VARCHAR", "The rule's name"),
         Column(
-            "severity", "VARCHAR", "flag: the row stays; dead_letter: the line left, and is in the dead-letter queue"
+            "severity", "VARCHAR", "flag: the row is kept; dead_letter: the line is in the dead-letter queue instead"
         ),
         Column("reason", "VARCHAR", "What the rule looks for and why, in words"),
     ),
@@ -50,7 +51,7 @@ RULE_HITS = Table(
         Column("rule", "VARCHAR", "The rule's name, as in quality_rules"),
         Column("hits", "BIGINT", "Rows (for dead_letter rules: lines) on which it fired", "rows", _RULED),
         Column(
-            "rows_checked", "BIGINT", "Rows (lines) that it was asked of; 0: nothing to compare with", "rows", _RULED
+            "rows_checked", "BIGINT", "Rows (lines) that it was applied to; 0: nothing to compare with", "rows", _RULED
         ),
         Column(
             "samples",
@@ -81,7 +82,7 @@ PROFILE = Table(
             "drift",
             "DOUBLE",
             "Population stability index against the mean distribution of the days compared: below 0.1 as usual, above "
-            "0.25 another distribution. Null with fewer than 7 days, or for a column that has none to compare",
+            "0.25 a different distribution. Null with fewer than 7 days, or for a column that is not compared",
             "PSI",
         ),
         Column("compared_days", "INTEGER", "Days, of the 28 before, that it was compared with", "days", ("dt",)),
@@ -122,7 +123,7 @@ ACCOUNTING = Table(
     "remark_lines.",
     columns=(
         DT,
-        Column("lines_in", "BIGINT", "Lines of the raw objects below their headers, blank ones left out", "lines"),
+        Column("lines_in", "BIGINT", "Lines of the raw objects below their headers, without blank ones", "lines"),
         Column("rows_out", "BIGINT", "Rows of the processed partition", "rows"),
         Column("dead_lettered", "BIGINT", "Lines in the dead-letter queue", "lines"),
         Column("duplicate_rows", "BIGINT", "Lines that repeat a station of their snapshot", "lines"),
@@ -137,7 +138,7 @@ ACCOUNTING = Table(
 STATION_HOURS = Table(
     "quality_station_hours",
     asset_names.QUALITY,
-    "What the anomalies are judged by, for the newest 29 days: each station in each hour.",
+    "The basis of the anomalies, for the newest 29 days: each station in each hour.",
     columns=(
         DT,
         _HOUR,
@@ -158,7 +159,7 @@ STATION_HOURS = Table(
         Column(
             "emptied",
             "INTEGER",
-            "If it ended without bikes: how many left in the step that took the last; else 0",
+            "If it ended without bikes: how many left in the step that emptied it; else 0",
             "bikes",
             ("bikes", "file_timestamp"),
         ),
@@ -169,7 +170,7 @@ STATION_HOURS = Table(
 REFRESHES = Table(
     "quality_refreshes",
     asset_names.QUALITY,
-    "The days that the quality tables hold, and what each was computed from.",
+    "The days in the quality tables, and what each was computed from.",
     columns=(
         replace(DT, sources=()),
         Column("etag", "VARCHAR", "ETag of the enhanced object"),

@@ -1,4 +1,4 @@
-"""What a day's tables are made from: the columns that are read, and temporary tables in between.
+"""The inputs of a day's tables: the columns that are read, and temporary tables in between.
 
 The SQL of a day reads `day_rows` (the day's enhanced rows with `dt`) and the tables of STAGING_SQL. Means are rounded
 to two decimals and shares to four, which DuckDB stores in 2 bytes each instead of 8.
@@ -10,13 +10,13 @@ from types import MappingProxyType
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
 from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
 
-# Longer ago than this, a change in a station's bikes cannot be told to be of the hour in which it is seen.
+# After a longer gap, a change in a station's bikes cannot be assigned to the hour in which it is seen.
 MAX_STEP_MINUTES = 15
 # A parked bike's position drifts by tens of metres; within this distance it has not moved.
 SAME_PLACE_M = 100
-# A bike that is missing for no longer than this has not been ridden: the feed leaves bikes out now and then.
+# A bike that is missing for no longer than this has not been ridden: the feed occasionally omits bikes.
 FLICKER_MINUTES = 5
-# From one free-standing place to another; what takes longer is two journeys with a stop that was not seen.
+# From one free-standing place to another; a longer gap means two journeys with an unseen stop.
 MAX_RIDE_HOURS = 2
 # The columns that a day's tables are made from.
 SOURCE_COLUMNS = (
@@ -53,7 +53,7 @@ def metres(lat: str, lon: str, other_lat: str, other_lon: str) -> str:
 # Temporary tables that a day's SQL reads, in the order in which they are made.
 STAGING_SQL: Mapping[str, str] = MappingProxyType(
     {
-        # The day's snapshots, numbered, with what was seen in each.
+        # The day's snapshots, numbered, with totals of each.
         "day_snapshots": f"""
 SELECT
     dt,
@@ -68,8 +68,8 @@ SELECT
     count(*) FILTER (record_type = 'station' AND {FULL_SQL}) AS stations_full
 FROM day_rows GROUP BY dt, file_timestamp
 """,
-        # Where each free-standing bike stood from when to when. A stay ends when the bike is next seen elsewhere, or
-        # is missing from a snapshot and for longer than a flicker of the feed.
+        # Where and when each free-standing bike stood. A stay ends when the bike is next seen elsewhere, or is missing
+        # from a snapshot and for longer than a flicker of the feed.
         "day_stays": f"""
 WITH seen AS (
     SELECT dt, station_id AS bike_id, lat, lon, file_timestamp, number
@@ -97,11 +97,11 @@ FROM numbered GROUP BY dt, bike_id, stay
 )
 
 OF_SNAPSHOTS = (
-    "Means and shares are of the snapshots that were taken, not of time: where snapshots are missing, the others count "
-    "for them. A station that no longer reports is counted as it last reported (flag `stale`)."
+    "Means and shares are over the snapshots that were taken, not over time: missing snapshots are ignored. A station "
+    "that no longer reports is counted with its last report (flag `stale`)."
 )
 
 STAYS = (
-    f"A stay goes on while the bike is seen within {SAME_PLACE_M} m of where it was seen before, and is missing from "
+    f"A stay lasts while the bike is seen within {SAME_PLACE_M} m of where it was seen before, and is missing from "
     f"snapshots for {FLICKER_MINUTES} minutes at most"
 )

@@ -1,4 +1,4 @@
-"""The types of columns: DuckDB's names beside Arrow's."""
+"""The types of columns: DuckDB's names with Arrow's."""
 
 import pyarrow as pa
 
@@ -25,10 +25,10 @@ def short_type(name: str) -> str:
 
 
 def sql_type(arrow_type: pa.DataType) -> str:
-    """DuckDB's name, as its own tables have it, of an Arrow type of ours."""
+    """DuckDB's name, as in its own tables, of one of our Arrow types."""
     return _SQL_TYPES[arrow_type]
 
 
 def arrow_type(name: str) -> pa.DataType:
-    """The Arrow type of one that the registry names."""
+    """The Arrow type of a type in the registry."""
     return _ARROW_TYPES[_LONG.get(name, name)]

@@ -11,7 +11,7 @@ from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.schemas import ENHANCED
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 
-# In `sql`, the newest published date stands for this.
+# Placeholder in `sql` for the newest published date.
 NEWEST = "{newest}"
 
 _COLUMNS = (
@@ -40,7 +40,7 @@ def _view(name: str, description: str, sql: str) -> Table:
     )
 
 
-# Its SQL names the files, which are known when it is created (analytics/enhanced_views.py).
+# Its SQL contains the files, which are known when it is created (analytics/enhanced_views.py).
 ENHANCED_DATA = Table(
     _ALL,
     asset_names.VIEWS,
@@ -64,15 +64,15 @@ BIKES_ONLY = _view(
 STATIONS_LATEST = _view(
     "wrm_stations_latest",
     "Each station's newest row of the newest day.",
-    # A join, and half the time of QUALIFY row_number() … = 1, which an ORDER BY … LIMIT around it turns into
-    # an internal error (DuckDB 1.5.5, top_n_window_elimination). A station has one row in a snapshot.
-    # Snapshots later than now are of a clock that was ahead, and not the latest of anything yet.
+    # A join, and half the time of QUALIFY row_number() … = 1, which an ORDER BY … LIMIT around it turns into an
+    # internal error (DuckDB 1.5.5, top_n_window_elimination). A station has one row in a snapshot. Snapshots dated in
+    # the future stem from a clock that was ahead, and are not the latest yet.
     f"SELECT found.* FROM {SCHEMA}.{_ALL} AS found JOIN "
     f"(SELECT station_id, max(file_timestamp) AS file_timestamp FROM {SCHEMA}.{_ALL} WHERE {_OF_DAY} "
     f"AND file_timestamp <= now() + INTERVAL {MAX_AHEAD // timedelta(minutes=1)} MINUTE GROUP BY ALL) "
     "AS newest ON found.station_id = newest.station_id AND found.file_timestamp = newest.file_timestamp "
     f"WHERE found.{_OF_DAY} "
-    "ORDER BY found.station_id",  # else in no order, and the catalog's samples are others each time
+    "ORDER BY found.station_id",  # otherwise unordered, so the catalog's samples would differ each time
 )
 
 # SQL that was written for bike-data-flow runs as it is (docs/from-bike-data-flow.md).
@@ -85,7 +85,7 @@ OLD_NAME = _view(
 VIEW_DEFINITIONS = Table(
     "view_definitions",
     asset_names.VIEWS,
-    "The views' definitions, to tell whether they must be created anew.",
+    "The views' definitions, to find out whether they must be created again.",
     columns=(
         Column("view_name", "VARCHAR", "Name of the view"),
         Column("definition", "VARCHAR", "Its SQL"),

@@ -57,7 +57,7 @@ def test_correct_and_replay_publish_the_row(entry: str, lake: Lake, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["dlq", "show", "nothing-like-it"], "no one entry"),
+        (["dlq", "show", "nothing-like-it"], "not exactly one entry"),
         (["dlq", "correct", "ENTRY", "--line", "99", "--data", "x"], "has no record of line 99; it has 8"),
         (["dlq", "correct", "ENTRY", "--line", "8", "--data", "a\nb"], "one line"),
     ],

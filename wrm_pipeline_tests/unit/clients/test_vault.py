@@ -356,7 +356,7 @@ def _version_1(fake: FakeVault) -> None:
         (_secret_id_used_up, VaultLoginError, ["VAULT_SECRET_ID", "vault write -f auth/approle/role/ROLE"], 1),
         (_sealed, VaultSealedError, ["Vault is sealed", "vault operator unseal", "gave up after 3 attempts"], 3),
         (_starting, VaultUnreachableError, ["HTTP 503", "VAULT_ADDR"], 3),
-        (_standby, VaultMisdirectedError, ["sends us to another address", "VAULT_ADDR"], 1),
+        (_standby, VaultMisdirectedError, ["redirects to another address", "VAULT_ADDR"], 1),
         (_proxy, UnexpectedAnswerError, ["not Vault's", "VAULT_ADDR"], 3),
     ],
 )
