@@ -51,7 +51,7 @@ def test_a_good_day_passes_and_so_does_an_empty_one():
 def test_both_block():
     for spec in (processed_check("p"), enhanced_check("e")):
         assert spec.blocking
-        assert "Else nothing is published" in str(spec.description)
+        assert "Otherwise nothing is published" in str(spec.description)
 
 
 @pytest.mark.parametrize(

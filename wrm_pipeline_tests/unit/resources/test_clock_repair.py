@@ -179,7 +179,7 @@ def test_the_command_says_what_it_would_do_and_then_does_it(
     assert re.search("a_schedule waits\n.*a_sensor waits\nNothing was changed. Add --apply", said)
     assert clocked.ticks(clocked.sensor) == before
     assert main(["repair-clock", "--apply"]) == 0
-    assert "Set right." in capsys.readouterr().out
+    assert "Repaired." in capsys.readouterr().out
     assert max(tick.timestamp for tick in clocked.ticks(clocked.sensor)) <= datetime.now(UTC).timestamp()
 
 

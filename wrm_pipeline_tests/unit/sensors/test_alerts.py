@@ -239,7 +239,7 @@ def test_an_outage_is_one_incident_whatever_its_face(instance, runs):
         run(instance, face)
     (text,) = runs.tick()
     assert "4 runs so far" in text
-    assert "it is asked each minute" in text
+    assert "it is tried each minute" in text
 
 
 def test_two_jobs_are_two_incidents(instance, runs):

@@ -167,7 +167,7 @@ def check_that_every_materialization_has_valid_events(
 def check_that_failures_are_told_with_their_message(lake: Lake, pipeline: dict[str, str]) -> None:
     start, fail = events_of(lake, pipeline["rejected"])
     assert (start["eventType"], fail["eventType"]) == ("START", "FAIL")
-    assert "no snapshot" in fail["run"]["facets"]["errorMessage"]["message"]
+    assert "not a snapshot" in fail["run"]["facets"]["errorMessage"]["message"]
     (_, fail) = events_of(lake, pipeline["damaged"])
     assert fail["job"]["name"] == PROCESSED, "what was never begun has no event"
     assert "the day is damaged" in fail["run"]["facets"]["errorMessage"]["message"]
