@@ -28,6 +28,7 @@ from wrm_pipeline.io_managers.duckdb import (
     DuckDBTableIOManager,
 )
 from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOManager
+from wrm_pipeline.io_managers.s3_values import S3ValuesIOManager
 from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
@@ -44,6 +45,7 @@ from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.base import share
 from wrm_pipeline.resources.cache import FilesystemCacheResource, RedisCacheResource
 from wrm_pipeline.resources.dlq import DlqResource
+from wrm_pipeline.resources.duckdb import DuckDBResource
 from wrm_pipeline.resources.feed import ClockResource, FeedResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.lineage import LineageResource
@@ -162,6 +164,8 @@ def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[st
     add("metrics", lambda: MetricsResource.of(settings))
     add("structlog", lambda: StructlogResource())  # noqa: PLW0108 - a class has no return type
     add("retention", lambda: RetentionResource.of(settings))
+    add("duckdb", lambda: DuckDBResource(lake=lake))
+    add("s3_io_manager", lambda: S3ValuesIOManager(lake=lake))
     add("hive_partitioned_s3_io_manager", lambda: HivePartitionedParquetIOManager(lake=lake))
     add("duckdb_io_manager", lambda: DuckDBTableIOManager(lake=lake))
     add("duckdb_s3_io_manager", lambda: DuckDBPublishingIOManager(lake=lake))

@@ -195,7 +195,9 @@ def _condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimension
 
 
 def _one_condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimension: Dimension) -> str:
-    expression = f"({dimension.expression})"
+    # A name alone is a column's, and may be a word of SQL ("at", "order").
+    alone = dimension.expression.isidentifier()
+    expression = _quoted(dimension.expression) if alone else f"({dimension.expression})"
     ((_, kind),) = _columns(connection, f"SELECT {expression} AS value FROM {relation}")
     if dimension.window is None:
         keys = ", ".join(_literal(key) for key in dimension.keys)

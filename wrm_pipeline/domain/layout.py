@@ -17,6 +17,9 @@ _UTC_BY_NAME = ZoneInfo("UTC")
 FIRST_DATE = date(2025, 6, 1)
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
 
+VALUES_FOLDER = "values"
+"""Small values of assets, unless `s3_io_manager` has another `s3_prefix`."""
+
 # What lies directly below the prefix and is not a layer of anyone.
 OWN_FOLDERS = frozenset(
     {
@@ -31,7 +34,7 @@ OWN_FOLDERS = frozenset(
         "raw",
         "reports",
         "superseded",
-        "values",
+        VALUES_FOLDER,
     }
 )
 

@@ -57,9 +57,7 @@ class DuckDBTableIOManager(BaseIOManagerFactory):
     @property
     def analytics(self) -> AnalyticsDatabase:
         """The database that the tables are in."""
-        if self.database is None:
-            return self.lake.database
-        return AnalyticsDatabase(Path(self.database).expanduser().absolute(), self.lake.s3_access, of_anyone=True)
+        return self.lake.database_at(self.database)
 
     def create_io_manager(self, context: dg.InitResourceContext) -> dg.IOManager:
         """What a run uses."""

@@ -1,8 +1,8 @@
 """Tables as people have them: Arrow, pandas or polars. None of the three is imported for the sake of another."""
 
 import types
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Union, get_args, get_origin
 
 import dagster as dg
@@ -44,6 +44,11 @@ def _plain_text(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema([field.with_type(special.get(field.type, field.type)) for field in table.schema]))
 
 
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of several, columns matched by name; those that a table lacks are null in its rows."""
+    return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+
+
 def from_arrow(table: pa.Table, kind: str) -> Any:
     """A table as `kind` (as `kind_of` gives it); pandas frames have Arrow's types, so that integers may be null."""
     if kind == "arrow":
@@ -63,12 +68,14 @@ class Wanted:
     """What an input is annotated with.
 
     Attributes:
-        annotation: The type, without `| None`.
+        annotation: The type, without `| None`; of `dict[str, …]` what the values are.
         optional: Whether it is `… | None`: None stands for what was not materialized.
+        by_key: Whether it is `dict[str, …]`: each partition by its key.
     """
 
     annotation: Any
-    optional: bool
+    optional: bool = False
+    by_key: bool = False
 
     @classmethod
     def of(cls, context: dg.InputContext) -> "Wanted":
@@ -81,15 +88,18 @@ class Wanted:
             made = cls._of(upstream.dagster_type).annotation
         except dg.DagsterInvariantViolationError:  # its type is not known here
             return found
-        return cls(made, optional=False) if kind_of(made) else found
+        return replace(found, annotation=made) if kind_of(made) else found
 
     @classmethod
     def _of(cls, dagster_type: dg.DagsterType) -> "Wanted":
-        annotation = dagster_type.typing_type
-        if get_origin(annotation) not in (Union, types.UnionType):
-            return cls(annotation, optional=False)
-        members: Sequence[Any] = [member for member in get_args(annotation) if member is not type(None)]
-        return cls(members[0] if len(members) == 1 else annotation, optional=len(members) < len(get_args(annotation)))
+        annotation, optional = dagster_type.typing_type, False
+        if get_origin(annotation) in (Union, types.UnionType):
+            members: Sequence[Any] = [member for member in get_args(annotation) if member is not type(None)]
+            optional = len(members) < len(get_args(annotation))
+            annotation = members[0] if len(members) == 1 else annotation
+        if get_origin(annotation) in (dict, Mapping):
+            return cls(get_args(annotation)[1], optional, by_key=True)
+        return cls(Any if annotation is dict else annotation, optional, by_key=annotation is dict)
 
     @property
     def frame(self) -> str:

@@ -14,7 +14,7 @@ from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.layout import OWN_FOLDERS, is_plain_key
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
-from wrm_pipeline.io_managers.frames import FRAMES, Wanted, as_arrow, from_arrow
+from wrm_pipeline.io_managers.frames import FRAMES, Wanted, as_arrow, concat, from_arrow
 from wrm_pipeline.io_managers.partition_folders import day_of, hive_folders
 from wrm_pipeline.lake.published_partitions import LAYERS, PartitionFile, UnreadablePartitionError
 from wrm_pipeline.resources.base import BaseIOManager
@@ -105,7 +105,7 @@ class HivePartitionedParquetIOManager(BaseIOManager):
         if parts_wanted:
             return parts[0]
         tables = [pq.read_table(pa.BufferReader(part.data)).replace_schema_metadata() for part in parts]
-        return from_arrow(pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({}), kind)
+        return from_arrow(concat(tables), kind)
 
     def _read(self, context: dg.InputContext, partition: str | None, *, may_lack: bool) -> ParquetParts | None:
         key = self._key(context, partition)

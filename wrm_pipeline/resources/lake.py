@@ -167,6 +167,12 @@ class LakeResource(BaseResource):
         """The local analytics database."""
         return AnalyticsDatabase(self.database_file, self.s3_access)
 
+    def database_at(self, path: str | None) -> AnalyticsDatabase:
+        """A DuckDB file of anybody, with this lake's keys for the bucket; None: the analytics database."""
+        if path is None:
+            return self.database
+        return AnalyticsDatabase(Path(path).expanduser().absolute(), self.s3_access, of_anyone=True)
+
     @property
     def database_file(self) -> Path:
         """Where it is."""

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from wrm_pipeline.analytics.database import AnalyticsDatabase
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.resources.base import BaseIOManager, BaseResource
@@ -250,6 +251,37 @@ def test_prefix_and_database_of_the_lake(environment, tmp_path):
     assert in_a_run("lake", look) == ("bike-data/gen_info/raw/", environment / "analytics.duckdb")
     changed = {"lake": {"prefix": "/other/", "database_path": str(tmp_path / "x.duckdb")}}
     assert in_a_run("lake", look, changed) == ("other/raw/", tmp_path / "x.duckdb")
+
+
+@tries("duckdb.database", "duckdb.connection_config")
+def test_questions_are_asked_of_the_newest_file_of_a_database(lake, tmp_path):
+    import duckdb
+
+    with AnalyticsDatabase(lake.settings.database_path).refresh() as connection:
+        connection.execute("CREATE TABLE wrm_analytics.t AS SELECT 1 AS n")
+
+    def ask_twice(resource: Any) -> list[Any]:
+        with resource.get_connection() as db:
+            found = [db.sql("FROM wrm_analytics.t").fetchone()]
+            with AnalyticsDatabase(lake.settings.database_path).refresh() as connection:
+                connection.execute("INSERT INTO wrm_analytics.t SELECT 2")
+            found.append(db.sql("SELECT count(*) FROM wrm_analytics.t").fetchone())
+            with resource.get_connection() as newer:
+                found.append(newer.sql("SELECT count(*) FROM wrm_analytics.t").fetchone())
+            with pytest.raises(duckdb.Error, match="read-only"):
+                db.execute("DROP TABLE wrm_analytics.t")
+            return [*found, db.sql("SELECT current_setting('threads')").fetchone()]
+
+    config = {"duckdb": {"connection_config": {"threads": 1}}}
+    assert in_a_run("duckdb", ask_twice, config) == [(1,), (1,), (2,), (1,)]
+    with duckdb.connect(str(tmp_path / "theirs.duckdb")) as db:
+        db.execute("CREATE TABLE mine AS SELECT 5 AS n")
+
+    def ask_theirs(resource: Any) -> Any:
+        with resource.get_connection() as db:
+            return db.sql("FROM mine").fetchone()
+
+    assert in_a_run("duckdb", ask_theirs, {"duckdb": {"database": str(tmp_path / "theirs.duckdb")}}) == (5,)
 
 
 # --- vault ---
@@ -538,6 +570,7 @@ def test_a_logger_has_the_level_and_the_correlation_id_of_the_run(environment, c
         ("feed", {"redirect_hosts": "a b"}, "redirect_hosts\n"),
         ("clock", {"fixed_at": "2025-08-21T12:00"}, "fixed_at\n  Value error, is not a time with an offset"),
         ("clock", {"fixed_at": "noon"}, "fixed_at\n"),
+        ("duckdb", {"connection_config": {"tredds": 1}}, "connection_config: DuckDB does not take 'tredds'"),
         ("workers", {"executor": "magic"}, "executor\n  Value error, is not one of"),
         ("workers", {"count": 0}, "count\n"),
         ("alerts", {"ui_url": "x"}, "ui_url\n  Value error, is not a URL"),
