@@ -27,6 +27,7 @@ from wrm_pipeline.cli.progress import progress
 
 if TYPE_CHECKING:
     from wrm_pipeline.domain.dead_letters import DeadLetter
+    from wrm_pipeline.domain.layout import Layout
     from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue, Entries, UnreadableLetter
     from wrm_pipeline.settings import Settings
 
@@ -120,7 +121,9 @@ def _print(entries: "Entries", queue: "DeadLetterQueue", *, as_json: bool) -> No
         print(f"No such entries in {queue.layout.dead_letter_prefix} of {queue.store.name}.")
         return
     headers = ["id", "date", "error", "status", "retries", "records", "source", "message"]
-    rows = [_row(letter) for letter in entries.letters] + [_unreadable_row(letter) for letter in entries.unreadable]
+    rows = [_row(letter, queue.layout) for letter in entries.letters] + [
+        _unreadable_row(letter) for letter in entries.unreadable
+    ]
     print_table(rows, headers, disable_numparse=True)
     if entries.unreadable:
         print(
@@ -129,7 +132,11 @@ def _print(entries: "Entries", queue: "DeadLetterQueue", *, as_json: bool) -> No
         )
 
 
-def _row(letter: "DeadLetter") -> list[Any]:
+def _row(letter: "DeadLetter", layout: "Layout") -> list[Any]:
+    from wrm_pipeline.domain.asset_letters import of_another_asset
+
+    # An asset's name is in it; of a snapshot the file's name says all.
+    whole = of_another_asset(letter, layout)
     return [
         _shown(letter.entry_id, 8, more=""),
         letter.partition_date,
@@ -137,7 +144,7 @@ def _row(letter: "DeadLetter") -> list[Any]:
         letter.status,
         letter.retry_count,
         letter.records_total,
-        _shown(PurePosixPath(letter.source_key).name, 60),
+        _shown(letter.source_key if whole else PurePosixPath(letter.source_key).name, 60),
         _shown(letter.error_message, 60),
     ]
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wrm_pipeline.domain.declared_metrics import Declaration, Recorded
+from wrm_pipeline.domain.masking import redact
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ _SUFFIX = ".jsonl"
 # A larger file was not written by a run.
 _MAX_FILE_BYTES = 256 * 2**20
 KEPT_S = 7 * 86400.0
+_MAX_TEXTS = 10_000
 
 
 def process_name() -> str:
@@ -36,6 +38,7 @@ class MetricsLog:
         self.path = folder / f"{run_id}.{process_name()}{_SUFFIX}"
         self.recorded = Recorded(max_series=max_series)
         self._numbers: dict[Declaration, int] = {}
+        self._masked: dict[str, str] = {}
         self._clock = clock
         self._lock = threading.Lock()
         self._descriptor: int | None = None
@@ -53,6 +56,15 @@ class MetricsLog:
             number = self._declare(declaration)
             self.recorded.add(declaration, labels, amount, at)
             self._write([number, list(labels), amount, at])
+
+    def masked(self, text: str) -> str:
+        """A label's value with known secrets masked, looked for once in each text."""
+        found = self._masked.get(text)
+        if found is None:
+            found = redact(text)
+            if len(self._masked) < _MAX_TEXTS:
+                self._masked[text] = found
+        return found
 
     def close(self) -> None:
         """Remove the file: what it holds is safe elsewhere."""

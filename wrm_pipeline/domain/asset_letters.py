@@ -53,6 +53,7 @@ def letter_of_asset(
         raise ValueError(
             f"asset_name is {asset_name!r}, whose dead letters a replay tries again. Give the name of your asset"
         )
+    error_type, field = redact(error_type), redact(field)
     message = redact(str(error) or type(error).__name__)
     # What its author sees first is at the end.
     trace = redact("".join(traceback.format_exception(error))) if isinstance(error, BaseException) else ""

@@ -20,6 +20,7 @@ from wrm_pipeline.domain.declared_metrics import (
     declare,
     label_values,
 )
+from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.resources.base import BaseResource
 from wrm_pipeline.resources.requests import requests_made
 from wrm_pipeline.settings import Settings
@@ -50,12 +51,13 @@ class Metric:
         self._series = series if declaration.labels else ()
 
     def labels(self, **values: object) -> Self:
-        """The series of these labels.
+        """The series of these labels, with known secrets masked.
 
         Raises:
             ValueError: other labels than were declared.
         """
-        return type(self)(self._log, self._declaration, label_values(self._declaration, values))
+        masked = {name: self._log.masked(str(value)) for name, value in values.items()}
+        return type(self)(self._log, self._declaration, label_values(self._declaration, masked))
 
     def _record(self, amount: float) -> None:
         if self._series is None:
@@ -162,11 +164,11 @@ class MetricsResource(BaseResource):
             ValueError: Prometheus would not take the name or a label, or the name is the pipeline's own.
             NotInARunError: there is no run.
         """
-        return Counter(*self._declared(declare(name, "counter", documentation, labelnames)))
+        return Counter(*self._declared(declare(name, "counter", redact(documentation), labelnames)))
 
     def gauge(self, name: str, documentation: str = "", labelnames: Iterable[str] = ()) -> Gauge:
         """A gauge. Raises as `counter`."""
-        return Gauge(*self._declared(declare(name, "gauge", documentation, labelnames)))
+        return Gauge(*self._declared(declare(name, "gauge", redact(documentation), labelnames)))
 
     def histogram(
         self,
@@ -176,7 +178,7 @@ class MetricsResource(BaseResource):
         buckets: Iterable[float] = DEFAULT_BUCKETS,
     ) -> Histogram:
         """A histogram with these upper bounds. Raises as `counter`."""
-        return Histogram(*self._declared(declare(name, "histogram", documentation, labelnames, buckets)))
+        return Histogram(*self._declared(declare(name, "histogram", redact(documentation), labelnames, buckets)))
 
     @contextmanager
     def observe_asset(self, context: dg.AssetExecutionContext) -> Iterator[ObservedAsset]:

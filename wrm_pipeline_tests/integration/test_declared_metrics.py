@@ -1,4 +1,4 @@
-"""Metrics of an asset's own on the exporter's page, after runs of which some were killed."""
+"""The metrics that the example declares, on the exporter's page, after runs of which some were killed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from examples.weather_asset import stub
 from wrm_pipeline_tests.integration.conftest import free_ports
 from wrm_pipeline_tests.integration.exporter_process import Exporter, running
+from wrm_pipeline_tests.integration.metrics_child import millimetres_of
 from wrm_pipeline_tests.integration.test_exporter_runs import dagster_home
 
 pytestmark = pytest.mark.integration
@@ -35,38 +37,40 @@ def test_counter_and_histogram_are_right_after_fifty_runs_of_which_five_were_kil
     dagster_home: Path, exporter: Exporter, environment: Path
 ) -> None:
     numbers = [-n if n % (RUNS // KILLED) == 0 else n for n in range(1, RUNS + 1)]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "wrm_pipeline_tests.integration.metrics_child", *map(str, numbers)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout is not None
-    for done, line in enumerate(child.stdout, start=1):
-        _, *pid = line.split()
-        if pid:
-            os.kill(int(pid[0]), signal.SIGKILL)
-        if done == RUNS // 2:
-            exporter.kill()
-            exporter.start()
-    assert child.wait() == 0
+    with stub.serving() as url:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "wrm_pipeline_tests.integration.metrics_child", url, *map(str, numbers)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert child.stdout is not None
+        for done, line in enumerate(child.stdout, start=1):
+            _, *pid = line.split()
+            if pid:
+                os.kill(int(pid[0]), signal.SIGKILL)
+            if done == RUNS // 2:
+                exporter.kill()
+                exporter.start()
+        assert child.wait() == 0
     with dg.DagsterInstance.get() as instance:
         lost = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         assert len(lost) == KILLED
         assert len(list((environment / "metrics").iterdir())) == KILLED
         for run in lost:
             instance.report_run_failed(run, "Its process is gone.")  # as wrm_dead_runs_sensor does
+    rain = [mm for n in numbers for mm in millimetres_of(n)]
     expected = {
-        ("rain_drops_total", "killed"): float(sum(-n for n in numbers if n < 0)),
-        ("rain_drops_total", "ended"): float(sum(n for n in numbers if n > 0)),
-        ("rain_size_bucket", "10.0"): 10.0,
-        ("rain_size_bucket", "30.0"): 30.0,
-        ("rain_size_bucket", "+Inf"): float(RUNS),
-        ("rain_size_count",): float(RUNS),
-        ("rain_size_sum",): float(sum(map(abs, numbers))),
+        ("rain_hours_total", "yes"): float(len(rain)),
+        ("rain_hours_total", "no"): float(RUNS),
+        **{("rain_millimetres_bucket", str(top)): float(sum(mm <= top for mm in rain)) for top in (0.1, 1.0, 5.0)},
+        ("rain_millimetres_bucket", "+Inf"): float(len(rain)),
+        ("rain_millimetres_count",): float(len(rain)),
+        ("rain_millimetres_sum",): pytest.approx(sum(rain)),
     }
+    letters = {("wrm_dlq_entries", "pending_reprocessing"): float(RUNS)}
     found = exporter.wait_for(
-        lambda found: all(found.get(key) == value for key, value in expected.items()),
+        lambda found: all(found.get(key) == value for key, value in (expected | letters).items()),
         timeout_s=60,
         what="all runs must be counted",
     )

@@ -139,7 +139,7 @@ def test_what_is_wrong_with_a_letter_is_named(lake: Lake, arguments, words) -> N
 def test_no_secret_is_in_a_letter(lake: Lake) -> None:
     secret = "s3cr3t-canary-of-a-letter"  # pragma: allowlist secret
     remember_secret(secret)
-    write(secret, ValueError(f"the service answered {secret}"), source=f"http://rain/?key={secret}")
+    write(secret, ValueError(f"the service answered {secret}"), source=f"http://rain/?key={secret}", field=secret)
     (key,) = lake.letters()
     assert "canary" not in lake.store.get(key).decode()
 
@@ -158,6 +158,7 @@ def test_a_letter_of_another_asset_is_listed_counted_and_in_the_way_of_no_replay
     assert main(["dlq", "list"]) == 0
     listed = capsys.readouterr().out
     assert listed.count("not_a_number") == 2
+    assert "rain/2025-08-19" in listed
     assert "bad_count" in listed
     source = DeadLetterSource(lambda: lake.store, lake.layout)
     source.collect()

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.clients.retry import REQUESTS
+from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.exporter.runs import RunSource
 from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.exporter.vocabulary import Vocabulary
@@ -177,6 +178,23 @@ def test_it_says_what_is_wrong(instance, environment):
     assert "would let a counter fall" in said[2]
     with pytest.raises(NotInARunError, match="can only be recorded in a run"):
         MetricsResource.of(load_settings()).counter("hits")
+
+
+def test_no_secret_is_in_a_label_or_a_text(instance, environment):
+    secret = "s3cr3t-canary-of-a-label"  # pragma: allowlist secret
+    remember_secret(secret)
+    files: list[str] = []
+
+    def body(context: Any, metrics: MetricsResource) -> None:
+        metrics.counter("hits", f"Hits of {secret}", ["url"]).labels(url="x" * 190 + f"?key={secret}").inc()
+        files.append(next((environment / "metrics").iterdir()).read_text())
+
+    assert run(instance, body)
+    source = source_of(instance, environment)
+    source.collect()
+    shown = "\n".join([*files, *Served(source).text(), (environment / "runs.json").read_text()])
+    assert "hits_total{" in shown
+    assert "s3cr3t" not in shown
 
 
 def test_a_run_that_records_nothing_writes_nothing(instance, environment):

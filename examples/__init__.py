@@ -1,0 +1,1 @@
+"""Code locations that are loaded beside wrm_pipeline and use its resources."""

@@ -1,0 +1,1 @@
+"""Rain in the city, hour by hour and day by day."""
