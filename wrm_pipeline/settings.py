@@ -380,7 +380,7 @@ class Settings(BaseSettings):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd but stops nothing, for whoever looks at the configuration."""
+        """Oddities that stop nothing, for display with the configuration."""
         found = list(_warnings_of_env_file())
         if self.vault_addr is None:
             if given := [name for field in _VAULT_LOGIN if (name := self.given_as(field))]:

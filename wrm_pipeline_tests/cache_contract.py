@@ -173,7 +173,7 @@ class CacheContract:
         release()
         assert backend.acquire("wrm:local:1:a", 60) is not None
 
-    def test_whoever_waits_goes_on_when_the_holder_was_killed(self, backend):
+    def test_a_waiting_process_goes_on_when_the_holder_was_killed(self, backend):
         holder = subprocess.Popen(
             [sys.executable, "-c", HOLD.format(make=self.make)], stdout=subprocess.PIPE, text=True
         )
@@ -184,7 +184,7 @@ class CacheContract:
         holder.wait()
         assert cache_on(backend)[0].get_or_compute("a", JSON, lambda: 7, ttl_s=60) == 7
 
-    def test_whoever_has_waited_long_enough_computes_itself(self, backend, monkeypatch):
+    def test_a_process_that_has_waited_long_enough_computes_itself(self, backend, monkeypatch):
         monkeypatch.setattr(cache_module, "WAIT_S", 0.1)
         release = backend.acquire("wrm:local:1:a", 60)
         assert release is not None

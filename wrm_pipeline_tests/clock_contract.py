@@ -171,7 +171,7 @@ class ClockContract:
         status = {run_id: clocked.instance.get_run_by_id(run_id).status for run_id in (tomorrow, today)}
         assert status == {tomorrow: dg.DagsterRunStatus.CANCELED, today: dg.DagsterRunStatus.QUEUED}
 
-    def test_runs_from_the_future_are_told_and_left_alone(self, clocked: Clocked) -> None:
+    def test_runs_from_the_future_are_reported_and_left_alone(self, clocked: Clocked) -> None:
         clocked.run()
         earlier = datetime.now(UTC) - DAY
         found = find_traces(clocked.instance, earlier)

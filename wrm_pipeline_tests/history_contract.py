@@ -40,7 +40,7 @@ TEMPLATE_DAY = "2025-06-01"
 )
 def days(context):
     if context.run.tags.get("fail"):
-        raise RuntimeError("as it was told")
+        raise RuntimeError("on demand")
     context.log.info("a message")
     yield dg.MaterializeResult(metadata={"rows": 7})
     yield dg.AssetCheckResult(passed=True, check_name="sound")

@@ -610,19 +610,19 @@ class Acceptance:
         ]
         for name, version, file, change, reason in cases:
             play = self.deploy(self.spoil(version, file, change))
-            told = reason in play.output
+            printed = reason in play.output
             self.check(
                 f"A release with {name} is refused, the old one goes on",
                 play.status != 0 and self.current() == before and self.all_active(),
                 f"{play.seconds:.0f} s",
             )
-            self.check("The reason is printed", told, reason if told else play.output[-1500:])
+            self.check("The reason is printed", printed, reason if printed else play.output[-1500:])
         play = self.deploy(self.spoil("9.2.5-altered", recorded=False))
-        told = "wrm_pipeline/__init__.py is not as its wheel recorded it" in play.output
+        printed = "wrm_pipeline/__init__.py is not as its wheel recorded it" in play.output
         self.check(
             "A release whose files are not those of its record is refused",
-            play.status != 0 and self.current() == before and told,
-            "named" if told else play.output[-1500:],
+            play.status != 0 and self.current() == before and printed,
+            "named" if printed else play.output[-1500:],
         )
         self.check_minutes(begin)
         quiet = self.spoil(
@@ -631,13 +631,13 @@ class Acceptance:
             lambda t: t.replace("DefaultScheduleStatus.RUNNING", "DefaultScheduleStatus.STOPPED"),
         )
         play = self.deploy(quiet)
-        told = "no snapshot was taken" in play.output
+        printed = "no snapshot was taken" in play.output
         self.check(
             "A release that starts but does not ingest is rolled back",
             play.status != 0 and self.current() == before and self.all_active(),
             f"{play.seconds:.0f} s",
         )
-        self.check("The reason is printed", told, "no snapshot was taken" if told else play.output[-1500:])
+        self.check("The reason is printed", printed, "no snapshot was taken" if printed else play.output[-1500:])
         back = time.time()
         wait_until(lambda: any(at.timestamp() > back for at in self.snapshot_times()), 120)
         self.check(
@@ -845,7 +845,7 @@ class Acceptance:
         return found
 
     def table_rows(self) -> dict[str, tuple[int, str]]:
-        """Rows of each table of the host's database, and a digest of them without what tells of their own making."""
+        """Rows of each table of the host's database, and a digest of them without the columns about their refresh."""
         path = next((self.host.root / "var/lib/wrm/data").glob("*.duckdb"))
         copy = self.host.folder / "compared.duckdb"
         shutil.copy(path, copy)

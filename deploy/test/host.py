@@ -81,7 +81,7 @@ class Host:
     # Ansible
 
     def write_inventory(self) -> None:
-        """The hosts file with what is no secret, and the secrets encrypted by ansible-vault."""
+        """The hosts file with everything that is not secret, and the secrets encrypted by ansible-vault."""
         world, ports, secret = self.world, self.world["ports"], self.world["secrets"]
         ssh = f"-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.root}.known_hosts"
         host = {

@@ -2,7 +2,7 @@
 
     python -m deploy.test.world FOLDER      (from the root of the repository, in the pipeline's own environment)
 
-Writes FOLDER/world.json: where everything is, and the secrets, each of them made up anew and easy to find in any text.
+Writes FOLDER/world.json: where everything is, and the secrets, each of them random and easy to find in any text.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def s3_client(world: dict[str, Any]) -> Any:
 
 
 class Webhook(BaseHTTPRequestHandler):
-    """Where alerts are told; takes them."""
+    """The receiver of alerts."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -43,15 +43,15 @@ class SharedRate:
         self._interval_s = 1 / per_second
         self._clock = clock
         self._sleep = sleep
-        self._told = False
+        self._was_logged = False
 
     def wait(self) -> None:
         """Return when the next request may be sent."""
         try:
             delay = self._reserve()
         except OSError as error:
-            if not self._told:
-                self._told = True
+            if not self._was_logged:
+                self._was_logged = True
                 logger.warning("Requests are not held to a rate: %s cannot be written (%s)", self._path, error)
             return
         if delay > 0:

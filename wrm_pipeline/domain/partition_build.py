@@ -133,9 +133,9 @@ def plan_build(
         held = {key: etag for key, etag in held.items() if etag == waiting[key]}
         stay |= held.keys()
     others = {key: obj for key, obj in by_key.items() if key not in stay}
-    anew = full_rebuild or manifest.parser_version != PARSER_VERSION
+    parse_all = full_rebuild or manifest.parser_version != PARSER_VERSION
     parse, drop, keep_frozen = set(others), known.keys() - stay, False
-    if not anew:
+    if not parse_all:
         gone = known.keys() - by_key.keys() - stay
         changed = {key for key, obj in others.items() if key in reparse or _changed(obj, known.get(key))}
         touched_times = {by_key[key].file_timestamp for key in changed}
@@ -149,7 +149,7 @@ def plan_build(
     return BuildPlan(
         _in_order(by_key[key] for key in parse),
         frozenset(drop),
-        None if anew and not stay else previous,
+        None if parse_all and not stay else previous,
         manifest,
         keep_frozen,
         kept=frozenset(stay),

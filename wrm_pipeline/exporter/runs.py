@@ -118,7 +118,7 @@ class RunSource(CountingSource):
     def _count(self, instance: dg.DagsterInstance) -> None:
         # A long history is counted page by page, each kept before the next is read.
         for event_type, status in ENDINGS.items():
-            if self._history_began_anew(instance, event_type, self._ledger.places[status]):
+            if self._history_began_again(instance, event_type, self._ledger.places[status]):
                 draft = deepcopy(self._ledger)
                 draft.places[status] = Place(floor=draft.places[status].newest)
                 self._keep(draft)
@@ -163,7 +163,7 @@ class RunSource(CountingSource):
                 return
 
     @staticmethod
-    def _history_began_anew(instance: dg.DagsterInstance, event_type: dg.DagsterEventType, place: Place) -> bool:
+    def _history_began_again(instance: dg.DagsterInstance, event_type: dg.DagsterEventType, place: Place) -> bool:
         """Whether ids start over: another database, or SQLite after all its rows, or the newest, were deleted."""
         if place.last_id < 0:
             return False

@@ -87,11 +87,11 @@ def _chart(title: str, labels: Sequence[str], top: float, drawn: str, descriptio
 
 
 def _described(labels: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> str:
-    told = []
+    parts = []
     for name, values in series.items():
         pairs = (f"{label}: {'no value' if v is None else f'{v:g}'}" for label, v in zip(labels, values, strict=True))
-        told.append(f"{name + '. ' if name else ''}{', '.join(pairs)}.")
-    return " ".join(told)
+        parts.append(f"{name + '. ' if name else ''}{', '.join(pairs)}.")
+    return " ".join(parts)
 
 
 def _x(position: int, count: int) -> float:

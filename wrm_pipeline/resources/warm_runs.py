@@ -25,7 +25,7 @@ and refuses to fork if it has a second thread. By library:
 
 - *pyarrow*: its pools of threads are started when they are first used, which is in the run. The background thread of
   its jemalloc, which is not the default pool, is turned off.
-- *OpenBLAS*: told to use one thread while it is loaded, so matrix products of a run use one core.
+- *OpenBLAS*: set to one thread while it is loaded, so matrix products of a run use one core.
 - *DuckDB*: `import duckdb` starts a thread, so only its native library is loaded in the parent.
 - *gRPC*: the parent makes no channel and no server.
 - *SQLAlchemy, boto3, requests, redis*: engines, clients and sockets belong to a Dagster instance or a resource, which

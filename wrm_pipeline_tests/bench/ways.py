@@ -79,7 +79,7 @@ def duckdb_way(lake: BenchLake) -> int:
 
 
 def typed_duckdb_way(lake: BenchLake) -> int:
-    """The same, told all columns and types beforehand: by name of a position, not of a header."""
+    """The same with all columns and types given: by position, not by header."""
     return _duckdb_copy(lake, f", auto_detect = false, header = true, columns = {_DUCKDB_TYPES}")
 
 

@@ -87,7 +87,8 @@ DAMAGED = {
 def measure() -> None:
     """In a process of its own: each attack with the limit of production; prints the most memory that was in use, in kB.
 
-    The servers' part is in it. VmHWM starts anew with the program; ru_maxrss has what the parent used before it forked.
+    The servers' part is in it. VmHWM is reset when a program starts; ru_maxrss has what the parent used before it
+    forked.
     """
     bomb = zlib.compressobj(wbits=31)
     ten_gb = bomb.compress(bytes(2**20))

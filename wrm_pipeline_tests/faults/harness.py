@@ -335,7 +335,7 @@ class Recorder:
 
 @dataclass
 class Says:
-    """A feed without a network, that says what it is told to."""
+    """A feed without a network, with prepared answers."""
 
     now: Callable[[], datetime]
     bodies: list[bytes] = field(default_factory=list)

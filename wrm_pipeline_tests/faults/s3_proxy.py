@@ -1,4 +1,4 @@
-"""An S3 server behind a proxy that answers some requests itself, as told."""
+"""An S3 server behind a proxy that answers some requests itself, on demand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_RETURNED = {"connection", "date", "keep-alive", "server", "transfer-encodin
 
 
 def xml_error(status: int, code: str) -> Answer:
-    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>told to</Message></Error>'
+    body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>by the test</Message></Error>'
     return Answer(status, body.encode(), {"Content-Type": "application/xml"})
 
 
@@ -100,7 +100,7 @@ def damaged(proxy: S3Proxy, request: Received) -> Answer:
 
 
 def ignoring_if_none_match(client: S3Client) -> Fault:
-    """A store that does not know the header; the header is signed, so the request is made anew by `client`."""
+    """A store that does not know the header; the header is signed, so `client` makes the request again."""
 
     def answer(_: S3Proxy, request: Received) -> Answer:
         bucket, _, key = unquote(request.path).removeprefix("/").partition("?")[0].partition("/")

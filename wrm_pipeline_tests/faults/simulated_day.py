@@ -134,7 +134,7 @@ class Journal:
         path.with_suffix(".part").rename(path)
 
     def mark_spooled(self, at: datetime) -> None:
-        """From now on the body must not be lost, whoever is killed."""
+        """From now on the body must not be lost, whichever process is killed."""
         (self.folder / f"{at.timestamp():.0f}.spooled").touch()
 
     def was_spooled(self, at: datetime) -> bool:
@@ -248,7 +248,7 @@ class Figures:
 
 
 class Worker:
-    """The process that does the work, started anew when it was killed."""
+    """The process that does the work, restarted when it was killed."""
 
     def __init__(self, feed_url: str, journal: Path, dice: random.Random) -> None:
         self._arguments = (feed_url, journal)

@@ -326,7 +326,7 @@ def test_what_is_odd_and_whole_is_kept_byte_for_byte(world, city, report, kind):
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 @pytest.mark.parametrize("client", ["webhook", "lineage receiver", "Vault"])
-def test_nobody_who_is_told_something_leads_elsewhere(victim, report, status, client):
+def test_no_receiver_leads_elsewhere(victim, report, status, client):
     report(f"{client} redirects with {status}", REFUSED)
     with raw_server(redirecting(LOCATIONS["another port of this machine"], victim, status)) as server:
         if client == "webhook":

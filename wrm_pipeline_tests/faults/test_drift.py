@@ -76,7 +76,7 @@ def docks(text: str) -> str:
 
 
 class Watched:
-    """A person with a webhook: what they are told."""
+    """A person with a webhook: the messages that they get."""
 
     def __init__(self, world: Harness) -> None:
         self.world = world
@@ -261,7 +261,7 @@ def other_ways(good: bytes) -> dict[str, tuple[bytes, str | None]]:
 
 @pytest.mark.parametrize("way", other_ways(b"#id,total_docks\n1,2\n"))
 def test_what_is_a_change_of_format_and_what_is_not(world, city, report, way):
-    report(way, "a drift, or a body that is no snapshot")
+    report(way, "a drift, or a body that is not a snapshot")
     fetch(world, city.snapshot(world.now))
     body, field = other_ways(city.snapshot(world.now))[way]
     fetch(world, body)

@@ -15,7 +15,7 @@ WHOLE = ["plain", "percent-encoded", "repr", "JSON in JSON", "HTML with numbers"
 
 
 def kept(world: Harness) -> str:
-    """All that is in the lake, in the spool, and was told."""
+    """Everything in the lake, in the spool, and in messages."""
     objects = [world.truth.get(info.key) for info in world.truth.list(world.layout.prefix)]
     spooled = [body.read() for body in world.spool.waiting()]
     return "\n".join([*(body.decode("utf-8", "replace") for body in (*objects, *spooled)), *world.failures])

@@ -219,7 +219,7 @@ def test_a_body_that_is_no_snapshot_is_quarantined(feed_world, report, kind, err
     assert result.fault.error_type == error_type
     assert world.contents("quarantine/") == {result.key: world.served[-1][1]}
     assert world.process()
-    assert world.contents("processed/") == before, "what is in quarantine is no raw data"
+    assert world.contents("processed/") == before, "a body in quarantine is not raw data"
     good_minute(world)
     world.verify(QUARANTINED)
 

@@ -238,7 +238,7 @@ def test_an_older_writers_files_are_taken_over(world, report, slices, times, sou
 
 REFUSED = {
     "stations and nothing else": pa.table({"station_id": [str(n) for n in range(400)]}),
-    "text that is no time": pa.table({"station_id": ["1"] * 40, "file_timestamp": ["yesterday"] * 40}),
+    "text that is not a time": pa.table({"station_id": ["1"] * 40, "file_timestamp": ["yesterday"] * 40}),
     "no coordinates": pa.table(
         {
             "station_id": [str(n) for n in range(40)],

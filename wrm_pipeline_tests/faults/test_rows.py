@@ -230,7 +230,7 @@ def test_a_loss_that_is_meant_is_published(world, city, report):
 
 
 def test_an_entry_that_was_edited_into_nonsense_stops_nothing(world, city, report):
-    report("a dead letter that is no JSON any more", DEAD_LETTERED)
+    report("a dead letter that is not JSON any more", DEAD_LETTERED)
     other = NOON + timedelta(days=1)
     world.put_raw(NOON, BODY_EDITS[Misbehaviour.UNCLOSED_QUOTE](city.snapshot(NOON)))
     assert world.process(DAY)

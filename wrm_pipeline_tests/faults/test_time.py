@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_partition_is_left_alone_and_stops_nobody(clocked, c
     ]
     for plan in plans:
         assert [run.dt for run in plan.runs] == [today]
-        assert any(folder in key for key in plan.unknown_keys), "somebody is told"
+        assert any(folder in key for key in plan.unknown_keys), "it is reported"
     assert world.process(today)
     assert world.truth.get(foreign) == city.snapshot(NOON)
     world.truth.delete(foreign)
@@ -243,7 +243,7 @@ def test_a_name_of_another_day_is_a_dead_letter_and_costs_only_itself(world, rep
 @pytest.mark.parametrize(
     ("day", "hours"), [(date(2026, 10, 25), (0, 1)), (date(2026, 3, 29), (0, 1))], ids=["twice", "never"]
 )
-def test_local_names_of_an_odd_hour_are_told_apart(world, report, day, hours):
+def test_local_names_of_an_odd_hour_are_distinguished(world, report, day, hours):
     report(f"names in Warsaw's time, 02:30 on {day}, in both of its readings", PUBLISHED)
     layout = Layout(world.settings.prefix, WARSAW)
     times = [datetime(day.year, day.month, day.day, hour, 30, hour, tzinfo=UTC) for hour in hours]

@@ -15,7 +15,7 @@ from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.logs import get_logger
 from wrm_pipeline.resources.vault import secrets_of
 from wrm_pipeline.settings import Settings, is_secret, load_settings
-from wrm_pipeline_tests.fixtures.canaries import told
+from wrm_pipeline_tests.fixtures.canaries import revealed
 
 
 def values() -> Iterator[str]:
@@ -37,7 +37,7 @@ def values() -> Iterator[str]:
 
 def everything() -> str:
     """All of them."""
-    return f"all: {told(*values())}"
+    return f"all: {revealed(*values())}"
 
 
 class LibraryError(Exception):

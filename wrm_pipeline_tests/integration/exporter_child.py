@@ -31,7 +31,7 @@ def number_of(context: dg.AssetExecutionContext) -> int:
 def raw(context):
     n = number_of(context)
     if n > 0 and n % 7 == 0:
-        raise dg.Failure("as told")
+        raise dg.Failure("on demand")
     rows = {"out": abs(n), "dead_lettered": n % 3, "duplicate": n % 2}
     requests = {"feed get ok": 1, "feed get retried": n % 2}
     return dg.MaterializeResult(metadata={"handled_rows": rows, "external_requests": requests})

@@ -67,7 +67,7 @@ class Place:
         }.items():
             monkeypatch.setenv(name, value)
         self.lake = Lake(load_settings())
-        for key in self.lake.keys():  # noqa: SIM118 - a lake is no dict
+        for key in self.lake.keys():  # noqa: SIM118 - a lake is not a dict
             self.lake.store.delete(key)
         for n in range(SNAPSHOTS):
             at = NOON + timedelta(minutes=n)

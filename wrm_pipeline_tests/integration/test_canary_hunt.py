@@ -43,7 +43,7 @@ from dagster._serdes import serialize_value
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.settings import load_settings
-from wrm_pipeline_tests.fixtures.canaries import SPELLINGS, Hunt, canary, told
+from wrm_pipeline_tests.fixtures.canaries import SPELLINGS, Hunt, canary, revealed
 from wrm_pipeline_tests.fixtures.echo_servers import postgres_echo, redis_echo, tcp_server
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer, Received
 from wrm_pipeline_tests.fixtures.lake import snapshot
@@ -192,15 +192,15 @@ class Dagster:
 
 def echo(status: int, *names: str) -> Answer:
     """An answer with secrets, of which the service knows those that it was sent."""
-    text = told(*(CANARIES[name] for name in names))
+    text = revealed(*(CANARIES[name] for name in names))
     headers = {"Content-Type": "application/json", "X-Echo": CANARIES[names[0]]}
     return Answer(status, json.dumps({"errors": text.splitlines()}).encode(), headers)
 
 
-KEYS_TOLD = escape(told(CANARIES["s3-key"], CANARIES["s3-secret"]))
+KEYS_REVEALED = escape(revealed(CANARIES["s3-key"], CANARIES["s3-secret"]))
 S3_DENIES = Answer(
     403,
-    f"<Error><Code>InvalidAccessKeyId</Code><Message>{KEYS_TOLD}</Message>"
+    f"<Error><Code>InvalidAccessKeyId</Code><Message>{KEYS_REVEALED}</Message>"
     f"<AWSAccessKeyId>{CANARIES['s3-key']}</AWSAccessKeyId></Error>".encode(),
     {"Content-Type": "application/xml"},
 )
@@ -210,7 +210,7 @@ def feed_answers() -> Iterator[Answer]:
     """A snapshot; a page, a redirect and an error with what was sent; then snapshots."""
     yield Answer(200, snapshot(datetime.now(UTC)))
     # As wholes: of a body, which is kept for ever, nothing is taken out that may be data.
-    page = told(*(CANARIES[name] for name in ("feed-token", "feed-password", "feed-path")), in_part=False)
+    page = revealed(*(CANARIES[name] for name in ("feed-token", "feed-password", "feed-path")), in_part=False)
     yield Answer(200, f"<html>{page}</html>".encode())
     yield Answer(302, b"", {"Location": f"http://[::1/{CANARIES['feed-path']}?token={CANARIES['feed-token']}"})
     yield echo(404, "feed-token", "feed-password", "feed-path")
@@ -323,7 +323,7 @@ def test_no_secret_ends_up_anywhere(
             failing = [dagster.launch("wrm_stations_processing_job", day), dagster.launch("wrm_analytics_job")]
             assert dagster.ends(*failing, endless)[:2] == ["FAILURE", "FAILURE"]
             site.s3_is_at(site.s3)
-            wait_until(lambda: bool(webhook.requests and receiver.requests), timeout_s=120, what="both must be told")
+            wait_until(lambda: bool(webhook.requests and receiver.requests), timeout_s=120, what="both must get one")
             wait_until(lambda: "FAILURE" in str(dagster.ask(TICKS)), timeout_s=60, what="the sensor must fail")
             ui = json.dumps([dagster.ask(RESOURCES_AND_RUNS), dagster.ask(TICKS)], ensure_ascii=False)
             metrics = requests.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=60).text

@@ -40,7 +40,7 @@ def of(*languages: str) -> list[object]:
 
 def test_each_block_says_what_it_is_and_why_it_is_not_run():
     unknown = [block.name for block in BLOCKS if block.language not in TEXT | PARSED | RUN]
-    assert not unknown, "```sql, python, sh, yaml, json, or ```text for what is no code"
+    assert not unknown, "```sql, python, sh, yaml, json, or ```text for anything that is not code"
     assert all(len(block.not_run) > 10 for block in BLOCKS if block.not_run)
     assert not [block.name for block in BLOCKS if block.not_run and block.language not in RUN]
     assert sum(not block.not_run for block in BLOCKS if block.language in RUN) > 20

@@ -73,7 +73,7 @@ def execute(*groups: Iterable[int], done: list[str]) -> None:
     assert child.wait() == 0
 
 
-def told_by_the_event_log(instance: dg.DagsterInstance) -> dict[tuple[Any, ...], float]:
+def totals_of_the_event_log(instance: dg.DagsterInstance) -> dict[tuple[Any, ...], float]:
     """What the counters must be, by Dagster's public API, asset by asset instead of run by run."""
     expected: Counter[tuple[Any, ...]] = Counter()
     for record in instance.get_run_records():
@@ -125,7 +125,7 @@ def test_two_hundred_runs(dagster_home: Path, exporter: Exporter) -> None:
         assert found["dagster_run_oldest_age_seconds", "running"] > 0
         for run in lost:
             instance.report_run_failed(run, "Run timed out.")  # as run monitoring does
-        expected = told_by_the_event_log(instance)
+        expected = totals_of_the_event_log(instance)
         failing = sum(1 for n in range(1, 1 + RUNS - KILLED) if n % 7 == 0)
         expected["dagster_asset_runs_total", RAW, "failure"] = failing
         expected["dagster_asset_runs_total", PROCESSED, "failure"] = KILLED
@@ -136,7 +136,7 @@ def test_two_hundred_runs(dagster_home: Path, exporter: Exporter) -> None:
         exporter.wait_for(
             lambda found: agrees(expected, found), timeout_s=60, what="the counters must be those of the event log"
         )
-        # Half the history purged, and the exporter anew: nothing changes.
+        # Half the history purged, and a new exporter: nothing changes.
         for run in instance.get_runs(limit=RUNS // 2):
             instance.delete_run(run.run_id)
     assert exporter.stop() == 0
@@ -151,7 +151,7 @@ def test_two_hundred_runs(dagster_home: Path, exporter: Exporter) -> None:
     witness.done.set()
     witness.join()
     seconds = sorted(witness.seconds)
-    print(  # noqa: T201 - figures for whoever runs it with -s
+    print(  # noqa: T201 - figures, shown with -s
         f"\n{RUNS} runs in {took:.0f} s; {len(seconds)} scrapes, median {seconds[len(seconds) // 2]:.3f} s, "
         f"slowest {seconds[-1]:.3f} s, largest {witness.largest} bytes"
     )

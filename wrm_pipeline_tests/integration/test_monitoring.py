@@ -163,7 +163,7 @@ def alert(name: str, *, began: datetime | None = None, over: bool = False, **lab
     found = {
         "labels": {"alertname": name, **rule["labels"], **labels},
         "annotations": {key: re.sub(r"{{.*?}}", "7", text) for key, text in annotations.items()},
-        # Alerts that are older than group_wait are told at once, before it is known what only follows from what.
+        # Alerts older than group_wait are sent at once, before it is known which ones are mere consequences.
         "startsAt": (began or now).isoformat(),
     }
     return found | ({"endsAt": now.isoformat()} if over else {})
@@ -214,7 +214,7 @@ def test_one_incident_is_one_message_and_one_when_it_is_over(tmp_path: Path) -> 
         print(f"\n{attachment['title']}\n\n{text}")  # noqa: T201 - what a person reads, with -s
 
         post(url, [alert(name, began=began, over=True, **labels) for name, labels in incident])
-        wait_until(lambda: len(receiver.requests) > 1, timeout_s=20, what="the end must be told")
+        wait_until(lambda: len(receiver.requests) > 1, timeout_s=20, what="the end must be reported")
         (attachment,) = json.loads(receiver.requests[1].body)["attachments"]
         assert attachment["title"].startswith("wrm_pipeline: over: ")
         time.sleep(3.5)
@@ -303,7 +303,8 @@ def test_every_query_of_every_dashboard_has_an_answer(
 
             for name in RECORDED:
                 assert ask(url, name)[1], name
-            # What the rules read exists, labels included; and with a healthy pipeline only the missing daemon is told.
+            # What the rules read exists, labels included; and with a healthy pipeline only the missing daemon is
+            # reported.
             firing = {found["metric"]["alertname"] for found in ask(url, "ALERTS")[1]}
             assert firing <= {"DaemonGone"}
             for rule in ALERTS.values():

@@ -47,24 +47,24 @@ def assert_taken_over(older: OlderLake) -> None:
 def test_by_command_which_says_first_what_it_would_do(older, capsys):
     before = older.lake.etags()
     assert main(["rebuild", "--dry-run"]) == 0
-    foretold = capsys.readouterr().out
+    forecast = capsys.readouterr().out
     assert older.lake.etags() == before
-    said = {line[:10]: line for line in foretold.splitlines() if line[:3] == "202"}
+    said = {line[:10]: line for line in forecast.splitlines() if line[:3] == "202"}
     for dt in map(str, DAYS):
         assert "60 rows, 0 dead-lettered: processed+enhanced would be written; before: 0 rows in ours" in said[dt]
         assert "120 in 3 other processed files, 120 in 3 other enhanced files" in said[dt]
-    assert "processed: 20 rows that only other files have are taken over" in foretold
-    assert "processed: 60 rows that only other files have are taken over" in foretold
+    assert "processed: 20 rows that only other files have are taken over" in forecast
+    assert "processed: 60 rows that only other files have are taken over" in forecast
     assert "nothing to do" in said["2025-08-19"]
-    assert foretold.count("processed: 3 files move to superseded/") == 3
-    assert "analytics.duckdb would be moved aside: it contains tables and was not created by this pipeline." in foretold
+    assert forecast.count("processed: 3 files move to superseded/") == 3
+    assert "analytics.duckdb would be moved aside: it contains tables and was not created by this pipeline." in forecast
 
     assert main(["rebuild", "--apply"]) == 0
     done = capsys.readouterr().out
     assert_taken_over(older)
     days = [line for line in done.splitlines() if line.startswith("2025-08-2")]
     assert [line.partition(" (")[0].replace("written", "would be written", 1) for line in days] == [
-        line.partition(" (")[0] for line in foretold.splitlines() if line.startswith("2025-08-2")
+        line.partition(" (")[0] for line in forecast.splitlines() if line.startswith("2025-08-2")
     ]
 
     after = older.lake.etags("processed/") | older.lake.etags("enhanced/")

@@ -84,10 +84,10 @@ def _filled() -> Lake:
 
 
 def test_what_dagster_hands_on_to_run_workers_has_no_password(production):
-    told = str(production.get_ref().to_dict())
-    assert "PostgresStorage" in told
-    assert PASSWORD not in told
-    assert "%" not in told
+    shown = str(production.get_ref().to_dict())
+    assert "PostgresStorage" in shown
+    assert PASSWORD not in shown
+    assert "%" not in shown
 
 
 def test_the_settings_that_both_have_are_the_same(production, tmp_path):

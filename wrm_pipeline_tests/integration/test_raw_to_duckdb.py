@@ -72,7 +72,7 @@ def run_what_sensors_ask_for(instance: dg.DagsterInstance, cursor: str | None) -
 
 
 def rows_of_raw(lake: Lake) -> list[tuple]:
-    """What the raw bytes say, told by the csv module and a few lines that know the simulated faults."""
+    """The expected rows of the raw bytes, from the csv module and a few lines that know the simulated faults."""
     found = []
     for key in lake.keys("raw/"):
         day = date.fromisoformat(key.partition("/dt=")[2][:10])

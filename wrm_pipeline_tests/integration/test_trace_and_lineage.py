@@ -44,8 +44,8 @@ def test_a_fetched_row_leads_back_to_its_line_and_its_run(
         (raw_key,) = lake.keys("raw/")
         dt = lake.layout.parse_raw_key(raw_key).dt
         built = run_job("wrm_stations_processing_job", dt=dt, instance=instance)
-        told = tick("wrm_lineage_sensor", instance).skip_message
-    assert told == "2 runs recorded; 2 sent, 0 wait, 0 were dropped so far."
+        message = tick("wrm_lineage_sensor", instance).skip_message
+    assert message == "2 runs recorded; 2 sent, 0 wait, 0 were dropped so far."
     events = [json.loads(received.body) for received in receiver.requests]
     for event in events:
         check_event(event)

@@ -172,7 +172,7 @@ def test_a_bare_machine_gets_everything_back(
         assert secret not in said
 
 
-def test_failures_of_postgresql_are_told_and_leave_no_backup(
+def test_failures_of_postgresql_are_reported_and_leave_no_backup(
     machine: Lake, server: PostgresServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["backup"]) == 0

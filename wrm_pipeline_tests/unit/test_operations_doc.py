@@ -30,8 +30,8 @@ def test_each_alert_links_to_a_section_that_names_it() -> None:
 
 
 def test_the_runbook_tells_of_no_alert_that_does_not_exist() -> None:
-    told = set(re.findall(r"^\*`(\w+)", TEXT, re.MULTILINE))
-    assert told <= {rule["alert"] for rule in ALERTS}
+    named = set(re.findall(r"^\*`(\w+)", TEXT, re.MULTILINE))
+    assert named <= {rule["alert"] for rule in ALERTS}
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,4 +1,4 @@
-"""Credentials: from where, in which order, what a person is told, and that nobody is shown one."""
+"""Credentials: their sources and order, the messages about them, and that none is ever shown."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_either_login_is_enough(monkeypatch, login):
     assert load_settings().vault_addr == "https://vault:8200"
 
 
-def test_in_production_all_that_makes_vault_unsafe_is_told_at_once(monkeypatch):
+def test_in_production_all_that_makes_vault_unsafe_is_reported_at_once(monkeypatch):
     message = message_of_wrong(
         monkeypatch, WRM_ENV="production", VAULT_ADDR="http://vault:8200", VAULT_SKIP_VERIFY="true"
     )
@@ -145,7 +145,7 @@ def test_outside_production_both_are_allowed_and_remarked_on(monkeypatch):
         ("WRM_ALERT_WEBHOOK_URL", f"hooks.example.org/{CANARY}", "https://"),
     ],
 )
-def test_a_wrong_value_of_a_url_is_told_without_what_may_be_a_password(monkeypatch, name, value, remedy):
+def test_a_wrong_value_of_a_url_is_reported_without_what_may_be_a_password(monkeypatch, name, value, remedy):
     message = message_of_wrong(monkeypatch, **{name: value})
     assert message.startswith(name)
     assert remedy in message

@@ -1,4 +1,4 @@
-"""The environment: what is read, under which names, and what a person is told of a wrong value."""
+"""The environment: what is read, under which names, and the messages about wrong values."""
 
 import re
 from datetime import UTC, date, datetime
@@ -157,7 +157,7 @@ def test_a_wrong_value_names_variable_value_and_remedy(monkeypatch, name, value,
     assert "\n" not in message
 
 
-def test_all_wrong_values_are_told_at_once(monkeypatch):
+def test_all_wrong_values_are_reported_at_once(monkeypatch):
     message = message_of_wrong(monkeypatch, WRM_ENV="prod", WRM_SERVICE_AREA="here", S3_SECRET_ACCESS_KEY=CANARY)
     assert [line.partition("=")[0] for line in message.splitlines()] == ["WRM_ENV", "WRM_SERVICE_AREA"]
 

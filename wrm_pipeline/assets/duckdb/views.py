@@ -28,7 +28,7 @@ from wrm_pipeline.resources.requests import requests_made
         "Views in `wrm_analytics` that read the enhanced Parquet in place: `wrm_stations_enhanced_data` "
         "(everything, with `dt` from the path), `wrm_stations_only`, `wrm_bikes_only`, and `wrm_stations_latest` "
         "(each station's newest row of the newest day); `wrm_stations_enhanced` is everything by its older name.\n\n"
-        "They show what is published at the moment of the query. They are created anew when the newest day or a "
+        "They show what is published at the moment of the query. They are created again when the newest day or a "
         "definition changes, else left alone. Filter by a literal `dt` to read only the days you need."
     ),
 )

@@ -469,7 +469,7 @@ def test_a_query_is_made_again_when_an_object_was_replaced_under_it():
     assert connection.asked == 2
 
 
-def test_another_error_of_a_query_is_told_at_once():
+def test_another_error_of_a_query_is_reported_at_once():
     connection = Replaced(duckdb.IOException("No files found"))
     with pytest.raises(duckdb.IOException, match="No files found"):
         query_arrow(connection, "SELECT 1")

@@ -136,7 +136,7 @@ def test_what_is_computed_bit_by_bit_is_what_is_computed_at_once(lake):
     assert everything(lake) == grown
 
 
-def test_another_area_computes_all_days_anew(lake):
+def test_another_area_computes_all_days_again(lake):
     put_day(lake, DAY)
     run(lake)
     assert run(lake, area=ServiceArea(52.0, 52.5, 20.5, 21.5)).days_refreshed == (DAY,)

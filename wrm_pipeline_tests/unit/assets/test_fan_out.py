@@ -1,4 +1,4 @@
-"""A range of days in one run: the same files as one run for each day, whoever builds them and whoever dies."""
+"""A range of days in one run: the same files as one run per day, whichever workers build them and whichever die."""
 
 from __future__ import annotations
 

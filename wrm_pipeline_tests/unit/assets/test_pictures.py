@@ -39,8 +39,8 @@ def test_a_day_of_25_hours_shows_each_of_them(connection: duckdb.DuckDBPyConnect
         UNION ALL SELECT DATE '2025-10-25', TIMESTAMPTZ '2025-10-25 21:00:00+00', 23, 5.0, 5.0, 0, 0.0
         """
     )
-    told = description(day_picture(connection, DAY).value)
-    out, empty, full = told.split("stations ")
+    shown = description(day_picture(connection, DAY).value)
+    out, empty, full = shown.split("stations ")
     assert out.startswith("bikes out (estimate). 00: 0, 01: 1, 02: 2, 02: 3, 03: 4, ")
     assert "23: 24." in out
     assert empty.count(":") == full.count(":") == 25
@@ -54,7 +54,7 @@ def test_the_quality_of_four_weeks_has_a_bar_for_each_day_with_data(connection: 
         AS t(dt, lines_in, dead_lettered)
         """
     )
-    told = description(quality_picture(connection, DAY).value)
-    assert told.startswith("09-29: no value")
-    assert told.endswith("10-26: 0.5.")
-    assert told.count("no value") == 27
+    shown = description(quality_picture(connection, DAY).value)
+    assert shown.startswith("09-29: no value")
+    assert shown.endswith("10-26: 0.5.")
+    assert shown.count("no value") == 27

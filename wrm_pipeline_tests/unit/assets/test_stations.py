@@ -378,7 +378,7 @@ def test_enhanced_without_processed_says_what_to_do(lake):
     assert "Materialize the processed layer for 2025-08-21 first" in failure_of(result)
 
 
-def test_another_service_area_flags_the_same_rows_anew(lake, monkeypatch):
+def test_another_service_area_flags_the_same_rows_again(lake, monkeypatch):
     lake.put_day(1)
     assert metadata_of(build_day(), ENHANCED)["flag_outside_service_area"] == 0
     monkeypatch.setenv("WRM_SERVICE_AREA", "52.0,52.5,20.5,21.5")
@@ -479,7 +479,7 @@ def test_a_published_object_that_is_not_ours_any_more_is_built_again(lake, damag
     assert lake.store.get(kept) == bad
 
 
-def test_what_another_program_published_is_built_anew(lake):
+def test_what_another_program_published_is_built_again(lake):
     lake.put_day(2)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"station_id": ["1"] * 10}), sink)

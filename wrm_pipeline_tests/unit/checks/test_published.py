@@ -325,7 +325,7 @@ def test_dead_letters_of_a_drift_are_the_feeds_checks_to_tell(lake):
         assert connection.execute(rule).fetchall() == [(5, 16)]
 
 
-def test_odd_rows_among_those_of_a_drift_are_told_as_ever():
+def test_odd_rows_among_those_of_a_drift_are_reported_as_ever():
     half = Manifest("1", {"a": Source("e", NOON, "", NOON, LineCounts(100, 68, 32))})
     assert "explained_by" in check_dead_letters("2025-08-21", half, drifted=31).metadata
     assert "explained_by" not in check_dead_letters("2025-08-21", half, drifted=20).metadata

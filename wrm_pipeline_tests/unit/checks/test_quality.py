@@ -47,7 +47,7 @@ def test_all_checks_warn_and_none_blocks():
         (900, [100] * (MIN_DAYS_COMPARED - 1), True),
     ],
 )
-def test_a_rule_that_fires_thrice_as_often_as_usual_is_told(today, earlier, passed):
+def test_a_rule_that_fires_thrice_as_often_as_usual_is_reported(today, earlier, passed):
     found = check_rules(DT, hits_of(today, *earlier))
     assert (found.passed, found.severity) == (passed, dg.AssetCheckSeverity.WARN)
     if not passed:
@@ -78,7 +78,7 @@ def test_a_column_that_drifted_is_named():
     assert "Too few days" in check_drift(None, []).description
 
 
-def test_many_anomalies_are_told_with_twenty_samples():
+def test_many_anomalies_are_reported_with_twenty_samples():
     hours = [
         {
             "hour_start": datetime(2025, 8, 21, n % 24, tzinfo=UTC),

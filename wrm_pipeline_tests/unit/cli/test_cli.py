@@ -131,7 +131,7 @@ def test_doctor_says_what_is_broken_and_what_to_do(
         assert found[name]["todo"], found[name]
 
 
-def test_discard_of_many_says_how_many_and_does_it_when_told(
+def test_discard_of_many_says_how_many_and_does_it_with_apply(
     entry: str, lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     combined = f"{int(NOON.timestamp()) + 60}|7200|-1"

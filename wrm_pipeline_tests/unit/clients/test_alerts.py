@@ -1,4 +1,4 @@
-"""The webhook: what arrives, when it is tried again, and that its URL is told to nobody."""
+"""The webhook: what arrives, when it is tried again, and that its URL is never revealed."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def test_the_url_is_in_no_message_traceback_log_or_repr(url, caplog):
     while following is not None:
         chain += [repr(following), str(following), repr(following.args)]
         following = following.__cause__ or following.__context__
-    told = "\n".join([*chain, *traceback.format_exception(error), caplog.text, repr(hook), str(hook)])
-    assert "CANARY" not in told
-    assert "webhook-canary" not in told
+    shown = "\n".join([*chain, *traceback.format_exception(error), caplog.text, repr(hook), str(hook)])
+    assert "CANARY" not in shown
+    assert "webhook-canary" not in shown
 
 
 @pytest.mark.parametrize("answer", [html(503), html(404), Answer(200, b"ok")])
@@ -115,7 +115,7 @@ def test_nor_where_somebody_answers(server, answer, caplog):
     server.play(then=answer)
     try:
         webhook(server, ONCE).post("hello")
-        told = ""
+        shown = ""
     except ExternalError as error:
-        told = "".join([repr(error.__cause__), repr(error.__context__), *traceback.format_exception(error)])
-    assert "CANARY" not in told + caplog.text
+        shown = "".join([repr(error.__cause__), repr(error.__context__), *traceback.format_exception(error)])
+    assert "CANARY" not in shown + caplog.text

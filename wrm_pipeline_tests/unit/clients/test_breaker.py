@@ -83,7 +83,7 @@ def test_a_call_counts_once_whatever_its_retries(tmp_path):
     assert not breaker.is_open
 
 
-def test_a_success_starts_the_count_anew(tmp_path):
+def test_a_success_starts_the_count_again(tmp_path):
     breaker = Breakers(tmp_path).of("s3")
     for _ in range(5):
         trip(breaker, 4)

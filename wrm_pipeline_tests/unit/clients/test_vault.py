@@ -52,7 +52,7 @@ LOOKUP = "GET /v1/auth/token/lookup-self"
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass on demand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -230,7 +230,7 @@ def test_a_given_token_is_looked_at_and_renewed(fake):
 
 
 @pytest.mark.parametrize("renewable", [True, False])
-def test_a_given_token_that_ended_is_read_anew(fake, renewable):
+def test_a_given_token_that_ended_is_read_again(fake, renewable):
     clock = Clock()
     fake.token_renewable = renewable
     tokens = [fake.issue_token(900)]

@@ -41,7 +41,7 @@ def works(minute: float, *, job: str = "j", partition: str = "") -> Outcome:
     return Outcome(job, START + minute * MINUTE, f"run-{minute}", partition)
 
 
-def told(incidents: Incidents, minute: float) -> list[Message]:
+def delivered(incidents: Incidents, minute: float) -> list[Message]:
     """What is said at that minute, all of it delivered. The state goes through JSON, as between two ticks."""
     now = START + minute * MINUTE
     messages = incidents.to_report(now, UI)
@@ -73,28 +73,28 @@ def test_one_message_when_it_begins_and_one_when_it_is_over(story, said):
     for minute, what in enumerate(story):
         if what != ".":
             incidents.observe((fails if what == "f" else works)(minute))
-        heard += [f"{minute}{sign}" for sign in signs(told(incidents, minute))]
+        heard += [f"{minute}{sign}" for sign in signs(delivered(incidents, minute))]
     assert " ".join(heard) == said
 
 
-def test_jobs_and_causes_are_told_apart():
+def test_jobs_and_causes_are_distinguished():
     incidents = Incidents()
     for outcome in (fails(0), fails(0, job="k"), fails(0, cause="other")):
         incidents.observe(outcome)
-    assert len(told(incidents, 0)) == 3
+    assert len(delivered(incidents, 0)) == 3
     incidents.observe(works(1))
-    over = told(incidents, 1 + LATER / 60)
+    over = delivered(incidents, 1 + LATER / 60)
     assert [message.text.splitlines()[0] for message in over] == ["🟢 *j* is good again"] * 2
 
 
 def test_another_partitions_success_does_not_end_it():
     incidents = Incidents()
     incidents.observe(fails(0, partition="2025-08-20"))
-    told(incidents, 0)
+    delivered(incidents, 0)
     incidents.observe(works(1, partition="2025-08-21"))
-    assert told(incidents, 30) == []
+    assert delivered(incidents, 30) == []
     incidents.observe(works(31, partition="2025-08-20"))
-    assert signs(told(incidents, 31 + LATER / 60)) == "🟢"
+    assert signs(delivered(incidents, 31 + LATER / 60)) == "🟢"
 
 
 def test_one_cause_in_many_partitions_is_one_incident_that_ends_with_the_last():
@@ -102,23 +102,23 @@ def test_one_cause_in_many_partitions_is_one_incident_that_ends_with_the_last():
     days = [f"2025-08-{day:02}" for day in range(1, 11)]
     for minute, day in enumerate(days):
         incidents.observe(fails(minute, partition=day))
-    (message,) = told(incidents, 10)
+    (message,) = delivered(incidents, 10)
     assert "10 runs so far" in message.text
     assert "partition 2025-08-10 and 9 more" in message.text
     for minute, day in enumerate(days[:-1], start=11):
         incidents.observe(works(minute, partition=day))
-    assert told(incidents, 60) == []
+    assert delivered(incidents, 60) == []
     incidents.observe(works(61, partition=days[-1]))
-    assert signs(told(incidents, 61 + LATER / 60)) == "🟢"
+    assert signs(delivered(incidents, 61 + LATER / 60)) == "🟢"
 
 
 def test_what_nobody_runs_again_is_let_go_after_a_day():
     incidents = Incidents()
     incidents.observe(fails(0))
-    told(incidents, 0)
+    delivered(incidents, 0)
     hours = FORGOTTEN / timedelta(hours=1)
-    assert told(incidents, (hours - 0.1) * 60) == []
-    (message,) = told(incidents, hours * 60)
+    assert delivered(incidents, (hours - 0.1) * 60) == []
+    (message,) = delivered(incidents, hours * 60)
     assert "has not failed again for 24 h" in message.text
     assert incidents.to_json() == []
 
@@ -129,16 +129,16 @@ def test_what_began_and_ended_unheard_is_one_message():
     incidents.observe(fails(1))
     incidents.to_report(START, UI)  # and the webhook is down
     incidents.observe(works(2))
-    (message,) = told(incidents, 2 + LATER / 60)
+    (message,) = delivered(incidents, 2 + LATER / 60)
     assert message.text.startswith("🟢")
     assert "2 runs" in message.text
-    assert told(incidents, 60) == []
+    assert delivered(incidents, 60) == []
 
 
-def test_the_state_is_bounded_and_drops_what_was_told_first():
+def test_the_state_is_bounded_and_drops_what_was_reported_first():
     incidents = Incidents()
     incidents.observe(fails(0, cause="reported"))
-    told(incidents, 0)
+    delivered(incidents, 0)
     for n in range(MAX_INCIDENTS + 5):
         incidents.observe(fails(n, cause=f"cause {n}", partition="p"))
     for n in range(MAX_PARTITIONS * 3):
@@ -156,7 +156,7 @@ def test_the_state_is_bounded_and_drops_what_was_told_first():
 def test_the_text_of_a_failure():
     incidents = Incidents()
     incidents.observe(fails(0, partition="2025-08-21"))
-    (message,) = told(incidents, 0)
+    (message,) = delivered(incidents, 0)
     assert message.text.splitlines() == [
         "🔴 *j* failed",
         "```ValueError: boom```",
@@ -171,9 +171,9 @@ def test_the_text_of_the_end():
     incidents = Incidents()
     for minute in range(5):
         incidents.observe(fails(minute))
-    told(incidents, 4)
+    delivered(incidents, 4)
     incidents.observe(works(65))
-    (message,) = told(incidents, 65 + LATER / 60)
+    (message,) = delivered(incidents, 65 + LATER / 60)
     assert message.text.splitlines() == [
         "🟢 *j* is good again",
         "*Lasted:* 1 h 5 min, from 2025-08-21 15:05 to 2025-08-21 16:10 (Wrocław)",
@@ -186,7 +186,7 @@ def test_the_text_of_the_end():
 def test_what_is_odd_is_not_called_a_failure():
     incidents = Incidents()
     incidents.observe(fails(0, severe=False))
-    (message,) = told(incidents, 0)
+    (message,) = delivered(incidents, 0)
     assert message.text.startswith("🟡 *j* failed (a warning)")
 
 
@@ -208,7 +208,7 @@ def test_markup_in_every_field_of_others_is_escaped():
     incidents = Incidents()
     bad = "<!channel> ``` *x*"
     incidents.observe(Outcome(f"job {bad}", START, "r", f"p {bad}", Failure("c", f"E: {bad}", f"step {bad}", "Look.")))
-    (message,) = told(incidents, 0)
+    (message,) = delivered(incidents, 0)
     assert "<!channel>" not in message.text
     assert message.text.count("```") == 2
 
@@ -217,7 +217,7 @@ def test_markup_in_every_field_of_others_is_escaped():
     ("message", "line"),
     [
         ("a.b.c.TransientError: feed get http://f/x: HTTP 503\nmore", "TransientError: feed get http://f/x: HTTP 503"),
-        ("ValueError: the number 1.5.2 is no number\n", "ValueError: the number 1.5.2 is no number"),
+        ("ValueError: the number 1.5.2 is not a number\n", "ValueError: the number 1.5.2 is not a number"),
         ("\n\nKeyError: 'this key is missing'", "KeyError: 'this key is missing'"),
         ('pandera.errors.SchemaErrors: {\n  "SCHEMA": {\n "in": 2}}', 'SchemaErrors: { "SCHEMA": { "in": 2}}'),
         ("Exceeded maximum runtime of 900 seconds.", "Exceeded maximum runtime of 900 seconds."),

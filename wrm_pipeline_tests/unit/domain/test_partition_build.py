@@ -259,7 +259,7 @@ def test_a_correction_with_a_lone_surrogate_can_be_remembered():
     day.check()
 
 
-def test_corrections_are_told_apart():
+def test_corrections_are_distinguished():
     obj = RawObject("k", "e", 1, AT)
     ids = [
         replace(obj, corrections=corrections).corrections_id
@@ -290,7 +290,7 @@ def test_another_version_of_the_parser_reads_everything_again(monkeypatch):
     assert day.plan().manifest.parser_version == "next"
 
 
-def test_a_partition_of_another_writer_is_built_anew():
+def test_a_partition_of_another_writer_is_built_again():
     day = ordinary_day(4)
     expected = table(day.processed)
     sink = pa.BufferOutputStream()
@@ -838,7 +838,7 @@ def test_enhanced_is_built_anew_where_frozen_groups_were_rewritten():
 
 
 @pytest.mark.parametrize("change", ["area", "version"])
-def test_other_rules_build_enhanced_anew(change, monkeypatch):
+def test_other_rules_build_enhanced_again(change, monkeypatch):
     day = ordinary_day(5)
     assert enhance(day, day.enhanced).counts["outside_service_area"] == 0
     area = DEFAULT_SERVICE_AREA
@@ -904,7 +904,7 @@ def test_a_processed_file_without_notes_is_refused():
         build_enhanced(foreign, None, area=DEFAULT_SERVICE_AREA, dt=DT, build_id="x")
 
 
-def test_enhanced_of_another_writer_is_built_anew():
+def test_enhanced_of_another_writer_is_built_again():
     day = ordinary_day(3)
     sink = pa.BufferOutputStream()
     pq.write_table(table(day.enhanced), sink)

@@ -131,7 +131,7 @@ def test_not_a_number_is_no_latitude():
         validate(good(PROCESSED, lat=float("nan")), PROCESSED)
 
 
-def test_all_violations_are_told_at_once():
+def test_all_violations_are_reported_at_once():
     with pytest.raises(pandera.errors.SchemaErrors) as caught:
         validate(good(PROCESSED, lat=91.0, bikes=-1), PROCESSED)
     assert set(caught.value.failure_cases["column"]) == {"lat", "bikes"}

@@ -178,7 +178,7 @@ PARTS = {
 
 @st.composite
 def odd_lines(draw, columns: tuple[str, ...]) -> bytes:
-    """A row, good but for some of its values; or a line that is no row."""
+    """A row, good but for some of its values; or a line that is not a row."""
     shape = draw(st.sampled_from(["row"] * 8 + ["short", "long", "blank", "remark", "header", "text"]))
     if shape == "blank":
         return draw(st.sampled_from([b"", b" ", b"\t", b"\x0b", b"\xc2\xa0", b"\x1c", b"  \t"]))

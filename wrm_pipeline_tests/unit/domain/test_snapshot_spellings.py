@@ -57,7 +57,7 @@ def test_a_fetched_body_in_another_spelling_is_a_snapshot_and_one_that_is_cut_of
     assert inspect_fetched(content, AT).fault is None
     if "UTF-16" not in name:
         unended = inspect_fetched(content.rstrip(b"\r\n"), AT)
-        assert unended.fault is None, "no line end behind the last row is no cut"
+        assert unended.fault is None, "a missing line end after the last row does not mean that it was cut"
     cut = content[: len(content) - 60 - 60 % 2]
     assert inspect_fetched(cut, AT).fault is not None
 

@@ -383,7 +383,7 @@ def test_purging_history_changes_nothing_even_where_ids_start_over(exporter: Exp
     assert exporter.count() == 30
     exporter.log.endings.clear()
     assert exporter.count() == 30
-    exporter.log.add("anew", NOW)
+    exporter.log.add("again", NOW)
     assert exporter.log.endings[0][0] == 1
     assert exporter.count() == 31
     # All gone again, and more new ones than the old cursor was high before anyone looked.
@@ -690,7 +690,7 @@ def test_spool_breakers_and_disk(lake: Any) -> None:
 
 @dataclass
 class Thing:
-    """A source that fails or hangs as told."""
+    """A source that fails or hangs on demand."""
 
     name: str = "thing"
     fails: bool = False
@@ -815,7 +815,7 @@ def test_systemd_hears_a_sign_of_life_until_a_thread_has_ended(tmp_path: Path, m
                 systemd.recv(64)
 
 
-def test_openmetrics_for_whoever_asks_for_it() -> None:
+def test_openmetrics_on_request() -> None:
     with served(Watcher(Thing(), 15)) as url:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         request = urllib.request.Request(f"{url}/metrics", headers=accept)
@@ -855,7 +855,7 @@ def backup_samples(source: BackupSource) -> dict[str, float]:
     return {family.name: family.samples[0].value for family in source.families(NOW)}
 
 
-def test_the_newest_backup_is_told_and_looked_for_every_five_minutes(lake: Lake) -> None:
+def test_the_newest_backup_is_reported_and_looked_for_every_five_minutes(lake: Lake) -> None:
     store, clock = WatchedStore(lake.store), [0.0]
     source = BackupSource(lambda: store, lake.layout, expected=True, clock=lambda: clock[0])
     assert backup_samples(source)["wrm_last_backup_timestamp_seconds"] == 0

@@ -106,7 +106,7 @@ def test_backup_and_restore_onto_a_bare_machine(
     assert CANARY not in output
 
 
-def test_nothing_is_overwritten_unless_told_so(machine: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten_without_overwrite(machine: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     assert wrm("backup") == 0
     database = machine.settings.database_path
     database.write_bytes(b"something newer")
@@ -136,7 +136,7 @@ def test_the_manifest_tells_settings_and_no_secret(machine: Lake, monkeypatch: p
         (lambda body: b"<html>" + body, "does not begin like one"),
     ],
 )
-def test_a_backup_that_is_damaged_or_half_written_is_told_apart_and_changes_nothing(
+def test_a_backup_that_is_damaged_or_half_written_is_distinguished_and_changes_nothing(
     machine: Lake, change: Any, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert wrm("backup") == 0

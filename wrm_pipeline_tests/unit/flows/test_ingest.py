@@ -25,7 +25,7 @@ HTML = b"<!DOCTYPE html>\n<html><body>503 Service Unavailable</body></html>\n"
 
 
 class Fetches:
-    """A feed that gives what it was told, one body a fetch; an exception in place of a body is raised."""
+    """A feed with prepared bodies, one per fetch; an exception in place of a body is raised."""
 
     def __init__(self) -> None:
         self.answers: Iterator[tuple[datetime, bytes | Exception]] = iter(())
@@ -391,7 +391,7 @@ def test_a_fault_of_our_own_fails_the_run_but_keeps_the_body(flow):
     assert flow.waiting == [NOON]
 
 
-# --- what is no snapshot ---
+# --- bodies that are not snapshots ---
 
 BAD_BODIES = {
     "empty": (b"", "file_empty"),

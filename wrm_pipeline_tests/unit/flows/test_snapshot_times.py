@@ -1,4 +1,4 @@
-"""Snapshots whose names leave their time open: read once, remembered, the same whoever builds."""
+"""Snapshots whose names leave their time open: read once, stored, the same in every build."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_more_days_than_a_tick_asks_for_wait_in_the_cursor(arrivals, lake):
     assert [len(plan.waiting) for plan in looks] == [MAX_REQUESTS_PER_TICK + 5, 5, 0, 0]
 
 
-def test_keys_of_unknown_dates_are_told_and_hide_nothing(arrivals, lake):
+def test_keys_of_unknown_dates_are_reported_and_hide_nothing(arrivals, lake):
     lake.put_day(1)
     arrivals.look()
     touch(
@@ -510,7 +510,7 @@ def test_old_days_are_compared_in_turn_and_the_newest_always(comparison, lake):
     assert sorted(found) == [[], [], [], [late]]
 
 
-def test_folders_of_unknown_dates_are_told_and_cost_nothing(comparison, lake):
+def test_folders_of_unknown_dates_are_reported_and_cost_nothing(comparison, lake):
     lake.put_day(1)
     touch(lake, *(raw_key(day, "x.txt") for day in ("1999-01-01", "2025-08-22", "garbage")))
     plan = comparison.look()
@@ -550,7 +550,7 @@ def test_a_store_that_fails_is_an_error_and_not_a_difference(comparison, lake):
 
 
 @pytest.mark.parametrize("cursor", ["x", "{}", '{"version": 7}', '{"version": 1, "after": 3, "tries": []}'])
-def test_a_cursor_of_another_version_starts_anew(comparison, lake, cursor):
+def test_a_cursor_of_another_version_starts_again(comparison, lake, cursor):
     lake.put_day(1)
     comparison.cursor = cursor
     assert days(comparison.look()) == [DAY]

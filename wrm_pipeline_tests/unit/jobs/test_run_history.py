@@ -69,7 +69,7 @@ class TestSqlite(HistoryContract):
         assert done.file_bytes > 50_000
 
 
-def test_the_command_counts_first_and_removes_when_told(
+def test_the_command_counts_first_and_removes_with_apply(
     history: History, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history.add([ago(days=30), ago(days=20)], day="2025-07-01")

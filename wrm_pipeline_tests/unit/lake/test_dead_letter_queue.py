@@ -124,7 +124,7 @@ def test_an_object_that_is_not_an_entry_is_named_and_in_nobodys_way(queue, lake,
     assert len(queue.of_date(DAY)) == len(queue.all()) == 1
 
 
-def test_a_status_that_does_not_exist_is_told_with_those_that_do(queue, lake):
+def test_a_status_that_does_not_exist_is_reported_with_those_that_do(queue, lake):
     (letter,) = record(queue, BAD_COUNT)
     key = lake.layout.dead_letter_key(DAY, letter.entry_id)
     lake.store.put(key, lake.store.get(key).replace(b"pending_reprocessing", b"done"))

@@ -482,14 +482,14 @@ def test_a_closed_port_is_retried_and_named():
         store.get("k")
 
 
-def test_an_untrusted_clock_is_told_as_such(server):
+def test_an_untrusted_clock_is_reported_as_such(server):
     server.play(then=s3_error(403, "RequestTimeTooSkewed"))
     with pytest.raises(StorageDeniedError, match="clock"):
         s3(server).put("k", b"")
 
 
 @pytest.mark.parametrize("answer", [s3_error(403, "QuotaExceeded"), s3_error(507, "XMinioStorageFull")])
-def test_a_full_bucket_is_told_as_such_at_once(server, answer):
+def test_a_full_bucket_is_reported_as_such_at_once(server, answer):
     server.play(then=answer)
     with pytest.raises(StorageFullError, match="Make room in bucket lake"):
         s3(server).put("k", b"")

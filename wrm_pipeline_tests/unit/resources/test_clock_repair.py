@@ -124,7 +124,7 @@ def test_nothing_is_repaired_by_a_clock_that_cannot_be_right(
 
 
 @pytest.mark.parametrize("name", ["dagster.yaml", "deploy/dagster/dagster.yaml"])
-def test_dagster_is_told_to_use_it(name: str) -> None:
+def test_dagster_is_configured_to_use_it(name: str) -> None:
     scheduler = yaml.safe_load((REPOSITORY / name).read_text())["scheduler"]
     assert scheduler == {"module": ClockWatchedScheduler.__module__, "class": ClockWatchedScheduler.__name__}
 

@@ -105,7 +105,7 @@ def test_what_a_killed_process_has_left_is_counted_once(instance, environment):
     (ended,) = instance.get_runs()
     folder = environment / "metrics"
     own = next(iter(entry.metadata for entry in engine_metadata(instance, ended.run_id)))["process"].value
-    # One that died before it could tell, and one that told and died before it removed its file.
+    # One that died before it could report, and one that reported and died before it removed its file.
     (folder / f"{ended.run_id}.elsewhere-7.jsonl").write_bytes(kept[0])
     (folder / f"{ended.run_id}.{own}.jsonl").write_bytes(kept[0])
     source = source_of(instance, environment)

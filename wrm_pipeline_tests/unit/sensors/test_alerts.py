@@ -132,11 +132,11 @@ def unavailable(target: str = "feed") -> TransientError:
 # --- clocks that were ahead, and cursors that are not ours ---
 
 
-def test_runs_from_the_future_are_told_once_and_hide_no_others(instance, runs):
+def test_runs_from_the_future_are_reported_once_and_hide_no_others(instance, runs):
     """The clock is a day ahead for the runs of this test, and right for the sensor's ticks."""
     day = -86_400.0
     run(instance, unavailable())
-    assert len(runs.tick(0)) == 1, "told while the clock was ahead"
+    assert len(runs.tick(0)) == 1, "reported while the clock was ahead"
     for n in range(3):
         assert runs.tick(day + 30 * n) == []
     run(instance, ValueError("another cause"))
@@ -268,7 +268,7 @@ def test_one_cause_on_many_days_is_one_incident(instance, runs):
     assert [text[0] for text in runs.tick(QUIET_S + 60)] == ["🟢"]
 
 
-def test_other_causes_of_the_same_job_are_told(instance, runs):
+def test_other_causes_of_the_same_job_are_reported(instance, runs):
     run(instance, unavailable())
     run(instance, KeyError("station_id"))
     assert len(runs.tick()) == 2
@@ -320,7 +320,7 @@ def test_a_run_that_died_without_a_step_error(instance, runs):
     assert "out-of-memory" in text
 
 
-def test_a_run_that_is_tried_again_by_itself_is_not_told(instance, runs):
+def test_a_run_that_is_tried_again_by_itself_is_not_reported(instance, runs):
     run(instance, unavailable(), tags={"dagster/will_retry": "true"})
     assert runs.tick() == []
     run(instance, unavailable())
@@ -358,7 +358,7 @@ def test_what_ended_long_before_the_first_tick_is_history(instance, runs):
     assert runs.tick(3600) == []
 
 
-def test_a_cursor_of_another_version_starts_anew(instance, runs):
+def test_a_cursor_of_another_version_starts_again(instance, runs):
     for cursor in ("", "no json", "[]", '{"until": 1}', "3", '{"until": 1, "seen": {}, "incidents": [{"old": 1}]}'):
         runs.cursor = cursor
         run(instance, unavailable())
@@ -378,7 +378,7 @@ def test_more_runs_at_once_than_one_tick_reads(instance, runs, monkeypatch):
 # --- the webhook being down ---
 
 
-def test_a_webhook_that_is_down_is_told_once_when_it_is_back(instance, runs):
+def test_a_webhook_that_is_down_is_reported_once_when_it_is_back(instance, runs):
     runs.receiver.down = TransientError("no answer", "webhook", "post")
     for _ in range(3):
         run(instance, unavailable())
@@ -402,7 +402,7 @@ def test_what_began_and_ended_meanwhile_is_one_message(instance, runs):
     assert runs.tick(QUIET_S + 120) == []
 
 
-def test_the_end_is_told_later_too(instance, runs):
+def test_the_end_is_reported_later_too(instance, runs):
     run(instance, unavailable())
     runs.tick()
     run(instance)
@@ -493,14 +493,14 @@ def test_an_error_is_called_a_failure(instance, checks):
     assert text.startswith("🔴 *Check rows_and_columns_are_right of a_table* does not hold\n")
 
 
-def test_a_run_that_a_blocking_check_stopped_is_told_by_the_check_alone(instance, checks, runs):
+def test_a_run_that_a_blocking_check_stopped_is_reported_by_the_check_alone(instance, checks, runs):
     stopped = checked(instance, False, severity=dg.AssetCheckSeverity.ERROR, blocking=True)
     assert not stopped.success
     assert runs.tick() == []
     assert len(checks.tick()) == 1
 
 
-def test_what_another_check_explains_is_not_told_again(instance, checks):
+def test_what_another_check_explains_is_not_reported_again(instance, checks):
     explained = {EXPLAINED_BY: FEED_CHECK}
     checked(instance, False, metadata=explained)
     assert checks.tick() == []
@@ -508,7 +508,7 @@ def test_what_another_check_explains_is_not_told_again(instance, checks):
     assert len(checks.tick()) == 1, "but what nothing explains is"
 
 
-def test_a_fetch_that_fails_for_another_format_is_told_by_the_check_alone(instance, runs):
+def test_a_fetch_that_fails_for_another_format_is_reported_by_the_check_alone(instance, runs):
     run(instance, FeedDriftedError("The feed answered with something that is not a snapshot: 12 docks"))
     assert runs.tick() == []
     run(instance, dg.Failure("The feed answered with something that is not a snapshot: <html>"))

@@ -120,9 +120,9 @@ def test_a_run_that_was_being_canceled_is_canceled(instance: dg.DagsterInstance,
 
 def test_the_sensor_names_what_it_ended(instance: dg.DagsterInstance, gone: int) -> None:
     run_id = run_of(instance, gone)
-    told = wrm_dead_runs_sensor(dg.build_sensor_context(instance=instance))
-    assert isinstance(told, dg.SkipReason)
-    assert f"wrm_stations_ingest_job {run_id[:8]}" in (told.skip_message or "")
-    told = wrm_dead_runs_sensor(dg.build_sensor_context(instance=instance))
-    assert isinstance(told, dg.SkipReason)
-    assert told.skip_message == "Each run in progress has its process."
+    result = wrm_dead_runs_sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(result, dg.SkipReason)
+    assert f"wrm_stations_ingest_job {run_id[:8]}" in (result.skip_message or "")
+    result = wrm_dead_runs_sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(result, dg.SkipReason)
+    assert result.skip_message == "Each run in progress has its process."

@@ -100,7 +100,7 @@ def test_the_events_of_a_whole_pipeline(
 ) -> None:
     pipeline = run_everything(lake, instance, monkeypatch)
     check_that_every_materialization_has_valid_events(lake, instance, pipeline)
-    check_that_failures_are_told_with_their_message(lake, pipeline)
+    check_that_failures_are_reported_with_their_message(lake, pipeline)
     check_that_dagster_and_the_events_say_the_same_about_columns(lake)
     check_that_the_check_refuses_what_is_not_as_published(lake)
 
@@ -164,7 +164,7 @@ def check_that_every_materialization_has_valid_events(
     assert b"CANARY" not in text
 
 
-def check_that_failures_are_told_with_their_message(lake: Lake, pipeline: dict[str, str]) -> None:
+def check_that_failures_are_reported_with_their_message(lake: Lake, pipeline: dict[str, str]) -> None:
     start, fail = events_of(lake, pipeline["rejected"])
     assert (start["eventType"], fail["eventType"]) == ("START", "FAIL")
     assert "not a snapshot" in fail["run"]["facets"]["errorMessage"]["message"]
@@ -176,7 +176,7 @@ def check_that_failures_are_told_with_their_message(lake: Lake, pipeline: dict[s
 
 def check_that_dagster_and_the_events_say_the_same_about_columns(lake: Lake) -> None:
     graph = definitions().resolve_asset_graph()
-    # What a run left as it was is told without its schema.
+    # What a run left as it was is recorded without its schema.
     outputs = {
         (event["job"]["name"], output["name"].rpartition(".")[2]): output
         for event in ends(lake)
@@ -188,12 +188,12 @@ def check_that_dagster_and_the_events_say_the_same_about_columns(lake: Lake) -> 
         for (asset, table), output in outputs.items()
     }
     columns: dict[str, list[str]] = {}
-    told: dict[str, dict[str, set[tuple[str, str]]]] = {}
+    recorded: dict[str, dict[str, set[tuple[str, str]]]] = {}
     for output in outputs.values():
         asset, prefix = assets[output["namespace"], output["name"]]
         columns.setdefault(asset, []).extend(prefix + one["name"] for one in output["facets"]["schema"]["fields"])
         for column, made in output["facets"].get("columnLineage", {"fields": {}})["fields"].items():
-            told.setdefault(asset, {})[prefix + column] = {
+            recorded.setdefault(asset, {})[prefix + column] = {
                 (assets[one["namespace"], one["name"]][0], one["field"]) for one in made["inputFields"]
             }
     for asset in assets_with_lineage():
@@ -206,7 +206,7 @@ def check_that_dagster_and_the_events_say_the_same_about_columns(lake: Lake) -> 
             for column, origins in column_lineage(asset).items()
         }
         assert shown == wanted
-        assert told[asset] == {column: deps for column, deps in wanted.items() if deps}
+        assert recorded[asset] == {column: deps for column, deps in wanted.items() if deps}
         # Each column that there is has a line, and each line is about columns that there are.
         assert sorted(columns[asset]) == sorted(wanted)
         for upstream, column in set().union(*wanted.values()):

@@ -116,7 +116,7 @@ def test_the_same_tick_twice_has_the_same_run_keys(lake, instance):
 
 
 @pytest.mark.parametrize("cursor", [None, "with a cursor"])
-def test_keys_of_unknown_dates_are_told_and_the_tick_succeeds(lake, instance, cursor):
+def test_keys_of_unknown_dates_are_reported_and_the_tick_succeeds(lake, instance, cursor):
     if cursor:
         put(lake, "2025-08-01")
         cursor = tick(ARRIVALS, instance).cursor
@@ -196,7 +196,7 @@ def test_no_more_than_twenty_runs_a_tick_and_none_is_lost(lake, instance):
 
 
 @pytest.mark.parametrize("cursor", ["", "2025-08-21", '{"version": 0}', '{"latest": {"2025-08-21": "x"}}'])
-def test_a_cursor_of_an_older_version_starts_anew(lake, instance, cursor):
+def test_a_cursor_of_an_older_version_starts_again(lake, instance, cursor):
     put(lake, DAY)
     result = tick(ARRIVALS, instance, cursor)
     assert keys(result) == ["2025-08-21"]

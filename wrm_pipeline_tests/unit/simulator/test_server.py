@@ -274,7 +274,7 @@ class TestFaultsOnTheWire:
 
 class TestCommandLine:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_serves_until_told_to_stop(self, number):
+    def test_serves_until_stopped(self, number):
         command = [
             sys.executable,
             "-m",
@@ -315,7 +315,7 @@ class TestCommandLine:
         assert all_good()
         assert not all_good("--misbehave-probability", "1")
 
-    def test_a_taken_port_is_told(self):
+    def test_a_taken_port_is_reported(self):
         with serve(CITY) as running:
             port = str(urlsplit(running.url).port)
             done = subprocess.run(

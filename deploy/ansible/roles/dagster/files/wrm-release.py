@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Releases of wrm_pipeline on this host: install one beside the others, switch to it, go back.
 
-It runs here, not on whoever deploys, so that a lost connection leaves nothing half done.
+It runs here, not on the deploying machine, so that a lost connection leaves nothing half done.
 
 /opt/wrm/releases/VERSION   venv, dagster.yaml, release.json (written last: the release is complete)
 /opt/wrm/current            the release that daemon, web UI and exporter run
@@ -217,7 +217,7 @@ def note(version: str, outcome: str, reason: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """Tell whoever listens; if nobody does any more, the work goes on."""
+    """Print for the caller; if it is gone, the work continues."""
     with contextlib.suppress(OSError):
         print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
 
@@ -565,13 +565,13 @@ def _oneshot(unit: str) -> None:
     done = subprocess.run(("systemctl", "start", unit), capture_output=True, text=True, check=False)
     if done.returncode:
         reason = _journal(unit, begin)
-        run("systemctl", "reset-failed", unit, check=False)  # it is told here; the host itself is well
+        run("systemctl", "reset-failed", unit, check=False)  # reported here; the host itself is fine
         raise ReleaseError(f"{unit.partition('@')[0]} refused it:\n{reason}")
 
 
 def _journal(unit: str, since: float, lines: int = 25) -> str:
     time.sleep(1)  # the last lines of a process that has ended may be on their way
-    # What its processes said; what systemd says about it is no reason.
+    # The output of its processes; systemd's messages about it are not a reason.
     text = run("journalctl", f"_SYSTEMD_UNIT={unit}", f"--since=@{int(since)}", "-o", "cat", "--no-pager", check=False)
     kept = [line for line in text.splitlines() if line.strip()]
     return "\n".join(f"    {line[:300]}" for line in kept[-lines:])
@@ -587,12 +587,12 @@ def code_unit(slot: str) -> str:
 def start_slot(slot: str, version: str) -> None:
     """Start the release's code server in the free slot."""
     begin = time.time()
-    told = False
+    reported = False
     stop_slot(slot)  # it may run, if the machine was restarted in the middle of a switch
     while run("systemctl", "show", "-P", "ActiveState", code_unit(slot)) in {"active", "deactivating", "activating"}:
-        if not told:
+        if not reported:
             say(f"the code server before the last one still waits for its runs; so does this ({code_unit(slot)})")
-            told = True
+            reported = True
         if time.time() - begin > 1000:
             raise ReleaseError(f"{code_unit(slot)} does not end; look at its runs")
         time.sleep(2)
@@ -623,7 +623,7 @@ def wait_for_quiet() -> None:
 
 
 def lead_to(slot: str, version: str) -> float:
-    """Daemon, web UI and exporter to the release in `slot`; returns when the daemon was told."""
+    """Daemon, web UI and exporter to the release in `slot`; returns when the daemon has been stopped."""
     run("systemctl", "enable", "--quiet", code_unit(slot), "wrm.target", *FOLLOWERS, *SOCKETS)
     point(CURRENT, f"{RELEASES}/{version}")
     point(ACTIVE, f"{SLOTS}/{slot}")
@@ -877,7 +877,7 @@ def prune() -> None:
         entries, damaged = history()
         last = {entry["version"]: entry["outcome"] for entry in entries}
         good = [entry["version"] for entry in reversed(entries) if entry["outcome"] == "active"]
-        # Of one that no line tells of, it is not known that it was bad.
+        # One without a line in the history is not known to be bad.
         good += [name for name in complete_releases() if name not in last]
         keep = max(1, int(config()["keep"]))
         there = [name for name in dict.fromkeys(good) if name in complete_releases()]
@@ -941,7 +941,7 @@ def main() -> int:
         return 0
     if os.geteuid() != 0:
         return _fail("only root may do that")
-    # Whoever started this may go away; a switch that has begun is finished. Whoever ends it gets the old release back.
+    # The caller may go away; a switch that has begun is finished. A signal brings the old release back.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
