@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 
 from wrm_pipeline.clients import cache as cache_module
-from wrm_pipeline.clients.cache import ARROW, BYTES, JSON, Backend, Cache, Codec, LookupCounter
+from wrm_pipeline.clients.cache import Cache, LookupCounter
+from wrm_pipeline.clients.cache_backends import Backend
+from wrm_pipeline.clients.cache_values import ARROW, BYTES, JSON, Codec
 
 # Unpickled, it makes a file. Written by hand, as nothing here may import pickle.
 PICKLE = b"cposix\nsystem\n(S'touch %s'\ntR."

@@ -8,12 +8,8 @@ from typing import Any, Literal
 from dotenv import dotenv_values  # comes with pydantic-settings
 
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.vault import (
-    Vault,
-    VaultPathMissingError,
-    VaultSecret,
-    VaultVersionDeletedError,
-)
+from wrm_pipeline.clients.vault import Vault, VaultSecret
+from wrm_pipeline.clients.vault_errors import VaultPathMissingError, VaultVersionDeletedError
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.resources.vault import Secrets, kept_in_vault
 from wrm_pipeline.settings import Settings, find, is_secret, variables_of

@@ -16,13 +16,13 @@ from wrm_pipeline.analytics.database import AnalyticsDatabase, httpfs_path
 from wrm_pipeline.analytics.database_files import moved_aside
 from wrm_pipeline.analytics.enhanced_files import describe_by, look_at_enhanced
 from wrm_pipeline.clients import outgoing
-from wrm_pipeline.clients.cache import BYTES
+from wrm_pipeline.clients.cache_values import BYTES
 from wrm_pipeline.clients.causes import cause_of, host_and_port
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.redis_client import TIMEOUT_S, connect_redis
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
-from wrm_pipeline.clients.vault import VaultPathMissingError
+from wrm_pipeline.clients.vault_errors import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.masking import redact

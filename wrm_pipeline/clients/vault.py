@@ -7,12 +7,10 @@ count.
 from __future__ import annotations
 
 import copy
-import io
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from wrm_pipeline.clients import outgoing, retry
@@ -23,6 +21,21 @@ from wrm_pipeline.clients.errors import (
     TransientError,
     UnexpectedAnswerError,
 )
+from wrm_pipeline.clients.vault_errors import (
+    VaultDeniedError,
+    VaultError,
+    VaultKeyMissingError,
+    VaultLoginError,
+    VaultMisdirectedError,
+    VaultMountError,
+    VaultPathMissingError,
+    VaultRefusedError,
+    VaultSealedError,
+    VaultUnreachableError,
+    VaultValueError,
+    VaultVersionDeletedError,
+)
+from wrm_pipeline.clients.vault_http import RefusedError, adapter_class, create_transport
 from wrm_pipeline.domain.masking import remember_secret, scrub
 from wrm_pipeline.domain.values import stripped, unusable_character
 
@@ -46,60 +59,6 @@ _WHO_ANSWERS = "See what answers at VAULT_ADDR: a proxy?"
 
 _CONNECT_SHARE = 3 / 8
 """The share of an attempt's time for connecting; the rest is for the answer: 1.5 s + 2.5 s."""
-
-
-class VaultError(ExternalError):
-    """Vault returned no secret; the message names the path and the remedy, never a value."""
-
-
-class VaultUnreachableError(VaultError, TransientError):
-    """No answer, or one that says that Vault has a problem."""
-
-
-class VaultSealedError(VaultError, TransientError):
-    """Vault is up, but sealed: somebody must unseal it."""
-
-
-class VaultLoginError(VaultError, PermanentError):
-    """Vault does not accept the AppRole or the token."""
-
-
-class VaultDeniedError(VaultError, PermanentError):
-    """The policy does not permit it, even with a fresh token."""
-
-
-class VaultPathMissingError(VaultError, PermanentError):
-    """Nothing was ever written at the path, or everything was removed."""
-
-
-class VaultVersionDeletedError(VaultError, PermanentError):
-    """The newest version at the path is deleted or destroyed.
-
-    Attributes:
-        version: Its number.
-    """
-
-    version: int = 0
-
-
-class VaultKeyMissingError(VaultError, PermanentError):
-    """The path exists, but lacks this key."""
-
-
-class VaultValueError(VaultError, PermanentError):
-    """A value is invalid, or contradicts the variables."""
-
-
-class VaultMountError(VaultError, PermanentError):
-    """The mount point has no secrets engine."""
-
-
-class VaultMisdirectedError(VaultError, PermanentError):
-    """The answer is a redirect, which is not followed: token and secrets would go to its target."""
-
-
-class VaultRefusedError(VaultError, PermanentError):
-    """Vault refused for a reason that the other classes do not cover, or answered too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +333,7 @@ class Vault:
             session.trust_env = False
             session.headers.clear()
             session.headers["User-Agent"] = "wrm-pipeline"
-            session.mount("http://", _transport())
+            session.mount("http://", create_transport())
             session.mount("https://", session.get_adapter("http://"))
             self._hvac = hvac.Client(
                 self.address,
@@ -382,7 +341,7 @@ class Vault:
                 session=session,
                 namespace=self._namespace,
                 allow_redirects=False,  # the token would be sent along
-                adapter=_adapter_class(),
+                adapter=adapter_class(),
             )
         return self._hvac
 
@@ -421,7 +380,7 @@ class Vault:
             transport.policy = self._policy_for(max(min(self._policy.attempt_s, ends - self._clock()), 0.1))
             try:
                 return request(client)
-            except _RefusedError as refusal:
+            except RefusedError as refusal:
                 raise self._explain(refusal, operation, path) from None
             except UnexpectedAnswerError as error:
                 raise UnexpectedAnswerError(error.problem, "vault", operation, place, self._whether_up()) from None
@@ -454,7 +413,7 @@ class Vault:
     def _whether_up(self) -> str:
         return "Check that Vault runs there, and that VAULT_ADDR and the connection to it (DNS, firewall) are right"
 
-    def _explain(self, refusal: _RefusedError, operation: str, path: str) -> ExternalError:
+    def _explain(self, refusal: RefusedError, operation: str, path: str) -> ExternalError:
         """Translate into our errors, with a remedy."""
         status, said = refusal.status, "; ".join(refusal.errors)[:200]
         problem = f"HTTP {status} {said}".strip()
@@ -488,7 +447,7 @@ class Vault:
             error.retry_after_s = refusal.retry_after_s
         return error
 
-    def _explain_absence(self, refusal: _RefusedError, operation: str, path: str) -> VaultError:
+    def _explain_absence(self, refusal: RefusedError, operation: str, path: str) -> VaultError:
         mount, place = self.mount_point, self._place(path)
         if refusal.metadata:
             version = int(refusal.metadata.get("version") or 0)
@@ -512,63 +471,3 @@ class Vault:
             f"check VAULT_NAMESPACE, VAULT_MOUNT_POINT, and whether {mount}/ is KV version 2"
         )
         return VaultPathMissingError("there is nothing", "vault", operation, place, remedy, 404)
-
-
-class _RefusedError(Exception):
-    """An answer other than JSON with 200, or 204; contains nothing from the request."""
-
-    def __init__(self, status: int, body: Any, retry_after_s: float | None) -> None:
-        super().__init__(status)
-        content = body if isinstance(body, dict) else {}
-        self.status = status
-        self.errors = [" ".join(str(line).split()) for line in content.get("errors") or ()]
-        self.metadata: Mapping[str, Any] = (content.get("data") or {}).get("metadata") or {}
-        self.retry_after_s = retry_after_s
-
-
-def _transport() -> Any:
-    """A transport for `requests`; each request uses the policy that is set before it."""
-    import requests
-
-    class Transport(requests.adapters.BaseAdapter):
-        policy: outgoing.Policy
-
-        def send(self, request: requests.PreparedRequest, *_: object, **__: object) -> requests.Response:
-            headers, body = dict(request.headers), request.body
-            sent = body.encode() if isinstance(body, str) else body
-            url = request.url or ""
-            answer = outgoing.request(self.policy, request.method or "GET", url, headers=headers, body=sent)
-            response = requests.Response()
-            response.status_code, response.reason = answer.status_code, answer.reason
-            response.headers.update(answer.headers)
-            response.raw, response.url, response.request = io.BytesIO(answer.body), url, request
-            return response
-
-        def close(self) -> None:
-            """Nothing is kept open."""
-
-    return Transport()
-
-
-@cache
-def _adapter_class() -> type[Any]:
-    """Hvac's adapter, with the details that its exceptions omit."""
-    import hvac
-
-    class Adapter(hvac.adapters.RawAdapter):  # type: ignore[misc]
-        def request(self, method: str, url: str, **kwargs: Any) -> Any:
-            response = super().request(method, url, **kwargs | {"raise_exception": False})
-            if response.status_code == 204:
-                return {}
-            try:
-                body = response.json()
-            except ValueError:
-                body = None
-            if response.status_code != 200 or not isinstance(body, dict):
-                raise _RefusedError(response.status_code, body, retry.retry_after_s(response.headers))
-            return body
-
-        def get_login_token(self, response: Any) -> str:
-            return str(response["auth"]["client_token"])
-
-    return Adapter

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from wrm_pipeline.clients.cache import BYTES, JSON, MAX_VALUE_BYTES, NO_CACHE, Cache
+from wrm_pipeline.clients.cache import MAX_VALUE_BYTES, NO_CACHE, Cache
+from wrm_pipeline.clients.cache_values import BYTES, JSON
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore

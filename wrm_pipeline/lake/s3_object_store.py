@@ -13,32 +13,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
-from wrm_pipeline.clients import outgoing, retry
+from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.daemon_threads import DaemonThreads, result_of
 from wrm_pipeline.clients.errors import (
     ExternalError,
-    ObjectArchivedError,
     ObjectNotFoundError,
     PermanentError,
-    StorageDeniedError,
-    StorageFullError,
     TransientError,
     UnexpectedAnswerError,
 )
 from wrm_pipeline.lake.bulk_reads import BulkReader
 from wrm_pipeline.lake.object_store import BINARY, ObjectInfo, check_content, checked_metadata
-from wrm_pipeline.lake.s3_client import DEFAULT_REGION, ClientLogin, create_s3_client
-from wrm_pipeline.lake.s3_requests import ENDS_AT, Signer, s3_policy
+from wrm_pipeline.lake.s3_errors import explained, status_of
+from wrm_pipeline.lake.s3_requests import ENDS_AT
 
 if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
@@ -49,10 +43,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 3
-READ_TIMEOUT_S = 15
-"""Seconds without a byte, not for a whole body. 3 + 15 is `STORAGE_POLICY.attempt_s`."""
-
 _PAGE_KEYS = 1000
 """Keys per listing request: S3's maximum."""
 
@@ -60,66 +50,6 @@ _FEW = 8
 """Up to this many objects are not worth a second client in `get_many`."""
 
 _HEADER_REJECTED_CODES = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
-
-
-def s3_object_store(
-    *,
-    bucket: str,
-    endpoint_url: str | None,
-    access_key_id: str,
-    secret_access_key: str,
-    region_name: str | None = None,
-    breaker: Breaker | None = None,
-    policy: retry.RetryPolicy = retry.STORAGE_POLICY,
-    threads: int = 16,
-    in_flight: int = 64,
-    on_event: retry.OnEvent | None = None,
-    connect_timeout_s: float = CONNECT_TIMEOUT_S,
-    read_timeout_s: float = READ_TIMEOUT_S,
-    way: outgoing.Policy | None = None,
-    rate: SharedRate | None = None,
-) -> S3ObjectStore:
-    """The store for a bucket of an S3-compatible service; makes no request.
-
-    Args:
-        bucket: Its name.
-        endpoint_url: ``https://…`` of the service; None means AWS.
-        access_key_id: Identifies us.
-        secret_access_key: Kept in the client only, never shown.
-        region_name: Default DEFAULT_REGION.
-        breaker: See `Breakers.of`.
-        policy: Attempts and deadline of each operation.
-        threads: Parallel downloads of `get_many`, and connections kept.
-        in_flight: Maximum number of bodies that `get_many` holds.
-        on_event: See `retry.call`.
-        connect_timeout_s: Seconds.
-        read_timeout_s: Seconds without a byte.
-        way: Of each request, in place of the two time-outs.
-        rate: The service's limit; None means none.
-    """
-    region = region_name or DEFAULT_REGION
-    connections = threads + 4  # plus the caller's own requests meanwhile
-    way = way or s3_policy(connect_s=connect_timeout_s, read_s=read_timeout_s, total_s=policy.deadline_s)
-    login = ClientLogin(access_key_id, secret_access_key)
-
-    return S3ObjectStore(
-        bucket,
-        functools.partial(create_s3_client, endpoint_url, region, login, way, connections),
-        endpoint=urlsplit(endpoint_url).netloc.rpartition("@")[2] if endpoint_url else "AWS",
-        breaker=breaker,
-        policy=policy,
-        threads=threads,
-        in_flight=in_flight,
-        on_event=on_event,
-        rate=rate,
-        bulk=BulkReader(
-            bucket,
-            endpoint_url or f"https://s3.{region}.amazonaws.com",
-            Signer(access_key_id, secret_access_key, region),
-            replace(way, total_s=way.connect_s + way.read_s),
-            connections,
-        ),
-    )
 
 
 class S3ObjectStore:
@@ -306,7 +236,7 @@ class S3ObjectStore:
             try:
                 answer = client.head_object(Bucket=self._bucket, Key=key)
             except ClientError as exc:
-                if _status(exc) == 404:
+                if status_of(exc) == 404:
                     return None
                 raise
             self._check_etag(answer, "stat", key)
@@ -399,7 +329,7 @@ class S3ObjectStore:
                     IfNoneMatch="*",
                 )
             except ClientError as exc:
-                status, code = _status(exc), exc.response.get("Error", {}).get("Code", "")
+                status, code = status_of(exc), exc.response.get("Error", {}).get("Code", "")
                 if status == 412:
                     return False
                 if status == 501 or (status == 400 and code in _HEADER_REJECTED_CODES):
@@ -459,7 +389,7 @@ class S3ObjectStore:
             try:
                 return request(self._connected())
             except ClientError as exc:
-                raise self._explain(exc, operation, key) from exc
+                raise explained(exc, operation, self._place(key), self._bucket) from exc
             except ExternalError as exc:
                 if exc.name:
                     raise
@@ -509,38 +439,6 @@ class S3ObjectStore:
 
     def _place(self, key: str) -> str:
         return f"{self.name}/{key} at {self._endpoint}"
-
-    def _explain(self, exc: ClientError, operation: str, key: str) -> ExternalError:
-        """Translate into our errors, with a remedy."""
-        error = retry.classify(exc, target="s3", operation=operation, name=self._place(key))
-        assert error is not None  # noqa: S101 - a ClientError is always an answer
-        code, status = exc.response.get("Error", {}).get("Code", ""), error.status
-        if isinstance(error, TransientError):
-            return error
-        kind, remedy = PermanentError, ""
-        if code == "NoSuchBucket":
-            remedy = f"Create bucket {self._bucket}, or correct BUCKET_NAME or S3_ENDPOINT_URL"
-        elif status == 404:
-            kind = ObjectNotFoundError
-        elif code == "InvalidObjectState":
-            kind = ObjectArchivedError
-            remedy = (
-                "A lifecycle rule has moved it to an archive storage class: restore it from there (S3 RestoreObject), "
-                "and correct the rule"
-            )
-        elif status == 507 or code == "QuotaExceeded":
-            kind, remedy = StorageFullError, f"Make room in bucket {self._bucket}, or raise its quota"
-        elif code == "RequestTimeTooSkewed":
-            kind, remedy = StorageDeniedError, "Set this machine's clock (timedatectl, NTP)"
-        elif status in {401, 403}:
-            kind, remedy = StorageDeniedError, f"Check the S3 keys, and their rights on bucket {self._bucket}"
-        elif status in {301, 307} or code == "AuthorizationHeaderMalformed":
-            remedy = "Check S3_ENDPOINT_URL and S3_REGION_NAME"
-        return kind(error.problem, "s3", operation, error.name, remedy, status)
-
-
-def _status(exc: ClientError) -> int:
-    return exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def _answered_at(answer: Mapping[str, Any]) -> datetime:

@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from wrm_pipeline.clients.cache import ANY, NO_CACHE, Backend, Cache, FileBackend, RedisBackend
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cache_backends import Backend, FileBackend, RedisBackend
+from wrm_pipeline.clients.cache_values import ANY
 from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.domain.configured import REDIS_SCHEMES, secret_url
 from wrm_pipeline.domain.masking import redact, remember_credentials

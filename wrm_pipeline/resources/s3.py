@@ -20,8 +20,8 @@ from wrm_pipeline.domain.configured import http_url
 from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.s3_client import DEFAULT_REGION, ClientLogin, create_s3_client, guard
-from wrm_pipeline.lake.s3_object_store import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, s3_object_store
 from wrm_pipeline.lake.s3_requests import s3_policy
+from wrm_pipeline.lake.s3_stores import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, s3_object_store
 from wrm_pipeline.resources.base import BaseResource, optional
 from wrm_pipeline.resources.breakers import connect_breakers
 from wrm_pipeline.resources.vault import VaultResource

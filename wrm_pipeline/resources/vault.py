@@ -15,15 +15,8 @@ from wrm_pipeline.analytics.database import S3Access
 from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
-from wrm_pipeline.clients.vault import (
-    AppRole,
-    Token,
-    Vault,
-    VaultLoginError,
-    VaultPathMissingError,
-    VaultSecret,
-    VaultValueError,
-)
+from wrm_pipeline.clients.vault import AppRole, Token, Vault, VaultSecret
+from wrm_pipeline.clients.vault_errors import VaultLoginError, VaultPathMissingError, VaultValueError
 from wrm_pipeline.domain.configured import HTTP_SCHEMES, REDIS_SCHEMES, is_url, vault_address, vault_path
 from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.resources.base import BaseResource, optional

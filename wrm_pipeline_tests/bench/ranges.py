@@ -15,7 +15,8 @@ from wrm_pipeline.domain.layout import FIRST_DATE, folder_date, partition_bounds
 from wrm_pipeline.flows.watch import plan_new_data_runs
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.object_store import ObjectInfo
-from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
+from wrm_pipeline.lake.s3_stores import s3_object_store
 from wrm_pipeline_tests.bench.counting_store import CountingStore
 from wrm_pipeline_tests.bench.figures import Figure, Wanted
 from wrm_pipeline_tests.bench.lake import LAYOUT

@@ -32,7 +32,8 @@ from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.object_store import ObjectStore
-from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
+from wrm_pipeline.lake.s3_stores import s3_object_store
 from wrm_pipeline.lake.spool import Spool, SpoolFullError
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource, connect_store

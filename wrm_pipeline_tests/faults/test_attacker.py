@@ -18,7 +18,8 @@ from wrm_pipeline.clients.alerts import Webhook
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.openlineage import Receiver
-from wrm_pipeline.clients.vault import Token, Vault, VaultMisdirectedError
+from wrm_pipeline.clients.vault import Token, Vault
+from wrm_pipeline.clients.vault_errors import VaultMisdirectedError
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline_tests.faults import attacks
 from wrm_pipeline_tests.faults.attacks import CHUNKED, DAMAGED, ENDLESS, OK, ONCE, answer

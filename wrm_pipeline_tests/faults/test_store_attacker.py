@@ -21,7 +21,8 @@ from wrm_pipeline.clients.endpoint_proxy import MAX_CONNECTIONS, EndpointProxy
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
 from wrm_pipeline.clients.outgoing import place_of
 from wrm_pipeline.clients.retry import RetryPolicy
-from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
+from wrm_pipeline.lake.s3_stores import s3_object_store
 from wrm_pipeline_tests.faults.attacks import DAMAGED, ENDLESS, answer
 from wrm_pipeline_tests.fixtures.canaries import Hunt, canary
 from wrm_pipeline_tests.fixtures.raw_server import RawServer, raw_server

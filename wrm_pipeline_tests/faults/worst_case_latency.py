@@ -24,7 +24,7 @@ from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.retry import SENSOR_POLICY, STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.clients.vault import Token, Vault
 from wrm_pipeline.lake.object_store import ObjectStore
-from wrm_pipeline.lake.s3_object_store import s3_object_store
+from wrm_pipeline.lake.s3_stores import s3_object_store
 
 # Plus a second for the scheduler. A download that trickles is given up at its deadline, noticed at the next byte.
 LIMITS_S = {"feed": 61, "s3": 61, "sensor": 26, "vault": 11, "webhook": 16, "openlineage": 10}

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from wrm_pipeline.clients.cache import BYTES, JSON, Cache, LookupCounter, RedisBackend
+from wrm_pipeline.clients.cache import Cache, LookupCounter
+from wrm_pipeline.clients.cache_backends import RedisBackend
+from wrm_pipeline.clients.cache_values import BYTES, JSON
 from wrm_pipeline.clients.redis_client import TIMEOUT_S, connect_redis
 from wrm_pipeline_tests.cache_contract import CacheContract, cache_on
 from wrm_pipeline_tests.integration.conftest import free_ports

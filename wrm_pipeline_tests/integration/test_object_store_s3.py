@@ -5,7 +5,7 @@ import pytest
 
 from wrm_pipeline.clients.errors import PermanentError, StorageDeniedError
 from wrm_pipeline.clients.retry import RequestCounter
-from wrm_pipeline.lake.s3_object_store import s3_object_store
+from wrm_pipeline.lake.s3_stores import s3_object_store
 from wrm_pipeline_tests.object_store_contract import ObjectStoreContract
 
 pytestmark = pytest.mark.integration

@@ -20,7 +20,7 @@ from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.secret_scan import ALLOW, Leak
-from wrm_pipeline.clients.vault import (
+from wrm_pipeline.clients.vault_errors import (
     VaultKeyMissingError,
     VaultLoginError,
     VaultPathMissingError,

@@ -11,7 +11,8 @@ from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
 from wrm_pipeline.assets.duckdb.days import DayConfig, DayRows, publish_days
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import markdown_table, table_metadata
-from wrm_pipeline.clients.cache import ARROW, digest_of
+from wrm_pipeline.clients.cache import digest_of
+from wrm_pipeline.clients.cache_values import ARROW
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.lake.cached_objects import DAY_S
 from wrm_pipeline.partitions import daily_partitions

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from wrm_pipeline.clients import cache as cache_module
-from wrm_pipeline.clients.cache import BYTES, JSON, NO_CACHE, Cache, FileBackend, LookupCounter
+from wrm_pipeline.clients import cache_backends
+from wrm_pipeline.clients.cache import NO_CACHE, Cache, LookupCounter
+from wrm_pipeline.clients.cache_backends import FileBackend
+from wrm_pipeline.clients.cache_values import BYTES, JSON
 from wrm_pipeline_tests.cache_contract import CacheContract, cache_on
 
 
@@ -56,7 +58,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
 
 def test_the_spool_needs_the_last_gigabyte_more(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage._replace(free=2**30 - 1))
+    monkeypatch.setattr(cache_backends.shutil, "disk_usage", lambda _: usage._replace(free=2**30 - 1))
     cache, counter = cache_on(FileBackend(tmp_path, 100_000))
     cache.put("a", b"1", BYTES, ttl_s=60)
     assert cache.get("a", BYTES) is None

@@ -20,7 +20,7 @@ from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.clients.postgres_dump import PostgresDatabase
 from wrm_pipeline.clients.redis_client import connect_redis
 from wrm_pipeline.clients.vault import AppRole, Token, Vault
-from wrm_pipeline.lake.s3_object_store import s3_object_store
+from wrm_pipeline.lake.s3_stores import s3_object_store
 from wrm_pipeline_tests.fixtures.canaries import SPELLINGS, shows
 from wrm_pipeline_tests.fixtures.echo_servers import postgres_echo, redis_echo, tcp_server
 from wrm_pipeline_tests.fixtures.fault_server import Answer, FaultServer, Received

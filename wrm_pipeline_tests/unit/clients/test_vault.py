@@ -19,13 +19,8 @@ from wrm_pipeline.clients.errors import (
     UnexpectedAnswerError,
 )
 from wrm_pipeline.clients.retry import VAULT_POLICY, RequestCounter, RetryPolicy
-from wrm_pipeline.clients.vault import (
-    MAX_SECRETS,
-    PAUSE_S,
-    TTL_S,
-    AppRole,
-    Token,
-    Vault,
+from wrm_pipeline.clients.vault import MAX_SECRETS, PAUSE_S, TTL_S, AppRole, Token, Vault, VaultSecret
+from wrm_pipeline.clients.vault_errors import (
     VaultDeniedError,
     VaultKeyMissingError,
     VaultLoginError,
@@ -34,7 +29,6 @@ from wrm_pipeline.clients.vault import (
     VaultPathMissingError,
     VaultRefusedError,
     VaultSealedError,
-    VaultSecret,
     VaultUnreachableError,
     VaultVersionDeletedError,
 )

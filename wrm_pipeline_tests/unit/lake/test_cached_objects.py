@@ -8,7 +8,8 @@ from itertools import islice
 
 import pytest
 
-from wrm_pipeline.clients.cache import NO_CACHE, Cache, FileBackend
+from wrm_pipeline.clients.cache import NO_CACHE, Cache
+from wrm_pipeline.clients.cache_backends import FileBackend
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.object_store import ObjectInfo

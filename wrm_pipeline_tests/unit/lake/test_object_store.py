@@ -32,7 +32,8 @@ from wrm_pipeline.clients.errors import (
 from wrm_pipeline.clients.retry import RequestCounter, RetryPolicy
 from wrm_pipeline.lake import local_object_store
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
-from wrm_pipeline.lake.s3_object_store import S3ObjectStore, s3_object_store
+from wrm_pipeline.lake.s3_object_store import S3ObjectStore
+from wrm_pipeline.lake.s3_stores import s3_object_store
 from wrm_pipeline_tests.fixtures.fault_server import (
     EMPTY_200,
     HANG,

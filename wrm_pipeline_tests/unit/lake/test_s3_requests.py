@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.clients.outgoing import place_of
-from wrm_pipeline.lake.s3_object_store import s3_object_store
 from wrm_pipeline.lake.s3_requests import S3Transport, Signer, object_path, s3_policy
+from wrm_pipeline.lake.s3_stores import s3_object_store
 
 POLICY = s3_policy(connect_s=1, read_s=1, total_s=1)
 ODD_KEYS = [
