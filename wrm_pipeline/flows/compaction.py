@@ -25,8 +25,9 @@ from wrm_pipeline.domain.quality import column_differences, unbalanced_sources
 from wrm_pipeline.domain.raw_archive import ArchiveIndex, Member, pack
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
-from wrm_pipeline.flows.process import is_current, published_manifest, raw_objects_of, with_remembered_times
+from wrm_pipeline.flows.enhance import is_current
 from wrm_pipeline.flows.progress import Begin, unobserved
+from wrm_pipeline.flows.raw_inputs import published_manifest, raw_objects_of, with_remembered_times
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.manifest import RawObject
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD, reported_times
-from wrm_pipeline.flows.process import published_manifest
 from wrm_pipeline.flows.progress import Begin, unobserved
+from wrm_pipeline.flows.raw_inputs import published_manifest
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 

@@ -1,7 +1,10 @@
-"""Reads bodies of raw objects so that an unreadable one costs only itself, not its day."""
+"""Reads what may be unreadable, so that a damaged raw object or partition does not stop its day."""
 
 import contextlib
+import zlib
 from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
 
 from wrm_pipeline.clients.errors import (
     ExternalError,
@@ -10,6 +13,7 @@ from wrm_pipeline.clients.errors import (
     StorageFullError,
     UnexpectedAnswerError,
 )
+from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.raw_archive import ArchiveReader
 from wrm_pipeline.lake.raw_objects import RawDay, ReadVersions
 
@@ -96,3 +100,11 @@ class ReadableBodies:
                 return
         if loose or not candidates:
             raise failures[0]
+
+
+def can_be_read(parts: ParquetParts) -> bool:
+    """Whether all rows of a Parquet file can be decoded, which its footer does not show."""
+    try:
+        return all(rows.num_rows >= 0 for rows in parts.read_groups())
+    except (pa.ArrowException, OSError, zlib.error):
+        return False

@@ -12,7 +12,8 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import LineCounts
-from wrm_pipeline.flows.process import EnhancedPartition, ProcessedPartition, enhance_partition, process_partition
+from wrm_pipeline.flows.enhance import EnhancedPartition, enhance_partition
+from wrm_pipeline.flows.process import ProcessedPartition, process_partition
 from wrm_pipeline.flows.take_over import TakeOver
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions

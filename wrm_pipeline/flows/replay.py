@@ -24,8 +24,9 @@ from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.flows.ingest import last_sha256
 from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_stored
-from wrm_pipeline.flows.process import NoRawDataError, is_settled, published_manifest
+from wrm_pipeline.flows.process import NoRawDataError, is_settled
 from wrm_pipeline.flows.progress import Begin, unobserved
+from wrm_pipeline.flows.raw_inputs import published_manifest
 from wrm_pipeline.flows.rebuild import rebuild_partition
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue

@@ -19,7 +19,8 @@ from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
-from wrm_pipeline.flows.process import is_current, raw_objects_of, with_remembered_times
+from wrm_pipeline.flows.enhance import is_current
+from wrm_pipeline.flows.raw_inputs import raw_objects_of, with_remembered_times
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions

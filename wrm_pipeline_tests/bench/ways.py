@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.domain.snapshot import COMBINED_COLUMN
-from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.enhance import enhance_partition
+from wrm_pipeline.flows.process import process_partition
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline_tests.bench.counting_store import CountingStore
 from wrm_pipeline_tests.bench.lake import DT, LAYOUT, BenchLake

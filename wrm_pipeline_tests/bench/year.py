@@ -26,7 +26,8 @@ from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
 from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS
 from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
-from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.enhance import enhance_partition
+from wrm_pipeline.flows.process import process_partition
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.simulator.city import City

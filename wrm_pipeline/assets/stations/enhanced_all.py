@@ -23,7 +23,7 @@ from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS
-from wrm_pipeline.flows.process import enhance_partition
+from wrm_pipeline.flows.enhance import enhance_partition
 from wrm_pipeline.io_managers.hive_partitioned import read_published
 from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.lake.raw_objects import RawDay

@@ -31,7 +31,8 @@ from wrm_pipeline.analytics.database import (
 )
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
-from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.enhance import enhance_partition
+from wrm_pipeline.flows.process import process_partition
 from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions
 from wrm_pipeline_tests.fixtures.lake import DAY, Lake
 

@@ -14,7 +14,8 @@ from wrm_pipeline.analytics.registry.quality import QUALITY_TABLES, REFRESHES
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.domain.business_rules import business_rules
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.enhance import enhance_partition
+from wrm_pipeline.flows.process import process_partition
 from wrm_pipeline.lake.published_partitions import PartitionFile, PublishedPartitions
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, RefusingStore, WatchedStore, snapshot

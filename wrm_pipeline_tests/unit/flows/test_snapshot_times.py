@@ -8,7 +8,7 @@ import pytest
 
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.snapshot_time import OUTSIDE_DAY
-from wrm_pipeline.flows import process
+from wrm_pipeline.flows import raw_inputs
 from wrm_pipeline.flows.rebuild import rebuild_partition
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
@@ -48,9 +48,9 @@ def test_copies_of_one_second_are_snapshots_of_their_own_times(lake):
     assert times_of(lake) == times
 
 
-@pytest.mark.parametrize("held", [process.HELD_BYTES, 0], ids=["held", "read again"])
+@pytest.mark.parametrize("held", [raw_inputs.HELD_BYTES, 0], ids=["held", "read again"])
 def test_each_body_is_read_once_and_what_is_known_is_not_read_again(lake, monkeypatch, held):
-    monkeypatch.setattr(process, "HELD_BYTES", held)
+    monkeypatch.setattr(raw_inputs, "HELD_BYTES", held)
     put_copies(lake)
     watched = WatchedStore(lake.store)
     build(lake, watched)
@@ -65,7 +65,7 @@ def test_each_body_is_read_once_and_what_is_known_is_not_read_again(lake, monkey
 
 
 def test_a_batch_that_is_parsed_in_parts_gives_the_same(lake, monkeypatch):
-    monkeypatch.setattr(process, "BATCH_BYTES", 3000)
+    monkeypatch.setattr(raw_inputs, "BATCH_BYTES", 3000)
     times = put_copies(lake)
     assert build(lake).counts.rows_out == 12 * 21
     assert times_of(lake) == times

@@ -16,7 +16,8 @@ from wrm_pipeline.domain.lake_findings import VANISHED
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
 from wrm_pipeline.domain.schemas import PROCESSED
-from wrm_pipeline.flows.process import enhance_partition, process_partition
+from wrm_pipeline.flows.enhance import enhance_partition
+from wrm_pipeline.flows.process import process_partition
 from wrm_pipeline.flows.watch import (
     MAX_KEYS_PER_TICK,
     MAX_REQUESTS_PER_TICK,
