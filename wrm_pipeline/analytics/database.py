@@ -11,19 +11,16 @@ import os
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from wrm_pipeline.analytics.database_files import (
     LOCK_WAIT_S,
     AnalyticsDatabaseError,
+    DamagedDatabaseError,
     DatabaseLockedError,
     copy_database,
     home_of,
@@ -32,17 +29,25 @@ from wrm_pipeline.analytics.database_files import (
     logs_beside,
     new_file,
     problem_of,
-    reported,
     set_aside,
     set_aside_logs,
     take_over_rights,
 )
+from wrm_pipeline.analytics.database_objects import (
+    create_views,
+    is_ours,
+    make_way,
+    query_arrow,
+    set_table_aside,
+    sign,
+    stored_views,
+    write_table,
+)
 from wrm_pipeline.analytics.enhanced_views import ViewSet, enhanced_views
-from wrm_pipeline.analytics.httpfs import way_to
+from wrm_pipeline.analytics.httpfs import S3Access, give_s3_access, httpfs_path
 from wrm_pipeline.analytics.registry.model import SCHEMA
-from wrm_pipeline.analytics.registry.views import VIEW_DEFINITIONS
 from wrm_pipeline.clients.interruptible import interruptible
-from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret, scrub
+from wrm_pipeline.domain.masking import scrub
 
 if TYPE_CHECKING:
     import duckdb
@@ -60,6 +65,7 @@ __all__ = [
     "enhanced_views",
     "give_s3_access",
     "httpfs_path",
+    "is_ours",
     "make_way",
     "query_arrow",
     "set_table_aside",
@@ -67,37 +73,8 @@ __all__ = [
     "write_table",
 ]
 
-# A macro that identifies a database of this pipeline.
-_SIGNATURE = "written_by"
-# The table of the views' SQL.
-_DEFINITIONS = VIEW_DEFINITIONS.name
-
 # For a VPS with 4 GB; DuckDB's own default is 80 % of the machine, regardless of other processes.
 MEMORY_LIMIT = "1GB"
-
-
-@dataclass(frozen=True, slots=True)
-class S3Access:
-    """What DuckDB needs to read a bucket directly. Secrets stay in memory, are in no repr, and are masked."""
-
-    bucket: str
-    endpoint_url: str | None
-    access_key_id: str
-    secret_access_key: str
-    region_name: str | None
-
-    def __post_init__(self) -> None:
-        publish(self.bucket)
-        remember_credentials(self.endpoint_url or "")
-        remember_secret(self.access_key_id)
-        remember_secret(self.secret_access_key)
-
-    def __repr__(self) -> str:
-        return redact(f"S3Access({self.bucket!r}, {self.endpoint_url!r})")
-
-
-class DamagedDatabaseError(AnalyticsDatabaseError):
-    """The file at the database's path is not a readable database."""
 
 
 # Two databases with a shared spill folder use the same file names in it, and crash (1.5.5).
@@ -336,28 +313,6 @@ class AnalyticsDatabase:
         return connection
 
 
-def sign(connection: "duckdb.DuckDBPyConnection") -> None:
-    """Mark an empty database as one of this pipeline; others are not changed."""
-    if not _holds_tables(connection):
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        connection.execute(f"CREATE MACRO IF NOT EXISTS {SCHEMA}.{_SIGNATURE}() AS 'wrm_pipeline'")
-
-
-def is_ours(connection: "duckdb.DuckDBPyConnection") -> bool:
-    """Whether a database was created by this pipeline, or is empty.
-
-    Databases from before the signature are recognized by the pipeline's bookkeeping tables.
-    """
-    signed = connection.execute(
-        "SELECT 1 FROM duckdb_functions() WHERE schema_name = ? AND function_name = ?", [SCHEMA, _SIGNATURE]
-    ).fetchone()
-    return signed is not None or not _holds_tables(connection) or stored_views(connection) != {}
-
-
-def _holds_tables(connection: "duckdb.DuckDBPyConnection") -> bool:
-    return connection.execute("SELECT 1 FROM information_schema.tables LIMIT 1").fetchone() is not None
-
-
 def _is_damage(error: Exception, path: Path) -> bool:
     found = _DAMAGE.search(str(error))
     return found is not None and found[1] in (None, str(path))
@@ -390,173 +345,6 @@ def _without_secrets() -> Iterator[None]:
     except duckdb.Error as error:
         scrub(error)
         raise
-
-
-def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> None:
-    """Load httpfs from its wheel and create a secret for one bucket, in this connection's memory only.
-
-    It uses a proxy that connects to the endpoint only, since httpfs follows redirects anywhere.
-    """
-    connection.execute(f"LOAD '{_quoted(str(httpfs_path()))}'")
-    endpoint = s3.endpoint_url or f"https://s3.{s3.region_name or 'us-east-1'}.amazonaws.com"
-    scheme, _, host = endpoint.partition("://")
-    options = {
-        "KEY_ID": s3.access_key_id,
-        "SECRET": s3.secret_access_key,
-        "REGION": s3.region_name or "us-east-1",
-        "ENDPOINT": host.rstrip("/"),
-        "URL_STYLE": "path",
-        "SCOPE": f"s3://{s3.bucket}",
-    }
-    values = ", ".join(f"{name} '{_quoted(value)}'" for name, value in options.items())
-    use_ssl = "true" if scheme == "https" else "false"
-    connection.execute(f"CREATE OR REPLACE TEMPORARY SECRET wrm (TYPE s3, {values}, USE_SSL {use_ssl})")
-    for name, value in way_to(endpoint).items():
-        connection.execute(f"SET {name} = '{_quoted(value)}'")
-
-
-def httpfs_path() -> Path:
-    """The httpfs extension in its wheel.
-
-    Raises:
-        AnalyticsDatabaseError: the wheel is missing or for another DuckDB version.
-    """
-    import duckdb
-    import duckdb_extension_httpfs
-
-    folder = Path(duckdb_extension_httpfs.__file__).parent
-    found = sorted(folder.rglob(f"v{duckdb.__version__}/**/httpfs.duckdb_extension"))
-    if not found:
-        raise AnalyticsDatabaseError(
-            f"There is no httpfs extension for DuckDB {duckdb.__version__} in {folder}. Install "
-            f"duckdb-extension-httpfs=={duckdb.__version__}."
-        )
-    return found[0]
-
-
-def stored_views(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:
-    """The definitions that `create_views` has stored, by name; empty for a database without ours."""
-    columns = connection.execute(
-        "SELECT column_name FROM information_schema.columns WHERE table_schema = ? AND table_name = ?",
-        [SCHEMA, _DEFINITIONS],
-    ).fetchall()
-    if not {("view_name",), ("definition",)} <= set(columns):
-        return {}
-    rows: Sequence[tuple[str, str]] = connection.execute(
-        f"SELECT view_name, definition FROM {SCHEMA}.{_DEFINITIONS}"
-    ).fetchall()
-    return dict(rows)
-
-
-def make_way(
-    connection: "duckdb.DuckDBPyConnection",
-    name: str,
-    kind: Literal["VIEW", "BASE TABLE"],
-    columns: Sequence[str] | None = None,
-    schema: str = SCHEMA,
-) -> None:
-    """Rename an object with the name of one of ours but of another kind, or without these columns (None: any).
-
-    Raises:
-        DamagedDatabaseError: it cannot be renamed, as other objects depend on it.
-    """
-    rows = connection.execute(
-        "SELECT table_type, column_name FROM information_schema.tables JOIN information_schema.columns "
-        "USING (table_catalog, table_schema, table_name) WHERE table_schema = ? AND lower(table_name) = lower(?)",
-        [schema, name],
-    ).fetchall()
-    if not rows or (rows[0][0] == kind and columns is None):
-        return
-    if rows[0][0] == kind and {column for _, column in rows} == set(columns or ()):
-        return
-    reason = f"it was not the pipeline's {kind.lower()} of that name"
-    set_table_aside(connection, schema, name, reason, is_view=rows[0][0] == "VIEW")
-
-
-def set_table_aside(
-    connection: "duckdb.DuckDBPyConnection", schema: str, name: str, reason: str, *, is_view: bool = False
-) -> None:
-    """Rename a table or view to `…_before_<time>`.
-
-    Raises:
-        DamagedDatabaseError: other objects depend on it.
-    """
-    import duckdb
-
-    other = "VIEW" if is_view else "TABLE"
-    aside = f"{name}_before_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
-    try:
-        connection.execute(f'ALTER {other} "{schema}"."{name}" RENAME TO "{aside}"')
-    except duckdb.Error as error:
-        raise DamagedDatabaseError(
-            f"{schema}.{name} is another {other.lower()} than this pipeline makes and cannot be renamed: "
-            f"{_first_line(error)}"
-        ) from error
-    reported(f"{schema}.{name} is now {schema}.{aside}: {reason}")
-
-
-def create_views(connection: "duckdb.DuckDBPyConnection", views: ViewSet, *, refreshed_at: datetime) -> None:
-    """Create or replace the views and store their definitions, in one transaction."""
-    connection.begin()
-    ours = stored_views(connection)
-    for name, definition in views.definitions.items():
-        make_way(connection, name, "VIEW", None if name in ours else ())
-        connection.execute(f"CREATE OR REPLACE VIEW {SCHEMA}.{name} AS {definition}")
-    make_way(connection, _DEFINITIONS, "BASE TABLE")
-    connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{_DEFINITIONS} ({VIEW_DEFINITIONS.columns_sql})")
-    connection.executemany(
-        f"INSERT INTO {SCHEMA}.{_DEFINITIONS} VALUES (?, ?, ?)",
-        [[name, definition, refreshed_at] for name, definition in views.definitions.items()],
-    )
-    connection.commit()
-
-
-def write_table(connection: "duckdb.DuckDBPyConnection", name: str, rows: pa.Table) -> None:
-    """Create or replace a table of the analytics schema from Arrow data."""
-    make_way(connection, name, "BASE TABLE")
-    connection.register("incoming_rows", rows)
-    connection.execute(f'CREATE OR REPLACE TABLE {SCHEMA}."{name}" AS FROM incoming_rows')
-    connection.unregister("incoming_rows")
-
-
-def query_arrow(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-    """Run a query, and again if a Parquet object was replaced while it was read.
-
-    httpfs notices a changed ETag and fails rather than mix two versions. For a local file DuckDB reads the footer, and
-    opens the file again for the rows: what it then finds at the old offsets is garbage.
-    """
-    import duckdb
-
-    for wait_s in _READ_AGAIN_AFTER_S:
-        try:
-            return connection.execute(sql, list(parameters)).to_arrow_table()
-        except duckdb.Error as error:
-            if not _was_replaced(error):
-                raise
-        time.sleep(wait_s)
-    return connection.execute(sql, list(parameters)).to_arrow_table()
-
-
-# A build replaces a day's file once a minute, or one file after another while old days are built again.
-_READ_AGAIN_AFTER_S = (0.0, 0.02, 0.1, 0.5)
-
-
-def _was_replaced(error: "duckdb.Error") -> bool:
-    """Whether an error may come from a Parquet object that was replaced, or removed, while it was read.
-
-    Locally it shows in many ways (a read outside the file, an unknown page type, a checksum), so this is any error that
-    is neither the query's own fault nor an answer of the store.
-    """
-    import duckdb
-
-    text = str(error)
-    if isinstance(error, duckdb.HTTPException):
-        return "ETag" in text
-    if isinstance(error, duckdb.IOException):
-        return not any(known in text for known in ("No files found", "Could not set lock", "Corrupt database file"))
-    # ProgrammingError: parser, binder, catalog; the others are about values, memory, permissions, and cancellation.
-    others = (duckdb.ProgrammingError, duckdb.DataError, duckdb.OutOfMemoryException, duckdb.PermissionException)
-    return not isinstance(error, (*others, duckdb.InterruptException, duckdb.NotSupportedError, duckdb.IntegrityError))
 
 
 def _quoted(text: str) -> str:

@@ -35,6 +35,10 @@ class AnalyticsDatabaseError(RuntimeError):
     """The database cannot be used; the message says what to do."""
 
 
+class DamagedDatabaseError(AnalyticsDatabaseError):
+    """The file at the database's path is not a readable database."""
+
+
 class DatabaseLockedError(AnalyticsDatabaseError):
     """Another process is refreshing the database, and did not finish in time."""
 
