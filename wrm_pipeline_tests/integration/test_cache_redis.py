@@ -34,7 +34,7 @@ class TestRedisKeepsTheContract(CacheContract):
         with redis.Redis.from_url(server) as client:
             client.flushdb()
         self.make = f"""
-from wrm_pipeline.clients.cache import RedisBackend
+from wrm_pipeline.clients.cache_backends import RedisBackend
 from wrm_pipeline.clients.redis_client import connect_redis
 backend = RedisBackend(connect_redis({server!r}))
 """

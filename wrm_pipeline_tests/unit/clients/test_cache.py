@@ -20,7 +20,7 @@ class TestFilesKeepTheContract(CacheContract):
         folder = tmp_path / "cache"
         self.make = f"""
 from pathlib import Path
-from wrm_pipeline.clients.cache import FileBackend
+from wrm_pipeline.clients.cache_backends import FileBackend
 backend = FileBackend(Path({str(folder)!r}), 10**8)
 """
         return FileBackend(folder, 10**8)
