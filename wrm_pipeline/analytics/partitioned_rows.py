@@ -1,4 +1,4 @@
-"""Tables of which a partition's rows are replaced, and the others stay."""
+"""Replaces the rows of one partition in a table, without changing the others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import duckdb
 
 PARTITION_KEY = "partition_key"
-"""The column that holds the partition's key in a table whose rows do not say themselves what they belong to."""
+"""The column with the partition's key in a table whose rows do not contain it themselves."""
 
 _INCOMING = "incoming_rows"
 
 
 class PartitionRowsError(AnalyticsDatabaseError):
-    """The rows do not fit the table, or are not those of the partition."""
+    """The rows do not fit the table, or do not belong to the partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class TableName:
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """What the rows of a partition have in common: `expression`, SQL over the columns of a row, is one of `keys`.
+    """The condition for rows of a partition: `expression`, SQL over the columns of a row, is one of `keys`.
 
-    Or it is a time from the first instant of `window` to before the second. Dates, and times without a zone, are those
-    of the window's zone.
+    Or it is a time from the first instant of `window` to before the second. Dates, and times without a zone, are in
+    the window's zone.
     """
 
     expression: str
@@ -48,7 +48,7 @@ class Dimension:
 
 
 def check_name(table: TableName, asset: str) -> None:
-    """Refuse the name of a table or view that another asset of the pipeline makes.
+    """Reject the name of a table or view that another asset of the pipeline makes.
 
     Raises:
         PartitionRowsError: it is one.
@@ -62,7 +62,7 @@ def check_name(table: TableName, asset: str) -> None:
 
 
 def replace_table(connection: "duckdb.DuckDBPyConnection", table: TableName, rows: pa.Table) -> None:
-    """Put these rows in place of the whole table."""
+    """Replace the whole table by these rows."""
     _make_way_for_table(connection, table)
     connection.register(_INCOMING, rows)
     connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM {_INCOMING}")
@@ -72,14 +72,14 @@ def replace_table(connection: "duckdb.DuckDBPyConnection", table: TableName, row
 def replace_partition(
     connection: "duckdb.DuckDBPyConnection", table: TableName, rows: pa.Table, dimensions: Sequence[Dimension]
 ) -> None:
-    """Put these rows in place of those that the table has of a partition.
+    """Replace the table's rows of a partition by these rows.
 
     Columns are matched by name. One that the table lacks is added, null in the other partitions; one that the rows lack
-    is null in them; where the types of a column differ, it gets one that holds both. A table whose rows belong to no
-    partition, as it lacks the columns for that, is renamed.
+    is null in them; if the types of a column differ, it gets one that fits both. A table without the columns of the
+    condition is renamed.
 
     Raises:
-        PartitionRowsError: some rows are not of the partition, so that they would be there twice after the next run.
+        PartitionRowsError: some rows do not belong to the partition, so that the next run would duplicate them.
     """
     connection.register(_INCOMING, rows)
     try:
@@ -113,7 +113,7 @@ def select_rows(
     dimensions: Sequence[Dimension],
     columns: Sequence[str] | None = None,
 ) -> str:
-    """The query for the rows of partitions (no dimensions: all), without the column that was added to them."""
+    """The query for the rows of partitions (no dimensions: all), without the added column."""
     chosen = ", ".join(map(_quoted, columns)) if columns else "*"
     if not columns and any(each.expression == PARTITION_KEY for each in dimensions):
         chosen = f"* EXCLUDE ({PARTITION_KEY})"
@@ -122,16 +122,16 @@ def select_rows(
 
 
 def count_rows(connection: "duckdb.DuckDBPyConnection", table: TableName) -> int:
-    """How many rows a table has."""
+    """The number of rows of a table."""
     row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     return int(row[0]) if row else 0
 
 
 def configure(connection: "duckdb.DuckDBPyConnection", options: Mapping[str, Any], field: str) -> None:
-    """Set DuckDB's options by name; `field` is what they were given by, for the message.
+    """Set DuckDB's options by name; `field` is their origin, for the message.
 
     Raises:
-        AnalyticsDatabaseError: DuckDB does not know one, or not with this value.
+        AnalyticsDatabaseError: DuckDB does not accept an option or its value.
     """
     import duckdb
 
@@ -148,7 +148,7 @@ def check_options(options: Mapping[str, Any], field: str) -> None:
     """As `configure`, on an empty database.
 
     Raises:
-        AnalyticsDatabaseError: DuckDB does not know one, or not with this value.
+        AnalyticsDatabaseError: DuckDB does not accept an option or its value.
     """
     import duckdb
 
@@ -181,7 +181,7 @@ def _check_rows(
 def _condition_or_none(
     connection: "duckdb.DuckDBPyConnection", relation: str, dimensions: Sequence[Dimension]
 ) -> str | None:
-    """The condition; None where the relation has not the columns for it."""
+    """The condition; None if the relation lacks its columns."""
     import duckdb
 
     try:
@@ -195,7 +195,7 @@ def _condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimension
 
 
 def _one_condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimension: Dimension) -> str:
-    # A name alone is a column's, and may be a word of SQL ("at", "order").
+    # A bare name is a column, and may be an SQL keyword ("at", "order").
     alone = dimension.expression.isidentifier()
     expression = _quoted(dimension.expression) if alone else f"({dimension.expression})"
     ((_, kind),) = _columns(connection, f"SELECT {expression} AS value FROM {relation}")

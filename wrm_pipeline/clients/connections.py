@@ -205,7 +205,7 @@ def secured(opened: socket.socket, tls: ssl.SSLContext, host: str, *, within_s: 
     """TLS on a connection, with the certificate of `host`; `within_s` seconds for all of the handshake.
 
     Raises:
-        OSError: no handshake in time, or a certificate that is not trusted.
+        OSError: no handshake in time, or a certificate that is not valid.
     """
     try:
         opened.settimeout(max(within_s, 0.001))

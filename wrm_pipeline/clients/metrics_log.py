@@ -1,8 +1,8 @@
-"""What a run's process records, on the disk the moment it is recorded: a kill loses nothing.
+"""Metrics recorded by a run's process, written to disk immediately so that a kill loses nothing.
 
-One file for each process, a line for each record. A process that ends by itself puts the sums into Dagster's event log
-and removes its file; the exporter reads the files of those that were killed (docs/monitoring.md). Nothing is synced: a
-power cut may lose what the last seconds recorded.
+There is one file per process, with one line per record. A process that ends normally puts the sums into Dagster's event
+log and removes its file; the exporter reads the files of killed ones (docs/monitoring.md). There is no fsync: a power
+cut may lose the last seconds.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def process_name() -> str:
 
 
 class MetricsLog:
-    """Records of one process of a run; thread-safe. A file that cannot be written costs what a kill would lose."""
+    """Records of one process of a run; thread-safe. If the file cannot be written, a kill would lose them."""
 
     def __init__(self, folder: Path, run_id: str, max_series: int, *, clock: Callable[[], float] = time.time) -> None:
         self.path = folder / f"{run_id}.{process_name()}{_SUFFIX}"
@@ -45,7 +45,7 @@ class MetricsLog:
         self._warned = False
 
     def declare(self, declaration: Declaration) -> None:
-        """Make a metric known."""
+        """Declare a metric."""
         with self._lock:
             self._declare(declaration)
 
@@ -67,7 +67,7 @@ class MetricsLog:
         return found
 
     def close(self) -> None:
-        """Remove the file: what it holds is safe elsewhere."""
+        """Remove the file: its content is safe elsewhere."""
         with self._lock:
             if self._descriptor is not None:
                 os.close(self._descriptor)
@@ -97,7 +97,7 @@ class MetricsLog:
 
 
 def read_log(path: Path) -> Recorded:
-    """What a file holds, up to a line that was cut off; nothing where it cannot be read."""
+    """A file's content, up to a truncated line; nothing if it cannot be read."""
     recorded, declarations = Recorded(), list[Declaration]()
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
@@ -127,7 +127,7 @@ def logs_of(folder: Path, run_id: str) -> dict[str, Path]:
 
 
 def remove_forgotten(folder: Path, now: float) -> None:
-    """Remove files of runs that nobody has counted for a week."""
+    """Remove files of runs that have not been counted for a week."""
     for path in _files(folder):
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < now - KEPT_S:

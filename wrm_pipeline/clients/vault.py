@@ -207,7 +207,7 @@ class Vault:
 
         Raises:
             VaultError: See the classes above.
-            ExternalError: Certificate not trusted, circuit open.
+            ExternalError: Certificate not valid, circuit open.
         """
         with self._lock:
             now = self._clock()

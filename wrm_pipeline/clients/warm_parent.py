@@ -1,13 +1,13 @@
-"""A process that has loaded the code once, and is forked for each piece of work that wants a process of its own.
+"""A process that has loaded the code once, and is forked for each task that needs its own process.
 
-It is multiprocessing's own fork server in the form that a long service needs:
+It is multiprocessing's fork server, adapted to a long-running service:
 
-- It is reached by a socket pair that only the process that started it has: no path, so nothing that another account
-  could connect to, and nothing left behind by a kill. When that process is gone it ends, after its children.
+- It is reached by a socket pair that only the process that started it has: no path, so other accounts cannot connect to
+  it, and a kill leaves nothing behind. When that process is gone, it ends after its children.
 - It does not fork unless it has one thread, so no child inherits a lock that is held. Libraries that start threads
   when they are loaded are configured not to (`_ONE_THREAD`).
-- When it is killed its children go on, and their end is still seen (`ForkedProcess.poll`); multiprocessing takes them
-  for dead.
+- When it is killed its children continue, and their end is still noticed (`ForkedProcess.poll`); multiprocessing would
+  consider them dead.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from multiprocessing.context import set_spawning_popen
 from pathlib import Path
 from typing import Any, cast
 
-# OpenBLAS (numpy's and scipy's) starts a thread for each core, Arrow's jemalloc one that gives memory back.
+# OpenBLAS (numpy's and scipy's) starts a thread for each core, Arrow's jemalloc one that returns memory.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 _MAX_MESSAGE = 65_536
 _MAX_FDS = 64
 _THREADS = Path("/proc/self/task")
 
-# What multiprocessing says of a process whose status nobody has: it ended after its parent was killed.
+# multiprocessing's status of a process whose real status is unknown: it ended after its parent was killed.
 _STATUS_LOST = 255
 
 
-# In place of a process number: this request was not met, the next one may be.
+# In place of a process id: this request failed, the next one may succeed.
 _REFUSED = -1
 
 
@@ -99,7 +99,7 @@ class Parent:
         return self._status
 
     def fork(self, fds: Sequence[int]) -> None:
-        """Ask for a child that is given `fds`: data, status, resource tracker, and what its work needs.
+        """Request a child that receives `fds`: data, status, resource tracker, and what its work needs.
 
         Raises:
             NotForkedError: the parent is gone.
@@ -177,7 +177,7 @@ class ForkedProcess(popen_forkserver.Popen):
             try:
                 self.returncode = forkserver.read_signed(self.sentinel)
             except (OSError, EOFError):
-                # Nobody is left who could say the status.
+                # Nobody is left who knows the status.
                 if self._outlives_its_parent(timeout):
                     return None
                 self.returncode = _STATUS_LOST
@@ -196,13 +196,13 @@ def _close(*fds: int) -> None:
 
 
 def threads() -> int:
-    """Threads of this process that the kernel knows, Python's or not; 1 where it does not say."""
+    """Number of threads of this process in the kernel, Python's or not; 1 if unknown."""
     return len(list(_THREADS.iterdir())) if _THREADS.exists() else 1
 
 
 def serve(fd: int) -> None:
     """The parent's whole life: load, then fork for each request until the other end of the socket is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those who have work to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the processes that have work to end
     requests = socket.socket(fileno=fd)
     message = json.loads(requests.recv(_MAX_MESSAGE))
     sys.path[:] = message["sys_path"]
@@ -302,7 +302,7 @@ class _Server:
 
 
 def _preparation(name: str) -> dict[str, Any]:
-    """What multiprocessing tells a child of the process that wants it; not its program, which no work is defined in."""
+    """Multiprocessing's data about the requesting process, for a child; without its program, which defines no tasks."""
     data: dict[str, Any] = spawn.get_preparation_data(name)
     return {key: value for key, value in data.items() if not key.startswith("init_main")}
 

@@ -1,7 +1,7 @@
 """Metrics that assets declare themselves: counters, gauges and histograms, by name and labels.
 
-A run adds up what it records (`Recorded`), and so does the exporter for all runs. Names, labels and the number of
-series are bounded, so that a scrape stays small whatever an asset puts into a label.
+A run sums up what it records (`Recorded`), and so does the exporter for all runs. Names, labels and the number of
+series are limited, so that a scrape stays small whatever an asset puts into a label.
 """
 
 import math
@@ -15,13 +15,13 @@ Kind = Literal["counter", "gauge", "histogram"]
 KINDS: tuple[Kind, ...] = ("counter", "gauge", "histogram")
 
 DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Those of prometheus_client, in seconds."""
+"""The default buckets of prometheus_client, in seconds."""
 
 MAX_METRICS = 200
 MAX_SERIES = 500
-"""Of one metric. Further ones are added up in one series, with `OTHER` as the value of each label."""
+"""Series of one metric. Further ones are combined into one series, with `OTHER` as the value of each label."""
 MAX_NUMBERS = 20_000
-"""Of all series together, where a histogram's series counts one for each bucket; about 2 MB of a scrape."""
+"""Samples of all series together, where a histogram's series has one per bucket; about 2 MB of a scrape."""
 OTHER = "other"
 _MAX_LABELS = 10
 _MAX_LABEL_BYTES = 200
@@ -39,10 +39,10 @@ _SUFFIXES = ("_total", "_created", "_bucket", "_count", "_sum")
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a metric is; `name` has no `_total`, `buckets` are upper bounds without infinity.
+    """The declaration of a metric; `name` has no `_total`, `buckets` are upper bounds without infinity.
 
     Raises:
-        ValueError: Prometheus would not take it, it has too many labels or buckets, or its name is reserved.
+        ValueError: Prometheus would reject it, it has too many labels or buckets, or its name is reserved.
     """
 
     name: str
@@ -84,8 +84,8 @@ class Declaration:
     def add(self, value: list[float], amount: float, at: float) -> None:
         """Record once.
 
-        A counter's value is its sum; a gauge's is what was last set, and when (Unix seconds); a histogram's is the sum
-        and how many fell into each bucket, the last of which is beyond all bounds.
+        A counter's value is its sum; a gauge's is the last value and its time (Unix seconds); a histogram's is the sum
+        and the number in each bucket, the last of which is beyond all bounds.
         """
         if self.kind == "counter":
             value[0] += amount
@@ -96,7 +96,7 @@ class Declaration:
             value[:] = [amount, at]
 
     def merge(self, value: list[float], other: Sequence[float]) -> None:
-        """Take in what another process has recorded."""
+        """Merge what another process has recorded."""
         if self.kind == "gauge":
             if other[1] >= value[1]:
                 value[:] = other
@@ -111,7 +111,7 @@ def _ascending(buckets: Sequence[float]) -> bool:
 def declare(
     name: str, kind: Kind, documentation: str, labels: Iterable[str], buckets: Iterable[float] = ()
 ) -> Declaration:
-    """A declaration, with the name as prometheus_client takes it (`requests_total` is `requests`).
+    """A declaration, with the name as prometheus_client accepts it (`requests_total` is `requests`).
 
     Raises:
         ValueError: as `Declaration`, or the name is that of `observe_asset`.
@@ -126,10 +126,10 @@ def declare(
 
 
 def label_values(declaration: Declaration, given: Mapping[str, object]) -> tuple[str, ...]:
-    """Values of the labels in their order, as text of a bounded length.
+    """Values of the labels in order, as text of limited length.
 
     Raises:
-        ValueError: other labels than were declared.
+        ValueError: the labels differ from the declared ones.
     """
     if set(given) != set(declaration.labels):
         wanted, got = ", ".join(declaration.labels) or "none", ", ".join(sorted(given)) or "none"
@@ -141,10 +141,10 @@ def label_values(declaration: Declaration, given: Mapping[str, object]) -> tuple
 
 
 def checked_amount(declaration: Declaration, amount: float) -> float:
-    """An amount that can be recorded.
+    """Check an amount.
 
     Raises:
-        ValueError: it is not a finite number, or a counter would fall.
+        ValueError: it is not a finite number, or a counter would decrease.
     """
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
         raise ValueError(f"{amount!r} for {declaration.name} is not a finite number")
@@ -157,15 +157,15 @@ def checked_amount(declaration: Declaration, amount: float) -> float:
 class Recorded:
     """Values by metric and labels.
 
-    Of two different declarations of one name the later one counts, and what was recorded for the earlier is dropped:
-    the code has changed. Beyond MAX_METRICS, a new metric is not recorded.
+    Of two different declarations of one name the later one is used, and the values of the earlier one are dropped: the
+    code has changed. Beyond MAX_METRICS, a new metric is not recorded.
     """
 
     metrics: dict[str, tuple[Declaration, dict[tuple[str, ...], list[float]]]] = field(default_factory=dict)
     max_series: int = MAX_SERIES
 
     def declare(self, declaration: Declaration) -> None:
-        """Make a metric known. One without labels has a value from now on."""
+        """Declare a metric. One without labels has a value from now on."""
         known = self.metrics.get(declaration.name)
         if known is not None and _same(known[0], declaration):
             self.metrics[declaration.name] = (declaration, known[1])
@@ -183,7 +183,7 @@ class Recorded:
             declaration.add(value, amount, at)
 
     def merge(self, other: "Recorded") -> None:
-        """Take in what another process has recorded."""
+        """Merge what another process has recorded."""
         for declaration, values in other.metrics.values():
             self.declare(declaration)
             for labels, value in values.items():
@@ -207,7 +207,7 @@ class Recorded:
         return sum(len(values) * len(declaration.nothing()) for declaration, values in self.metrics.values())
 
     def to_json(self) -> list[Any]:
-        """For a state file, or an event."""
+        """As JSON for a state file or an event."""
         return [
             [
                 d.name,
@@ -222,7 +222,7 @@ class Recorded:
 
     @classmethod
     def from_json(cls, content: Any) -> "Recorded":
-        """Read back; what does not make sense is left out, as others may have written it."""
+        """Parse; invalid parts are ignored, since others may have written them."""
         recorded = cls()
         for entry in content if isinstance(content, list) else ():
             try:
@@ -245,5 +245,5 @@ class Recorded:
 
 
 def _same(one: Declaration, other: Declaration) -> bool:
-    """Whether values of the two can be added up."""
+    """Whether values of the two can be added."""
     return (one.kind, one.labels, one.buckets) == (other.kind, other.labels, other.buckets)

@@ -1,1 +1,1 @@
-"""How asset values become objects in the store and tables in DuckDB, and come back."""
+"""I/O managers: asset values <-> objects in the store and tables in DuckDB, whatever they mean."""

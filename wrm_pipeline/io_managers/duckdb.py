@@ -3,9 +3,9 @@
 - `duckdb_io_manager`: a table in the local `analytics.duckdb`;
 - `duckdb_s3_io_manager`: the same, if there is a table at all, and then the whole database is published to the
   object store, from which inputs are read;
-- `duckdb_hybrid_io_manager`: views over the Parquet in the store, beside the local tables.
+- `duckdb_hybrid_io_manager`: views over the Parquet in the store, next to the local tables.
 
-Each is dagster-duckdb's `DuckDBIOManager` (`duckdb_tables.py`) once a run needs it, which loads DuckDB.
+Each becomes dagster-duckdb's `DuckDBIOManager` (`duckdb_tables.py`) once a run needs it, which loads DuckDB.
 """
 
 import tempfile
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 class DuckDBTableIOManager(BaseIOManagerFactory):
     """Frames (Arrow, pandas, polars) as tables of the analytics database: `wrm_analytics.<asset's name>`.
 
-    A new file with the rows takes the old one's place, so readers meet no lock and see all of them or none. Of an asset
-    with partitions only the partition's rows are replaced. Its metadata `partition_expr` says by which column; without
-    it they get a column `partition_key`. Inputs are what they are annotated with, else pandas frames.
+    A new file with the rows replaces the old one, so readers meet no lock and see either all rows or none. For a
+    partitioned asset only the partition's rows are replaced. Its metadata `partition_expr` names the column; without it
+    the rows get a column `partition_key`. Inputs have their annotated type, by default pandas frames.
     """
 
     lake: LakeResource
     database: str | None = Field(
-        default=None, description="Another DuckDB file than the lake's analytics database; made if it is not there"
+        default=None, description="A DuckDB file other than the lake's analytics database; created if missing"
     )
     connection_config: dict[str, Any] = Field(
         default={}, description="DuckDB's options by name, such as memory_limit or threads"
@@ -44,7 +44,7 @@ class DuckDBTableIOManager(BaseIOManagerFactory):
         default=SCHEMA,
         alias="schema",
         min_length=1,
-        description="Of tables whose asset has no metadata `schema`; null: the asset key's prefix, else public",
+        description="For assets without metadata `schema`; null: the asset key's prefix, else public",
     )
 
     def as_dagster_duckdb(self) -> "SwappingDuckDBIOManager":
@@ -60,20 +60,20 @@ class DuckDBTableIOManager(BaseIOManagerFactory):
         return self.lake.database_at(self.database)
 
     def create_io_manager(self, context: dg.InitResourceContext) -> dg.IOManager:
-        """What a run uses."""
+        """The object that a run uses."""
         return self.as_dagster_duckdb().create_io_manager(context)
 
 
 class DuckDBPublishingIOManager(DuckDBTableIOManager):
     """As `duckdb_io_manager`, and the database is then published as `duckdb/analytics.duckdb` in the object store.
 
-    Inputs are read from there, so on any machine. None stands for no table: the database alone is published.
+    Inputs are read from there, so this works on any machine. None means no table: only the database is published.
     """
 
     lake: LakeResource
 
     def create_io_manager(self, context: dg.InitResourceContext) -> dg.IOManager:
-        """What a run uses."""
+        """The object that a run uses."""
         return _Publishing(self, super().create_io_manager(context))
 
 
@@ -93,7 +93,7 @@ class _Publishing(dg.IOManager):
         context.add_output_metadata({"published": url, "published_bytes": size_bytes, **write_requests()})
 
     def _publish(self) -> int:
-        """Upload the file; again if another run has replaced it meanwhile, whose upload may have been overtaken."""
+        """Upload the file, and again if another run has replaced it meanwhile, whose upload may have been overtaken."""
         lake, path = self._fields.lake, self._fields.analytics.path
         while True:
             before = path.stat()
@@ -112,16 +112,16 @@ class _Publishing(dg.IOManager):
 
 
 class DuckDBHybridIOManager(DuckDBTableIOManager):
-    """As `duckdb_io_manager`, for the pipeline's set of views over the Parquet in the object store, too.
+    """As `duckdb_io_manager`, but also for the pipeline's set of views over the Parquet in the object store.
 
-    None leaves everything as it is.
+    None changes nothing.
     """
 
     lake: LakeResource
     clock: ClockResource
 
     def create_io_manager(self, context: dg.InitResourceContext) -> dg.IOManager:
-        """What a run uses."""
+        """The object that a run uses."""
         return _Hybrid(self, super().create_io_manager(context))
 
 
@@ -131,7 +131,7 @@ class _Hybrid(dg.IOManager):
         self._local = local
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Create the views of a ViewSet; None leaves them as they are; any other value becomes a table."""
+        """Create the views of a ViewSet; None changes nothing; any other value becomes a table."""
         if obj is None:
             return
         if not isinstance(obj, ViewSet):
@@ -143,5 +143,5 @@ class _Hybrid(dg.IOManager):
         context.add_output_metadata({"database": dg.MetadataValue.path(str(database.path)), **write_requests()})
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """Read the table, or what the view shows."""
+        """Read the table or view."""
         return self._local.load_input(context)

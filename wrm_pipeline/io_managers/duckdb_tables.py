@@ -39,15 +39,15 @@ _Connection = duckdb.DuckDBPyConnection
 
 
 class SwappingDuckDBIOManager(DuckDBTableIOManager, DuckDBIOManager):
-    """dagster-duckdb's I/O manager, which never writes into a file that somebody may have open."""
+    """dagster-duckdb's I/O manager, which never writes to a file that somebody may have open."""
 
     @staticmethod
     def type_handlers() -> Sequence[DbTypeHandler[Any]]:
-        """One for all frames: what a value is, is seen without importing pandas or polars."""
+        """A single handler for all frames: their type is recognized without importing pandas or polars."""
         return [FrameHandler()]
 
     def tables(self, database: AnalyticsDatabase) -> TablesIOManager:
-        """What writes and reads the tables of a database."""
+        """Writes and reads the tables of a database."""
         return TablesIOManager(
             db_client=SwappingClient(database, self.connection_config),
             database=str(database.path),
@@ -58,7 +58,7 @@ class SwappingDuckDBIOManager(DuckDBTableIOManager, DuckDBIOManager):
         )
 
     def create_io_manager(self, context: dg.InitResourceContext) -> TablesIOManager:  # noqa: ARG002 - Dagster's signature
-        """What a run uses."""
+        """The object that a run uses."""
         check_options(self.connection_config, "connection_config")
         return self.tables(self.analytics)
 
@@ -87,7 +87,7 @@ class FrameHandler(DbTypeHandler[Any]):
         return {"dagster/partition_row_count": rows.num_rows, "dagster/row_count": count_rows(connection, table)}
 
     def load_input(self, context: dg.InputContext, table_slice: TableSlice, connection: _Connection) -> Any:
-        """The rows of the table or of the partitions, as what the input is annotated with."""
+        """The rows of the table or of the partitions, in the type that the input is annotated with."""
         wanted, table = Wanted.of(context), _name(table_slice)
         try:
             sql = select_rows(connection, table, _dimensions(table_slice), table_slice.columns)
@@ -103,7 +103,7 @@ class FrameHandler(DbTypeHandler[Any]):
 
 
 class SwappingClient(DuckDbClient):
-    """Connections to the database: a copy that takes its place for an output, the newest file for an input."""
+    """Connections to the database: a copy that replaces it for an output, the newest file for an input."""
 
     def __init__(self, database: AnalyticsDatabase, options: Mapping[str, Any]) -> None:
         self._database = database
@@ -119,20 +119,20 @@ class SwappingClient(DuckDbClient):
 
     @staticmethod
     def ensure_schema_exists(context: dg.OutputContext, table_slice: TableSlice, connection: _Connection) -> None:
-        """Done where the table is written."""
+        """Done when the table is written."""
 
     @staticmethod
     def delete_table_slice(context: dg.OutputContext, table_slice: TableSlice, connection: _Connection) -> None:
-        """Done where the table is written: what is deleted depends on the columns of both."""
+        """Done when the table is written: the rows to delete depend on the columns of both."""
 
     @staticmethod
     def get_table_name(table_slice: TableSlice) -> str:
-        """As it is called in SQL."""
+        """Its name in SQL."""
         return f"{table_slice.schema}.{table_slice.table}"
 
 
 class TablesIOManager(DbIOManager):
-    """dagster-duckdb's way from an asset to its table, for partitions without a `partition_expr`, too."""
+    """dagster-duckdb's mapping from an asset to its table, extended to partitions without a `partition_expr`."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Replace the rows; readers see the old ones until the new ones are complete."""
@@ -199,7 +199,7 @@ def _rows(context: dg.OutputContext, obj: Any) -> pa.Table:
 
 
 def _with_key(context: dg.OutputContext, rows: pa.Table) -> pa.Table:
-    """The rows with the key of their partition, which a column of theirs does not say."""
+    """The rows with the key of their partition, which they do not contain themselves."""
     keys = context.asset_partition_keys
     if len(keys) != 1:
         raise PartitionRowsError(

@@ -1,4 +1,4 @@
-"""Tables as people have them: Arrow, pandas or polars. None of the three is imported for the sake of another."""
+"""Frames: Arrow, pandas or polars tables. None of the three is imported for the sake of another."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ FRAMES = "an Arrow table, a pandas or a polars frame"
 
 
 def kind_of(kind: Any) -> str | None:
-    """Which of the known frames a class is, or derives from; by name, so that nothing is imported."""
+    """The kind of frame that a class is, or derives from; by name, so that nothing is imported."""
     for base in getattr(kind, "__mro__", ()):
         found = _KINDS.get((base.__module__.partition(".")[0], base.__name__))
         if found is not None:
@@ -27,7 +27,7 @@ def kind_of(kind: Any) -> str | None:
 
 
 def as_arrow(value: Any) -> pa.Table | None:
-    """The rows of a frame, without a pandas index; None for what is not a frame."""
+    """The rows of a frame, without a pandas index; None if it is not a frame."""
     kind = kind_of(type(value))
     if kind == "arrow":
         return value
@@ -39,7 +39,7 @@ def as_arrow(value: Any) -> pa.Table | None:
 
 
 def _plain_text(table: pa.Table) -> pa.Table:
-    """Polars' text as the type that everything else reads."""
+    """Convert polars' text to the type that everything else reads."""
     special = {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.large_binary(): pa.binary()}
     return table.cast(pa.schema([field.with_type(special.get(field.type, field.type)) for field in table.schema]))
 
@@ -50,7 +50,7 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def from_arrow(table: pa.Table, kind: str) -> Any:
-    """A table as `kind` (as `kind_of` gives it); pandas frames have Arrow's types, so that integers may be null."""
+    """Convert a table to `kind` (see `kind_of`); pandas frames have Arrow's types, so that integers may be null."""
     if kind == "arrow":
         return table
     if kind == "pandas":
@@ -65,11 +65,11 @@ def from_arrow(table: pa.Table, kind: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an input is annotated with.
+    """The annotation of an input.
 
     Attributes:
         annotation: The type, without `| None`; of `dict[str, …]` what the values are.
-        optional: Whether it is `… | None`: None stands for what was not materialized.
+        optional: Whether it is `… | None`: None means that it was not materialized.
         by_key: Whether it is `dict[str, …]`: each partition by its key.
     """
 
@@ -79,7 +79,7 @@ class Wanted:
 
     @classmethod
     def of(cls, context: dg.InputContext) -> "Wanted":
-        """The annotation of the input; where there is none, that of the output that it comes from."""
+        """The annotation of the input; without one, that of the output that it comes from."""
         found = cls._of(context.dagster_type)
         upstream = context.upstream_output
         if found.annotation not in (Any, object) or upstream is None:
@@ -103,7 +103,7 @@ class Wanted:
 
     @property
     def frame(self) -> str:
-        """The kind of frame; pandas where nothing is annotated.
+        """The kind of frame; pandas by default.
 
         Raises:
             DagsterInvariantViolationError: the annotation is not a frame.

@@ -22,7 +22,8 @@ from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 
 _CONSENT = (
-    "If the loss is meant, set `allow_shrink` of the resource `hive_partitioned_s3_io_manager` in the launchpad, or in "
+    "If the loss is intended, set `allow_shrink` of the resource `hive_partitioned_s3_io_manager` in the launchpad, "
+    "or in "
     "the asset's metadata."
 )
 
@@ -33,20 +34,20 @@ class HivePartitionedParquetIOManager(BaseIOManager):
     """Frames (Arrow, pandas, polars) as one Parquet object for each partition, in folders by Hive's convention.
 
     `<layer>/all/dt=2025-08-21/all_<layer>_20250821_000000.parquet`, where the layer is the asset's metadata `layer`, or
-    else its name. Other partitions than days have folders `hour=…`, `week=…`, `month=…`, `partition=…`, or one for each
-    dimension; an asset without partitions is one object. An object is replaced whole, so rows are there once.
+    else its name. Partitions other than days have folders `hour=…`, `week=…`, `month=…`, `partition=…`, or one for each
+    dimension; an asset without partitions is one object. Objects are replaced as a whole, so rows never occur twice.
 
-    Inputs are what they are annotated with, else pandas frames; of several partitions they have all rows.
+    Inputs have their annotated type, by default pandas frames; for several partitions they contain all rows.
     """
 
-    # Also takes a PartitionFile, or None for "leave it as it is", and gives ParquetParts. An input that is
-    # `ParquetParts | None` is None for several partitions, which are read where they are used, side by side.
+    # Also accepts a PartitionFile, or None for "unchanged", and returns ParquetParts. An input that is `ParquetParts |
+    # None` is None for several partitions, which are read where they are used, in parallel.
 
     lake: LakeResource
     allow_shrink: bool = Field(
         default=False, description="Whether a partition may be replaced by one with less than 95 % of its rows"
     )
-    # What this process has just published: the next step of the same run need not fetch it again.
+    # The partition that this process has just published: the next step of the same run need not fetch it again.
     _written: dict[str, bytes] = PrivateAttr(default_factory=dict)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
@@ -128,7 +129,7 @@ class HivePartitionedParquetIOManager(BaseIOManager):
 
 
 def read_published(lake: LakeResource, layer: str, dt: date) -> ParquetParts:
-    """A partition that must be there.
+    """A partition that must exist.
 
     Raises:
         ObjectNotFoundError: it has not been published.
@@ -145,7 +146,7 @@ def _not_published(lake: LakeResource, key: str, what: str, partition: str | Non
 
 
 def _one_partition(context: dg.OutputContext) -> str | None:
-    """The partition that a run builds; None where the asset has none."""
+    """The partition that a run builds; None if the asset is not partitioned."""
     if not context.has_asset_partitions:
         return None
     keys = context.asset_partition_keys

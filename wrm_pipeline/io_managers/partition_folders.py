@@ -1,11 +1,11 @@
-"""Where in the lake a partition lies: folders by Hive's convention, which are a function of its key alone."""
+"""The folders of a partition in the lake, by Hive's convention; a function of its key alone."""
 
 from datetime import date
 from urllib.parse import quote
 
 import dagster as dg
 
-# Which column a partition key is the value of, in the folder's name.
+# The column in a folder's name whose value is the partition key.
 _NAMES: tuple[tuple[type, str], ...] = (
     (dg.HourlyPartitionsDefinition, "hour"),
     (dg.DailyPartitionsDefinition, "dt"),
@@ -15,20 +15,20 @@ _NAMES: tuple[tuple[type, str], ...] = (
 
 
 def segment(key: str) -> str:
-    """A key as one part of an object's name: what would lead elsewhere, or be hidden, is percent-encoded."""
+    """A key as one part of an object's name; anything that would lead elsewhere, or be hidden, is percent-encoded."""
     quoted = quote(key, safe=":")
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
 
 
 def day_of(definition: dg.PartitionsDefinition | None, key: str) -> date | None:
-    """The day of a partition by day; None for other partitions."""
+    """The day of a daily partition; None for other partitions."""
     if not isinstance(definition, dg.DailyPartitionsDefinition):
         return None
     return definition.time_window_for_partition_key(key).start.date()
 
 
 def dimensions(definition: dg.PartitionsDefinition, key: str) -> list[tuple[str, dg.PartitionsDefinition, str]]:
-    """The dimensions of a partition by name, each with its own definition and key; one where it has no dimensions."""
+    """The dimensions of a partition by name, each with its own definition and key; just one if it has no dimensions."""
     if isinstance(definition, dg.MultiPartitionsDefinition):
         keys = definition.get_partition_key_from_str(key).keys_by_dimension
         found = [(each.name, each.partitions_def, keys[each.name]) for each in definition.partitions_defs]

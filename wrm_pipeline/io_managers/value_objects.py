@@ -1,4 +1,4 @@
-"""Values as objects at the paths that dagster-aws's I/O manager has. See `s3_values.py`."""
+"""Values as objects at the same paths as with dagster-aws's I/O manager. See `s3_values.py`."""
 
 import io
 import json
@@ -35,7 +35,7 @@ class PickleRefusedError(TypeError):
 
 
 class ValuesIOManager(dg.UPathIOManager):
-    """Dagster's own way from assets, partitions and ops to paths, over our object store."""
+    """Dagster's own mapping from assets, partitions and ops to paths, over our object store."""
 
     def __init__(self, store: ObjectStore, folder: str) -> None:
         super().__init__(base_path=UPath(folder))
@@ -51,7 +51,7 @@ class ValuesIOManager(dg.UPathIOManager):
         context.add_output_metadata(write_requests())
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
-        """Encode and store; what another format left at this path is removed."""
+        """Encode and store; an object in another format at this path is removed."""
         ending, data = _encode(context, obj)
         info = self._store.put(
             f"{path.as_posix()}{ending}",
@@ -65,7 +65,7 @@ class ValuesIOManager(dg.UPathIOManager):
         context.add_output_metadata({"url": self._store.url(info.key), "size_bytes": info.size_bytes})
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
-        """Fetch and decode, by the ending of the object's key.
+        """Fetch and decode, according to the extension of the object's key.
 
         Raises:
             FileNotFoundError: nothing is stored there.
@@ -86,7 +86,7 @@ class ValuesIOManager(dg.UPathIOManager):
         return json.loads(data) if ending == _JSON else data.decode()
 
     def load_partitions(self, context: dg.InputContext) -> Any:
-        """The value of a partition; of several a dict by key, or all rows where the input is annotated as a frame."""
+        """The value of a partition; for several a dict by key, or all rows if the input is annotated as a frame."""
         found, wanted = super().load_partitions(context), Wanted.of(context)
         if len(context.asset_partition_keys) == 1 or wanted.by_key or not kind_of(wanted.annotation):
             return found
@@ -107,10 +107,10 @@ class ValuesIOManager(dg.UPathIOManager):
             self._store.delete(info.key)
 
     def make_directory(self, path: UPath) -> None:
-        """The store needs none."""
+        """Does nothing: the store needs no folders."""
 
     def _handle_transition_to_partitioned_asset(self, context: dg.OutputContext, path: UPath) -> None:
-        """Objects and folders of one name do not meet: objects have an ending."""
+        """Objects and folders with the same name do not collide: objects have an extension."""
 
     def get_asset_relative_path(self, context: _Context) -> UPath:
         """The asset's key."""
@@ -132,7 +132,7 @@ class ValuesIOManager(dg.UPathIOManager):
 
 
 def _encode(context: dg.OutputContext, value: Any) -> tuple[str, bytes]:
-    """The ending of the key, and the content."""
+    """The extension of the key, and the content."""
     chosen = (context.definition_metadata or {}).get("format")
     if chosen not in (None, "text", "json"):
         raise ValueError(f"metadata `format` of {_name(context)} is {chosen!r}: it may be text or json, or be left out")
@@ -154,7 +154,7 @@ def _encode(context: dg.OutputContext, value: Any) -> tuple[str, bytes]:
 
 
 def _check_json(value: Any, where: str) -> None:
-    """Refuse what would not come back from JSON as it is."""
+    """Reject anything that would not survive JSON unchanged."""
     if isinstance(value, dict):
         for key, each in value.items():
             if not isinstance(key, str):

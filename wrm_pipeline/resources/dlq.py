@@ -1,4 +1,4 @@
-"""`dlq`: the dead-letter queue, for what any asset could not use."""
+"""`dlq`: the dead-letter queue, for data that an asset could not use."""
 
 import threading
 from dataclasses import replace
@@ -14,15 +14,15 @@ from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
 
-# Two threads of a process must not both read an entry before one of them writes it.
+# Two threads must not both read an entry before one of them writes it.
 _ONE_WRITER = threading.Lock()
 
 
 class DlqResource(BaseResource):
-    """The dead-letter queue of the lake, in which the pipeline's own dead letters are.
+    """The dead-letter queue of the lake, shared with the pipeline's own dead letters.
 
-    What an asset writes is listed by `wrm dlq list`, counted in `wrm_dlq_entries`, and left alone by `reprocess_dlq`,
-    which can only replay snapshots of the stations: the asset tries again, and calls `settle`.
+    An asset's entries are listed by `wrm dlq list`, counted in `wrm_dlq_entries`, and ignored by `reprocess_dlq`, which
+    can only replay snapshots of the stations: the asset tries again, and calls `settle`.
     """
 
     lake: LakeResource
@@ -34,7 +34,7 @@ class DlqResource(BaseResource):
 
     @property
     def queue(self) -> DeadLetterQueue:
-        """All that can be done with it."""
+        """Its operations."""
         return DeadLetterQueue(self.lake.store, self.lake.layout, self.cache.client)
 
     def write(
@@ -49,19 +49,19 @@ class DlqResource(BaseResource):
         line_number: int = 0,
         field: str = "",
     ) -> DeadLetter:
-        """Keep what could not be used; it is stored when this returns, known secrets masked.
+        """Store data that could not be used, before this returns, with known secrets masked.
 
         There is one entry for each asset, day, source and error type; further records are added to it, and one that it
         has already is not added again. Beyond 1 MiB, records are only counted.
 
         Args:
-            asset_name: Whose it is: `context.asset_key.to_user_string()`.
+            asset_name: The owner: `context.asset_key.to_user_string()`.
             partition_date: The day that it belongs to, or its key (YYYY-MM-DD).
             error_type: A short name of what is wrong, the same each time: "not_a_number".
-            raw_data: Text, bytes, or anything that JSON can hold; what is longer than 64 KiB is cut.
+            raw_data: Text, bytes, or anything that JSON can hold; cut at 64 KiB.
             error: The exception, from which `stack_trace` is filled, or a message.
-            source: What was read: a URL, a key, a file's name.
-            line_number: Where in the source, from 1; 0 where that means nothing.
+            source: The source of the data: a URL, a key, a file's name.
+            line_number: Its line in the source, from 1; 0 if not applicable.
             field: Which value of `raw_data` is wrong.
 
         Raises:
@@ -85,7 +85,7 @@ class DlqResource(BaseResource):
     def list(
         self, asset_name: str | None = None, partition_date: date | str | None = None, status: str | None = None
     ) -> tuple[DeadLetter, ...]:
-        """The readable entries, the newest first; those of an asset, a day or a status where one is given.
+        """The readable entries, newest first; optionally only those of an asset, a day or a status.
 
         Raises:
             ValueError: there is no such status, or the date is not one.
@@ -112,7 +112,7 @@ class DlqResource(BaseResource):
         return letter
 
     def settle(self, entry_id: str, note: str = "") -> DeadLetter:
-        """Mark an entry `reprocessed`: its data has been used after all. A failure that comes back opens it again.
+        """Mark an entry `reprocessed`: its data has been used after all. If the failure recurs, it is opened again.
 
         Raises:
             ValueError: there is no entry with this id, or it cannot be read.

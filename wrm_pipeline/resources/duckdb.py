@@ -1,4 +1,4 @@
-"""`duckdb`: the analytics database for questions, as dagster-duckdb's resource; importing that loads DuckDB."""
+"""`duckdb`: the analytics database for queries, as dagster-duckdb's resource, whose import loads DuckDB."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 class DuckDBResource(BaseResource):
     """The analytics database, read-only: `get_connection()` opens the newest file, each time.
 
-    It meets no lock while the pipeline writes, and keeps seeing the state of the moment in which it was opened.
-    Temporary tables are possible; tables that stay are what `duckdb_io_manager` writes. Views over a bucket work.
+    It is never locked while the pipeline writes, and keeps the state of the moment when it was opened. Temporary tables
+    are possible; permanent ones are written by `duckdb_io_manager`. Views over a bucket work.
     """
 
     lake: LakeResource
-    database: str | None = Field(default=None, description="Another DuckDB file than the lake's analytics database")
+    database: str | None = Field(default=None, description="A DuckDB file other than the lake's analytics database")
     connection_config: dict[str, Any] = Field(
         default={}, description="DuckDB's options by name, such as memory_limit or threads"
     )
 
     def create_resource(self, context: dg.InitResourceContext) -> "ReadOnlyDuckDBResource":  # noqa: ARG002 - Dagster's
-        """What an asset gets: an instance of dagster-duckdb's class."""
+        """The object passed to an asset: an instance of dagster-duckdb's class."""
         check_options(self.connection_config, "connection_config")
         return self.as_dagster_duckdb()
 

@@ -1,4 +1,4 @@
-"""Tables of answers that are built by day: which days a run is about, and how it publishes them."""
+"""Assets of the daily tables: which days a run builds, and how it publishes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class NothingPublishedError(RuntimeError):
-    """There is no enhanced partition yet to answer from."""
+    """There is no enhanced partition yet."""
 
 
 class DayConfig(dg.Config):
-    """Which day to look at, in a run that names no partition."""
+    """The day to build, in a run without a partition."""
 
     date: str = ""
     """YYYY-MM-DD; empty: the run's partition, or else the newest published day."""
@@ -32,7 +32,7 @@ class DayConfig(dg.Config):
 
 @dataclass(frozen=True, slots=True)
 class DayRows:
-    """A day's rows for the table, with `dt`, and what the UI shows of them."""
+    """A day's rows for the table, with `dt`, and metadata for the UI."""
 
     rows: pa.Table
     metadata: dict[str, Any]
@@ -42,8 +42,8 @@ def days_of_run(context: dg.AssetExecutionContext, config: DayConfig, lake: Lake
     """The partitions of the run; without any, the day in its config, or else the newest that can be read.
 
     Raises:
-        NothingPublishedError: none is named, and nothing is published.
-        dagster.Failure: the config names another day than the run, or no date.
+        NothingPublishedError: there is no partition, and nothing is published.
+        dagster.Failure: the config has a day other than the run's, or an invalid date.
     """
     keys = list(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else []
     if config.date and keys and keys != [config.date]:
@@ -72,9 +72,9 @@ def publish_days(
     table: Table,
     build: Callable[["duckdb.DuckDBPyConnection", date], DayRows],
 ) -> dg.MaterializeResult[None]:
-    """Build the run's days and replace their rows in one refresh; each gets metadata of its own.
+    """Build the run's days and replace their rows in one refresh; each gets its own metadata.
 
-    A day without rows has none afterwards, and says so. One whose file cannot be read keeps those that it has.
+    A day without rows has none afterwards, and says so. One whose file cannot be read keeps its present rows.
     """
     days, left_out = days_of_run(context, config, lake), lake.days_left_out
     if len(days) > 1:

@@ -162,7 +162,7 @@ def test_discard_must_know_which(
     before = lake.etags()
     chosen = [entry if argument == "ENTRY" else argument for argument in arguments]
     assert main(["dlq", "discard", *chosen, "--reason", "x", "--apply"]) == 2
-    assert "say which" in capsys.readouterr().err
+    assert "select entries" in capsys.readouterr().err
     assert lake.etags() == before
 
 

@@ -351,7 +351,7 @@ def test_a_certificate_is_trusted_by_its_ca_or_not_looked_at(monkeypatch, tmp_pa
         for name, value in fake.environment().items():
             if name != "VAULT_CACERT":
                 monkeypatch.setenv(name, value)
-        with pytest.raises(ExternalError, match="not trusted"):
+        with pytest.raises(ExternalError, match="not valid"):
             in_a_run("vault", lambda it: it.get_secret("a/b"))
         for fields in ({"cacert": fake.ca_file}, {"skip_verify": True}):
             assert in_a_run("vault", lambda it: it.get_secret("a/b"), {"vault": fields}) == {"k": "v"}

@@ -284,7 +284,7 @@ def test_other_causes_of_the_same_job_are_reported(instance, runs):
             "doctor",
         ),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero", READ_RUN),
-        (dg.Failure("The feed answered with HTML."), "Failure: The feed answered with HTML.", "what came instead"),
+        (dg.Failure("The feed answered with HTML."), "Failure: The feed answered with HTML.", "what arrived instead"),
         (
             ValueError("<!channel> see ```this``` & <http://evil|that>"),
             "ValueError: &lt;!channel&gt; see '''this''' &amp; &lt;http://evil|that&gt;",
