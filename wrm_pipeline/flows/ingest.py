@@ -109,8 +109,8 @@ def take_snapshot(
     `correlation_id` identifies the run: it is sent to the feed with the request, and kept in the object's metadata.
 
     Raises:
-        ExternalError: the feed gave nothing, or neither the disk nor the store accepted the body.
-        SpoolFullError, OSError: likewise.
+        ExternalError: the feed gave nothing, or neither the disk nor the store accepted the body. SpoolFullError,
+        OSError: see above.
     """
     try:
         fetched = feed.fetch(correlation_id=correlation_id)

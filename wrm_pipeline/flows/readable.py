@@ -21,7 +21,7 @@ from wrm_pipeline.lake.raw_objects import RawDay, ReadVersions
 # on a bad sector. A store that does not answer affects all of them.
 _OF_ONE_OBJECT = (PermanentError, UnexpectedAnswerError)
 
-# Objects to request in order to tell whether one object is to blame, or the store.
+# Objects to request in order to find out whether one object is at fault, or the store.
 _PROBES = 3
 
 
@@ -83,7 +83,7 @@ class ReadableBodies:
         return {key: str(error) for key, error in self.failed.items() if not isinstance(error, ObjectNotFoundError)}
 
     def check_the_store(self, others: Iterable[str]) -> None:
-        """Make sure that single objects are to blame: the store returns one that was read, now or before (`others`).
+        """Make sure that single objects are at fault: the store returns one that was read, now or before (`others`).
 
         Raises:
             ExternalError: the first failure, if the store returns none.

@@ -160,7 +160,7 @@ class DeadLetterQueue:
         return merged
 
     def add(self, letter: DeadLetter) -> DeadLetter:
-        """Write an asset's entry, or add its record to the entry that exists; gives what is in the queue now.
+        """Write an asset's entry, or add its record to the entry that exists; returns the stored entry.
 
         The entry is read and written again: of two processes that add to one entry at the same time, one may lose its
         record.

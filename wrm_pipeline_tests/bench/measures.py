@@ -26,7 +26,7 @@ class Bench:
         return 1 if self.quick else 3
 
     def lake(self, name: str, snapshots: int, stations: int, bikes: int) -> BenchLake:
-        """A lake with a day of raw snapshots; a fortieth of them if it is to be quick."""
+        """A lake with a day of raw snapshots; a fortieth of them in a quick run."""
         lake = BenchLake(self.folder / name, snapshots // 40 if self.quick else snapshots, stations, bikes)
         self.say(f"{name}: {lake.snapshots} snapshots of {stations} stations and {bikes} bikes")
         in_child("fill", lake)

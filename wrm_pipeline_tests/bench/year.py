@@ -2,7 +2,7 @@
 
 The newest day is whole: 1,440 snapshots of 410 rows. The days before have a snapshot every quarter of an hour, seven
 simulated days over and over with their times shifted: the tables by hour, which every refresh carries along, are as
-large as with a snapshot a minute, and a fifteenth of the rows is to be generated.
+large as with a snapshot a minute, while only a fifteenth of the rows has to be generated.
 """
 
 import io

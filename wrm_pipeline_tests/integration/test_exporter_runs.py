@@ -61,7 +61,7 @@ def exporter(tmp_path: Path) -> Iterator[Exporter]:
 
 
 def execute(*groups: Iterable[int], done: list[str]) -> None:
-    """Runs that are to be killed get SIGKILL in the middle of their second step: nothing tells Dagster."""
+    """Runs to kill get SIGKILL in the middle of their second step: Dagster gets no report."""
     arguments = " / ".join(" ".join(map(str, numbers)) for numbers in groups).split()
     child = subprocess.Popen([*CHILD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert child.stdout is not None

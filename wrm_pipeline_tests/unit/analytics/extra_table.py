@@ -87,7 +87,7 @@ def ask(lake: Any, sql: str) -> list[list[Any]]:
 
 
 def lineage_event(lake: Any) -> dict[str, Any]:
-    """What the newest event says of the table."""
+    """The newest event's content about the table."""
     events = [event for key in lake.keys("lineage/") for event in json.loads(lake.store.get(key))]
     outputs = [
         output

@@ -1,4 +1,4 @@
-"""What the catalog says of tables, with and without definitions."""
+"""The catalog's description of tables, with and without definitions."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime

@@ -121,7 +121,7 @@ def test_all_are_as_computed_by_hand_from_the_raw_text(history):
     expected = assert_equal_to_brute_force(history)
     assert len([row for row in expected["mv_city_hourly"] if row["dt"] == SPRING]) == 23
     assert 2 not in {row["local_hour"] for row in expected["mv_city_hourly"] if row["dt"] == SPRING}
-    # All that is to be computed occurs.
+    # Every case occurs.
     assert {row["kind"] for row in expected["mv_bike_trips"]} == {"free_to_free", "free_to_station", "station_to_free"}
     assert any(row["gap_change"] for row in expected["mv_flows"] if row["dt"] == SATURDAY)
     assert any(row["departures"] for row in expected["mv_flows"] if row["dt"] == SATURDAY)
@@ -136,7 +136,7 @@ def test_all_are_as_computed_by_hand_from_the_raw_text(history):
     changed = {part for part in after if after[part] != before.get(part)}
     assert changed == {(name, FRIDAY) for name in DAYS} | {(view.name, None) for view in LATEST_VIEWS}
 
-    # What a day says of flows adds up: bikes at its end are those at its start, and what came, and what left.
+    # A day's flows add up: bikes at its end are those at its start plus arrivals minus departures.
     balance = """
         WITH rows AS (SELECT * FROM wrm_analytics.mv_flows WHERE dt = ?),
         flows AS (SELECT station_id, sum(arrivals - departures + gap_change) AS change FROM rows GROUP BY station_id),
@@ -340,7 +340,7 @@ for line in sys.stdin:
     assert history.query(question) == [(16,)]
 
 
-# --- a day that cannot be read costs itself ---
+# --- an unreadable day affects no other ---
 
 
 def foreign_rows(data: bytes) -> bytes:

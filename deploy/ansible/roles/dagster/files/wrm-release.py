@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Releases of wrm_pipeline on this host: install one beside the others, switch to it, go back.
+"""Releases of wrm_pipeline on this host: install one next to the others, switch to it, roll back.
 
 It runs here, not on the deploying machine, so that a lost connection leaves nothing half done.
 
@@ -8,12 +8,12 @@ It runs here, not on the deploying machine, so that a lost connection leaves not
 /opt/wrm/slots/blue, green  two places for a code server: `release` and the `workspace.yaml` that leads to it
 /opt/wrm/active             the slot that daemon and web UI use
 
-Whatever is given as an argument is the name of a release, as deploy/build-release makes it, and never a path. What is
-removed is a folder directly below releases or incoming with such a name, which neither runs nor is the way back.
+Arguments are names of releases, as made by deploy/build-release, and never paths. Only folders with such a name
+directly below releases or incoming are removed, and only if they neither run nor are needed for a rollback.
 
-A release starts in the free slot while the other goes on. Then the daemon is restarted in the middle of a minute, so
-that it is back for the next tick of the ingest schedule. The old code server stays until the new release has shown that
-it works, so going back takes seconds; it ends when its last run has ended.
+A release starts in the free slot while the other continues. Then the daemon is restarted in the middle of a minute, so
+that it is back for the next tick of the ingest schedule. The old code server stays until the new release is verified,
+so a rollback takes seconds; it ends when its last run has ended.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ CURRENT, ACTIVE = ROOT / "current", ROOT / "active"
 HISTORY = Path("/var/lib/wrm-release/history.jsonl")
 CONFIG = Path("/etc/wrm/release.json")
 OTHER = {"blue": "green", "green": "blue"}
-# What puts the web server on its socket.
+# The module that puts the web server on its socket.
 LAUNCHER = Path("/usr/local/lib/wrm/webserver.py")
 LOCATION = "wrm_pipeline"
-# As in deploy/build-release. No such name is a path, an option or one of the dotted files that are made here.
+# As in deploy/build-release. Such a name cannot be a path, an option or one of the hidden files that are created here.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# For each unit that leads to the release in use.
+# The units that depend on the release in use.
 FOLLOWERS = ("dagster-daemon.service", "dagster-webserver.service", "wrm-exporter.service")
 SOCKETS = ("dagster-webserver.socket", "dagster-look.socket")
-# Systemd starts it when somebody looks.
+# Systemd starts it on the first request.
 LOOK = "dagster-look.service"
-# What the playbook writes into CONFIG; without it going back must work all the same.
+# Written to CONFIG by the playbook; a rollback must work without it.
 DEFAULTS: dict[str, Any] = {
     "keep": 3,
     "verify_seconds": 120,
@@ -68,7 +68,7 @@ DEFAULTS: dict[str, Any] = {
     "dagster_home": "/var/lib/wrm/dagster",
     "dumps": "/var/backups/wrm",
 }
-# Bytes of the history that are looked at, and of one line of it.
+# Bytes of the history that are read, and of one line of it.
 HISTORY_BYTES, LINE_BYTES = 2**20, 2**16
 
 # Seconds of the minute in which the daemon may be restarted. The tick at :00 has been launched by :12; a restart that
@@ -81,7 +81,7 @@ class ReleaseError(Exception):
 
 
 class UnderwayError(ReleaseError):
-    """It may still become good: what is waited for has begun."""
+    """It may still succeed: the awaited step has begun."""
 
 
 # -- What there is
@@ -155,7 +155,7 @@ def active_slot() -> str | None:
 
 
 def complete_releases() -> list[str]:
-    """Versions, the newest first. Anything else that lies there is passed over."""
+    """Versions, newest first. Anything else there is ignored."""
     found = []
     with contextlib.suppress(OSError):
         for folder in RELEASES.iterdir():
@@ -166,7 +166,8 @@ def complete_releases() -> list[str]:
 
 
 def history() -> tuple[list[dict[str, str]], int]:
-    """What was noted, oldest first, and how many lines could not be read. Only the end of a very long file counts."""
+    """The entries of the history, oldest first, and the number of unreadable lines. Of a very long file only the end is
+    read."""
     if not _is_file(HISTORY):
         return [], 0
     try:
@@ -199,7 +200,7 @@ def _entry(line: bytes) -> dict[str, str] | None:
 
 
 def note(version: str, outcome: str, reason: str = "") -> None:
-    """Write it into the history. That it cannot be written is said, and stops nothing: going back comes first."""
+    """Write an entry to the history. A failure is reported, but stops nothing: a rollback is more important."""
     entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "version": version, "outcome": outcome}
     line = json.dumps({**entry, **({"reason": reason[-4000:]} if reason else {})}).encode() + b"\n"
     try:
@@ -207,7 +208,7 @@ def note(version: str, outcome: str, reason: str = "") -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(HISTORY, flags, 0o644), "r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            # A line that was cut off (the disk was full) must not spoil this one.
+            # A truncated line (the disk was full) must not damage this one.
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
                 line = b"\n" + line
             while line:
@@ -240,14 +241,14 @@ def point(link: Path, target: str) -> None:
 
 
 def keep_way_back() -> None:
-    """Copies of the links to what runs now, for `way_back`."""
+    """Copies of the current links, for `way_back`."""
     for link in (CURRENT, ACTIVE):
         if link.is_symlink():
             point(link.with_name(f".{link.name}.back"), str(link.readlink()))
 
 
 def way_back() -> None:
-    """The links as they were: a rename each, which needs no room on the disk."""
+    """Restore the links: each by a rename, which needs no space on the disk."""
     for link in (CURRENT, ACTIVE):
         kept = link.with_name(f".{link.name}.back")
         if kept.is_symlink():
@@ -292,14 +293,14 @@ def undisturbed() -> Iterator[None]:
 
 
 def in_use() -> set[str]:
-    """Releases that must not be removed: the current one, the one to go back to, and those in a slot that runs."""
+    """Releases that must not be removed: the current one, the one to roll back to, and those in a running slot."""
     kept = {current_version(), _leads_to(CURRENT.with_name(f".{CURRENT.name}.back"), RELEASES), earlier_release()}
     kept |= {_leads_to(SLOTS / slot / "release", RELEASES) for slot in OTHER if _runs(slot)}
     return {name for name in kept if name}
 
 
 def remove(folder: Path) -> None:
-    """Remove a release that is of no use, or what came in for it.
+    """Remove an unused release, or its incoming files.
 
     Raises:
         ReleaseError: it is in use, or anything but a folder directly below releases or incoming.
@@ -321,7 +322,7 @@ def remove(folder: Path) -> None:
 
 
 def install(version: str) -> str:
-    """Make the release's own virtual environment from what came in; returns what was done."""
+    """Create the release's virtual environment from the incoming files; returns what was done."""
     artifact, target = INCOMING / checked_name(version), RELEASES / version
     facts, wheel = came_in(artifact)
     if os.path.lexists(target) and not _is_folder(target):
@@ -349,7 +350,7 @@ def install(version: str) -> str:
 
 
 def came_in(artifact: Path) -> tuple[dict[str, str], Path]:
-    """Digests of the release's lock and wheel, and the wheel, if all is as deploy/build-release made it.
+    """Digests of the release's lock and wheel, and the wheel, if everything is as deploy/build-release made it.
 
     Raises:
         ReleaseError: something is missing, foreign, a link, or not as it was when it was built.
@@ -393,7 +394,7 @@ def _fill(target: Path, artifact: Path, wheel: Path, lock: str) -> str | None:
 
 
 def _facts(version: str) -> dict[str, Any]:
-    """What release.json says; nothing if it is damaged."""
+    """The content of release.json; empty if it is damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads((RELEASES / version / "release.json").read_bytes())
         if isinstance(found, dict):
@@ -407,7 +408,7 @@ def _pip(venv: Path, *arguments: str) -> None:
 
 
 def _copy_environment(donor: Path, venv: Path) -> None:
-    """The same libraries, as hard links: seconds and no space. Whatever is replaced later is replaced by a new file."""
+    """The same libraries, as hard links: seconds and no space. Later changes replace files rather than modify them."""
     run("cp", "-al", str(donor), str(venv))
     for path in [*(venv / "bin").iterdir(), venv / "pyvenv.cfg"]:
         if path.is_symlink() or not path.is_file():
@@ -424,12 +425,12 @@ def _copy_environment(donor: Path, venv: Path) -> None:
 
 
 def check_hashes(version: str) -> str:
-    """That the release's environment holds what its lock names, each file as its wheel recorded it, and nothing else.
+    """Check that the environment contains exactly the packages of its lock, each file as recorded by its wheel.
 
-    Libraries are hard links shared by releases: what is changed in one is changed in all, and is found here.
+    Libraries are hard links shared by releases: a change in one affects all, and is found here.
 
     Returns:
-        How much was looked at.
+        How much was checked.
 
     Raises:
         ReleaseError: names what differs.
@@ -499,7 +500,7 @@ def recorded_files(site_packages: Path) -> tuple[dict[Path, str], dict[str, str]
         installed[_normal(name)] = number
         with (info / "RECORD").open(encoding="utf-8", newline="") as file:
             for path, digest, *_ in csv.reader(file):
-                # Programs have the path of their own environment in them, so they differ from release to release.
+                # Programs contain the path of their environment, so they differ between releases.
                 if path.startswith(("../", "/")):
                     continue
                 recorded[site_packages / path] = "" if path.endswith(".pyc") else digest
@@ -523,7 +524,7 @@ def _matches(path: Path, digest: str) -> bool:
 
 
 def gate(version: str, *, ignore_doctor: bool) -> None:
-    """Everything that can be found out before anything depends on the release."""
+    """Everything that can be tested before anything depends on the release."""
     with beside_the_others():
         looked_at = check_hashes(version)
     say(f"gate: hashes ({looked_at})")
@@ -534,7 +535,7 @@ def gate(version: str, *, ignore_doctor: bool) -> None:
 
 
 def migrate(version: str) -> None:
-    """Bring Dagster's database to what the release wants; a dump is made before."""
+    """Migrate Dagster's database for the release, after a dump."""
     settings = config()
     folder = Path(settings["dumps"])
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -570,7 +571,7 @@ def _oneshot(unit: str) -> None:
 
 
 def _journal(unit: str, since: float, lines: int = 25) -> str:
-    time.sleep(1)  # the last lines of a process that has ended may be on their way
+    time.sleep(1)  # the last lines of an ended process may still be in transit
     # The output of its processes; systemd's messages about it are not a reason.
     text = run("journalctl", f"_SYSTEMD_UNIT={unit}", f"--since=@{int(since)}", "-o", "cat", "--no-pager", check=False)
     kept = [line for line in text.splitlines() if line.strip()]
@@ -611,13 +612,13 @@ def start_slot(slot: str, version: str) -> None:
 
 
 def stop_slot(slot: str) -> None:
-    """Let a code server end when its runs have ended; does not wait."""
+    """Let a code server end after its runs; does not wait."""
     run("systemctl", "disable", "--quiet", code_unit(slot), check=False)
     run("systemctl", "stop", "--no-block", code_unit(slot), check=False)
 
 
 def wait_for_quiet() -> None:
-    """Until the ingest tick of this minute is over and the next one is far enough."""
+    """Wait until this minute's ingest tick is over and the next one is far enough away."""
     while int(time.time()) % 60 not in QUIET_SECONDS:
         time.sleep(0.5)
 
@@ -644,7 +645,7 @@ def lead_to(slot: str, version: str) -> float:
 
 
 def lead_back(slot: str, version: str) -> None:
-    """`lead_to` the release that ran before: each step that can be done is done, then what could not be is said."""
+    """`lead_to` the previous release: carries out every possible step, then reports the failed ones."""
     trouble = []
     for step in (way_back, lambda: lead_to(slot, version)):
         try:
@@ -653,7 +654,7 @@ def lead_back(slot: str, version: str) -> None:
             trouble.append(str(error))
     if not trouble:
         return
-    # What follows needs no room on the disk.
+    # The rest needs no space on the disk.
     for command in (
         ("restart", FOLLOWERS[0]),
         ("start", *SOCKETS),
@@ -715,7 +716,7 @@ def heartbeats_are_fresh(since: float) -> str:
 
 
 def snapshot_is_new(since: float) -> str:
-    """An ingest run that the new schedule asked for has ended well; one that was queued before shows nothing."""
+    """An ingest run requested by the new schedule has succeeded; one that was queued before proves nothing."""
     query = """query ($since: Float!) { runsOrError(limit: 10, filter: {
         pipelineName: "wrm_stations_ingest_job", createdAfter: $since}) {
         ... on Runs { results { status runId } } ... on PythonError { message } } }"""
@@ -739,7 +740,8 @@ CHECKS: tuple[Callable[[float], str], ...] = (ui_answers, exporter_answers, hear
 
 
 def verify(since: float) -> None:
-    """Until all is well; raises with what is not when time is up. What is under way gets as much time again."""
+    """Wait until everything works; raises with the failures when time is up. Steps in progress get as much time
+    again."""
     seconds = config()["verify_seconds"]
     left = list(CHECKS)
     while left:
@@ -762,7 +764,7 @@ def verify(since: float) -> None:
 
 
 def activate(version: str, *, gated: bool = True, ignore_doctor: bool = False) -> None:
-    """Switch to an installed release, or stay with what is, and raise the reason."""
+    """Switch to an installed release, or keep the present one and raise the reason."""
     if checked_name(version) not in complete_releases():
         raise ReleaseError(f"{version} is not installed; there are: {', '.join(complete_releases()) or 'none'}")
     before, old_slot = current_version(), active_slot()
@@ -779,7 +781,7 @@ def activate(version: str, *, gated: bool = True, ignore_doctor: bool = False) -
         switched = True
         since = lead_to(slot, version)
         verify(since)
-    # Whatever it was, a full disk or Ctrl-C included, what ran before must run again.
+    # Whatever the reason, even a full disk or Ctrl-C, the previous release must run again.
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
         reason = str(error) or type(error).__name__
         with undisturbed():
@@ -794,7 +796,7 @@ def activate(version: str, *, gated: bool = True, ignore_doctor: bool = False) -
 def _taken_back(
     version: str, slot: str, before: str | None, old_slot: str | None, reason: str, *, switched: bool
 ) -> str:
-    """Go back from what did not work; only then is it noted. Returns what to say of it."""
+    """Roll back, and only then record it. Returns the message."""
     outcome = "rolled back" if switched else "refused"
     try:
         if not (before and old_slot):
@@ -815,7 +817,7 @@ def _taken_back(
 
 
 def abandon_first(slot: str) -> None:
-    """Stop what was the first release on this host, so that the next attempt begins from nothing."""
+    """Stop the first release on this host, so that the next attempt starts from scratch."""
     run("systemctl", "stop", *SOCKETS, *FOLLOWERS, LOOK, check=False)
     stop_slot(slot)
     CURRENT.unlink(missing_ok=True)
@@ -823,9 +825,9 @@ def abandon_first(slot: str) -> None:
 
 
 def earlier_release() -> str | None:
-    """Where `rollback` goes: the last other release that was good.
+    """The target of `rollback`: the last other release that worked.
 
-    If the history has nothing of it, the one before by the links, or else the newest that was never refused.
+    If the history does not show it, the previous one by the links, or else the newest that was never refused.
     """
     entries, _ = history()
     current, there = current_version(), complete_releases()
@@ -845,7 +847,7 @@ def rollback(version: str | None) -> None:
 
 
 def is_stale() -> bool:
-    """Whether settings, credentials or units are newer than what runs with them."""
+    """Whether settings, credentials or units are newer than the processes that use them."""
     slot = active_slot()
     if slot is None:
         return False
@@ -867,9 +869,9 @@ def is_stale() -> bool:
 
 
 def prune() -> None:
-    """Remove releases: those that were never good, and the oldest beyond those to be kept. What runs stays.
+    """Remove releases that never worked, and the oldest beyond the number to keep. Running ones stay.
 
-    What is not a release, say a file or a link, is left alone. Nothing that goes wrong here matters to anybody else.
+    Anything that is not a release, e.g. a file or a link, is not touched. Failures here have no consequences.
     """
     try:
         if current_version() is None:
@@ -899,7 +901,7 @@ def prune() -> None:
 
 
 def _runs(slot: str) -> bool:
-    """Whether the slot's code server does, or may do."""
+    """Whether the slot's code server runs, or may do so."""
     try:
         return run("systemctl", "show", "-P", "ActiveState", code_unit(slot)) not in {"inactive", "failed"}
     except (ReleaseError, OSError):
@@ -945,7 +947,7 @@ def main() -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        # Before anything else is looked at.
+        # Before anything else is read.
         if getattr(options, "version", None) is not None:
             checked_name(options.version)
         with only_one():
