@@ -56,7 +56,7 @@ def _found_table(
     newest: date | None,
     refreshed_at: datetime | None,
 ) -> FoundTable:
-    has_dt = any(name == "dt" for name, _, _ in columns)
+    has_dt = any(name == "dt" and data_type == "DATE" for name, data_type, _ in columns)
     only = f" WHERE dt = DATE '{newest}'" if newest and has_dt else ""
     rows = query_arrow(connection, f'FROM {SCHEMA}."{table}"{only} LIMIT {_LOOKED_AT}')
     newest_dt = ", max(dt)" if has_dt and not only else ", NULL"
@@ -100,9 +100,8 @@ def write_catalog(connection: "duckdb.DuckDBPyConnection", catalog: Catalog) -> 
             connection.execute(f'COMMENT ON {row["kind"]} {SCHEMA}."{row["name"]}" IS {_text(row["description"])}')
     for row in catalog.columns.to_pylist():
         comment = f"{row['description']} [{row['unit']}]" if row["unit"] else row["description"]
-        connection.execute(
-            f'COMMENT ON COLUMN {SCHEMA}."{row["table_name"]}"."{row["column_name"]}" IS {_text(comment)}'
-        )
+        column = row["column_name"].replace('"', '""')
+        connection.execute(f'COMMENT ON COLUMN {SCHEMA}."{row["table_name"]}"."{column}" IS {_text(comment)}')
     connection.commit()
 
 

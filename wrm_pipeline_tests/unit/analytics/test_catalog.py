@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
+import duckdb
 import pytest
 
 from wrm_pipeline.analytics.catalog import (
@@ -13,7 +14,8 @@ from wrm_pipeline.analytics.catalog import (
     build_catalog,
     samples,
 )
-from wrm_pipeline.analytics.registry import TABLES, Column, Refreshed, Table
+from wrm_pipeline.analytics.database_catalog import describe_database, write_catalog
+from wrm_pipeline.analytics.registry import SCHEMA, TABLES, Column, Refreshed, Table
 
 MADE = datetime(2025, 8, 21, 12, tzinfo=UTC)
 TABLE = FoundTable(
@@ -86,3 +88,13 @@ def test_every_definition_describes_its_table_and_all_its_columns():
         assert table.asset, name
         assert table.columns, name
         assert all(column.description for column in table.columns), name
+
+
+def test_tables_of_anybody_are_listed_whatever_their_columns_are_called():
+    with duckdb.connect() as db:
+        db.execute(f"""CREATE SCHEMA {SCHEMA}; CREATE TABLE {SCHEMA}."order" AS SELECT 'May' AS dt, 1 AS "a""b" """)
+        catalog = build_catalog(describe_database(db, None), [], {})
+        write_catalog(db, catalog)
+        listed = db.execute(f"SELECT name, newest_dt FROM {SCHEMA}.catalog_tables WHERE name = 'order'").fetchall()
+    assert listed == [("order", None)]
+    assert {"dt", 'a"b'} <= set(catalog.columns["column_name"].to_pylist())
