@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wrm_pipeline.clients.env_file import EnvFile, EnvFileError, find_env_file, ignored_env_file
+from wrm_pipeline.domain.anomaly_options import DEFAULT_CONTAMINATION, MAX_CONTAMINATION, AnomalyOptions
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.configured import (
     HTTP_SCHEMES,
@@ -91,6 +92,16 @@ class Settings(BaseSettings):
     )
     service_area: str = Field(
         "51.0,51.3,16.7,17.3", alias="WRM_SERVICE_AREA", description="lat_min,lat_max,lon_min,lon_max in degrees"
+    )
+    anomaly_method: Literal["robust_z", "isolation_forest"] = Field(
+        "robust_z", alias="WRM_ANOMALY_METHOD", description="How the asset data_quality finds anomalies"
+    )
+    anomaly_contamination: float = Field(
+        DEFAULT_CONTAMINATION,
+        alias="WRM_ANOMALY_CONTAMINATION",
+        gt=0,
+        le=MAX_CONTAMINATION,
+        description="Share of the earlier station hours that isolation_forest calls anomalous",
     )
     spool_max_bytes: int = Field(
         2**30, alias="WRM_SPOOL_MAX_BYTES", gt=0, description="1 GiB holds 18 days at 40 kB a minute"
@@ -413,6 +424,11 @@ class Settings(BaseSettings):
     def area(self) -> ServiceArea:
         """The service area as a box."""
         return ServiceArea(*map(float, self.service_area.split(",")))
+
+    @property
+    def anomalies(self) -> AnomalyOptions:
+        """How anomalies are found."""
+        return AnomalyOptions(self.anomaly_method, self.anomaly_contamination)
 
     @cached_property
     def layout(self) -> Layout:

@@ -34,7 +34,8 @@ from wrm_pipeline.analytics.registry.quality import (
     STATION_HOURS,
 )
 from wrm_pipeline.domain import anomalies, asset_names, profile
-from wrm_pipeline.domain.anomalies import find_anomalies, last_counts, station_hours
+from wrm_pipeline.domain.anomalies import DEFAULT_OPTIONS, find_anomalies, judge_hours, last_counts, station_hours
+from wrm_pipeline.domain.anomaly_options import AnomalyOptions
 from wrm_pipeline.domain.business_rules import (
     BUSINESS_RULES_VERSION,
     DEAD_LETTER,
@@ -72,14 +73,14 @@ def refresh_quality_tables(
     *,
     area: ServiceArea,
     refreshed_at: datetime,
-    method: str = anomalies.DEFAULT_METHOD,
+    options: AnomalyOptions = DEFAULT_OPTIONS,
     max_days: int = MAX_DAYS_A_RUN,
 ) -> Refresh:
     """Bring the quality tables up to date, all in one refresh of the database: after a failure they are unchanged.
 
     One listing shows which days changed; without any, nothing is read or written.
     """
-    tables = QualityTables(partitions, area, method)
+    tables = QualityTables(partitions, area, options)
     return refresh(tables, database, refreshed_at=refreshed_at, max_days=max_days)
 
 
@@ -89,14 +90,14 @@ class QualityTables(TableSet):
     asset = asset_names.QUALITY
     source_columns = tuple(ENHANCED.columns)
 
-    def __init__(self, partitions: PublishedPartitions, area: ServiceArea, method: str) -> None:
+    def __init__(self, partitions: PublishedPartitions, area: ServiceArea, options: AnomalyOptions) -> None:
         super().__init__(partitions)
         self._area = area
-        self._method = method
+        self._options = options
 
     def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
         """The day's object, with the rules, area and method that it is judged by."""
-        version = f"{BUSINESS_RULES_VERSION} {self._method} {rules_id(self._area)}"
+        version = f"{BUSINESS_RULES_VERSION} {self._options} {rules_id(self._area)}"
         return {(EVERY_TABLE, dt): Source(etag, version) for dt, etag in published.items()}
 
     def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
@@ -106,7 +107,7 @@ class QualityTables(TableSet):
         except PartitionGoneError as error:
             _log.warning("the quality of a day is unknown", dt=str(dt), error=str(error))
             rows = None
-        _assess_day(connection, self.days.partitions, dt, rows, area=self._area, method=self._method)
+        _assess_day(connection, self.days.partitions, dt, rows, area=self._area, options=self._options)
         return dict.fromkeys(names, rows.num_rows if rows is not None else 0)
 
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
@@ -133,14 +134,14 @@ def _assess_day(
     rows: pa.Table | None,
     *,
     area: ServiceArea,
-    method: str,
+    options: AnomalyOptions,
 ) -> None:
     """Compute and replace everything about one day with these enhanced rows."""
     if rows is None or not rows.num_rows:
         for table in (RULE_HITS, PROFILE, ANOMALIES, STATION_HOURS):
             _replace(connection, table, day, [])
     else:
-        _assess_rows(connection, rows.unify_dictionaries().combine_chunks(), day, area=area, method=method)
+        _assess_rows(connection, rows.unify_dictionaries().combine_chunks(), day, area=area, options=options)
     try:
         processed = partitions.read("processed", day)
     except UnreadablePartitionError as error:
@@ -154,11 +155,12 @@ def _assess_day(
 
 
 def _assess_rows(
-    connection: "duckdb.DuckDBPyConnection", rows: pa.Table, day: date, *, area: ServiceArea, method: str
+    connection: "duckdb.DuckDBPyConnection", rows: pa.Table, day: date, *, area: ServiceArea, options: AnomalyOptions
 ) -> None:
+    # What they were judged to be is not compared with.
     earlier_hours = _frame(
         connection,
-        f"SELECT * FROM {SCHEMA}.{STATION_HOURS.name} WHERE dt >= ? AND dt < ?",
+        f"SELECT * EXCLUDE (anomaly, anomaly_score) FROM {SCHEMA}.{STATION_HOURS.name} WHERE dt >= ? AND dt < ?",
         [day - timedelta(days=anomalies.DAYS_COMPARED), day],
     )
     observed = observations(rows, _bikes_before(earlier_hours, day))
@@ -168,11 +170,18 @@ def _assess_rows(
 
     ids, names = rows["station_id"].chunk(0).dictionary.to_pylist(), rows["name"]
     hours = station_hours(observed, ids, lambda row: str(names[row].as_py())).assign(dt=day)
-    _replace(connection, STATION_HOURS, day, hours)
+    judged = judge_hours(hours, earlier_hours, day, options)
+    _replace(connection, STATION_HOURS, day, _with_scores(hours, judged))
     # The station hours behind an old day's results are not kept for ever: it keeps its earlier findings.
     if earlier_hours["dt"].nunique() >= anomalies.MIN_DAYS_COMPARED or not _has_anomalies(connection, day):
-        found = find_anomalies(hours, earlier_hours, day, method=method).assign(dt=day)
-        _replace(connection, ANOMALIES, day, found)
+        _replace(connection, ANOMALIES, day, find_anomalies(judged, options).assign(dt=day))
+
+
+def _with_scores(hours: "pd.DataFrame", judged: "pd.DataFrame") -> "pd.DataFrame":
+    """Station hours with `anomaly` and `anomaly_score`, null in those that were not judged."""
+    scores = judged[["station_id", "hour_start", "score"]].rename(columns={"score": "anomaly_score"})
+    found = hours.merge(scores, on=["station_id", "hour_start"], how="left")
+    return found.assign(anomaly=(found["anomaly_score"] > 1).where(found["anomaly_score"].notna()).astype("boolean"))
 
 
 def _has_anomalies(connection: "duckdb.DuckDBPyConnection", day: date) -> bool:

@@ -12,7 +12,7 @@ Each station hour is described by five features, all of them "0 is usual":
 
 Two methods combine them into one score: a robust z-score (the feature that is farthest beyond its threshold), and
 scikit-learn's IsolationForest (how few random cuts separate the hour from those of the days before). docs/quality.md
-has their measured precision and recall; the better one is DEFAULT_METHOD.
+has their measured precision and recall; the better one is the default (anomaly_options.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -23,13 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wrm_pipeline.domain.anomaly_options import DEFAULT_CONTAMINATION, ROBUST_Z, AnomalyOptions
 from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROBUST_Z, ISOLATION_FOREST = "robust_z", "isolation_forest"
-DEFAULT_METHOD = ROBUST_Z
 
 DAYS_COMPARED = 28
 MIN_DAYS_COMPARED = 7
@@ -54,8 +52,6 @@ THRESHOLDS: Mapping[str, float] = {
 
 FEATURES = tuple(THRESHOLDS)
 
-# The forest's threshold is the score exceeded by this share of the hours of the days before.
-FOREST_ALARM_SHARE = 0.0005
 FOREST_TREES = 100
 # scikit-learn's default of 256 contains hardly any rare hours, so that all of them look alike.
 FOREST_SAMPLES = 4096
@@ -65,6 +61,8 @@ _MAD_TO_SIGMA = 1.4826
 _HOUR_US = 3_600_000_000
 
 Scores = NDArray[np.float64]
+
+DEFAULT_OPTIONS = AnomalyOptions()
 
 
 def station_hours(
@@ -222,17 +220,23 @@ def robust_z(found: "pd.DataFrame") -> Scores:
     return np.asarray(np.maximum.reduce(parts), dtype=float)
 
 
-def isolation_forest(found: "pd.DataFrame", earlier: "pd.DataFrame", *, seed: int = FOREST_SEED) -> Scores:
+def isolation_forest(
+    found: "pd.DataFrame",
+    earlier: "pd.DataFrame",
+    *,
+    contamination: float = DEFAULT_CONTAMINATION,
+    seed: int = FOREST_SEED,
+) -> Scores:
     """The same with a forest trained on the station hours of earlier days (both as returned by `features`).
 
-    A score of 1 is exceeded by FOREST_ALARM_SHARE of the earlier hours.
+    A score of 1 is exceeded by a share `contamination` of the earlier hours.
     """
     from sklearn.ensemble import IsolationForest
 
     samples = min(FOREST_SAMPLES, len(earlier))
     forest = IsolationForest(n_estimators=FOREST_TREES, max_samples=samples, random_state=seed).fit(_matrix(earlier))
     known = -forest.score_samples(_matrix(earlier))
-    threshold = np.quantile(known, 1 - FOREST_ALARM_SHARE)
+    threshold = np.quantile(known, 1 - contamination)
     return np.asarray(-forest.score_samples(_matrix(found)) / threshold, dtype=float)
 
 
@@ -242,27 +246,30 @@ def _matrix(found: "pd.DataFrame") -> NDArray[np.float64]:
     return np.asarray(np.sign(values) * np.log1p(np.abs(values)), dtype=float)
 
 
-def find_anomalies(
-    hours: "pd.DataFrame", earlier: "pd.DataFrame", dt: date, *, method: str = DEFAULT_METHOD, seed: int = FOREST_SEED
+def judge_hours(
+    hours: "pd.DataFrame",
+    earlier: "pd.DataFrame",
+    dt: date,
+    options: AnomalyOptions = DEFAULT_OPTIONS,
+    *,
+    seed: int = FOREST_SEED,
 ) -> "pd.DataFrame":
-    """The anomalous station hours of a day.
+    """Score the station hours of a day that can be judged: of stations that are known, with enough snapshots.
 
     Args:
         hours: The day's station hours.
-        earlier: Station hours of up to DAYS_COMPARED days before, with `dt`; with fewer than MIN_DAYS_COMPARED nothing
-            is found.
+        earlier: Station hours of up to DAYS_COMPARED days before, with `dt`; less than MIN_DAYS_COMPARED judge nothing.
         dt: The day.
-        method: ROBUST_Z or ISOLATION_FOREST.
+        options: By which method.
         seed: Of the forest.
 
     Returns:
-        Columns hour_start, local_hour, station_id, name, method, score, reason; the highest score first.
+        The judged rows of `hours` as `features` gives them, with `score` (above 1 is an anomaly).
     """
+    if not len(hours) or (earlier["dt"].nunique() if len(earlier) else 0) < MIN_DAYS_COMPARED:
+        return hours.iloc[:0].assign(score=0.0)
     import pandas as pd
 
-    columns = ["hour_start", "local_hour", "station_id", "name", "method", "score", "reason"]
-    if not len(hours) or (earlier["dt"].nunique() if len(earlier) else 0) < MIN_DAYS_COMPARED:
-        return pd.DataFrame(columns=columns)
     usual = usual_of(earlier)
     # Includes the newest earlier day, so that a silence that began before midnight is measured in full.
     lead = earlier[earlier["dt"] == earlier["dt"].max()]
@@ -270,14 +277,26 @@ def find_anomalies(
     together = together.sort_values(["station_id", "hour_start"], ignore_index=True)
     found = features(together, usual)
     found = found[found["dt"] == dt].reset_index(drop=True)
-    if method == ROBUST_Z:
+    if options.method == ROBUST_Z:
         score = robust_z(found)
     else:
         known = features(earlier.sort_values(["station_id", "hour_start"], ignore_index=True), usual)
-        score = isolation_forest(found, known, seed=seed)
-    found = found.assign(method=method, score=score.round(4))
-    found = found[found["score"] > 1].sort_values(["score", "station_id", "hour_start"], ascending=[False, True, True])
-    return found.assign(reason=[_reason(row) for _, row in found.iterrows()])[columns].reset_index(drop=True)
+        score = isolation_forest(found, known, contamination=options.contamination, seed=seed)
+    return found.assign(score=score.round(4))
+
+
+def find_anomalies(judged: "pd.DataFrame", options: AnomalyOptions = DEFAULT_OPTIONS) -> "pd.DataFrame":
+    """The anomalous among judged station hours (as `judge_hours` gives them).
+
+    Returns:
+        Columns hour_start, local_hour, station_id, name, method, score, reason; the highest score first.
+    """
+    found = judged[judged["score"] > 1].sort_values(
+        ["score", "station_id", "hour_start"], ascending=[False, True, True]
+    )
+    found = found.assign(method=options.method, reason=[_reason(row) for _, row in found.iterrows()])
+    columns = ["hour_start", "local_hour", "station_id", "name", "method", "score", "reason"]
+    return found[columns].reset_index(drop=True)
 
 
 def _reason(row: "pd.Series[Any]") -> str:

@@ -18,8 +18,6 @@ import pyarrow as pa
 
 from wrm_pipeline.domain.anomalies import (
     DAYS_COMPARED,
-    ISOLATION_FOREST,
-    ROBUST_Z,
     features,
     isolation_forest,
     last_counts,
@@ -27,6 +25,7 @@ from wrm_pipeline.domain.anomalies import (
     station_hours,
     usual_of,
 )
+from wrm_pipeline.domain.anomaly_options import ISOLATION_FOREST, ROBUST_Z
 from wrm_pipeline.domain.business_rules import observations
 from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.layout import LOCAL_ZONE, partition_bounds
@@ -151,7 +150,7 @@ def measure(city: City, *, seed: int, days: int, interval_s: int, reference_days
     for dt, plan in plans(clean, calendar[reference_days:], seed):
         planted += plan
         day = hours_of(plant(rows[dt], plan), dt, hours[dt - timedelta(days=1)])
-        # As in `find_anomalies`: with the day before, here without what was planted in it.
+        # As in `judge_hours`: with the day before, here without what was planted in it.
         both = pd.concat([hours[dt - timedelta(days=1)], day], ignore_index=True)
         found = features(both.sort_values(["station_id", "hour_start"], ignore_index=True), usual)
         tested.append(found[found["dt"] == dt])

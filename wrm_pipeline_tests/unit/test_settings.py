@@ -247,6 +247,20 @@ def test_the_key_of_the_lineage_receiver_may_be_in_a_file(monkeypatch, tmp_path)
 # --- the first partition ---
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("WRM_ANOMALY_METHOD", "zscore", "should be 'robust_z' or 'isolation_forest'"),
+        ("WRM_ANOMALY_CONTAMINATION", "0", "greater than 0"),
+        ("WRM_ANOMALY_CONTAMINATION", "0.6", "less than or equal to 0.5"),
+    ],
+)
+def test_a_wrong_way_to_find_anomalies_stops_the_load(monkeypatch, name, value, problem):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}='{value}': .*{problem}"):
+        load_settings()
+
+
 def test_the_first_date_is_one_answer_for_the_layout_and_for_dagster(monkeypatch):
     assert load_settings().layout.first_date == date(2025, 6, 1)
     monkeypatch.setenv("WRM_FIRST_DATE", "2024-02-29")

@@ -163,6 +163,13 @@ STATION_HOURS = Table(
             "bikes",
             ("bikes", "file_timestamp"),
         ),
+        Column("anomaly", "BOOLEAN", "Whether it is in quality_anomalies; null: it was not judged", sources=_JUDGED),
+        Column(
+            "anomaly_score",
+            "DOUBLE",
+            "How unlike the days before, by the method in force: above 1 is an anomaly; null: it was not judged",
+            sources=_JUDGED,
+        ),
     ),
     refreshed=Refreshed.BY_DAY,
 )

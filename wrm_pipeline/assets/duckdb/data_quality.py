@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+from pydantic import Field
 
 from wrm_pipeline.analytics.data_contract import data_contract
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
@@ -17,7 +18,7 @@ from wrm_pipeline.assets.duckdb.pictures import quality_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import markdown_table, page, table_metadata
 from wrm_pipeline.domain import asset_names
-from wrm_pipeline.domain.anomalies import DEFAULT_METHOD, ISOLATION_FOREST, ROBUST_Z
+from wrm_pipeline.domain.anomaly_options import ISOLATION_FOREST, MAX_CONTAMINATION, ROBUST_Z, AnomalyOptions
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
@@ -33,10 +34,12 @@ class Method(Enum):
 
 
 class QualityConfig(dg.Config):
-    """How to judge."""
+    """How to judge in this run; runs that a sensor asks for judge as the settings say."""
 
-    method: Method = Method(DEFAULT_METHOD)
-    """If the method differs from the last run's, the days are computed again, 30 per run."""
+    method: Method | None = None
+    """Null: WRM_ANOMALY_METHOD. If the method differs from the last run's, the days are computed again, 30 per run."""
+    contamination: float | None = Field(None, gt=0, le=MAX_CONTAMINATION)
+    """Null: WRM_ANOMALY_CONTAMINATION, the share of the hours of the days before that the forest calls anomalous."""
 
 
 _RULES_SQL = f"""
@@ -76,7 +79,7 @@ def data_quality(
     """Compute what changed, then show the newest day."""
     with record_requests_on_failure(context):
         done = refresh_quality_tables(
-            lake.database, lake.partitions, area=lake.area, refreshed_at=clock.now(), method=config.method.value
+            lake.database, lake.partitions, area=lake.area, refreshed_at=clock.now(), options=_options(config, lake)
         )
     metadata: dict[str, Any] = {
         "days_computed": len(done.days_refreshed),
@@ -92,6 +95,13 @@ def data_quality(
     if done.days_refreshed:
         metadata |= _shown(lake, done.days_refreshed)
     return dg.MaterializeResult(metadata={**metadata, **requests_made()})
+
+
+def _options(config: QualityConfig, lake: LakeResource) -> AnomalyOptions:
+    usual = lake.settings.anomalies
+    return AnomalyOptions(
+        config.method.value if config.method else usual.method, config.contamination or usual.contamination
+    )
 
 
 def _shown(lake: LakeResource, computed: Sequence[date]) -> dict[str, Any]:

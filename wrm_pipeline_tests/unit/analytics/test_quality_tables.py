@@ -12,6 +12,7 @@ from wrm_pipeline.analytics.quality_tables import refresh_quality_tables
 from wrm_pipeline.analytics.refresh import Refresh
 from wrm_pipeline.analytics.registry.quality import QUALITY_TABLES, REFRESHES
 from wrm_pipeline.clients.errors import TransientError
+from wrm_pipeline.domain.anomaly_options import ISOLATION_FOREST, AnomalyOptions
 from wrm_pipeline.domain.business_rules import business_rules
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.flows.enhance import enhance_partition
@@ -230,6 +231,23 @@ def test_days_on_which_the_clocks_change_have_their_hours(lake, dt, hours):
     found = ask(lake, "SELECT count(DISTINCT hour_start), count(*) FILTER (local_hour = 2) FROM quality_station_hours")
     assert found == [(hours, 6 if hours == 25 else 0)]
     assert ask(lake, "SELECT snapshots FROM quality_accounting") == [(hours,)]
+
+
+def test_each_judged_hour_has_its_score(lake):
+    for days in range(8, 0, -1):
+        put_day(lake, DAY - timedelta(days=days), count=1)
+    lake.put_raw(NOON, snapshot(NOON, 11, bikes=5))  # a station that is new is not judged
+    build_day(lake)
+    run(lake, options=AnomalyOptions(ISOLATION_FOREST, 0.3))
+    scores = ask(lake, "SELECT dt, station_id, anomaly_score, anomaly FROM quality_station_hours")
+    judged = [row for row in scores if row[2] is not None]
+    assert {dt for dt, *_ in judged} == {BEFORE, DAY}
+    assert {station for dt, station, *_ in scores if dt == DAY} - {row[1] for row in judged} == {"15010"}
+    assert all(anomaly is (score > 1) for _, _, score, anomaly in judged)
+    assert all(row[3] is None for row in scores if row not in judged)
+    found = ask(lake, "SELECT dt, station_id, score, true FROM quality_anomalies WHERE method = 'isolation_forest'")
+    assert sorted(found) == sorted(row for row in judged if row[3])
+    assert found
 
 
 def test_station_hours_are_kept_as_long_as_they_are_compared_with(lake):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import duckdb
+
 from wrm_pipeline.analytics.data_contract import data_contract
 from wrm_pipeline_tests.fixtures.lake import Lake, build_day, materialize, metadata_of
 
@@ -31,3 +33,22 @@ def test_a_day_is_judged_shown_and_left_alone_until_it_changes(lake: Lake) -> No
     again = metadata_of(materialize(NAME), NAME)
     assert (again["days_computed"], again["days"]) == (0, "none changed")
     assert lake.settings.database_path.stat().st_mtime_ns == written
+
+
+def test_the_settings_say_how_anomalies_are_found_and_a_run_may_say_otherwise(lake, monkeypatch):
+    lake.put_day(1)
+    build_day()
+    methods = []
+    for variables, config in (
+        ({}, {}),
+        ({"WRM_ANOMALY_METHOD": "isolation_forest", "WRM_ANOMALY_CONTAMINATION": "0.01"}, {}),
+        ({}, {NAME: {"method": "robust_z"}}),
+        ({}, {NAME: {"contamination": 0.02}}),
+    ):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert metadata_of(materialize(NAME, config=config), NAME)["days"] == "2025-08-21"
+        with duckdb.connect(str(lake.settings.database_path), read_only=True) as connection:
+            ((version,),) = connection.execute("SELECT version FROM wrm_analytics.quality_refreshes").fetchall()
+        methods.append(version.split()[1])
+    assert methods == ["robust_z", "isolation_forest:0.01", "robust_z", "isolation_forest:0.02"]

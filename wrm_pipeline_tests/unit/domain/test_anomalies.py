@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 
 from wrm_pipeline.domain.anomalies import (
-    ISOLATION_FOREST,
     MIN_DAYS_COMPARED,
-    ROBUST_Z,
     features,
     find_anomalies,
     isolation_forest,
+    judge_hours,
     last_counts,
     usual_of,
 )
+from wrm_pipeline.domain.anomaly_options import ISOLATION_FOREST, ROBUST_Z, AnomalyOptions
 from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline_tests.bench.anomalies import hours_of, measure, rows_of_day
@@ -83,7 +83,8 @@ def usual_days(count: int = 10) -> pd.DataFrame:
 
 def find(*hours: dict, earlier: pd.DataFrame | None = None) -> list[dict]:
     today = pd.DataFrame(hours).drop(columns="dt")
-    return find_anomalies(today, usual_days() if earlier is None else earlier, DT).to_dict("records")
+    judged = judge_hours(today, usual_days() if earlier is None else earlier, DT)
+    return find_anomalies(judged).to_dict("records")
 
 
 def test_a_usual_day_has_no_anomaly():
@@ -150,6 +151,22 @@ def test_the_forest_finds_the_same_way_each_time():
     first, second = (isolation_forest(odd, known) for _ in range(2))
     assert first.tolist() == second.tolist()
     assert first[0] > np.quantile(isolation_forest(known, known), 0.99)
+
+
+def test_more_contamination_is_a_lower_threshold():
+    earlier = usual_days(20)
+    today = pd.DataFrame([hour(DT, n, 8 + n % 5, moves=n % 4) for n in range(24)]).drop(columns="dt")
+    few, many = (
+        judge_hours(today, earlier, DT, AnomalyOptions(ISOLATION_FOREST, share))["score"] for share in (0.001, 0.4)
+    )
+    assert len(few) == len(many) == 24
+    assert (few < many).all()
+
+
+def test_results_of_other_options_are_told_apart():
+    assert str(AnomalyOptions(ROBUST_Z, 0.1)) == str(AnomalyOptions()) == ROBUST_Z
+    forest = [str(AnomalyOptions(ISOLATION_FOREST, share)) for share in (0.0005, 0.01)]
+    assert forest == [ISOLATION_FOREST, "isolation_forest:0.01"]
 
 
 def test_the_last_counts_are_those_of_the_last_hour():
