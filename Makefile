@@ -40,8 +40,16 @@ dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000
 	cd $(DAGSTER_HOME) && WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) $(DOTENV) \
 	  $(abspath $(BIN))/dagster dev --workspace $(CURDIR)/workspace.yaml --host 127.0.0.1 --port $(PORT)
 
-test: setup ## all tests (real servers are started where they are needed)
+CONTRACT_VENV := .venv-contract
+CONTRACT_LOCK := wrm_pipeline_tests/contract/requirements.lock
+
+test: setup $(CONTRACT_VENV)/.ready ## all tests (real servers are started where they are needed)
 	$(BIN)/pytest
+
+$(CONTRACT_VENV)/.ready: $(CONTRACT_LOCK)
+	$(PYTHON) -m venv $(CONTRACT_VENV)
+	$(CONTRACT_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(CONTRACT_LOCK)
+	@touch $@
 
 faults: setup ## the fault matrix, with its table
 	$(BIN)/pytest wrm_pipeline_tests/faults -q
@@ -73,7 +81,7 @@ $(WORKFLOWS_VENV)/.ready: .github/requirements.lock
 	@touch $@
 
 AUDIT_VENV := .venv-audit
-LOCKS := requirements.lock deploy/runtime.lock deploy/requirements.lock docs/requirements.lock .github/requirements.lock .github/audit.lock
+LOCKS := requirements.lock deploy/runtime.lock deploy/requirements.lock docs/requirements.lock .github/requirements.lock .github/audit.lock wrm_pipeline_tests/contract/requirements.lock
 
 audit: $(AUDIT_VENV)/.ready ## known holes in what the locks name (asks PyPI; what it cannot look up fails, too)
 	$(AUDIT_VENV)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off $(addprefix -r ,$(LOCKS))
@@ -132,10 +140,12 @@ lock: ## renew the locks (needs uv)
 	  --no-emit-index-url --quiet -o deploy/requirements.lock
 	uv pip compile docs/requirements.in --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --quiet -o docs/requirements.lock
+	uv pip compile wrm_pipeline_tests/contract/requirements.in --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --quiet -o $(CONTRACT_LOCK)
 	uv pip compile .github/requirements.in --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --quiet -o .github/requirements.lock
 	uv pip compile .github/audit.in --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --quiet -o .github/audit.lock
 
 clean: ## remove the virtual environment and caches; data stays
-	rm -rf $(VENV) $(WORKFLOWS_VENV) $(AUDIT_VENV) $(DOCS_VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(WORKFLOWS_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(CONTRACT_VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

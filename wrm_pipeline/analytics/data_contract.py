@@ -1,11 +1,15 @@
-"""The expectations in a form for other tools: an Open Data Contract Standard (ODCS) document.
+"""The expectations in a form that other tools read and run: an Open Data Contract Standard (ODCS) document.
 
 Made from the tables' schemas, the business rules and the thresholds, so that it cannot contradict them. The standard:
 https://bitol-io.github.io/open-data-contract-standard/
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wrm_pipeline.analytics.registry import SCHEMA
+from wrm_pipeline.analytics.registry.types import sql_type
+from wrm_pipeline.analytics.registry.views import ENHANCED_DATA
 from wrm_pipeline.domain.business_rules import BUSINESS_RULES_VERSION, DEAD_LETTER, business_rules
 from wrm_pipeline.domain.enhanced_build import RULES_VERSION
 from wrm_pipeline.domain.rules import ServiceArea
@@ -23,10 +27,16 @@ _LOGICAL_TYPES = {
     "double": "number",
     "bool": "boolean",
 }
+# DuckDB's types, as it reads the Parquet; of a time by the name that the readers of contracts know.
+_PHYSICAL_TYPES = {"timestamp[us, tz=UTC]": "TIMESTAMP_TZ"}
 
 
-def data_contract(area: ServiceArea) -> dict[str, Any]:
-    """The document, ready to be written as JSON."""
+def data_contract(area: ServiceArea, servers: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """The document, ready to be written as JSON; `servers` say where the rows are (`lake_server`, `database_server`).
+
+    Its SQL rules hold of the lake (objects `processed` and `enhanced`) and of the database (the view).
+    `datacontract-cli` runs them: docs/quality.md.
+    """
     return {
         "apiVersion": ODCS_VERSION,
         "kind": "DataContract",
@@ -38,32 +48,88 @@ def data_contract(area: ServiceArea) -> dict[str, Any]:
             "purpose": "Each station and free-standing bike of Wrocław's bike-share system, minute by minute.",
             "limitations": "A snapshot that was not taken is gone. Implausible rows stay, with flags.",
         },
+        **({"servers": [dict(server) for server in servers]} if servers else {}),
         "schema": [
-            _object(PROCESSED, "processed/all/dt=*/all_processed_*_000000.parquet", []),
-            _object(ENHANCED, "enhanced/all/dt=*/all_enhanced_*_000000.parquet", _rules(area)),
+            _object(PROCESSED, _files(PROCESSED)),
+            _object(ENHANCED, _files(ENHANCED), _business_rules(area)),
+            _object(
+                ENHANCED,
+                {"name": ENHANCED_DATA.name, "physicalType": "view", "description": ENHANCED_DATA.description},
+            ),
         ],
     }
 
 
-def _object(schema: TableSchema, files: str, quality: list[dict[str, Any]]) -> dict[str, Any]:
+def lake_server(files: str, endpoint_url: str | None = None) -> dict[str, str]:
+    """The Parquet files: a path or `s3://` URL in which `{model}` stands for the layer and `*` for what varies."""
+    if not files.startswith("s3://"):
+        return {"server": "lake", "type": "local", "path": files, "format": "parquet"}
+    found = {"server": "lake", "type": "s3", "location": files, "format": "parquet"}
+    return found | ({"endpointUrl": endpoint_url} if endpoint_url else {})
+
+
+def database_server(path: str) -> dict[str, str]:
+    """The analytics database."""
+    return {"server": "database", "type": "duckdb", "database": path, "schema": SCHEMA}
+
+
+def _files(schema: TableSchema) -> dict[str, Any]:
+    return {"name": schema.name, "physicalType": "file", "description": schema.description}
+
+
+def _object(
+    schema: TableSchema,
+    about: Mapping[str, Any],
+    rules: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     return {
-        "name": schema.name,
+        **about,
+        "physicalName": about["name"],
         "logicalType": "object",
-        "physicalType": "file",
-        "physicalName": files,
-        "description": schema.description,
         "dataGranularityDescription": "One row for each station or free-standing bike in each snapshot.",
         "properties": [_property(schema, column) for column in describe(schema)],
-        **({"quality": quality} if quality else {}),
+        "quality": [*_UNIQUE, *rules],
     }
+
+
+def _sql_rule(name: str, description: str, condition: str) -> dict[str, Any]:
+    """A rule that says which rows there must not be."""
+    query = f"SELECT count(*) FROM {{object}} WHERE {condition}"
+    return {
+        "name": name,
+        "type": "sql",
+        "description": description,
+        "severity": "error",
+        "query": query,
+        "mustBe": 0,
+    }
+
+
+def _unique_rule(name: str, description: str, columns: str) -> dict[str, Any]:
+    repeated = f"SELECT 1 FROM {{object}} GROUP BY {columns} HAVING count(*) > 1"
+    return _sql_rule(name, description, "") | {"query": f"SELECT count(*) FROM ({repeated}) AS repeated"}
+
+
+_UNIQUE = (
+    _unique_rule(
+        "one_row_of_a_station_at_a_time", "Unique on station_id and file_timestamp", "station_id, file_timestamp"
+    ),
+    # The feed repeats a report until there is another, so it is unique only within a snapshot.
+    _unique_rule(
+        "one_report_in_a_snapshot",
+        "Unique on station_id and timestamp in each snapshot",
+        "s3_source_key, station_id, timestamp",
+    ),
+)
 
 
 def _property(schema: TableSchema, column: dict[str, Any]) -> dict[str, Any]:
     name = column["name"]
+    declared = schema.columns[name]
     found: dict[str, Any] = {
         "name": name,
         "logicalType": _LOGICAL_TYPES[column["type"]],
-        "physicalType": column["type"],
+        "physicalType": _PHYSICAL_TYPES.get(column["type"]) or sql_type(declared.type),
         "required": not column["nullable"],
         "description": column["description"],
     }
@@ -71,26 +137,22 @@ def _property(schema: TableSchema, column: dict[str, Any]) -> dict[str, Any]:
         found["customProperties"] = [{"property": "unit", "value": column["unit"]}]
     if name in SORT_KEY:
         found |= {"primaryKey": True, "primaryKeyPosition": SORT_KEY.index(name) + 1}
-    declared = schema.columns[name]
+    rules = []
+    if name == "station_id":
+        rules.append(_sql_rule(f"{name}_is_given", f"{name} is neither null nor empty", f"coalesce({name}, '') = ''"))
     if declared.bounds:
         minimum, maximum = declared.bounds
         found["logicalTypeOptions"] = {"minimum": minimum, "maximum": maximum}
+        outside = f"{name} NOT BETWEEN {minimum} AND {maximum}"
+        rules.append(_sql_rule(f"{name}_in_bounds", f"{name} is from {minimum:,} to {maximum:,}", outside))
     if declared.values:
         listed = ", ".join(f"'{value}'" for value in declared.values)
-        found["quality"] = [
-            {
-                "name": f"{name}_is_known",
-                "type": "sql",
-                "description": f"{name} is one of {', '.join(declared.values)}",
-                "severity": "error",
-                "query": f"SELECT count(*) FROM {{object}} WHERE {{property}} NOT IN ({listed})",
-                "mustBe": 0,
-            }
-        ]
-    return found
+        known = f"{name} is one of {', '.join(declared.values)}"
+        rules.append(_sql_rule(f"{name}_is_known", known, f"{name} NOT IN ({listed})"))
+    return found | ({"quality": rules} if rules else {})
 
 
-def _rules(area: ServiceArea) -> list[dict[str, Any]]:
+def _business_rules(area: ServiceArea) -> list[dict[str, Any]]:
     """Business rules as text: they compare more than one row, and their hits are in quality_rule_hits."""
     return [
         {

@@ -4,13 +4,14 @@ import json
 from collections.abc import Sequence
 from datetime import date
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
-from wrm_pipeline.analytics.data_contract import data_contract
+from wrm_pipeline.analytics.data_contract import data_contract, database_server, lake_server
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.analytics.quality_tables import refresh_quality_tables
 from wrm_pipeline.analytics.registry import tables_of
@@ -88,13 +89,28 @@ def data_quality(
         "days": ", ".join(map(str, done.days_refreshed)) or "none changed",
     }
     if done.days_refreshed or done.days_dropped:
-        contract = json.dumps(data_contract(lake.area), ensure_ascii=False, indent=1)
+        contract = json.dumps(data_contract(lake.area, contract_servers(lake)), ensure_ascii=False, indent=1)
         key = lake.layout.report_key(DATA_CONTRACT_FILE)
         lake.store.put(key, contract.encode(), content_type="application/json; charset=utf-8")
         metadata["data_contract"] = lake.store.url(key)
     if done.days_refreshed:
         metadata |= _shown(lake, done.days_refreshed)
     return dg.MaterializeResult(metadata={**metadata, **requests_made()})
+
+
+def contract_servers(lake: LakeResource) -> list[dict[str, str]]:
+    """Where the rows are: from WRM_DATA_DIR, as far as they are there."""
+
+    def place(path: str) -> str:
+        inside = Path(path).is_relative_to(lake.settings.data_dir)
+        return str(Path(path).relative_to(lake.settings.data_dir)) if inside else path
+
+    access = lake.s3_access
+    files = lake.store.url(lake.layout.partition_glob("{model}"))
+    return [
+        lake_server(place(files), access.endpoint_url if access is not None else None),
+        database_server(place(str(lake.database_file))),
+    ]
 
 
 def _options(config: QualityConfig, lake: LakeResource) -> AnomalyOptions:

@@ -234,15 +234,15 @@ def test_days_on_which_the_clocks_change_have_their_hours(lake, dt, hours):
 
 
 def test_each_judged_hour_has_its_score(lake):
-    for days in range(8, 0, -1):
-        put_day(lake, DAY - timedelta(days=days), count=1)
-    lake.put_raw(NOON, snapshot(NOON, 11, bikes=5))  # a station that is new is not judged
-    build_day(lake)
-    run(lake, options=AnomalyOptions(ISOLATION_FOREST, 0.3))
+    for days in range(7, -1, -1):
+        at = NOON - timedelta(days=days)
+        lake.put_raw(at, snapshot(at, 10 if days else 11, bikes=days))  # a station that is new is not judged
+        build_day(lake, DAY - timedelta(days=days))
+    run(lake, options=AnomalyOptions(ISOLATION_FOREST, 0.5))
     scores = ask(lake, "SELECT dt, station_id, anomaly_score, anomaly FROM quality_station_hours")
     judged = [row for row in scores if row[2] is not None]
-    assert {dt for dt, *_ in judged} == {BEFORE, DAY}
-    assert {station for dt, station, *_ in scores if dt == DAY} - {row[1] for row in judged} == {"15010"}
+    assert {dt for dt, *_ in judged} == {DAY}
+    assert {station for dt, station, *_ in scores if dt == DAY} - {row[1] for row in judged} == {"15011"}
     assert all(anomaly is (score > 1) for _, _, score, anomaly in judged)
     assert all(row[3] is None for row in scores if row not in judged)
     found = ask(lake, "SELECT dt, station_id, score, true FROM quality_anomalies WHERE method = 'isolation_forest'")

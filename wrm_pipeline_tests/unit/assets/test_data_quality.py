@@ -27,6 +27,9 @@ def test_a_day_is_judged_shown_and_left_alone_until_it_changes(lake: Lake) -> No
     assert "over_capacity" in metadata["rules"]
     assert "| 2025-08-21" in metadata["accounting"]
     contract = json.loads(lake.store.get(f"{lake.layout.prefix}{CONTRACT_KEY}"))
+    lake_files, database = contract.pop("servers")
+    assert lake_files["path"] == "lake/bike-data/gen_info/{model}/all/dt=*/all_{model}_*_000000.parquet"
+    assert database["database"] == "analytics.duckdb"
     assert contract == json.loads(json.dumps(data_contract(lake.settings.area)))
 
     written = lake.settings.database_path.stat().st_mtime_ns
