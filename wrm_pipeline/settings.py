@@ -37,7 +37,7 @@ from wrm_pipeline.domain.configured import (
 )
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
-from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.rules import ServiceArea, StrictRules
 from wrm_pipeline.domain.values import stripped, unusable_character
 
 UCL_FEED_URL = "https://gladys.geog.ucl.ac.uk/bikesapi/load.php?scheme=wroclaw"
@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     )
     service_area: str = Field(
         "51.0,51.3,16.7,17.3", alias="WRM_SERVICE_AREA", description="lat_min,lat_max,lon_min,lon_max in degrees"
+    )
+    strict_rules: str = Field(
+        "",
+        alias="WRM_STRICT_RULES",
+        description="Rules, with commas, that make a row a dead letter instead of flagging it",
     )
     anomaly_method: Literal["robust_z", "isolation_forest"] = Field(
         "robust_z", alias="WRM_ANOMALY_METHOD", description="How the asset data_quality finds anomalies"
@@ -257,6 +262,11 @@ class Settings(BaseSettings):
         if not (-90 <= lat_min < lat_max <= 90 and -180 <= lon_min < lon_max <= 180):
             raise ValueError("is not a box: give lat_min,lat_max,lon_min,lon_max in degrees, minima first")
         return value
+
+    @field_validator("strict_rules")
+    @classmethod
+    def _known_rules(cls, value: str) -> str:
+        return ",".join(StrictRules.parse(value).names)
 
     @field_validator("backup_keep")
     @classmethod
@@ -424,6 +434,11 @@ class Settings(BaseSettings):
     def area(self) -> ServiceArea:
         """The service area as a box."""
         return ServiceArea(*map(float, self.service_area.split(",")))
+
+    @property
+    def strict(self) -> StrictRules:
+        """The rules whose rows are dead letters."""
+        return StrictRules.parse(self.strict_rules, self.area)
 
     @property
     def anomalies(self) -> AnomalyOptions:

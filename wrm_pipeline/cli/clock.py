@@ -125,7 +125,9 @@ def _build_days(
     with progress("build", say) as bar:
         for dt, lost in days.items():
             bar.begin(dt.isoformat(), len(days))
-            built = rebuild_partition(store, layout, dt, area=settings.area, now=now, moved=lost)
+            built = rebuild_partition(
+                store, layout, dt, area=settings.area, strict=settings.strict, now=now, moved=lost
+            )
             bar.say(f"{dt}: built, {built.snapshots:,} snapshots, {built.counts.rows_out:,} rows.")
             done.append({"dt": dt, "snapshots": built.snapshots, "rows": built.counts.rows_out})
     return done

@@ -450,6 +450,7 @@ def replay(
             settings.layout,
             selection,
             area=settings.area,
+            strict=settings.strict,
             now=datetime.now(UTC),
             max_retries=MAX_RETRIES if max_retries is None else max_retries,
             begin=bar.begin,

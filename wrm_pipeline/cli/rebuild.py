@@ -215,6 +215,7 @@ def _build_day(store: "ObjectStore", settings: "Settings", dt: date, order: _Ord
         settings.layout,
         dt,
         area=settings.area,
+        strict=settings.strict,
         now=datetime.now(UTC),
         layers=order.layers,
         full=order.full,

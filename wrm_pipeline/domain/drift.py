@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wrm_pipeline.domain.rules import STRICT
 from wrm_pipeline.domain.snapshot import COMBINED_COLUMN, ID_COLUMNS, FileReport
 
 # Data contract, section 1: from this share of a body's rows on, the format is at fault and not the rows.
@@ -66,7 +67,8 @@ def drift_of(report: FileReport) -> Drift | None:
     fault = report.fault
     if fault is not None and fault.error_type == "file_no_header" and _LACKS_COLUMNS in fault.error_message:
         return Drift(_HEADER, fault.error_type, rows, rows, True, 0)
-    kept = Counter((row.field, row.error_type) for row in report.dead_rows)
+    # Rows that a strict rule took were read: the format is as it was.
+    kept = Counter((row.field, row.error_type) for row in report.dead_rows if not row.error_type.startswith(STRICT))
     if not kept or not rows:
         return None
     by_type = Counter(row.error_type for row in report.dead_rows)

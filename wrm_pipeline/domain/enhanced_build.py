@@ -66,6 +66,7 @@ def build_enhanced(
         raise AccountingError(f"{processed.row_count} processed rows became {writer.row_count} enhanced rows.")
     footer = {
         "rules": rules,
+        "strict": strict_of(processed),
         "source_built_at": processed.footer_metadata["built_at"],
         "source_groups": list(processed.group_ids),
         "sealed_counts": dict(frozen_counts),
@@ -77,6 +78,11 @@ def build_enhanced(
 def rules_id(area: ServiceArea) -> str:
     """Identifies a set of flag rules."""
     return f"{RULES_VERSION} {area}"
+
+
+def strict_of(parts: ParquetParts) -> str:
+    """The strict rules that judged the rows of a partition of either layer; empty for none."""
+    return str(parts.footer_metadata.get("strict", ""))
 
 
 def has_todays_rules(enhanced: ParquetParts) -> bool:

@@ -74,12 +74,14 @@ class Manifest:
         refused: ETags of contents with fewer rows than the previous content, by key: without consent the earlier rows
             stay.
         unreadable: Raw objects that could not be read, and why, by key: their published rows stay.
+        strict: The strict rules that judged the rows (`StrictRules`); empty for none.
     """
 
     parser_version: str
     sources: Mapping[str, Source]
     refused: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    strict: str = ""
 
     @property
     def counts(self) -> LineCounts:
@@ -117,7 +119,7 @@ class Manifest:
             "parsed_at": [at.isoformat() for at in parsed_at],
             "sources": rows,
         }
-        seldom = {"refused": dict(self.refused), "unreadable": dict(self.unreadable)}
+        seldom = {"refused": dict(self.refused), "unreadable": dict(self.unreadable), "strict": self.strict}
         return footer | {name: value for name, value in seldom.items() if value}
 
     @classmethod
@@ -130,7 +132,8 @@ class Manifest:
             _key(folder, name): Source(etag, _from_micros(micros), corrections_id, parsed_at[run], LineCounts(*counts))
             for name, etag, micros, corrections_id, run, *counts in footer["sources"]
         }
-        return cls(footer["parser"], sources, footer.get("refused", {}), footer.get("unreadable", {}))
+        refused, unreadable = footer.get("refused", {}), footer.get("unreadable", {})
+        return cls(footer["parser"], sources, refused, unreadable, footer.get("strict", ""))
 
 
 def parse_times(footer: Mapping[str, Any]) -> dict[str, datetime] | None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from wrm_pipeline.domain.kept_rows import KeptRows, conformed, without_sources
 from wrm_pipeline.domain.manifest import AccountingError, Manifest, RawObject, Source
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
+from wrm_pipeline.domain.rules import NO_STRICT_RULES, StrictRules
 from wrm_pipeline.domain.schemas import (
     PROCESSED,
     arrow_schema,
@@ -30,6 +31,7 @@ from wrm_pipeline.domain.snapshot import (
     RawSnapshot,
     parse_snapshots,
 )
+from wrm_pipeline.domain.strict_rules import strict_count, with_strict_rules
 
 # Raw text parsed in one go: about 170,000 rows, 100 MB at the peak.
 BATCH_BYTES = 16 * 2**20
@@ -109,6 +111,7 @@ def plan_build(
     refused: Mapping[str, str] = MappingProxyType({}),
     unreadable: Mapping[str, str] = MappingProxyType({}),
     moved: Collection[str] = (),
+    strict: StrictRules | None = None,
 ) -> BuildPlan:
     """Compare the existing raw objects with those in the published partition.
 
@@ -134,6 +137,7 @@ def plan_build(
         stay |= held.keys()
     others = {key: obj for key, obj in by_key.items() if key not in stay}
     parse_all = full_rebuild or manifest.parser_version != PARSER_VERSION
+    parse_all = parse_all or (strict is not None and manifest.strict != str(strict))
     parse, drop, keep_frozen = set(others), known.keys() - stay, False
     if not parse_all:
         gone = known.keys() - by_key.keys() - stay
@@ -185,8 +189,15 @@ class ProcessedBuild:
     reports: tuple[FileReport, ...]
     shrunken: Mapping[str, str] = field(default_factory=dict)
 
+    def dropped_by_new_rules(self, previous: Manifest | None) -> int:
+        """Rows that left for strict rules which the published rows were not yet judged by: no accident."""
+        known = previous is None or previous.strict == self.manifest.strict
+        return 0 if known else strict_count(self.reports)
 
-def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -> ProcessedBuild:
+
+def build_processed(
+    plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime, strict: StrictRules = NO_STRICT_RULES
+) -> ProcessedBuild:
     """Build a processed partition; `read` gives bodies in the order of the keys asked for.
 
     Raises:
@@ -201,7 +212,7 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
     writer = PartsWriter(arrow_schema(PROCESSED), parsed_at.isoformat(), previous if plan.keep_frozen else None)
     reports: list[FileReport] = []
     kept, drop = KeptRows.of(previous, plan.contested, PROCESSED), plan.drop | plan.contested
-    batches = groupby(_parsed_batches(plan.parse, read, cuts, kept), key=lambda item: item[0])
+    batches = groupby(_parsed_batches(plan.parse, read, cuts, kept, strict), key=lambda item: item[0])
     following = next(batches, None)
     for index, group in enumerate(old_groups):
         if previous is None:
@@ -227,7 +238,7 @@ def build_processed(plan: BuildPlan, read: ReadBodies, *, parsed_at: datetime) -
     for report in reports:
         obj = objects[report.source_key]
         sources[obj.key] = Source(obj.etag, obj.file_timestamp, obj.corrections_id, parsed_at, report.counts)
-    manifest = Manifest(PARSER_VERSION, sources, plan.refused, plan.unreadable)
+    manifest = Manifest(PARSER_VERSION, sources, plan.refused, plan.unreadable, str(strict))
     counts = manifest.counts
     if counts.rows_out != writer.row_count or not counts.balanced:
         raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {counts}.")
@@ -252,7 +263,7 @@ def _good_lines(counts: LineCounts) -> int:
 
 
 def _parsed_batches(
-    objects: Sequence[RawObject], read: ReadBodies, cuts: Sequence[datetime], kept: KeptRows | None
+    objects: Sequence[RawObject], read: ReadBodies, cuts: Sequence[datetime], kept: KeptRows | None, strict: StrictRules
 ) -> Iterator[tuple[int, ParsedBatch]]:
     """Parsed batches in time order, each with the index of the old row group that it belongs to.
 
@@ -266,16 +277,16 @@ def _parsed_batches(
         if batch and obj.file_timestamp != batch[-1].file_timestamp:
             segment = bisect_left(cuts, batch[-1].file_timestamp)
             if batch_bytes >= BATCH_BYTES or segment != bisect_left(cuts, obj.file_timestamp):
-                yield segment, _parsed(batch, kept)
+                yield segment, _parsed(batch, kept, strict)
                 batch, batch_bytes = [], 0
         batch.append(RawSnapshot(key, obj.file_timestamp, body, obj.corrections, obj.fault))
         batch_bytes += len(body)
     if batch:
-        yield bisect_left(cuts, batch[-1].file_timestamp), _parsed(batch, kept)
+        yield bisect_left(cuts, batch[-1].file_timestamp), _parsed(batch, kept, strict)
 
 
-def _parsed(batch: Sequence[RawSnapshot], kept: KeptRows | None) -> ParsedBatch:
-    parsed = parse_snapshots(batch)
+def _parsed(batch: Sequence[RawSnapshot], kept: KeptRows | None, strict: StrictRules) -> ParsedBatch:
+    parsed = with_strict_rules(parse_snapshots(batch), batch, strict)
     return parsed if kept is None else kept.settled_with(parsed, {raw.file_timestamp for raw in batch})
 
 

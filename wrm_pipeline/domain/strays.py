@@ -5,7 +5,7 @@ zone, or as text), the time of the report, or just a station. The most specific 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
@@ -284,7 +284,7 @@ def adopted(
     writer = PartsWriter(plain, parsed_at.isoformat())
     writer.write(everything)
     sources = {**manifest.sources, **_sources(rows, donors, parsed_at)}
-    whole = Manifest(PARSER_VERSION, sources, manifest.refused, manifest.unreadable)
+    whole = replace(manifest, parser_version=PARSER_VERSION, sources=sources)
     if whole.counts.rows_out != writer.row_count:
         raise AccountingError(f"{writer.row_count} rows were written, but {whole.counts.rows_out} are accounted for.")
     footer = whole.to_footer() | {"built_at": parsed_at.isoformat()}

@@ -7,7 +7,7 @@ from datetime import date, datetime
 
 import pyarrow as pa
 
-from wrm_pipeline.domain.enhanced_build import EnhancedBuild, build_enhanced, is_derived_from, rules_id
+from wrm_pipeline.domain.enhanced_build import EnhancedBuild, build_enhanced, is_derived_from, rules_id, strict_of
 from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.rules import ServiceArea
@@ -26,7 +26,8 @@ _log = get_logger(__name__)
 class EnhancedPartition:
     """An enhanced partition, built but not yet published; `changed` is False if it is already published.
 
-    `take_over` and `set_aside` are as in ProcessedPartition.
+    `take_over` and `set_aside` are as in ProcessedPartition. `other_rules`: the processed rows were judged by other
+    strict rules than those that the published file was made from; their loss was checked when they were published.
     """
 
     build: EnhancedBuild
@@ -34,13 +35,15 @@ class EnhancedPartition:
     changed: bool
     take_over: TakeOver = NOTHING
     set_aside: bytes | None = None
+    other_rules: bool = False
 
     def to_publish(self, *, allow_shrink: bool) -> PartitionFile | None:
         """What to publish; None if nothing changed."""
         if not self.changed:
             return None
         data, rows = self.build.data, self.build.row_count
-        return PartitionFile(data, rows, self.rows_before, allow_shrink, self.take_over.superseded, self.set_aside)
+        before = 0 if self.other_rules else self.rows_before
+        return PartitionFile(data, rows, before, allow_shrink, self.take_over.superseded, self.set_aside)
 
 
 def enhance_partition(
@@ -95,7 +98,9 @@ def enhance_partition(
     if not changed:
         for key in over.superseded:
             partitions.supersede("enhanced", dt, key)
-    return EnhancedPartition(build, previous.row_count if previous else 0, changed, over, published.set_aside)
+    other_rules = previous is not None and strict_of(previous) != strict_of(processed)
+    rows_before = previous.row_count if previous else 0
+    return EnhancedPartition(build, rows_before, changed, over, published.set_aside, other_rules)
 
 
 def is_current(enhanced: ParquetParts | None, processed: ParquetParts, area: ServiceArea) -> bool:

@@ -22,6 +22,7 @@ from wrm_pipeline.domain.partition_build import (
     build_processed,
     plan_build,
 )
+from wrm_pipeline.domain.rules import NO_STRICT_RULES, StrictRules
 from wrm_pipeline.domain.strays import OurRows
 from wrm_pipeline.flows.raw_inputs import (
     held_first,
@@ -93,7 +94,8 @@ class ProcessedPartition:
         if self.build is None:
             return None
         data, rows = self.build.data, self.build.row_count
-        return PartitionFile(data, rows, self.rows_before, allow_shrink, self.take_over.superseded, self.set_aside)
+        expected = self.rows_before - self.build.dropped_by_new_rules(published_manifest(self.previous))
+        return PartitionFile(data, rows, expected, allow_shrink, self.take_over.superseded, self.set_aside)
 
 
 def process_partition(
@@ -108,6 +110,7 @@ def process_partition(
     moved: Collection[str] = (),
     look_for_strays: bool = True,
     cache: Cache = NO_CACHE,
+    strict: StrictRules = NO_STRICT_RULES,
 ) -> ProcessedPartition:
     """Build a day's processed partition from what is new or changed, and write its dead letters.
 
@@ -154,6 +157,7 @@ def process_partition(
             reparse=reparse,
             allow_shrink=allow_shrink,
             moved=moved,
+            strict=strict,
         )
 
     published, (plan, build) = _on_whatcan_be_read(published, build_on)
@@ -276,6 +280,7 @@ def _build(
     reparse: Collection[str],
     allow_shrink: bool,
     moved: Collection[str],
+    strict: StrictRules,
 ) -> tuple[BuildPlan, ProcessedBuild | None]:
     """Plan and build, and again if published rows turn out to have to stay; None if nothing changes.
 
@@ -293,6 +298,7 @@ def _build(
             refused=refused,
             unreadable=reader.unreadable,
             moved=moved,
+            strict=strict,
         )
         remembers = {**plan.manifest.refused, **plan.manifest.unreadable} == {**plan.refused, **plan.unreadable}
         if previous is None and not plan.parse:  # everything vanished after the listing, or cannot be read
@@ -301,7 +307,7 @@ def _build(
         if plan.nothing_to_do and remembers:
             reader.check_the_store(plan.manifest.sources)
             return plan, None
-        build = build_processed(plan, read, parsed_at=parsed_at)
+        build = build_processed(plan, read, parsed_at=parsed_at, strict=strict)
         news = {} if allow_shrink else {k: etag for k, etag in build.shrunken.items() if refused.get(k) != etag}
         if not news and len(reader.failed) == failed:
             reader.check_the_store(plan.manifest.sources)

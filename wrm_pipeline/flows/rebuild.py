@@ -10,7 +10,7 @@ from typing import Literal
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.layout import Layout, folder_date
-from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.domain.snapshot import LineCounts
 from wrm_pipeline.flows.enhance import EnhancedPartition, enhance_partition
 from wrm_pipeline.flows.process import ProcessedPartition, process_partition
@@ -85,6 +85,7 @@ def rebuild_partition(
     moved: Collection[str] = (),
     run_id: str = "",
     cache: Cache = NO_CACHE,
+    strict: StrictRules = NO_STRICT_RULES,
 ) -> RebuiltPartition:
     """Build a day and publish what differs from the published partitions.
 
@@ -101,6 +102,7 @@ def rebuild_partition(
         moved: Raw objects that were moved: their rows are dropped.
         run_id: Kept in the metadata of published objects.
         cache: Holds raw objects and dead letters, to save requests.
+        strict: The rules whose rows are dead letters.
 
     Raises:
         NoRawDataError: there is nothing to build it from.
@@ -119,6 +121,7 @@ def rebuild_partition(
         allow_shrink=allow_shrink,
         moved=moved,
         cache=cache,
+        strict=strict,
     )
     taken_over: dict[Layer, TakeOver] = {"processed": processed.take_over}
     replaced: list[Layer] = []

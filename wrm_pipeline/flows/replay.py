@@ -21,7 +21,7 @@ from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPRO
 from wrm_pipeline.domain.layout import Layout, is_plain_key
 from wrm_pipeline.domain.manifest import AccountingError
 from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
-from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.flows.ingest import last_sha256
 from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_stored
 from wrm_pipeline.flows.process import NoRawDataError, is_settled
@@ -127,6 +127,7 @@ def replay(
     run_id: str = "",
     cache: Cache = NO_CACHE,
     begin: Begin = unobserved,
+    strict: StrictRules = NO_STRICT_RULES,
 ) -> ReplayResult:
     """Parse the raw objects of pending entries again and publish their partitions.
 
@@ -156,7 +157,17 @@ def replay(
         try:
             if of_rows or released:
                 sources = {letter.source_key for letter in of_rows}
-                rebuild_partition(store, layout, dt, area=area, now=now, reparse=sources, run_id=run_id, cache=cache)
+                rebuild_partition(
+                    store,
+                    layout,
+                    dt,
+                    area=area,
+                    now=now,
+                    reparse=sources,
+                    run_id=run_id,
+                    cache=cache,
+                    strict=strict,
+                )
                 rebuilt.append(dt)
         except NoRawDataError:
             pass  # nothing could give their rows: they count as tried

@@ -16,7 +16,7 @@ from wrm_pipeline.domain.enhanced_build import has_todays_rules, is_derived_from
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build
-from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.flows.enhance import is_current
@@ -204,6 +204,7 @@ def plan_reconciliation_runs(
     now: datetime,
     today: date,
     started: frozenset[date],
+    strict: StrictRules = NO_STRICT_RULES,
 ) -> RunPlan:
     """Compare days with what their published partitions record.
 
@@ -244,7 +245,7 @@ def plan_reconciliation_runs(
     for dt in [*in_turn, *always]:
         day = dt.isoformat()
         try:
-            difference, compared[dt] = _compared(store, layout, dt, area, strays.get(dt, []))
+            difference, compared[dt] = _compared(store, layout, dt, area, strict, strays.get(dt, []))
         except PermanentError as error:  # its own access rights, an archive storage class
             denied.append(error)
             difference, compared[dt] = _digest(str(error)), DayFindings.of(damaged=[str(error)])
@@ -278,7 +279,12 @@ def plan_reconciliation_runs(
 
 
 def _compared(
-    store: ObjectStore, layout: Layout, dt: date, area: ServiceArea, strays: Sequence[ObjectInfo]
+    store: ObjectStore,
+    layout: Layout,
+    dt: date,
+    area: ServiceArea,
+    strict: StrictRules,
+    strays: Sequence[ObjectInfo],
 ) -> tuple[str | None, DayFindings]:
     """A digest of what a day's published partitions lack (None: nothing), and what only a person can fix."""
     partitions = PublishedPartitions(store, layout)
@@ -290,7 +296,7 @@ def _compared(
         objects = raw_objects_of(raw, entries, processed)
         if not objects and processed is None:
             return _strays_digest(strays), DayFindings.of(foreign=foreign)
-        plan = plan_build(with_remembered_times(objects, dt, processed), processed)
+        plan = plan_build(with_remembered_times(objects, dt, processed), processed, strict=strict)
         there = {obj.key for obj in objects}
         findings = DayFindings.of(
             vanished=[key for key in plan.kept - there if not plan.manifest.sources[key].adopted],
@@ -300,6 +306,8 @@ def _compared(
         )
         if plan.manifest.parser_version != PARSER_VERSION:
             return UPGRADE + _digest(f"parser {PARSER_VERSION}"), findings
+        if processed is not None and plan.manifest.strict != str(strict):
+            return UPGRADE + _digest(f"strict {strict}"), findings
         if not plan.nothing_to_do:
             asked = (f"{o.key} {o.etag} {o.corrections_id}" for o in plan.parse)
             return _digest("\n".join([*asked, *sorted(plan.drop)])), findings

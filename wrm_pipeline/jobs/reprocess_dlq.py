@@ -58,6 +58,7 @@ def replay_dead_letters(
             dlq.lake.layout,
             selection,
             area=dlq.lake.area,
+            strict=dlq.lake.settings.strict,
             now=clock.now(),
             max_retries=dlq.max_retries if config.max_retries is None else config.max_retries,
             run_id=context.run_id,

@@ -74,6 +74,7 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext, lake
         layout,
         context.cursor,
         area=lake.area,
+        strict=lake.settings.strict,
         now=now,
         today=local_date(now),
         started=_days(context, [*_UNDER_WAY, *_TO_COME]),

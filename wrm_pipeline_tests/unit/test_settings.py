@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from wrm_pipeline.definitions import build_defs
-from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore
 from wrm_pipeline.resources.lake import LakeResource, connect_store, s3_access
@@ -245,6 +245,16 @@ def test_the_key_of_the_lineage_receiver_may_be_in_a_file(monkeypatch, tmp_path)
 
 
 # --- the first partition ---
+
+
+def test_strict_rules_are_read_in_any_order_and_an_unknown_one_stops_the_load(monkeypatch):
+    assert load_settings().strict == NO_STRICT_RULES
+    monkeypatch.setenv("WRM_STRICT_RULES", " stale, over_capacity,")
+    monkeypatch.setenv("WRM_SERVICE_AREA", "50,52,16,18")
+    assert load_settings().strict == StrictRules(("over_capacity", "stale"), ServiceArea(50, 52, 16, 18))
+    monkeypatch.setenv("WRM_STRICT_RULES", "stale,bikes_jump")
+    with pytest.raises(SettingsError, match=r"WRM_STRICT_RULES='stale,bikes_jump': bikes_jump: no such rule; choose"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

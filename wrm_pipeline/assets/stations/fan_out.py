@@ -22,7 +22,7 @@ from wrm_pipeline.checks.results import ERROR, result
 from wrm_pipeline.clients.workers import TaskFailedError
 from wrm_pipeline.domain.enhanced_build import RULES_VERSION
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.rules import ServiceArea
+from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.partitions import no_day_given
@@ -136,6 +136,7 @@ class DayTask:
     place: str
     layout: Layout
     area: ServiceArea
+    strict: StrictRules = NO_STRICT_RULES
     code: str = field(default_factory=_code_version)
     lake_fields: dict[str, dict[str, Any]] | None = None
     """The lake as configured by the run's resources, for its own processes; other machines have their own settings."""
@@ -155,8 +156,8 @@ def publish_day(task: DayTask) -> dict[str, Any]:
     logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
     fields = task.lake_fields
     lake = LakeResource.of(settings) if fields is None else LakeResource.from_fields(settings, fields)
-    mine = (lake.place, lake.layout, lake.area, _code_version())
-    wanted = (task.place, task.layout, task.area, task.code)
+    mine = (lake.place, lake.layout, lake.area, lake.settings.strict, _code_version())
+    wanted = (task.place, task.layout, task.area, task.strict, task.code)
     if mine != wanted:
         differences = [
             f"{theirs} is required, {own} is in use" for own, theirs in zip(mine, wanted, strict=True) if own != theirs
@@ -256,7 +257,8 @@ def _run_days(
     # A process of this machine uses the lake of this run, which a person may have changed in the run config; a machine
     # of a cluster reports if its own is a different one.
     fields = lake.fields_by_resource() if client.kind == "processes" else None
-    tasks = [DayTask(dt, layer, build, options, lake.place, lake.layout, lake.area, lake_fields=fields) for dt in days]
+    about = (lake.place, lake.layout, lake.area, lake.settings.strict)
+    tasks = [DayTask(dt, layer, build, options, *about, lake_fields=fields) for dt in days]
     context.log.info("Building %s of %d days; workers: %s", layer, len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
     failed: dict[date, Exception] = {}

@@ -123,6 +123,7 @@ def process_day(lake: LakeResource, dt: date, options: BuildOptions, cache: Cach
             allow_shrink=options.allow_shrink,
             look_for_strays=options.look_for_strays,
             cache=cache,
+            strict=lake.settings.strict,
         )
     except NoRawDataError as error:
         raise NothingToDoError(str(error)) from error

@@ -1,7 +1,7 @@
 """The exact path: separates good lines of one file from dead ones, line by line; the typed path types the good ones."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -264,8 +264,21 @@ def _cut(raw_line: str, line_bytes: int) -> str:
 
 def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
     """The good lines about one station, in file order; the last of those with the latest report became the row."""
+    return [line for name, line in _good_lines(file) if name == station_id]
+
+
+def lines_by_id(file: RawSnapshot, station_ids: Collection[str]) -> dict[str, SourceLine]:
+    """The line that became the row of each of these stations."""
+    found: dict[str, SourceLine] = {}
+    for name, line in _good_lines(file):
+        if name in station_ids and (name not in found or line.reported_at >= found[name].reported_at):
+            found[name] = line
+    return found
+
+
+def _good_lines(file: RawSnapshot) -> Iterator[tuple[str, SourceLine]]:
+    """Station id and line of each row, in file order."""
     search, header = HeaderSearch(), None
-    found = []
     for raw in raw_lines(file.body):
         if header is None:
             header = search.look(raw.number, raw.text.encode("utf-8", "replace"))
@@ -283,11 +296,11 @@ def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
         if _line_problem(line, header, file.file_timestamp)[0] is not None:
             continue
         fields = split_line(line, header.separator, header.field_count + 1) or []
-        if id_of(fields[header.positions["station_id"]]) != station_id:
-            continue
         reported_at = EPOCH + timedelta(microseconds=report_of(fields[header.positions["combined"]]).micros)
-        found.append(SourceLine(raw.number, raw.offset, raw.length, raw.text, raw.encoding, correction, reported_at))
-    return found
+        yield (
+            id_of(fields[header.positions["station_id"]]),
+            SourceLine(raw.number, raw.offset, raw.length, raw.text, raw.encoding, correction, reported_at),
+        )
 
 
 def _is_overlong(raw: RawLine) -> bool:
