@@ -18,7 +18,15 @@ from wrm_pipeline.domain.business_rules import FUTURE_S
 from wrm_pipeline.domain.enhanced_build import enhance_rows
 from wrm_pipeline.domain.rules import STRICT, StrictRules
 from wrm_pipeline.domain.schemas import FLAGS
-from wrm_pipeline.domain.snapshot import MAX_DEAD_ROWS_KEPT, DeadRow, FileReport, ParsedBatch, RawSnapshot, lines_by_id
+from wrm_pipeline.domain.snapshot import (
+    MAX_DEAD_ROWS_KEPT,
+    DeadRow,
+    FileReport,
+    ParsedBatch,
+    RawSnapshot,
+    SourceLine,
+    lines_by_id,
+)
 
 
 def with_strict_rules(batch: ParsedBatch, files: Sequence[RawSnapshot], rules: StrictRules) -> ParsedBatch:
@@ -66,20 +74,26 @@ def _broken(rows: pa.Table, rules: StrictRules) -> NDArray[np.int8]:
 def _with_dead(report: FileReport, file: RawSnapshot, rule_of: Mapping[str, str]) -> FileReport:
     """The report of a file some of whose rows left; `rule_of` has the rule by station id."""
     dead, counts = list(report.dead_rows), dict(report.dead_counts)
-    for station_id, line in lines_by_id(file, rule_of.keys()).items():
-        rule = rule_of[station_id]
+    lines = lines_by_id(file, rule_of.keys())
+    for station_id, rule in sorted(rule_of.items(), key=lambda item: _number(lines.get(item[0]))):
+        line = lines.get(station_id)
         error_type = f"{STRICT}{rule}"
         counts[error_type] = counts.get(error_type, 0) + 1
         if counts[error_type] <= MAX_DEAD_ROWS_KEPT:
             message = f"The rule {rule} is strict here (WRM_STRICT_RULES); station {station_id} breaks it."
-            dead.append(DeadRow(line.line_number, line.text, error_type, "", message))
+            dead.append(DeadRow(_number(line), line.text if line else station_id, error_type, "", message))
     gone = len(rule_of)
-    lines = replace(
+    counted = replace(
         report.counts,
         rows_out=report.counts.rows_out - gone,
         dead_lettered=report.counts.dead_lettered + gone,
     )
-    return replace(report, counts=lines, dead_rows=tuple(dead), dead_counts=counts)
+    return replace(report, counts=counted, dead_rows=tuple(dead), dead_counts=counts)
+
+
+def _number(line: SourceLine | None) -> int:
+    """The line's number; 0 for a row of a body that has no lines, of another kind than the CSV."""
+    return line.line_number if line else 0
 
 
 def strict_count(reports: Sequence[FileReport]) -> int:
