@@ -12,6 +12,7 @@ It is multiprocessing's fork server, adapted to a long-running service:
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import io
@@ -280,6 +281,7 @@ class _Server:
             resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
             forkserver._forkserver._inherited_fds = inherited  # type: ignore[attr-defined]
             code = spawn._main(data_r, os.dup(data_r))
+            atexit._run_exitfuncs()  # as at the end of a new Python
         except BaseException:  # noqa: BLE001 - the end of a process, as of any other
             sys.excepthook(*sys.exc_info())
         finally:

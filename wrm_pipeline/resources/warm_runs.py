@@ -60,8 +60,23 @@ _log = get_logger(__name__)
 # A code server has it loaded before our code; other processes do without it.
 _SERVER = "dagster._grpc.server"
 
-# What runs import later than the definitions do, so that it is shared, too. None of these starts a thread.
-PRELOADED: tuple[str, ...] = ()
+# What runs import later than the definitions do: shared, and not imported again by each of them. None starts a thread.
+PRELOADED = (
+    "_duckdb",
+    "dagster._core.execution.plan.active",
+    "dagster._core.executor.in_process",
+    "dagster._core.secrets.env_file",
+    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.sqlite_storage",
+    "dagster_postgres",
+    "pandas",
+    "pandera.pandas",
+    "psycopg2",
+    "pyarrow.dataset",
+    "pyarrow.pandas_compat",
+    "pyarrow.parquet",
+    "upath.implementations.local",
+)
 
 
 class WarmRunLauncher(DefaultRunLauncher):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -37,6 +39,10 @@ def load_then_start_a_thread_later(argument: str) -> None:
 
 def fail_to_load(_: str) -> None:
     raise ValueError("nothing to load")
+
+
+def register_for_the_end(path: Path) -> None:
+    atexit.register(path.touch)
 
 
 def say(queue: Any, say_what: Callable[[], Any]) -> None:
@@ -184,3 +190,8 @@ def test_a_parent_that_gets_a_thread_later_refuses() -> None:
     with pytest.raises(NotForkedError, match="did not fork"):
         children.start(time.sleep, 60)
     children.end()
+
+
+def test_what_a_child_registers_for_its_end_is_done(children: Children, tmp_path: Path) -> None:
+    children.start(register_for_the_end, tmp_path / "ended").join(30)
+    assert (tmp_path / "ended").exists()
