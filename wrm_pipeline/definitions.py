@@ -128,8 +128,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_stations_raw_data_sensor,
             wrm_stations_reconciliation_sensor,
             wrm_analytics_sensor,
-            wrm_run_alerts_sensor,
-            wrm_check_alerts_sensor,
+            *alert_sensors(settings, overrides or {}),
             wrm_lineage_sensor,
             wrm_dead_runs_sensor,
         ],
@@ -140,6 +139,12 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             **(overrides or {}),
         },
     )
+
+
+def alert_sensors(settings: Settings, overrides: Mapping[str, Any]) -> list[dg.SensorDefinition]:
+    """The sensors that send alerts; none without a webhook or Vault, since a tick that does nothing is not free."""
+    has_channel = "alerts" in overrides or AlertsResource.of(settings).possible
+    return [wrm_run_alerts_sensor, wrm_check_alerts_sensor] if has_channel else []
 
 
 def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:

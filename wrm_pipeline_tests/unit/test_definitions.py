@@ -165,6 +165,13 @@ def test_the_names_of_the_contract_exist():
     } <= set(defs.resources)
 
 
+@pytest.mark.parametrize(("variables", "expected"), [({}, 0), ({"WRM_ALERT_WEBHOOK_URL": "https://example.org/x"}, 2)])
+def test_the_sensors_of_alerts_exist_where_there_is_somebody_to_alert(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert sum("alerts" in sensor.name for sensor in definitions().sensors) == expected
+
+
 def test_every_asset_says_what_it_is_and_whose():
     for node in definitions().resolve_asset_graph().asset_nodes:
         name = node.key.to_user_string()
