@@ -10,9 +10,12 @@ from collections.abc import Iterator
 import dagster as dg
 import duckdb
 
-import wrm_pipeline.definitions  # noqa: F401 - as ours: its import is what guards a process
+import wrm_pipeline.definitions  # its import is what guards a process
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.logs import get_logger
+from wrm_pipeline.resources.dlq import DlqResource
+from wrm_pipeline.resources.logger import StructlogResource
+from wrm_pipeline.resources.metrics import MetricsResource
 from wrm_pipeline.resources.vault import secrets_of
 from wrm_pipeline.settings import Settings, is_secret, load_settings
 from wrm_pipeline_tests.fixtures.canaries import revealed
@@ -52,8 +55,15 @@ def answer() -> None:
 
 
 @dg.asset
-def canary_leaky(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+def canary_leaky(
+    context: dg.AssetExecutionContext, dlq: DlqResource, metrics: MetricsResource, structlog: StructlogResource
+) -> dg.MaterializeResult[None]:
     text = everything()
+    dlq.write("canary_leaky", "2025-08-21", "leaky", {"answer": text}, LibraryError(), source=text, field=text)
+    metrics.counter("canary", text, ["answer"]).labels(answer=text).inc()
+    for value in values():
+        metrics.counter("canaries", "One secret", ["answer"]).labels(answer=f"{'x' * 190}{value}").inc()
+    structlog.get_logger(answer=text).error(text)
     print(text)  # noqa: T201
     print(text, file=sys.stderr)  # noqa: T201
     context.log.info(text)
@@ -121,4 +131,5 @@ defs = dg.Definitions(
     ],
     sensors=[canary_sensor],
     executor=dg.in_process_executor,
+    resources=wrm_pipeline.definitions.defs.resources,
 )

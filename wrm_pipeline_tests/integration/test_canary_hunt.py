@@ -6,7 +6,7 @@
 credentials in a body that is not a snapshot; 5. in a redirect; 6. in an error; 7. the webhook; 8. the receiver of
 lineage; 9. Redis; 10. PostgreSQL; 11. values of two lines; 12. values of a wrong form; 13. an asset that fails, with
 causes; 14. a sensor that fails, and one that skips; 15. checks that fail; 16. a code location that does not load; 17. a
-run that is terminated; 18. prints, logs and metadata.
+run that is terminated; 18. prints, logs and metadata; 19. what an asset gives to `dlq`, `metrics` and `structlog`.
 
 Code and most services tell each secret in several of `SPELLINGS`. Then every place is looked through, and the search
 proves itself: others, planted in each place, one for each spelling, are all found by it.
@@ -334,7 +334,8 @@ def test_no_secret_ends_up_anywhere(
             "LibraryError: all: ",
         ):
             assert sign in ui
-        assert "wrm_cache_requests_total" in metrics
+        for sign in ("wrm_cache_requests_total", "canary_total{", "canaries_total{"):
+            assert sign in metrics
         hunt = Hunt(CANARIES)
         assert hunt.found_in("\n".join(site.environs)) <= set(IN_VARIABLES), "what came by file or by Vault is in none"
         wrong_commands(site, login)  # some of which are given secrets in variables
