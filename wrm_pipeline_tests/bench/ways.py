@@ -91,16 +91,21 @@ def _duckdb_copy(lake: BenchLake, options: str) -> int:
     return int(pq.read_metadata(output).num_rows)
 
 
-def pipeline_way(lake: BenchLake) -> tuple[int, Counter[str]]:
-    """What a processing run does from listing to the second put, without Dagster; also the requests that it made."""
+def pipeline_way(lake: BenchLake, *, by_sensor: bool = False) -> tuple[int, Counter[str]]:
+    """What a processing run does from listing to the second put, without Dagster; also the requests that it made.
+
+    The sensor's run of each minute does not look for other writers' files in the published layers.
+    """
     store = CountingStore(lake.store)
     now = datetime.now(UTC)
-    processed = process_partition(store, LAYOUT, DT, parsed_at=now, full_rebuild=False)
+    processed = process_partition(store, LAYOUT, DT, parsed_at=now, full_rebuild=False, look_for_strays=not by_sensor)
     if processed.build is None or processed.dead_letters:
         raise AssertionError("a bench lake has clean snapshots, and there are new ones")
     partitions = PublishedPartitions(store, LAYOUT)
     partitions.publish("processed", DT, processed.to_publish(allow_shrink=False))
     parts = ParquetParts.open(processed.build.data)
-    enhanced = enhance_partition(parts, partitions, DT, area=DEFAULT_SERVICE_AREA, built_at=now)
+    enhanced = enhance_partition(
+        parts, partitions, DT, area=DEFAULT_SERVICE_AREA, built_at=now, look_for_strays=not by_sensor
+    )
     partitions.publish("enhanced", DT, enhanced.to_publish(allow_shrink=False))
     return enhanced.build.row_count, store.requests
