@@ -633,7 +633,7 @@ def test_doctor_says_what_is_in_vault(monkeypatch, capsys, production):
     assert finding["status"] == "ok"
     assert finding["got"] == (
         "wrm/s3 (access_key_id, bucket_name, endpoint_url, region_name, secret_access_key); "
-        "not there: wrm/redis, wrm/alerts, wrm/postgres"
+        "missing: wrm/redis, wrm/alerts, wrm/postgres"
     )
     production.sealed = True
     main(["doctor", "--json"])

@@ -227,8 +227,8 @@ def test_a_run_that_names_no_day_says_so_in_one_sentence(lake, selection):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"place": "s3://another"}, "s3://another is wanted"),
-        ({"code": "parser 0"}, "parser 0 is wanted"),
+        ({"place": "s3://another"}, "s3://another is required"),
+        ({"code": "parser 0"}, "parser 0 is required"),
         ({"area": ServiceArea(0, 1, 0, 1)}, "ServiceArea"),
     ],
 )

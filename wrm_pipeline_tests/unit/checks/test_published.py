@@ -356,4 +356,4 @@ def test_a_file_that_is_left_out_of_the_views_is_named(lake):
     assert key in metadata["left_out"]
     found = enhanced_files_are_readable(LakeResource.of(lake.settings))
     assert verdict(found) == "WARN"
-    assert "do without 2025-08-20: it is not a Parquet file" in found.description
+    assert "lack 2025-08-20: it is not a Parquet file" in found.description
