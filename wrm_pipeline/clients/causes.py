@@ -51,7 +51,7 @@ def cause_of(error: BaseException, host: str = "", port: int | None = None, *, w
     links = list(_links(error))
     if not host:
         host, port = next(filter(None, map(_place_in, links)), ("", None))
-    known = (explain(link, host, port, waited_s) for explain in _EXPLANATIONS for link in links)
+    known = (explain(link, host, port, waited_s) for link in links for explain in _EXPLANATIONS)
     cause = next(filter(None, known), "") or _own_words(error)
     logger.debug("%s; in full: %s", redact(cause), redact(_one_line(error)))
     return cause[:MAX_LENGTH]
@@ -123,7 +123,8 @@ def _own_words(error: BaseException) -> str:
     return cut if cut != text else _one_line(error)
 
 
-# Each says what an exception means, or "" if it means something else. The first that knows any link decides.
+# Each says what an exception means, or "" if it means something else. The outermost known link decides: an inner
+# one may be of an earlier attempt.
 
 
 def _unresolved(error: BaseException, host: str, _port: int | None, _waited_s: float | None) -> str:
