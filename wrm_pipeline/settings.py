@@ -35,12 +35,11 @@ from wrm_pipeline.domain.configured import (
     vault_address,
     vault_path,
 )
+from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.rules import ServiceArea, StrictRules
 from wrm_pipeline.domain.values import stripped, unusable_character
-
-UCL_FEED_URL = "https://gladys.geog.ucl.ac.uk/bikesapi/load.php?scheme=wroclaw"
 
 # Reports from before 2010 are dead letters (data contract, section 4).
 EARLIEST_FIRST_DATE, LATEST_FIRST_DATE = date(2010, 1, 1), date(2099, 12, 31)
@@ -68,7 +67,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("data"), alias="WRM_DATA_DIR", description="Local lake, spool, cache and analytics.duckdb"
     )
-    feed_url: str = Field(UCL_FEED_URL, alias="WRM_STATIONS_DATA_URL")
+    feeds: str = Field(UCL.name, alias="WRM_FEEDS", description=f"The feed that is fetched: {', '.join(KINDS)}")
+    feed_url: str = Field(UCL.default_url, alias=UCL.url_variable)
+    operator_url: str = Field(KINDS["operator"].default_url, alias=KINDS["operator"].url_variable)
     feed_max_bytes: int = Field(32 * 2**20, alias="WRM_FEED_MAX_BYTES", gt=0, description="Longer answers are rejected")
     feed_redirect_hosts: str = Field(
         "",
@@ -242,7 +243,14 @@ class Settings(BaseSettings):
             )
         return dt
 
-    @field_validator("feed_url", "s3_endpoint_url", "ui_url", "report_url")
+    @field_validator("feeds")
+    @classmethod
+    def _known_feeds(cls, value: str) -> str:
+        if value not in KINDS:
+            raise ValueError(f"is not a kind of feed; give one of {', '.join(KINDS)}")
+        return value
+
+    @field_validator("feed_url", "operator_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         return value if value is None else http_url(value)
@@ -374,6 +382,16 @@ class Settings(BaseSettings):
         return found.value if found else given.get_secret_value()
 
     @property
+    def feed_kind(self) -> FeedKind:
+        """The kind of feed that is fetched (WRM_FEEDS)."""
+        return KINDS[self.feeds]
+
+    def url_of(self, kind: FeedKind) -> str:
+        """Where a kind of feed is."""
+        fields = (name for name, field in type(self).model_fields.items() if field.alias == kind.url_variable)
+        return str(getattr(self, next(fields)))
+
+    @property
     def feed_redirect_host_names(self) -> frozenset[str]:
         """WRM_FEED_REDIRECT_HOSTS as a set."""
         return names_of(self.feed_redirect_hosts)
@@ -449,7 +467,7 @@ class Settings(BaseSettings):
     def layout(self) -> Layout:
         """The object keys."""
         zone = ZoneInfo(self.raw_name_timezone)
-        return Layout(self.prefix, zone, self.raw_name_timezone_until, self.first_date)
+        return Layout(self.prefix, zone, self.raw_name_timezone_until, self.first_date, (self.feed_kind.name,))
 
     @property
     def backup_retention(self) -> Retention:

@@ -122,9 +122,11 @@ def _simulated_day(settings: Settings, first_minutes: int | None) -> Counter[str
 
 
 def _live_snapshot(settings: Settings) -> Counter[str]:
-    print(f"Fetching a snapshot from {redact(settings.feed_url)} ...", flush=True)
+    kind = settings.feed_kind
+    url = settings.url_of(kind)
+    print(f"Fetching a snapshot from {redact(url)} ...", flush=True)
     try:
-        return Counter([_fetch(Feed(settings.feed_url, settings.feed_max_bytes), LakeResource.of(settings))])
+        return Counter([_fetch(Feed(url, settings.feed_max_bytes, kind=kind), LakeResource.of(settings))])
     except ExternalError as error:
         sys.exit(f"{error}\nWithout a network, `make demo` uses a simulated feed.")
 

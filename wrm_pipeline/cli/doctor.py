@@ -82,7 +82,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         " ".join(settings.warnings),
     )
     checks: list[tuple[str, Callable[[Settings], Finding], str]] = [
-        ("feed", _feed, "Open the URL by hand from this machine; check DNS and WRM_STATIONS_DATA_URL"),
+        ("feed", _feed, "Open the URL by hand from this machine; check DNS and " + settings.feed_kind.url_variable),
         ("vault", _vault, "See `wrm config`; snapshots wait in the spool meanwhile"),
         (
             "storage",
@@ -120,18 +120,20 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _feed_of(settings: Settings) -> Feed:
     return Feed(
-        settings.feed_url,
+        settings.url_of(settings.feed_kind),
         settings.feed_max_bytes,
         policy=_ONE_TRY,
         redirect_hosts=settings.feed_redirect_host_names,
         private_hosts=settings.private_host_names,
+        kind=settings.feed_kind,
     )
 
 
 def _feed(settings: Settings) -> Finding:
-    tried = f"GET {settings.feed_url}"
-    fetched = _feed_of(settings).fetch(correlation_id="doctor")
-    report = inspect_stored(fetched.body, fetched.fetched_at, apart=False)
+    feed = _feed_of(settings)
+    tried = f"GET {feed.url}"
+    fetched = feed.fetch(correlation_id="doctor")
+    report = inspect_stored(fetched.body, fetched.fetched_at, feed.kind, apart=False)
     fault, counts = report.fault, report.counts
     if fault:
         return Finding("feed", "failed", tried, fault.error_message, "Open the URL by hand; is it still the feed?")
@@ -327,8 +329,8 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _clock(settings: Settings) -> Finding:
-    policy = replace(_feed_of(settings).outgoing, total_s=8, read_s=5)
-    answer = outgoing.request(policy, "HEAD", settings.feed_url, name=settings.feed_url)
+    feed = _feed_of(settings)
+    answer = outgoing.request(replace(feed.outgoing, total_s=8, read_s=5), "HEAD", feed.url, name=feed.url)
     now = datetime.now(UTC)
     if "date" not in answer.headers:
         return Finding("clock", "warning", "compare with the feed server's Date", "it sends none", "Check NTP by hand")

@@ -9,6 +9,7 @@ from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.connections import Resolve, resolve_name
 from wrm_pipeline.clients.errors import PermanentError
 from wrm_pipeline.clients.outgoing import MAX_REDIRECTS, Policy, request
+from wrm_pipeline.domain.feeds import UCL, FeedKind
 from wrm_pipeline.domain.masking import redact, remember_credentials, without_echo
 
 if TYPE_CHECKING:
@@ -19,24 +20,23 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 15.0
 DEFAULT_MAX_BYTES = 32 * 2**20
 
-_MOVED = "Open the URL by hand; if it has moved, set WRM_STATIONS_DATA_URL"
-
 
 @dataclass(frozen=True, slots=True)
 class FetchedBody:
-    """An answer of the feed, undecoded, and when it was complete (aware, UTC)."""
+    """An answer of the feed, undecoded, when it was complete (aware, UTC), and what kind of feed it is from."""
 
     body: bytes
     fetched_at: datetime
     status: int
     content_type: str
+    kind: FeedKind = UCL
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
     """The feed at `url`, whose credentials are masked; `now` gives the time of a fetch (aware, UTC).
 
-    See `outgoing.Policy` for `redirect_hosts`, `private_hosts` and `resolve`.
+    `kind` says what its answers are. See `outgoing.Policy` for `redirect_hosts`, `private_hosts` and `resolve`.
     """
 
     url: str
@@ -47,6 +47,7 @@ class Feed:
     redirect_hosts: frozenset[str] = frozenset()
     private_hosts: frozenset[str] = frozenset()
     resolve: Resolve = field(default=resolve_name, repr=False)
+    kind: FeedKind = UCL
 
     def __post_init__(self) -> None:
         remember_credentials(self.url)
@@ -67,7 +68,7 @@ class Feed:
         """
         return retry.call(
             lambda: self._attempt(correlation_id),
-            target="feed",
+            target=self.kind.target,
             operation="get",
             name=self.url,
             policy=self.policy,
@@ -79,20 +80,29 @@ class Feed:
         if correlation_id:
             headers["X-Correlation-ID"] = correlation_id
         answer = request(self.outgoing, "GET", self.url, name=self.url, headers=headers)
-        retry.check_response(answer, target="feed", operation="get", name=self.url)
+        retry.check_response(answer, target=self.kind.target, operation="get", name=self.url)
         if answer.status_code != 200:
             raise PermanentError(
-                f"answered {answer.status_code} instead of 200", "feed", "get", self.url, _MOVED, answer.status_code
+                f"answered {answer.status_code} instead of 200",
+                self.kind.target,
+                "get",
+                self.url,
+                self._moved,
+                answer.status_code,
             )
         # The body is kept for ever, so it must not contain our own credential if the feed quotes the request.
         body = without_echo(answer.body, self.url)
-        return FetchedBody(body, self.now(), 200, answer.headers.get("content-type", ""))
+        return FetchedBody(body, self.now(), 200, answer.headers.get("content-type", ""), self.kind)
+
+    @property
+    def _moved(self) -> str:
+        return f"Open the URL by hand; if it has moved, set {self.kind.url_variable}"
 
     @property
     def outgoing(self) -> Policy:
         """The policy for its requests."""
         return Policy(
-            "feed",
+            self.kind.target,
             max_bytes=self.max_bytes,
             connect_s=CONNECT_TIMEOUT_S,
             read_s=READ_TIMEOUT_S,
@@ -100,8 +110,8 @@ class Feed:
             max_redirects=MAX_REDIRECTS,
             redirect_hosts=self.redirect_hosts,
             private_hosts=self.private_hosts,
-            remedy=_MOVED,
+            remedy=self._moved,
             size_remedy="Open the URL by hand; if such a size is right, raise WRM_FEED_MAX_BYTES",
-            redirect_remedy=f"{_MOVED}, or name the host in WRM_FEED_REDIRECT_HOSTS if it may answer for the feed",
+            redirect_remedy=f"{self._moved}, or name the host in WRM_FEED_REDIRECT_HOSTS if it may answer for the feed",
             resolve=self.resolve,
         )

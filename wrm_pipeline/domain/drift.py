@@ -83,17 +83,17 @@ def drift_of(report: FileReport) -> Drift | None:
     return Drift(name, error, dead, rows, report.counts.rows_out == 0, first.line_number)
 
 
-def new_example(drift: Drift, body: bytes) -> str:
-    """How the field is spelled now, for a person."""
-    header, lines = _lines(body)
+def new_example(drift: Drift, body: bytes, first_line: int = 1) -> str:
+    """How the field is spelled now, for a person; the body's lines are numbered from `first_line`."""
+    header, lines = _lines(body, first_line)
     if drift.field == _HEADER:
         return shown(header)
     return shown(_value(header, lines.get(drift.new_line, ""), drift.field))
 
 
-def old_example(drift: Drift, body: bytes, report: FileReport) -> str | None:
+def old_example(drift: Drift, body: bytes, report: FileReport, first_line: int = 1) -> str | None:
     """How a readable row of a body spells the field; None if it has no such row. It may be the drifting body itself."""
-    header, lines = _lines(body)
+    header, lines = _lines(body, first_line)
     if drift.field == _HEADER:
         return shown(header) if report.counts.rows_out else None
     dead = {row.line_number for row in report.dead_rows}
@@ -112,12 +112,12 @@ def shown(value: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
-def _lines(body: bytes) -> tuple[str, Mapping[int, str]]:
+def _lines(body: bytes, first_line: int) -> tuple[str, Mapping[int, str]]:
     """The header and the rows by line number, roughly: for examples, not for values."""
     encoding = "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = body.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
     header, rows = "", {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=first_line):
         if not header:
             names = {name.lower() for name in _fields(line, line)}
             header = line if len(names) > 2 and names.intersection(ID_COLUMNS) else ""

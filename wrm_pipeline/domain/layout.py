@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, kind_of
+
 LOCAL_ZONE_NAME = "Europe/Warsaw"
 LOCAL_ZONE = ZoneInfo(LOCAL_ZONE_NAME)
 _UTC_BY_NAME = ZoneInfo("UTC")
@@ -75,13 +77,19 @@ class Layout:
 
     `raw_name_zone` is the zone of the times in raw file names (`WRM_RAW_NAME_TIMEZONE`); from the partition
     `raw_name_zone_until` on (None: never) they are UTC, as this pipeline writes them. `first_date` is the first
-    partition (`WRM_FIRST_DATE`).
+    partition (`WRM_FIRST_DATE`), `feeds` are the kinds of feeds that are fetched (`WRM_FEEDS`).
     """
 
     prefix: str = "bike-data/gen_info/"
     raw_name_zone: tzinfo = UTC
     raw_name_zone_until: date | None = None
     first_date: date = FIRST_DATE
+    feeds: tuple[str, ...] = (UCL.name,)
+
+    @property
+    def kinds(self) -> list[FeedKind]:
+        """The kinds of feeds that are fetched, in the order of trust."""
+        return [KINDS[name] for name in self.feeds]
 
     def not_a_partition(self, dt: date, today: date) -> str:
         """Why a date is not processed, in words; empty for a valid partition."""
@@ -112,14 +120,14 @@ class Layout:
         """Key of the index of a day's archive; without it there is no archive."""
         return f"{self.archive_folder(dt)}index.json"
 
-    def raw_key(self, fetched_at: datetime) -> str:
-        """Key of a snapshot fetched at `fetched_at` (aware); one per second."""
-        return f"{self.raw_folder(local_date(fetched_at))}{self._snapshot_name(fetched_at)}"
+    def raw_key(self, fetched_at: datetime, kind: FeedKind = UCL) -> str:
+        """Key of a snapshot fetched at `fetched_at` (aware) from a kind of feed; one per second."""
+        return f"{self.raw_folder(local_date(fetched_at))}{self.snapshot_name(fetched_at, kind)}"
 
-    def quarantine_key(self, fetched_at: datetime) -> str:
+    def quarantine_key(self, fetched_at: datetime, kind: FeedKind = UCL) -> str:
         """Key of a fetched body that is not a snapshot."""
         dt = local_date(fetched_at)
-        return f"{self.quarantine_folder(dt)}{self._snapshot_name(fetched_at)}"
+        return f"{self.quarantine_folder(dt)}{self.snapshot_name(fetched_at, kind)}"
 
     def quarantine_folder(self, dt: date) -> str:
         """The folder of the bodies fetched on a day that are not snapshots."""
@@ -136,9 +144,11 @@ class Layout:
             return quarantine_key
         return f"{self.raw_prefix}{quarantine_key.removeprefix(self.quarantine_prefix)}"
 
-    def _snapshot_name(self, fetched_at: datetime) -> str:
-        at = fetched_at.astimezone(self._name_zone(local_date(fetched_at)))
-        return f"wrm_stations_{at:%Y-%m-%d_%H-%M-%S}.txt"
+    def snapshot_name(self, fetched_at: datetime, kind: FeedKind = UCL) -> str:
+        """The last part of a snapshot's key."""
+        # Names of the other kinds are ours alone, so they are always in UTC.
+        zone = self._name_zone(local_date(fetched_at)) if kind is UCL else UTC
+        return f"{kind.stem}_{fetched_at.astimezone(zone):%Y-%m-%d_%H-%M-%S}{kind.suffix}"
 
     def _name_zone(self, dt: date) -> tzinfo:
         legacy = self.raw_name_zone_until is None or dt < self.raw_name_zone_until
@@ -154,20 +164,23 @@ class Layout:
         parts = self._raw_date_and_name(key)
         if parts is None:
             return None
-        dt, name = parts
-        zone = self._name_zone(dt)
+        dt, name, kind = parts
+        zone = self._name_zone(dt) if kind is UCL else UTC
         at = _name_time(name, zone)
         # Only a zone with clock changes is ambiguous, and this is called for each key of each listing.
         other = _name_time(name, zone, fold=1) if at is not None and zone is not UTC else None
         return RawKey(key, dt, at, other if other != at else None)
 
-    def _raw_date_and_name(self, key: str) -> tuple[date, str] | None:
+    def _raw_date_and_name(self, key: str) -> tuple[date, str, FeedKind] | None:
         prefix = self.raw_prefix
-        if not key.startswith(prefix) or not key.endswith(".txt"):
+        if not key.startswith(prefix):
             return None
         folder, slash, name = key[len(prefix) :].partition("/")
-        dt = folder_date(folder) if slash else None
-        return (dt, name) if dt else None
+        kind = kind_of(name) if slash else None
+        if kind is None or (kind is not UCL and "/" in name):
+            return None
+        dt = folder_date(folder)
+        return (dt, name, kind) if dt else None
 
     def partition_folder(self, layer: str, dt: date) -> str:
         """Folder of one partition of a Parquet layer (`processed` or `enhanced`)."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wrm_pipeline.domain.feeds import KINDS, UCL
+
 if TYPE_CHECKING:
     import pandera.pandas as pandera
 
@@ -75,8 +77,7 @@ _LATITUDE = (-90.0, 90.0)
 _LONGITUDE = (-180.0, 180.0)
 _PERCENT = (0, 100)
 
-UCL_FEED = "ucl"
-FEEDS = (UCL_FEED, "operator", "gbfs")
+FEEDS = tuple(KINDS)
 
 PROCESSED = TableSchema(
     "processed",
@@ -165,7 +166,7 @@ def value_range(schema: TableSchema, column: str) -> tuple[float, float]:
 def with_later_columns(rows: pa.Table) -> pa.Table:
     """Published rows with the columns that parser version 1 did not write, filled as it would have done."""
     if "feed" not in rows.column_names:
-        feed = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [UCL_FEED])
+        feed = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [UCL.name])
         rows = rows.append_column("feed", feed)
     if "count_capped" not in rows.column_names:
         rows = rows.append_column("count_capped", pa.repeat(False, rows.num_rows))

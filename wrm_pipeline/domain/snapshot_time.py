@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
+from wrm_pipeline.domain.feeds import kind_of
 from wrm_pipeline.domain.layout import RawKey, partition_bounds
 from wrm_pipeline.domain.manifest import RawObject
 from wrm_pipeline.domain.rules import STALE_AFTER
@@ -89,9 +90,9 @@ def reported_times(files: Sequence[tuple[str, bytes, RawObject]], dt: date) -> l
     """The time of fetch of each body (key, body, object) according to its reports; None for a body without a row.
 
     This is the median of the hour with most of a body's reports, the latest of several such hours. Stations that went
-    silent days ago and those with a wrong clock are outside that hour; and in a feed that reports all at once, as this
-    one does, it is the time of the fetch to the second. The two offset columns are not added: the reports' times are
-    Unix seconds, so they are UTC already.
+    silent days ago and those with a wrong clock are outside that hour; and in a feed that reports all at once, as UCL's
+    does, it is the time of the fetch to the second. The two offset columns are not added: the reports' times are
+    Unix seconds, so they are UTC already. None as well for a kind of feed whose reports have no time of their own.
     """
     # The parser rejects reports more than a day after the fetch, and no fetch of the day is after its end. Distinct
     # times keep the files' rows apart.
@@ -104,7 +105,9 @@ def reported_times(files: Sequence[tuple[str, bytes, RawObject]], dt: date) -> l
     )
     micros = batch.rows["timestamp"].cast(pa.int64()).to_numpy()
     ends = np.cumsum([report.counts.rows_out for report in batch.reports])
-    return [_most_usual(part) for part in np.split(micros, ends[:-1])] if files else []
+    parts = np.split(micros, ends[:-1]) if files else []
+    told = [kind is None or kind.reports_times for kind in (kind_of(key) for key, _, _ in files)]
+    return [_most_usual(part) if known else None for part, known in zip(parts, told, strict=True)]
 
 
 def _most_usual(micros: np.ndarray) -> datetime | None:

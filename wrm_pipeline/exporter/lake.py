@@ -22,6 +22,7 @@ from wrm_pipeline.exporter.families import gauge, single
 from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue, UnreadableLetter, read_letter
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.lake.raw_objects import fetched_since
 from wrm_pipeline.lake.spool import Spool
 
 
@@ -94,10 +95,14 @@ class SnapshotSource:
             known = self._stored if self._stored and self._stored.dt == dt else None
             if known and known.file_timestamp and known.file_timestamp > now + MAX_AHEAD:
                 known = None
-            after = known.key if known else ""
             earliest, _ = span_of(dt)
             found = [known] if known else []
-            for info in store.list(self._layout.raw_folder(dt), start_after=after):
+            folder, since = self._layout.raw_folder(dt), known.file_timestamp if known else None
+            # Without a time to begin from, one listing has the objects of all feeds.
+            objects = (
+                fetched_since(store, self._layout, folder, since, self._layout.kinds) if since else store.list(folder)
+            )
+            for info in objects:
                 parsed = self._layout.parse_raw_key(info.key)
                 if parsed is not None:
                     at = parsed.file_timestamp or info.last_modified

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from wrm_pipeline.domain.feeds import KINDS
+
 OTHER = "other"
 
 RUN_STATUSES = ("success", "failure", "canceled")
@@ -14,7 +16,7 @@ ASSET_STATUSES = (*RUN_STATUSES, "skipped")
 ROW_OUTCOMES = ("out", "dead_lettered", "duplicate")
 TICK_STATUSES = ("success", "skipped", "failure")
 CACHE_RESULTS = ("hit", "miss", "error")
-TARGETS = ("feed", "s3", "vault", "redis", "webhook", "openlineage")
+TARGETS = (*(kind.target for kind in KINDS.values()), "s3", "vault", "redis", "webhook", "openlineage")
 REQUEST_OUTCOMES = ("ok", "retried", "failed", "rejected", "error", "circuit_open")
 
 # Requests that are exported as zero from the start: the rate of a series that appears with its first failure is 0.

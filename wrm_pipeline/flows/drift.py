@@ -12,12 +12,14 @@ from datetime import date, datetime, timedelta
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of, new_example, old_example
+from wrm_pipeline.domain.feeds import UCL, FeedKind, kind_of
 from wrm_pipeline.domain.layout import Layout, RawKey, local_date
-from wrm_pipeline.domain.snapshot import FileReport, inspect_fetched
+from wrm_pipeline.domain.snapshot import FileReport, RawSnapshot, as_example, inspect_fetched
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
+from wrm_pipeline.lake.raw_objects import fetched_since
 
 # Checked every 5 minutes, so an unreadable body is seen by two checks.
 LOOK_BACK = timedelta(minutes=10)
@@ -89,8 +91,10 @@ def look_for_drift(
     kinds = Counter((drift.field, drift.error_type) for _, drift in drifts)
     _, drift = max(drifts, key=lambda found: (kinds[found[1].field, found[1].error_type], found[0].at))
     body, content, report = next((b, c, r) for b, c, r in reversed(reports) if drift_of(r) == drift)
-    old = old_example(drift, content, report) or _older_example(store, layout, drift, body.at, cache)
-    return FoundDrift(drift, body.info.key, old, new_example(drift, content), len(drifts), len(reports)), len(reports)
+    lines, first_line = _example(body, content)
+    old = old_example(drift, lines, report, first_line) or _older_example(store, layout, drift, body, cache)
+    new = new_example(drift, lines, first_line)
+    return FoundDrift(drift, body.info.key, old, new, len(drifts), len(reports)), len(reports)
 
 
 def open_drift(queue: DeadLetterQueue, dt: date) -> list[DeadLetter]:
@@ -102,13 +106,8 @@ def _bodies(store: ObjectStore, layout: Layout, start: datetime, now: datetime) 
     """Bodies fetched since `start`, by time; those dated later than now are ignored."""
     found = []
     for dt in sorted({local_date(start), local_date(now)}):
-        places = (
-            (layout.raw_folder(dt), layout.raw_key(start)),
-            (layout.quarantine_folder(dt), layout.quarantine_key(start)),
-        )
-        for folder, first in places:
-            after = first if first.startswith(folder) else ""
-            for info in store.list(folder, start_after=after):
+        for folder in (layout.raw_folder(dt), layout.quarantine_folder(dt)):
+            for info in fetched_since(store, layout, folder, start, layout.kinds):
                 key = layout.parse_raw_key(layout.released_key(info.key))
                 at = _time(key, info)
                 if key is not None and start <= at <= now + MAX_AHEAD and info.size_bytes <= MAX_BODY_BYTES:
@@ -123,15 +122,25 @@ def _time(key: RawKey | None, info: ObjectInfo) -> datetime:
 def _read(store: ObjectStore, bodies: Sequence[_Body], cache: Cache) -> Iterator[tuple[_Body, bytes, FileReport]]:
     contents = CachedObjects(store, cache).bodies([body.info for body in bodies])
     for body, (_, content) in zip(bodies, contents, strict=True):
-        yield body, content, inspect_fetched(content, body.at)
+        yield body, content, inspect_fetched(content, body.at, _kind(body).name)
 
 
-def _older_example(store: ObjectStore, layout: Layout, drift: Drift, before: datetime, cache: Cache) -> str:
-    """An example from the newest readable bodies before."""
+def _kind(body: _Body) -> FeedKind:
+    return kind_of(body.info.key) or UCL
+
+
+def _example(body: _Body, content: bytes) -> tuple[bytes, int]:
+    return as_example(RawSnapshot(body.info.key, body.at, content))
+
+
+def _older_example(store: ObjectStore, layout: Layout, drift: Drift, drifted: _Body, cache: Cache) -> str:
+    """An example from the newest readable bodies of the same feed before."""
+    before = drifted.at
     older = [body for body in _bodies(store, layout, before - _LISTED_WITHOUT, before) if body.at < before]
-    raw = [body for body in older if body.info.key.startswith(layout.raw_prefix)]
+    raw = [body for body in older if body.info.key.startswith(layout.raw_prefix) and _kind(body) is _kind(drifted)]
     for body, content, report in _read(store, raw[: -_TRIED_FOR_EXAMPLE - 1 : -1], cache):
-        example = old_example(drift, content, report) if body else None
+        lines, first_line = _example(body, content)
+        example = old_example(drift, lines, report, first_line)
         if example:
             return example
     return ""

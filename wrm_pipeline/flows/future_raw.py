@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import PurePosixPath
 
+from wrm_pipeline.domain.feeds import UCL, kind_of
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.manifest import RawObject
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD, reported_times
@@ -13,6 +14,7 @@ from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.flows.raw_inputs import published_manifest
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.raw_objects import fetched_since
 
 # The second of two snapshots of the same second gets a later one.
 _LATEST_SECOND = timedelta(minutes=1)
@@ -40,7 +42,7 @@ class Move:
 def future_raw(store: ObjectStore, layout: Layout, now: datetime) -> Iterator[ObjectInfo]:
     """Loose raw objects of days that have not begun, and those of today named later than `now` (aware).
 
-    One listing of folders, one of the end of today's, and one for each future day.
+    One listing of folders, one of the end of today's for each feed, and one for each future day.
     """
     today = local_date(now)
     latest = now + MAX_AHEAD
@@ -48,7 +50,8 @@ def future_raw(store: ObjectStore, layout: Layout, now: datetime) -> Iterator[Ob
         dt = folder_date(folder)
         if dt is None or dt < today:
             continue
-        for info in store.list(folder, start_after=layout.raw_key(latest) if dt == today else ""):
+        objects = store.list(folder) if dt > today else fetched_since(store, layout, folder, latest, layout.kinds)
+        for info in objects:
             key = layout.parse_raw_key(info.key)
             if key is not None and (dt > today or (key.file_timestamp is not None and key.file_timestamp > latest)):
                 yield info
@@ -74,7 +77,7 @@ def move_future(
         if at is None:
             yield Move(info.key, "", None, why)
             continue
-        target, _ = _free_key(store, layout, at, body)
+        target, _ = _free_key(store, layout, info.key, at, body)
         if not target:
             why = f"Every second of the minute from {at:%Y-%m-%d %H:%M:%S} UTC on is taken: it is left where it is"
         if not write or not target:
@@ -95,12 +98,13 @@ def _time_of(info: ObjectInfo, body: bytes, now: datetime) -> tuple[datetime | N
     return None, "Neither its reports nor the time at which it was stored lie in the past: it is left where it is"
 
 
-def _free_key(store: ObjectStore, layout: Layout, at: datetime, body: bytes) -> tuple[str, bool]:
+def _free_key(store: ObjectStore, layout: Layout, source: str, at: datetime, body: bytes) -> tuple[str, bool]:
     """The first key from `at` on that is free, or that holds this very body (then True); empty if all are taken."""
     wanted = hashlib.sha256(body).digest()
     moment = at
+    kind = kind_of(source) or UCL
     while moment <= at + _LATEST_SECOND:
-        key = layout.raw_key(moment)
+        key = layout.raw_key(moment, kind)
         if store.stat(key) is None:
             return key, False
         if hashlib.sha256(store.get(key)).digest() == wanted:
@@ -113,7 +117,7 @@ def _moved(
     store: ObjectStore, layout: Layout, source: str, body: bytes, at: datetime, metadata: Mapping[str, str]
 ) -> Move:
     while True:
-        target, is_there = _free_key(store, layout, at, body)
+        target, is_there = _free_key(store, layout, source, at, body)
         if not target or is_there or store.put_if_absent(target, body, metadata=metadata):
             break
     if not target:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.drift import Drift, drift_of
+from wrm_pipeline.domain.feeds import UCL, FeedKind
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.snapshot import (
     FileFault,
@@ -22,6 +24,7 @@ from wrm_pipeline.flows.inspection import APART_FROM_BYTES, UNINSPECTED, inspect
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectInfo, ObjectStore
+from wrm_pipeline.lake.raw_objects import fetched_since
 from wrm_pipeline.lake.spool import Kind, Spool, SpooledBody, SpoolFullError, UnreadableBodyError
 from wrm_pipeline.logs import get_logger
 
@@ -89,6 +92,7 @@ class _New:
     spooled: SpooledBody | None
     known: bool
     report: FileReport
+    kind: FeedKind
 
 
 def take_snapshot(
@@ -125,16 +129,18 @@ def take_snapshot(
     suspects = False
     try:
         suspects = any(body.kind == "fetched" for body in spool.waiting())
-        known = _waits_already(spool, fetched.body)
-        waiting = known or spool.add("fetched", fetched.fetched_at, fetched.body, run_id=correlation_id)
+        known = _waits_already(spool, fetched.body, fetched.kind)
+        waiting = known or spool.add(
+            "fetched", fetched.fetched_at, fetched.body, run_id=correlation_id, feed=fetched.kind
+        )
     except (SpoolFullError, OSError) as error:
         spool_error = error
     if waiting is not None and (suspects or len(fetched.body) > APART_FROM_BYTES):
         # Suspects: a process died after an earlier fetch, perhaps while inspecting it; this body may be of that kind.
-        report = inspect_apart(waiting.path, fetched.body, fetched.fetched_at)
+        report = inspect_apart(waiting.path, fetched.body, fetched.fetched_at, fetched.kind)
     else:
-        report = inspect_here(fetched.body, fetched.fetched_at)
-    new = _New(fetched.fetched_at, fetched.body, waiting, known is not None, report)
+        report = inspect_here(fetched.body, fetched.fetched_at, fetched.kind)
+    new = _New(fetched.fetched_at, fetched.body, waiting, known is not None, report, fetched.kind)
     result = _result_of(new, layout, correlation_id)
     if spool_error is not None:
         result = _store_without_spool(connect, layout, spool, new, result, spool_error, cache)
@@ -153,9 +159,9 @@ def take_snapshot(
     return result
 
 
-def _waits_already(spool: Spool, body: bytes) -> SpooledBody | None:
+def _waits_already(spool: Spool, body: bytes, kind: FeedKind) -> SpooledBody | None:
     """The newest waiting body, if it has these bytes: a frozen feed must not fill the disk while the store is down."""
-    for last in list(spool.waiting())[-1:]:
+    for last in [waiting for waiting in spool.waiting() if waiting.feed is kind][-1:]:
         with contextlib.suppress(FileNotFoundError, UnreadableBodyError):
             if last.path.lstat().st_size == len(body) and last.read() == body:
                 return last
@@ -168,7 +174,7 @@ def _result_of(new: _New, layout: Layout, run_id: str) -> IngestResult:
         new.fetched_at,
         len(new.body),
         hashlib.sha256(new.body).hexdigest(),
-        layout.quarantine_key(new.fetched_at) if fault else layout.raw_key(new.fetched_at),
+        layout.quarantine_key(new.fetched_at, new.kind) if fault else layout.raw_key(new.fetched_at, new.kind),
         duplicate=new.known,
         fault=fault,
         drift=drift_of(new.report),
@@ -234,12 +240,13 @@ def _store_without_spool(
         delivery.deliver(objects)
         result = replace(result, delivered=delivery.done)
         fault = result.fault
-        if fault is None and last_sha256(objects, layout, result.fetched_at) == result.sha256:
+        if fault is None and last_sha256(objects, layout, result.fetched_at, new.kind) == result.sha256:
             return replace(result, duplicate=True)
         kind: Kind = "quarantine" if fault else "raw"
-        key = _store(objects, layout, kind, result.fetched_at, new.body, result.sha256, result.run_id)
+        body = SpooledBody(Path(), kind, result.fetched_at, result.run_id, new.kind)
+        key = _store(objects, layout, body, new.body, result.sha256)
         if fault is not None:
-            _record_quarantined(objects.store, layout, key, result.fetched_at, new.body, new.report)
+            _record_quarantined(objects.store, layout, key, body, new.body, new.report)
         return replace(result, key=key)
     except (ExternalError, OSError) as error:
         raise spool_error from error
@@ -268,7 +275,7 @@ class _Delivery:
         self._layout = layout
         self._spool = spool
         self._new = new
-        self._last_sha256: str | None = None
+        self._last_sha256: dict[str, str | None] = {}
         self._keys: list[str] = []
         self._duplicates: list[datetime] = []
         self._problems: list[str] = []
@@ -315,21 +322,22 @@ class _Delivery:
         sha256 = hashlib.sha256(data).hexdigest()
         fault = report.fault if report else None
         kind: Kind = "quarantine" if fault else "raw"
+        feed, last = body.feed, None
         if kind == "raw":
-            self._last_sha256 = self._last_sha256 or last_sha256(objects, self._layout, body.fetched_at)
-        if kind == "raw" and sha256 == self._last_sha256:
+            last = self._last_sha256.get(feed.name) or last_sha256(objects, self._layout, body.fetched_at, feed)
+        if kind == "raw" and sha256 == last:
             self._duplicates.append(body.fetched_at)
             self.outcomes[body.fetched_at] = ""
         else:
-            key = _store(objects, self._layout, kind, body.fetched_at, data, sha256, body.run_id)
+            key = _store(objects, self._layout, replace(body, kind=kind), data, sha256)
             if report is not None and fault is not None:
-                _record_quarantined(objects.store, self._layout, key, body.fetched_at, data, report)
+                _record_quarantined(objects.store, self._layout, key, body, data, report)
                 if fault.error_type == UNINSPECTED:
                     self._problems.append(f"{body.path.name} (now {key}: {fault.error_message})")
             self._keys.append(key)
             self.outcomes[body.fetched_at] = key
         if kind == "raw":
-            self._last_sha256 = sha256
+            self._last_sha256[feed.name] = sha256
         try:
             self._spool.remove(body)
         except OSError as error:
@@ -343,46 +351,45 @@ class _Delivery:
             # It was inspected before; until done, its name tells what killed a process that dies now.
             marked = self._spool.rename(body, "fetched")
             if len(data) > APART_FROM_BYTES:
-                return marked, inspect_apart(marked.path, data, body.fetched_at)
-            return marked, inspect_here(data, body.fetched_at)
+                return marked, inspect_apart(marked.path, data, body.fetched_at, body.feed)
+            return marked, inspect_here(data, body.fetched_at, body.feed)
         if self._apart >= MAX_APART_PER_RUN:
             return body, None
         self._apart += 1
         try:
-            return body, inspect_apart(body.path, data, body.fetched_at)
+            return body, inspect_apart(body.path, data, body.fetched_at, body.feed)
         except OSError as error:
             self._problems.append(f"{body.path.name} (no process could be started to inspect it: {error.strerror})")
             return body, None
 
 
-def _store(
-    objects: CachedObjects, layout: Layout, kind: Kind, fetched_at: datetime, body: bytes, sha256: str, run_id: str
-) -> str:
+def _store(objects: CachedObjects, layout: Layout, waiting: SpooledBody, body: bytes, sha256: str) -> str:
     """Store a body under its second, or the next free one if another body has it; returns the key."""
     store = objects.store
-    metadata = {"sha256": sha256} | ({RUN_ID: run_id} if run_id else {})
+    metadata = {"sha256": sha256} | ({RUN_ID: waiting.run_id} if waiting.run_id else {})
     for seconds in range(60):
-        at = fetched_at + timedelta(seconds=seconds)
-        key = layout.raw_key(at) if kind == "raw" else layout.quarantine_key(at)
+        at = waiting.fetched_at + timedelta(seconds=seconds)
+        is_raw = waiting.kind == "raw"
+        key = layout.raw_key(at, waiting.feed) if is_raw else layout.quarantine_key(at, waiting.feed)
         if objects.put_if_absent(key, body, metadata=metadata) or _sha256_of(store, key) == sha256:
-            if kind == "raw":
+            if is_raw:
                 objects.stored(key, body, sha256)
             return key
     raise TransientError(
         "other bodies have all 60 seconds from this one on",
         store.name,
         "put",
-        layout.raw_key(fetched_at),
+        layout.raw_key(waiting.fetched_at, waiting.feed),
         "Is more than one fetcher running? Stop all but one",
     )
 
 
 def _record_quarantined(
-    store: ObjectStore, layout: Layout, key: str, fetched_at: datetime, body: bytes, found: FileReport
+    store: ObjectStore, layout: Layout, key: str, waiting: SpooledBody, body: bytes, found: FileReport
 ) -> None:
     drift = drift_of(found)
     if drift is None:
-        lines = line_count(body)
+        lines = line_count(body) if waiting.feed.translate is None else found.counts.lines_in
         counts = LineCounts(lines_in=lines, dead_lettered=lines)
         dead_counts = {found.fault.error_type: lines} if found.fault else {}
         report = FileReport(key, counts, dead_counts=dead_counts, fault=found.fault)
@@ -394,18 +401,17 @@ def _record_quarantined(
         [report],
         asset_name=asset_names.RAW,
         # Not the date of the fetch: the next free second may be tomorrow's.
-        partition_date=folder_date(key.rpartition("/")[0]) or local_date(fetched_at),
-        seen_at=fetched_at,
+        partition_date=folder_date(key.rpartition("/")[0]) or local_date(waiting.fetched_at),
+        seen_at=waiting.fetched_at,
     )
 
 
-def last_sha256(objects: CachedObjects, layout: Layout, now: datetime) -> str | None:
-    """Hash of the newest snapshot before `now`, at the cost of one listing (around midnight two) and at most a HEAD."""
+def last_sha256(objects: CachedObjects, layout: Layout, now: datetime, kind: FeedKind = UCL) -> str | None:
+    """Hash of the newest snapshot of a feed before `now`, for one listing (around midnight two) and at most a HEAD."""
     start = now - DUPLICATE_LOOK_BACK
     newest: ObjectInfo | None = None
     for dt in sorted({local_date(start), local_date(now)}):
-        after = layout.raw_key(start) if dt == local_date(start) else ""
-        for info in objects.store.list(layout.raw_folder(dt), start_after=after):
+        for info in fetched_since(objects.store, layout, layout.raw_folder(dt), start, [kind]):
             parsed = layout.parse_raw_key(info.key)
             if parsed is not None and parsed.file_timestamp is not None and parsed.file_timestamp <= now:
                 newest = info

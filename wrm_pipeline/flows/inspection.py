@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from wrm_pipeline.domain.feeds import UCL, FeedKind
 from wrm_pipeline.domain.snapshot import DeadRow, FileFault, FileReport, LineCounts, inspect_fetched
 
 # 40 kB take 5 ms, and 32 MB (WRM_FEED_MAX_BYTES) a few seconds.
@@ -27,22 +28,22 @@ APART_FROM_BYTES = 4 * 2**20
 UNINSPECTED = "inspection_failed"
 
 
-def inspect_here(body: bytes, fetched_at: datetime) -> FileReport:
+def inspect_here(body: bytes, fetched_at: datetime, feed: FeedKind = UCL) -> FileReport:
     """The report on a body; if the inspection raises anything, a report with the fault `inspection_failed`."""
     try:
-        return inspect_fetched(body, fetched_at)
+        return inspect_fetched(body, fetched_at, feed.name)
     except Exception as error:  # noqa: BLE001 - it must cost neither this body nor the others
         return _uninspected(body, f"{type(error).__name__}: {error}"[:300])
 
 
-def inspect_apart(path: Path, body: bytes, fetched_at: datetime) -> FileReport:
+def inspect_apart(path: Path, body: bytes, fetched_at: datetime, feed: FeedKind = UCL) -> FileReport:
     """Like `inspect_here` in another process, limited to `APART_SECONDS` and a multiple of the body's size in memory.
 
     Raises:
         OSError: no process can be started; the body is tried again later.
     """
     limit = APART_BYTES + APART_BYTES_PER_BYTE * len(body)
-    command = [sys.executable, "-m", __name__, str(path), fetched_at.isoformat(), str(limit)]
+    command = [sys.executable, "-m", __name__, str(path), fetched_at.isoformat(), str(limit), feed.name]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and a path of our own
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=APART_SECONDS, check=False
@@ -60,18 +61,18 @@ def inspect_apart(path: Path, body: bytes, fetched_at: datetime) -> FileReport:
     return FileReport("fetched body", LineCounts(**answer["counts"]), rows, answer["dead_counts"], fault)
 
 
-def inspect_stored(body: bytes, fetched_at: datetime, *, apart: bool) -> FileReport:
+def inspect_stored(body: bytes, fetched_at: datetime, feed: FeedKind = UCL, *, apart: bool) -> FileReport:
     """The report on a body that is not in the spool; from another process if it is huge or `apart` is set.
 
     Raises:
         OSError: no process can be started, or the disk has no room for its copy.
     """
     if not apart and len(body) <= APART_FROM_BYTES:
-        return inspect_here(body, fetched_at)
+        return inspect_here(body, fetched_at, feed)
     with tempfile.NamedTemporaryFile(prefix="wrm-inspect-") as file:
         file.write(body)
         file.flush()
-        return inspect_apart(Path(file.name), body, fetched_at)
+        return inspect_apart(Path(file.name), body, fetched_at, feed)
 
 
 def line_count(body: bytes) -> int:
@@ -90,12 +91,12 @@ def _uninspected(body: bytes, problem: str) -> FileReport:
     return FileReport("fetched body", counts, dead_counts={UNINSPECTED: lines}, fault=fault)
 
 
-def _main(path: str, fetched_at: str, limit: str) -> None:
+def _main(path: str, fetched_at: str, limit: str, feed: str) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    report = inspect_fetched(Path(path).read_bytes(), datetime.fromisoformat(fetched_at))
+    report = inspect_fetched(Path(path).read_bytes(), datetime.fromisoformat(fetched_at), feed)
     answer = asdict(report)
     del answer["source_key"]
     sys.stdout.write(json.dumps(answer))

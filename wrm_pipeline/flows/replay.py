@@ -18,6 +18,7 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.asset_letters import of_another_asset
 from wrm_pipeline.domain.dead_letters import MAX_RETRIES, PARKED, PENDING, REPROCESSED, DeadLetter
+from wrm_pipeline.domain.feeds import kind_of
 from wrm_pipeline.domain.layout import Layout, is_plain_key
 from wrm_pipeline.domain.manifest import AccountingError
 from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
@@ -189,23 +190,24 @@ def _released(store: ObjectStore, layout: Layout, letter: DeadLetter, cache: Cac
     """
     key = layout.released_key(letter.source_key)
     parsed = layout.parse_raw_key(key)
-    if parsed is None or not is_plain_key(key):
+    kind = kind_of(key)
+    if parsed is None or kind is None or not is_plain_key(key):
         return None
     try:
         body = store.get(letter.source_key)
     except ObjectNotFoundError:
         return None
-    if inspect_stored(body, letter.timestamp, apart=letter.error_type == UNINSPECTED).fault is not None:
+    if inspect_stored(body, letter.timestamp, kind, apart=letter.error_type == UNINSPECTED).fault is not None:
         return None
     at, sha256 = parsed.file_timestamp, hashlib.sha256(body).hexdigest()
-    if at is not None and last_sha256(CachedObjects(store, cache), layout, at - timedelta(seconds=1)) == sha256:
+    if at is not None and last_sha256(CachedObjects(store, cache), layout, at - timedelta(seconds=1), kind) == sha256:
         return replace(letter, note=f"{letter.note} The body equals the snapshot before it.".strip())
     info = store.stat(letter.source_key)
     metadata = {"sha256": sha256}
     if info and RUN_ID in info.metadata:
         metadata[RUN_ID] = info.metadata[RUN_ID]
     stem = key.removesuffix(".txt")
-    others = (layout.raw_key(at + timedelta(seconds=n)) if at else f"{stem}_{n}.txt" for n in range(1, 60))
+    others = (layout.raw_key(at + timedelta(seconds=n), kind) if at else f"{stem}_{n}.txt" for n in range(1, 60))
     for name in (key, *others):
         # Another body may have the name by now, or an interrupted replay may have stored this one.
         if store.put_if_absent(name, body, metadata=metadata) or store.get(name) == body:

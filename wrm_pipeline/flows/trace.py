@@ -300,12 +300,12 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
         yield f"{'':<10} stored {_utc(raw.stored_at)}; fetched by {_run(raw.fetched_by, ui_url)}"
     if line is not None:
         place = f"{line.encoding}, {line.length} bytes from byte {line.offset}"
-        yield f"\nline {line.line_number:<5} {_visible(line.text)}"
+        yield f"\n{line.unit} {line.line_number:<5} {_visible(line.text)}"
         yield f"{'':<10} {place}; reported {_utc(line.reported_at)}"
         if line.correction is not None:
             yield f"{'':<10} corrected by an operator to: {_visible(line.correction)}"
         for other in found.duplicates:
-            lost = f"line {other.line_number} lost to it as a duplicate, reported {_utc(other.reported_at)}"
+            lost = f"{other.unit} {other.line_number} lost to it as a duplicate, reported {_utc(other.reported_at)}"
             yield f"{'':<10} {lost}: {_visible(other.text)}"
     for letter in found.letters:
         lines = ", ".join(str(record.line_number) for record in letter.records[:10])

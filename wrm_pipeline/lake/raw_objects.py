@@ -2,15 +2,33 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from wrm_pipeline.clients.errors import UnexpectedAnswerError
-from wrm_pipeline.domain.layout import Layout
+from wrm_pipeline.domain.feeds import UCL, FeedKind, kind_of
+from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.raw_archive import MAX_INDEX_BYTES, ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectInfo, ObjectStore
 
 # Contents of objects in exactly these versions, in the requested order.
 ReadVersions = Callable[[Iterable[ObjectInfo]], Iterator[tuple[str, bytes]]]
+
+
+def fetched_since(
+    store: ObjectStore, layout: Layout, folder: str, start: datetime | None, kinds: Iterable[FeedKind]
+) -> Iterator[ObjectInfo]:
+    """Objects of a day's folder, of `raw/` or `quarantine/`, that are named later than `start` (aware; None: all).
+
+    One listing for each kind of feed.
+    """
+    for kind in kinds:
+        # The names of UCL's raw objects may begin with anything.
+        prefix = folder if kind is UCL else f"{folder}{kind.stem}_"
+        is_of_day = start is not None and local_date(start) == folder_date(folder)
+        after = f"{folder}{layout.snapshot_name(start, kind)}" if start is not None and is_of_day else ""
+        for info in store.list(prefix, start_after=after):
+            if kind_of(info.key) is kind:
+                yield info
 
 
 class UnreadableArchiveError(UnexpectedAnswerError):

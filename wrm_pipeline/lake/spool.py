@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind
+
 Kind = Literal["raw", "quarantine", "fetched"]
 
 # Beyond this share each run warns: at 40 kB a minute the last fifth of 1 GiB lasts for more than three days.
@@ -25,7 +27,7 @@ ALARM_SHARE = 0.8
 # Below the spool: files that are not bodies, or cannot be read.
 ASIDE = "unreadable"
 
-_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z\.(raw|quarantine|fetched)(?:\.([0-9a-f-]{36}))?\.body")
+_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z\.(raw|quarantine|fetched)(?:\.([0-9a-f-]{36}))?(?:\.([a-z]{1,20}))?\.body")
 _TEMPORARY = re.compile(r".*\.tmp-\d+")
 _RUN_ID = re.compile(r"[0-9a-f-]{36}")
 _TIME = "%Y%m%dT%H%M%S.%f"
@@ -48,7 +50,7 @@ class UnreadableBodyError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class SpooledBody:
-    """A waiting body: its kind, when it was fetched (aware, UTC), and by which run (empty: unknown).
+    """A waiting body: its kind, when it was fetched (aware, UTC), by which run (empty: unknown), from which feed.
 
     Whether a `fetched` body is a snapshot is not known yet.
     """
@@ -57,6 +59,7 @@ class SpooledBody:
     kind: Kind
     fetched_at: datetime
     run_id: str = ""
+    feed: FeedKind = UCL
 
     def read(self) -> bytes:
         """The bytes that were fetched.
@@ -96,7 +99,9 @@ class Spool:
     folder: Path
     max_bytes: int
 
-    def add(self, kind: Kind, fetched_at: datetime, body: bytes, *, run_id: str = "") -> SpooledBody:
+    def add(
+        self, kind: Kind, fetched_at: datetime, body: bytes, *, run_id: str = "", feed: FeedKind = UCL
+    ) -> SpooledBody:
         """Keep a body on disk, durably before this returns, with the id (a UUID) of the run that fetched it.
 
         Raises:
@@ -117,7 +122,7 @@ class Spool:
         # A simulated clock may stand still; no waiting body is overwritten, and each has its own time.
         while f"{fetched_at.astimezone(UTC):{_TIME}}" in taken:
             fetched_at += timedelta(microseconds=1)
-        path = self._path(kind, fetched_at, run_id)
+        path = self._path(kind, fetched_at, run_id, feed)
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         try:
             with temporary.open("wb") as file:
@@ -132,11 +137,13 @@ class Spool:
             os.fsync(folder)
         finally:
             os.close(folder)
-        return SpooledBody(path, kind, fetched_at, run_id)
+        return SpooledBody(path, kind, fetched_at, run_id, feed)
 
-    def _path(self, kind: Kind, fetched_at: datetime, run_id: str) -> Path:
+    def _path(self, kind: Kind, fetched_at: datetime, run_id: str, feed: FeedKind) -> Path:
         run = f".{run_id}" if run_id else ""
-        return self.folder / f"{fetched_at.astimezone(UTC):{_TIME}}Z.{kind}{run}.body"
+        # Names of bodies of the first kind are as they were before there were others.
+        of = "" if feed is UCL else f".{feed.name}"
+        return self.folder / f"{fetched_at.astimezone(UTC):{_TIME}}Z.{kind}{run}{of}.body"
 
     def waiting(self) -> Iterator[SpooledBody]:
         """All bodies that can be delivered, oldest fetch first.
@@ -186,7 +193,7 @@ class Spool:
         Raises:
             FileNotFoundError: it was delivered meanwhile.
         """
-        path = self._path(kind, body.fetched_at, body.run_id)
+        path = self._path(kind, body.fetched_at, body.run_id, body.feed)
         if path != body.path:
             body.path.replace(path)
         return replace(body, path=path, kind=kind)
@@ -252,7 +259,8 @@ def _body_of(path: Path) -> SpooledBody | Stranger | None:
         return Stranger(path, f"it cannot be examined: {error.strerror}")
     match = _NAME.fullmatch(path.name)
     at = _time_of(match[1]) if match else None
-    if match is None or at is None:
+    feed = KINDS.get(match[4] or UCL.name) if match else None
+    if match is None or at is None or feed is None:
         return Stranger(path, "its name is not a snapshot's")
     if stat.S_ISLNK(mode):
         return Stranger(path, "a symbolic link, not a file")
@@ -261,7 +269,7 @@ def _body_of(path: Path) -> SpooledBody | Stranger | None:
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         return Stranger(path, "no permission to read it: check its owner and mode")
     kind: Kind = "raw" if match[2] == "raw" else "quarantine" if match[2] == "quarantine" else "fetched"
-    return SpooledBody(path, kind, at, match[3] or "")
+    return SpooledBody(path, kind, at, match[3] or "", feed)
 
 
 def _time_of(text: str) -> datetime | None:

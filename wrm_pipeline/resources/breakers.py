@@ -5,8 +5,12 @@ import logging
 from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.redis_client import connect_redis
+from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.resources.vault import secrets_of
 from wrm_pipeline.settings import Settings
+
+# Breakers of feeds.
+FEEDS = frozenset(kind.target for kind in KINDS.values())
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +18,7 @@ logger = logging.getLogger(__name__)
 class _BreakersWithVault(Breakers):
     """Breakers whose Redis URL may be in Vault, which is asked when the first breaker needs it.
 
-    `vault` uses files, and so does `feed` if Redis needs Vault: the former cannot wait for Vault, a fetch must not.
+    `vault` uses files, and so do feeds if Redis needs Vault: the former cannot wait for Vault, a fetch must not.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -23,7 +27,7 @@ class _BreakersWithVault(Breakers):
         self._shared: Breakers | None = None
 
     def of(self, target: str) -> Breaker:
-        if target == "vault" or (target == "feed" and self._settings.redis_url_without_password is None):
+        if target == "vault" or (target in FEEDS and self._settings.redis_url_without_password is None):
             return super().of(target)
         if self._shared is None:
             try:

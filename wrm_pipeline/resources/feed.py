@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.domain.configured import host_list, http_url, names_of
+from wrm_pipeline.domain.feeds import KINDS, UCL
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.resources.base import BaseResource
 from wrm_pipeline.resources.breakers import connect_breakers
@@ -14,12 +15,19 @@ from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.settings import Settings
 
 
+def _known_kind(value: str) -> str:
+    if value not in KINDS:
+        raise ValueError(f"is not a kind of feed; give one of {', '.join(KINDS)}")
+    return value
+
+
 class FeedResource(BaseResource):
     """The bike-share feed."""
 
     vault: VaultResource
+    kind: Annotated[str, AfterValidator(_known_kind)] = Field(UCL.name, description="WRM_FEEDS: what its answers are")
     url: Annotated[str, AfterValidator(http_url)] = Field(
-        description="WRM_STATIONS_DATA_URL; its credentials are not shown here"
+        description=f"{', '.join(kind.url_variable for kind in KINDS.values())}: its credentials are not shown here"
     )
     max_bytes: int = Field(32 * 2**20, gt=0, description="WRM_FEED_MAX_BYTES: longer answers are rejected")
     redirect_hosts: Annotated[str, AfterValidator(host_list)] = Field(
@@ -35,7 +43,8 @@ class FeedResource(BaseResource):
         """The resource according to the settings: its fields are shown in Dagster's UI and stored in its database."""
         return cls(
             vault=vault or VaultResource.of(settings),
-            url=redact(settings.feed_url),
+            kind=settings.feed_kind.name,
+            url=redact(settings.url_of(settings.feed_kind)),
             max_bytes=settings.feed_max_bytes,
             redirect_hosts=settings.feed_redirect_hosts,
             private_hosts=settings.private_hosts,
@@ -45,13 +54,16 @@ class FeedResource(BaseResource):
     def client(self) -> Feed:
         """The feed, with its circuit breaker."""
         settings = self.vault.settings
-        url = settings.feed_url if self.url == redact(settings.feed_url) else self.url
+        kind = KINDS[self.kind]
+        configured = settings.url_of(kind)
+        url = configured if self.url == redact(configured) else self.url
         return Feed(
             url,
             self.max_bytes,
-            connect_breakers(settings).of("feed"),
+            connect_breakers(settings).of(kind.target),
             redirect_hosts=names_of(self.redirect_hosts),
             private_hosts=names_of(self.private_hosts),
+            kind=kind,
         )
 
 

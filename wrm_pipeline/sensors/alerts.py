@@ -18,6 +18,7 @@ from dagster import DagsterEventType as EventType
 from wrm_pipeline.checks import clock, feed, lake, published, quality, spool
 from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.clients.errors import ExternalError, TransientError
+from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.jobs.processing import wrm_analytics_job
@@ -59,8 +60,9 @@ REMEDIES = {
     "Failure": "Open the run: the step's error says what arrived instead, and where it is kept",
 }
 OUTSIDE_REMEDIES = {
-    "feed": (
-        "Open the feed's URL. If it is down, wait: it is tried each minute. Missed minutes cannot be fetched later"
+    **dict.fromkeys(
+        (kind.target for kind in KINDS.values()),
+        "Open the feed's URL. If it is down, wait: it is tried each minute. Missed minutes cannot be fetched later",
     ),
     "s3": "Run `wrm doctor`. Snapshots wait in the local spool meanwhile and are delivered automatically",
     "vault": "Run `wrm doctor`. Is Vault sealed, or has the secret id expired? Snapshots wait in the local spool",

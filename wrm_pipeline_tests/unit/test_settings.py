@@ -11,6 +11,7 @@ from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.s3_object_store import S3ObjectStore
+from wrm_pipeline.resources.feed import FeedResource
 from wrm_pipeline.resources.lake import LakeResource, connect_store, s3_access
 from wrm_pipeline.settings import SettingsError, load_settings
 
@@ -284,6 +285,20 @@ def test_the_first_date_is_one_answer_for_the_layout_and_for_dagster(monkeypatch
     by_day += [node.partitions_def for node in repository.asset_graph.asset_nodes if node.partitions_def]
     assert {days.get_first_partition_key() for days in by_day} == {"2024-02-29"}
     assert len(by_day) >= 3
+
+
+def test_the_feed_is_one_of_the_kinds(monkeypatch):
+    assert load_settings().layout.feeds == ("ucl",)
+    monkeypatch.setenv("WRM_FEEDS", "operator")
+    monkeypatch.setenv("WRM_OPERATOR_URL", "https://user:secret@example.org/locations")
+    settings = load_settings()
+    assert settings.layout.feeds == ("operator",)
+    client = FeedResource.of(settings).client
+    assert (client.kind.name, client.url) == ("operator", settings.operator_url)
+    assert "secret" not in repr(FeedResource.of(settings))
+    monkeypatch.setenv("WRM_FEEDS", "nextbike")
+    with pytest.raises(SettingsError, match="WRM_FEEDS='nextbike': is not a kind of feed; give one of ucl, operator"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

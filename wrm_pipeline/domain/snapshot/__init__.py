@@ -7,7 +7,8 @@ separates good lines from dead ones and returns the good ones to the typed path.
 for all of them, `lines.py` what a line and a header are, `text.py` where lines end.
 """
 
-from wrm_pipeline.domain.snapshot.exact import SourceLine, lines_by_id, lines_of
+from wrm_pipeline.domain.snapshot.exact import SourceLine
+from wrm_pipeline.domain.snapshot.objects import as_example, lines_by_id, lines_of
 from wrm_pipeline.domain.snapshot.parse import dictionary_encoded, inspect_fetched, parse_snapshots, reject_reason
 from wrm_pipeline.domain.snapshot.records import (
     BATTERY_COLUMN,
@@ -60,6 +61,7 @@ __all__ = [
     "ParsedBatch",
     "RawSnapshot",
     "SourceLine",
+    "as_example",
     "dictionary_encoded",
     "inspect_fetched",
     "lines_by_id",

@@ -1,7 +1,7 @@
 """The exact path: separates good lines of one file from dead ones, line by line; the typed path types the good ones."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -53,7 +53,8 @@ class SourceLine:
     """A line of a raw object that is a valid row.
 
     `line_number` counts from 1; `offset` and `length` are in bytes, without the line end; `text` is the line as the
-    parser decodes it (`encoding`: utf-8, cp1250 or utf-16); `correction` is an operator's replacement, if any.
+    parser decodes it (`encoding`: utf-8, cp1250 or utf-16); `correction` is an operator's replacement, if any. In a
+    JSON body `unit` is `object`, and all of this is about an object.
     """
 
     line_number: int
@@ -63,6 +64,7 @@ class SourceLine:
     encoding: str
     correction: str | None
     reported_at: datetime
+    unit: str = "line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class _Reading:
         self._dead_counts[problem.error_type] += 1
         if self._dead_counts[problem.error_type] > MAX_DEAD_ROWS_KEPT or self._dead_bytes > MAX_DEAD_BYTES_KEPT:
             return
-        raw_data = _cut(raw_line, line_bytes)
+        raw_data = cut(raw_line, line_bytes)
         self._dead_bytes += len(raw_data)
         self._dead_rows.append(DeadRow(number, raw_data, problem.error_type, problem.field, problem.error_message))
 
@@ -251,7 +253,7 @@ def _over_limit(value: str, bound: str, name: str) -> FileFault:
     )
 
 
-def _cut(raw_line: str, line_bytes: int) -> str:
+def cut(raw_line: str, line_bytes: int = 0) -> str:
     """A line as kept in a dead row: all of it, or its beginning and a note of its length."""
     if not line_bytes and len(raw_line) <= MAX_RAW_DATA_BYTES // 4:
         return raw_line
@@ -262,21 +264,7 @@ def _cut(raw_line: str, line_bytes: int) -> str:
     return data[: MAX_RAW_DATA_BYTES - len(note.encode())].decode("utf-8", "ignore") + note
 
 
-def lines_of(file: RawSnapshot, station_id: str) -> list[SourceLine]:
-    """The good lines about one station, in file order; the last of those with the latest report became the row."""
-    return [line for name, line in _good_lines(file) if name == station_id]
-
-
-def lines_by_id(file: RawSnapshot, station_ids: Collection[str]) -> dict[str, SourceLine]:
-    """The line that became the row of each of these stations."""
-    found: dict[str, SourceLine] = {}
-    for name, line in _good_lines(file):
-        if name in station_ids and (name not in found or line.reported_at >= found[name].reported_at):
-            found[name] = line
-    return found
-
-
-def _good_lines(file: RawSnapshot) -> Iterator[tuple[str, SourceLine]]:
+def good_lines(file: RawSnapshot) -> Iterator[tuple[str, SourceLine]]:
     """Station id and line of each row, in file order."""
     search, header = HeaderSearch(), None
     for raw in raw_lines(file.body):

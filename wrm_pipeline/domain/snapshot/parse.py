@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wrm_pipeline.domain.schemas import PROCESSED, UCL_FEED, UTC_TIMESTAMP, arrow_schema
+from wrm_pipeline.domain.feeds import UCL
+from wrm_pipeline.domain.schemas import PROCESSED, UTC_TIMESTAMP, arrow_schema
 from wrm_pipeline.domain.snapshot.columns import only_chunk
 from wrm_pipeline.domain.snapshot.exact import parse_exactly, refused
 from wrm_pipeline.domain.snapshot.lines import SEPARATORS
+from wrm_pipeline.domain.snapshot.objects import as_lines, of_objects, without_objects
 from wrm_pipeline.domain.snapshot.records import (
     FileFault,
     FileReport,
@@ -36,7 +38,14 @@ def parse_snapshots(files: Sequence[RawSnapshot]) -> ParsedBatch:
     files = sorted(files, key=lambda f: (f.file_timestamp, f.source_key))
     parts: list[Part] = []
     run: list[Prepared] = []
-    for file in files:
+    translations = [as_lines(original) for original in files]
+    for original, translation in zip(files, translations, strict=True):
+        file = original if translation is None else translation.lines
+        if translation is not None and translation.fault is not None:
+            parts.extend(_parse_run(run) if run else [])
+            run = []
+            parts.append(without_objects(original, translation.fault))
+            continue
         prepared = prepare(file)
         if run and (prepared is None or prepared.header != run[0].header):
             parts.extend(_parse_run(run))
@@ -47,7 +56,12 @@ def parse_snapshots(files: Sequence[RawSnapshot]) -> ParsedBatch:
             run.append(prepared)
     if run:
         parts.extend(_parse_run(run))
-    return _assemble(files, parts)
+    results = [result for part in parts for result in part.results]
+    results = [
+        result if translation is None or translation.fault else of_objects(result, translation)
+        for result, translation in zip(results, translations, strict=True)
+    ]
+    return _assemble(files, [part.rows for part in parts if part.rows is not None], results)
 
 
 def reject_reason(body: bytes, fetched_at: datetime) -> FileFault | None:
@@ -55,13 +69,14 @@ def reject_reason(body: bytes, fetched_at: datetime) -> FileFault | None:
     return inspect_fetched(body, fetched_at).fault
 
 
-def inspect_fetched(body: bytes, fetched_at: datetime) -> FileReport:
-    """The content of a fetched body, and in `fault` why it is not a snapshot.
+def inspect_fetched(body: bytes, fetched_at: datetime, feed: str = UCL.name) -> FileReport:
+    """The content of a body fetched from a kind of feed, and in `fault` why it is not a snapshot.
 
     Besides the faults of a file, `file_truncated`: the body ends in mid-row, before its last field or within quotes.
     """
-    report = parse_snapshots([RawSnapshot("fetched body", fetched_at, body)]).reports[0]
-    return report if report.fault else replace(report, fault=_cut_off(body, report))
+    snapshot = RawSnapshot("fetched body", fetched_at, body, feed=feed)
+    report = parse_snapshots([snapshot]).reports[0]
+    return report if report.fault or snapshot.kind.translate else replace(report, fault=_cut_off(body, report))
 
 
 def _cut_off(body: bytes, report: FileReport) -> FileFault | None:
@@ -106,9 +121,7 @@ def _parse_run(run: list[Prepared]) -> list[Part]:
     return [Part(rows, [FileResult(p.line_count, p.remark_lines) for p in run])]
 
 
-def _assemble(files: Sequence[RawSnapshot], parts: Sequence[Part]) -> ParsedBatch:
-    results = [result for part in parts for result in part.results]
-    typed = [part.rows for part in parts if part.rows is not None]
+def _assemble(files: Sequence[RawSnapshot], typed: Sequence[pa.Table], results: Sequence[FileResult]) -> ParsedBatch:
     schema = arrow_schema(PROCESSED)
     if typed:
         rows, duplicates = _sorted_unique(files, pa.concat_tables(typed), [result.row_count for result in results])
@@ -155,7 +168,10 @@ def _sorted_unique(
     source_keys = pa.DictionaryArray.from_arrays(pa.array(file_index), [f.source_key for f in files])
     file_times = pa.array(micros[file_index]).cast(UTC_TIMESTAMP)
     table = table.append_column("s3_source_key", source_keys).append_column("file_timestamp", file_times)
-    feed = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), [UCL_FEED])
+    names = [file.kind.name for file in files]
+    feeds = sorted(set(names))
+    codes = np.array([feeds.index(name) for name in names], np.int32)
+    feed = pa.DictionaryArray.from_arrays(pa.array(codes[file_index]), feeds)
     return table.append_column("feed", feed), duplicates
 
 

@@ -7,6 +7,8 @@ from operator import attrgetter
 
 import pyarrow as pa
 
+from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, kind_of
+
 # Stored with the published partition: a different version means that its rows are built again.
 PARSER_VERSION = "2"
 
@@ -64,7 +66,7 @@ class RawSnapshot:
     """One raw object: its key, the time of its snapshot (aware) and its bytes.
 
     `corrections` are an operator's replacements of dead lines, by line number (the first line is 1). With a `fault` the
-    whole file is rejected.
+    whole file is rejected. `feed` is the name of its kind of feed where the key does not say it.
     """
 
     source_key: str
@@ -72,11 +74,17 @@ class RawSnapshot:
     body: bytes
     corrections: Mapping[int, str] = field(default_factory=dict)
     fault: "FileFault | None" = None
+    feed: str = ""
+
+    @property
+    def kind(self) -> FeedKind:
+        """The kind of feed that it is from."""
+        return KINDS[self.feed] if self.feed else kind_of(self.source_key) or UCL
 
 
 @dataclass(frozen=True, slots=True)
 class LineCounts:
-    """The outcome of a file's lines; blank lines and the header are not counted.
+    """The outcome of a file's lines or of a JSON body's objects; blank lines and the header are not counted.
 
     Always: lines_in = rows_out + dead_lettered + duplicate_rows + remark_lines.
     """
@@ -102,9 +110,11 @@ class LineCounts:
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A line that cannot become a row: where, what, and why. `field` is empty if no single field is at fault.
+    """A line or object that cannot become a row: where, what, and why.
 
-    `raw_data` is the line, cut at MAX_RAW_DATA_BYTES with a note that says so.
+    `field` is empty where no one field is to blame.
+    `line_number` counts from 1, lines or objects. `raw_data` is the line or the object's JSON, cut at
+    MAX_RAW_DATA_BYTES with a note that says so.
     """
 
     line_number: int
@@ -118,9 +128,9 @@ class DeadRow:
 class FileFault:
     """Why a whole body is rejected.
 
-    `file_empty`, `file_not_text`, `file_no_header`, `file_no_valid_row`; `file_over_limit` for more lines, columns or
-    text than are read; `file_truncated` at the fetch; `file_time_outside_day` for a name or reports that cannot be of
-    the folder's day; and `file_unreadable` for unexpected cases.
+    `file_empty`, `file_not_text`, `file_not_json`, `file_no_header`, `file_no_valid_row`; `file_over_limit` for more
+    lines, columns or text than are read; `file_truncated` at the fetch; `file_time_outside_day` for a name or reports
+    that cannot be of the folder's day; and `file_unreadable` for unexpected cases.
     """
 
     error_type: str

@@ -1,0 +1,157 @@
+"""The operator's JSON: countries, cities, places, and at each place its bikes (data contract, section 1b).
+
+A station is one object. Of a place whose type begins with FREESTANDING each bike is one, and so is the place itself if
+it lists none. The answer has no time of its own: it is the state at the fetch.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from wrm_pipeline.domain.feeds.translation import (
+    BodyError,
+    DeadObject,
+    ObjectError,
+    Row,
+    SourceObject,
+    Translation,
+    corrected,
+    decoded,
+    elements_at,
+    member_at,
+    parsed,
+    seconds_of,
+    source_object,
+    usable_id,
+)
+
+_FREE = "FREESTANDING"
+_ELECTRIC = "ELECTRIC"
+
+
+def translate(body: bytes, micros: int, corrections: Mapping[int, str]) -> Translation:
+    """The places and free bikes of an answer as lines."""
+    try:
+        places = list(_places(parsed(decoded(body)[0])))
+    except BodyError as error:
+        return Translation(fault=(error.error_type, str(error)))
+    if not places:
+        return Translation(fault=("file_no_valid_row", "The answer has cities and no place in them."))
+    combined = seconds_of(micros)
+    objects = [place for place in places for _ in range(_rows_of(place))]
+    lines, dead, first = [], [], 0
+    for number, place in enumerate(objects, start=1):
+        # The bikes of one place are the same object, one after the other.
+        first = number if number == 1 or objects[number - 2] is not place else first
+        try:
+            value = corrected(number, place, corrections)
+            lines.append(_row(value, number - first if value is place else 0, combined).to_line())
+        except ObjectError as error:
+            dead.append(DeadObject(number, error.error_type, error.field, str(error)))
+            lines.append("")
+    return Translation(tuple(lines), tuple(objects), tuple(dead))
+
+
+def _places(answer: Any) -> Iterator[Any]:
+    countries = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(countries, list):
+        raise BodyError("file_no_header", f"The answer lacks the list `data`; it is {str(answer)[:80]!r}.")
+    found = False
+    for country in countries:
+        for city in _list(country, "cities"):
+            found = found or (isinstance(city, dict) and "places" in city)
+            yield from _list(city, "places")
+    if not found:
+        raise BodyError("file_no_header", "The answer has no city with a list of `places`.")
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _is_free(place: Any) -> bool:
+    return isinstance(place, dict) and str(place.get("placeType")).startswith(_FREE)
+
+
+def _rows_of(place: Any) -> int:
+    return max(1, len(_list(place, "bikes"))) if _is_free(place) else 1
+
+
+def _row(place: Any, index: int, combined: str) -> Row:
+    if not isinstance(place, dict):
+        raise ObjectError("bad_object", "", f"The place is not an object but {str(place)[:80]!r}.")
+    where, status = _object(place, "geoCoords"), _object(place, "availabilityStatus")
+    if _is_free(place):
+        bikes = _list(place, "bikes")
+        bike = bikes[index] if index < len(bikes) else None
+        if not isinstance(bike, dict):
+            raise ObjectError("empty_id", "station_id", "The free-standing place names no bike.")
+        number = _id(bike.get("number"))
+        return Row(
+            f"fb{number}",
+            combined,
+            f"BIKE {number}",
+            where.get("lat"),
+            where.get("lng"),
+            1,
+            spaces=status.get("freeRacks"),
+            total_docks=status.get("bikeRacks"),
+            battery=_battery(bike.get("battery")),
+            pedelecs=int(_is_electric(bike)),
+        )
+    return Row(
+        _id(place.get("number")),
+        combined,
+        place.get("name"),
+        where.get("lat"),
+        where.get("lng"),
+        status.get("bikes"),
+        spaces=status.get("freeRacks"),
+        total_docks=status.get("bikeRacks"),
+        pedelecs=sum(map(_is_electric, place["bikes"])) if isinstance(place.get("bikes"), list) else None,
+    )
+
+
+def _object(place: dict[str, Any], name: str) -> dict[str, Any]:
+    value = place.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _id(value: Any) -> str:
+    # 0 is the number of what has none.
+    return usable_id("number", None if value in (0, "0") else value)
+
+
+def _battery(value: Any) -> Any:
+    return None if isinstance(value, bool) else value
+
+
+def _is_electric(bike: Any) -> bool:
+    return isinstance(bike, dict) and _ELECTRIC in str(bike.get("bikeType"))
+
+
+def locate(body: bytes, number: int) -> SourceObject:
+    """The place that the object with this number (from 1) is or is at, as it was served.
+
+    Raises:
+        LookupError: the body has no such object.
+    """
+    text, encoding = decoded(body)
+    passed = 0
+    for start, end in _spans(text):
+        passed += _rows_of(parsed(text[start:end]))
+        if passed >= number:
+            return source_object(body, text, encoding, start, end)
+    raise LookupError(f"the body has {passed} objects, so there is none with the number {number}")
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    for country, _ in _elements(text, 0, "data"):
+        for city, _ in _elements(text, country, "cities"):
+            yield from _elements(text, city, "places")
+
+
+def _elements(text: str, position: int, name: str) -> Iterator[tuple[int, int]]:
+    start = member_at(text, position, name)
+    if start is not None:
+        yield from elements_at(text, start)
