@@ -300,13 +300,13 @@ def to_text(found: Trace, ui_url: str) -> Iterator[str]:
         yield f"{'':<10} stored {_utc(raw.stored_at)}; fetched by {_run(raw.fetched_by, ui_url)}"
     if line is not None:
         place = f"{line.encoding}, {line.length} bytes from byte {line.offset}"
-        yield f"\n{line.unit} {line.line_number:<5} {_visible(line.text)}"
+        yield f"\n{line.unit} {line.line_number:<5} {_on_one_line(line)}"
         yield f"{'':<10} {place}; reported {_utc(line.reported_at)}"
         if line.correction is not None:
             yield f"{'':<10} corrected by an operator to: {_visible(line.correction)}"
         for other in found.duplicates:
             lost = f"{other.unit} {other.line_number} lost to it as a duplicate, reported {_utc(other.reported_at)}"
-            yield f"{'':<10} {lost}: {_visible(other.text)}"
+            yield f"{'':<10} {lost}: {_on_one_line(other)}"
     for letter in found.letters:
         lines = ", ".join(str(record.line_number) for record in letter.records[:10])
         about = f"{letter.records_total} line(s) of this object ({lines})" if lines else "this object"
@@ -323,6 +323,11 @@ def _run(run_id: str, ui_url: str) -> str:
 
 def _plain(value: Any) -> str:
     return _utc(value) if isinstance(value, datetime) else "" if value is None else _visible(str(value))
+
+
+def _on_one_line(line: SourceLine) -> str:
+    """A line as it is; an object without the indentation that it may have."""
+    return _visible(line.text if line.unit == "line" else " ".join(line.text.split()))
 
 
 def _visible(text: str) -> str:

@@ -290,12 +290,12 @@ def test_the_first_date_is_one_answer_for_the_layout_and_for_dagster(monkeypatch
 def test_the_feed_is_one_of_the_kinds(monkeypatch):
     assert load_settings().layout.feeds == ("ucl",)
     monkeypatch.setenv("WRM_FEEDS", "operator")
-    monkeypatch.setenv("WRM_OPERATOR_URL", "https://user:secret@example.org/locations")
+    monkeypatch.setenv("WRM_OPERATOR_URL", "https://user:canary-4711@example.org/locations")
     settings = load_settings()
     assert settings.layout.feeds == ("operator",)
     client = FeedResource.of(settings).client
     assert (client.kind.name, client.url) == ("operator", settings.operator_url)
-    assert "secret" not in repr(FeedResource.of(settings))
+    assert "canary" not in repr(FeedResource.of(settings))
     monkeypatch.setenv("WRM_FEEDS", "nextbike")
     with pytest.raises(SettingsError, match="WRM_FEEDS='nextbike': is not a kind of feed; give one of ucl, operator"):
         load_settings()
