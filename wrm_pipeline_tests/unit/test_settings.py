@@ -290,7 +290,7 @@ def test_the_first_date_is_one_answer_for_the_layout_and_for_dagster(monkeypatch
 def test_the_feed_is_one_of_the_kinds(monkeypatch):
     assert load_settings().layout.feeds == ("ucl",)
     monkeypatch.setenv("WRM_FEEDS", "operator")
-    monkeypatch.setenv("WRM_OPERATOR_URL", "https://user:canary-4711@example.org/locations")
+    monkeypatch.setenv("WRM_OPERATOR_URL", "https://user:canary-4711@example.org/locations")  # pragma: allowlist secret
     settings = load_settings()
     assert settings.layout.feeds == ("operator",)
     client = FeedResource.of(settings).client
