@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     feeds: str = Field(UCL.name, alias="WRM_FEEDS", description=f"The feed that is fetched: {', '.join(KINDS)}")
     feed_url: str = Field(UCL.default_url, alias=UCL.url_variable)
     operator_url: str = Field(KINDS["operator"].default_url, alias=KINDS["operator"].url_variable)
+    gbfs_url: str = Field(
+        KINDS["gbfs"].default_url, alias=KINDS["gbfs"].url_variable, description="The auto-discovery file, gbfs.json"
+    )
     feed_max_bytes: int = Field(32 * 2**20, alias="WRM_FEED_MAX_BYTES", gt=0, description="Longer answers are rejected")
     feed_redirect_hosts: str = Field(
         "",
@@ -250,7 +253,7 @@ class Settings(BaseSettings):
             raise ValueError(f"is not a kind of feed; give one of {', '.join(KINDS)}")
         return value
 
-    @field_validator("feed_url", "operator_url", "s3_endpoint_url", "ui_url", "report_url")
+    @field_validator("feed_url", "operator_url", "gbfs_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         return value if value is None else http_url(value)

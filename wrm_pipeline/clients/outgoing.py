@@ -213,6 +213,16 @@ def request(
     raise exchange.refused(f"redirected more than {policy.max_redirects} times", policy.remedy)
 
 
+def check_named(policy: Policy, url: str, named: str) -> None:
+    """Check that an address which the answer of `url` names may be requested: the rules are those of redirects.
+
+    Raises:
+        PermanentError: it may not.
+    """
+    configured = place_of(url)
+    _Exchange(policy, "GET", url).redirected(configured, configured, named, "leads")
+
+
 class _Exchange:
     """One request and its redirects, against one deadline."""
 
@@ -229,7 +239,7 @@ class _Exchange:
     def refused(self, problem: str, remedy: str) -> PermanentError:
         return PermanentError(problem, self._policy.target, self._method.lower(), self._name, remedy)
 
-    def redirected(self, configured: Place, here: Place, location: str) -> Place:
+    def redirected(self, configured: Place, here: Place, location: str, verb: str = "redirects") -> Place:
         """Where an answer redirects to, if that is allowed.
 
         Raises:
@@ -241,18 +251,16 @@ class _Exchange:
             target = place_of(location if _ABSOLUTE.match(location) else urljoin(f"{here}{here.path}", location))
         except ValueError as error:
             why = str(error) if isinstance(error, BadUrlError) else "its host or port is malformed"
-            raise self.refused(f"redirects to something that is not a usable URL: {why}", remedy) from None
+            raise self.refused(f"{verb} to something that is not a usable URL: {why}", remedy) from None
         target = replace(target, credentials="")
         if here.scheme == "https" and target.scheme == "http":
-            raise self.refused(f"redirects from https to {target}, which is not encrypted", remedy)
+            raise self.refused(f"{verb} from https to {target}, which is not encrypted", remedy)
         ports = {(configured.scheme, configured.port)}
         if (configured.scheme, configured.port) == ("http", 80):
             ports.add(("https", 443))
         same = target.host == configured.host and (target.scheme, target.port) in ports
         if not same and not target.listed_as & self._policy.redirect_hosts:
-            raise self.refused(
-                f"redirects to {target}, which is not its own host and port, so it is not followed", remedy
-            )
+            raise self.refused(f"{verb} to {target}, which is not its own host and port, so it is not followed", remedy)
         return target
 
     @contextlib.contextmanager

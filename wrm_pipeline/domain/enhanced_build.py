@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.manifest import AccountingError, parse_times
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.domain.rules import STALE_AFTER, ServiceArea
@@ -120,8 +121,8 @@ def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: M
     digits = np.array([value.isascii() and value.isdigit() for value in id_values], dtype=bool)[id_codes]
     floating = np.array([value.startswith("fb") for value in id_values], dtype=bool)[id_codes]
     bike_name = np.array([value.startswith("BIKE") for value in name_values], dtype=bool)[name_codes]
-    is_station = digits & ~bike_name
     is_bike = floating & bike_name
+    is_station = (digits & ~bike_name) | (_of_feeds_with_any_ids(rows) & ~is_bike)
     type_codes = np.where(is_station, 0, np.where(is_bike, 1, 2)).astype(np.int8)
     lat, lon, bikes = (rows[name].to_numpy() for name in ("lat", "lon", "bikes"))
     # Unknown docks are below 0, and unknown spaces so far below that no number of bikes makes up for it.
@@ -142,6 +143,12 @@ def enhance_rows(rows: pa.Table, *, area: ServiceArea, dt: date, processed_at: M
     for name, column in added.items():
         rows = rows.append_column(name, column)
     return rows.select(list(ENHANCED.columns))
+
+
+def _of_feeds_with_any_ids(rows: pa.Table) -> NDArray[np.bool_]:
+    feeds = rows["feed"].chunk(0)
+    any_ids = np.array([KINDS[name].any_ids for name in feeds.dictionary.to_pylist()], dtype=bool)
+    return np.asarray(any_ids[feeds.indices.to_numpy()])
 
 
 def _filled(values: pa.ChunkedArray, unknown: int) -> NDArray[np.int32]:

@@ -128,9 +128,10 @@ class DeadRow:
 class FileFault:
     """Why a whole body is rejected.
 
-    `file_empty`, `file_not_text`, `file_not_json`, `file_no_header`, `file_no_valid_row`; `file_over_limit` for more
-    lines, columns or text than are read; `file_truncated` at the fetch; `file_time_outside_day` for a name or reports
-    that cannot be of the folder's day; and `file_unreadable` for unexpected cases.
+    `file_empty`, `file_not_text`, `file_not_json`, `file_not_zip`, `file_no_header`, `file_no_valid_row`;
+    `file_over_limit` for more lines, columns or text than are read; `file_truncated` at the fetch;
+    `file_time_outside_day` for a name or reports that cannot be of the folder's day; and `file_unreadable` for
+    unexpected cases.
     """
 
     error_type: str

@@ -1,0 +1,42 @@
+"""What a kind of feed needs of HTTP in order to fetch a snapshot."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An answer with status 200.
+
+    Attributes:
+        body: What is kept: as served, without our own credentials where the server quotes them.
+        served: What was served.
+        shown_url: Its address, without credentials.
+        status: The HTTP status.
+        etag: Empty if there is none.
+        fetched_at: When it was complete (aware, UTC).
+    """
+
+    body: bytes
+    served: bytes
+    shown_url: str
+    status: int
+    etag: str
+    fetched_at: datetime
+
+
+class Browser(Protocol):
+    """Gets addresses of the feed."""
+
+    def get(self, url: str) -> Got:
+        """The answer.
+
+        Raises:
+            ExternalError: there is none with status 200, or the address may not be asked.
+        """
+        ...
+
+    def try_get(self, url: str) -> Got | None:
+        """The answer; None if there is none with status 200, or the address may not be asked."""
+        ...
