@@ -16,6 +16,7 @@ from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
 from wrm_pipeline.assets.report.city_report import city_report
 from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.assets.report.published_database import published_database
+from wrm_pipeline.assets.report.serving_tables import serving_tables
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
@@ -52,6 +53,7 @@ from wrm_pipeline.resources.lineage import LineageResource
 from wrm_pipeline.resources.logger import StructlogResource
 from wrm_pipeline.resources.masked_dagster import guard_dagster
 from wrm_pipeline.resources.metrics import MetricsResource
+from wrm_pipeline.resources.postgres import PostgresResource
 from wrm_pipeline.resources.retention import RetentionResource
 from wrm_pipeline.resources.s3 import S3Resource
 from wrm_pipeline.resources.vault import VaultResource
@@ -96,6 +98,8 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         city_report,
         published_database,
     ]
+    if settings.postgres_serving_host:
+        declared.append(serving_tables)
     assets = [with_first_date(asset, settings.first_date) for asset in declared]
     return dg.Definitions(
         assets=assets,
@@ -142,8 +146,8 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
 
 
 def alert_sensors(settings: Settings, overrides: Mapping[str, Any]) -> list[dg.SensorDefinition]:
-    """The sensors that send alerts; none without a webhook or Vault, since a tick that does nothing is not free."""
-    has_channel = "alerts" in overrides or AlertsResource.of(settings).possible
+    """The sensors that send alerts; none without webhook, mail or Vault, since a tick that does nothing is not free."""
+    has_channel = "alerts" in overrides or AlertsResource.of(settings).channels()
     return [wrm_run_alerts_sensor, wrm_check_alerts_sensor] if has_channel else []
 
 
@@ -164,6 +168,7 @@ def build_resources(settings: Settings, overrides: Mapping[str, Any]) -> dict[st
     add("dlq", lambda: DlqResource(lake=lake, cache=cache, clock=clock))
     add("workers", lambda: WorkersResource.of(settings))
     add("feed", lambda: FeedResource.of(settings, vault))
+    add("postgres_resource", lambda: PostgresResource.of(settings, vault))
     add("alerts", lambda: AlertsResource.of(settings, vault))
     add("lineage", lambda: LineageResource.of(settings, vault))
     add("metrics", lambda: MetricsResource.of(settings))

@@ -39,6 +39,7 @@ from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.rules import ServiceArea, StrictRules
+from wrm_pipeline.domain.setting_groups import MailSettings, ServingSettings
 from wrm_pipeline.domain.values import stripped, unusable_character
 
 # Reports from before 2010 are dead letters (data contract, section 4).
@@ -55,7 +56,7 @@ class SettingsError(ValueError):
     """The environment is invalid; the message says which variable, why, and what to do."""
 
 
-class Settings(BaseSettings):
+class Settings(ServingSettings, MailSettings, BaseSettings):
     """All settings, validated together. Field descriptions are shown by `wrm config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
@@ -138,9 +139,14 @@ class Settings(BaseSettings):
     vault_mount_point: str = Field("secret", alias="VAULT_MOUNT_POINT", description="Where KV version 2 is mounted")
     vault_s3_path: str = Field("wrm/s3", alias="VAULT_S3_PATH", description="Below the mount: the bucket and its keys")
     vault_redis_path: str = Field("wrm/redis", alias="VAULT_REDIS_PATH", description="Below the mount: url")
-    vault_alerts_path: str = Field("wrm/alerts", alias="VAULT_ALERTS_PATH", description="Below the mount: webhook_url")
+    vault_alerts_path: str = Field(
+        "wrm/alerts", alias="VAULT_ALERTS_PATH", description="Below the mount: webhook_url, smtp_url"
+    )
     vault_postgres_path: str = Field(
         "wrm/postgres", alias="VAULT_POSTGRES_PATH", description="Below the mount: Dagster's own storage"
+    )
+    vault_serving_path: str = Field(
+        "wrm/serving", alias="VAULT_SERVING_PATH", description="Below the mount: db, user, password of published tables"
     )
     redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Set: keeps cache and breaker state")
     alert_webhook_url: SecretStr | None = Field(
@@ -313,7 +319,12 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "vault_mount_point", "vault_s3_path", "vault_redis_path", "vault_alerts_path", "vault_postgres_path"
+        "vault_mount_point",
+        "vault_s3_path",
+        "vault_redis_path",
+        "vault_alerts_path",
+        "vault_postgres_path",
+        "vault_serving_path",
     )
     @classmethod
     def _mount(cls, value: str) -> str:
@@ -321,10 +332,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
-        problems = [*self._problems_of_vault(), *self._problems_of_s3()]
-        if problems:
+        if problems := list(self._problems()):
             raise ValueError("\n".join(problems))
         return self
+
+    def _problems(self) -> Iterator[str]:
+        yield from self._problems_of_vault()
+        yield from self._problems_of_s3()
+        yield from self.problems_of_serving(self.postgres_user)
 
     def _problems_of_vault(self) -> Iterator[str]:
         if self.vault_addr is None:
@@ -368,7 +383,7 @@ class Settings(BaseSettings):
         changed = self.model_copy(update=values)
         changed._overridden = self._overridden | {n for n, value in values.items() if getattr(self, n) != value}
         changed.__dict__.pop("layout", None)  # it was computed from the old values
-        if problems := [*changed._problems_of_vault(), *changed._problems_of_s3()]:
+        if problems := list(changed._problems()):
             raise SettingsError("\n".join(problems))
         return changed
 
@@ -520,7 +535,7 @@ class Settings(BaseSettings):
 
 _VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")
 _S3_KEYS = ("s3_access_key_id", "s3_secret_access_key")
-_IN_VAULT = (*_S3_KEYS, "redis_url", "alert_webhook_url", "postgres_password")
+_IN_VAULT = (*_S3_KEYS, "redis_url", "alert_webhook_url", "smtp_url", "postgres_password", "postgres_serving_password")
 _IN_HEADERS = frozenset({"vault_token", "openlineage_api_key", *_S3_KEYS})
 
 
@@ -559,21 +574,29 @@ def find(field_name: str, environment: Mapping[str, str] | None = None) -> Resol
     return _find_in(field_name, file.values, file.path) if file else None
 
 
-def _find_in(field_name: str, given: Mapping[str, str], file: Path | None = None) -> ResolvedSetting | None:
-    """What these variables say, which are those of a file or of the environment."""
+def _find_in(field_name: str, given: Mapping[str, str], env_file: Path | None = None) -> ResolvedSetting | None:
+    """The value from these variables, which are those of a file or of the environment."""
+    where = f" in {env_file}" if env_file else ""
     for name in variables_of(field_name):
         if (value := given.get(name)) and (value := stripped(value)):
-            return _found(field_name, value, name, f"{name} in {file}" if file else f"environment variable {name}")
+            return _found(field_name, value, name, f"{name}{where}" if where else f"environment variable {name}")
         if path := given.get(f"{name}_FILE"):
             remedy = f"Correct the path or its mode, or set {name} itself."
             text = _text_of(Path(path), f"{name}_FILE is {path!r}, which", remedy)
-            return _found(field_name, text, name, f"file {path} ({name}_FILE{f' in {file}' if file else ''})")
-        if folder := given.get("CREDENTIALS_DIRECTORY"):
-            for file in (Path(folder) / name.lower(), Path(folder) / name):
-                if file.exists():
-                    text = _text_of(file, f"The credential {file}", "Correct LoadCredential in the systemd unit.")
-                    return _found(field_name, text, name, f"file {file} ($CREDENTIALS_DIRECTORY)")
+            return _found(field_name, text, name, f"file {path} ({name}_FILE{where})")
+        if not env_file and (folder := given.get("CREDENTIALS_DIRECTORY")):
+            for file in _credentials_of(name, Path(folder)):
+                text = _text_of(file, f"The credential {file}", "Correct LoadCredential in the systemd unit.")
+                return _found(field_name, text, name, f"file {file} ($CREDENTIALS_DIRECTORY)")
     return None
+
+
+def _credentials_of(name: str, folder: Path) -> Iterator[Path]:
+    """The files of a variable: `wrm_mail_to` or `WRM_MAIL_TO`, or `mail_to`, unless that is empty."""
+    yield from (file for file in (folder / name.lower(), folder / name) if file.exists())
+    short = folder / name.lower().removeprefix("wrm_")
+    if short.name != name.lower() and short.exists() and short.stat().st_size:
+        yield short
 
 
 def env_file_in_use() -> EnvFile | None:

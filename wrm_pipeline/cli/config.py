@@ -59,7 +59,8 @@ def effective_values(secrets: Secrets) -> tuple[list[EffectiveValue], list[str]]
 def _problems(secrets: Secrets) -> list[str]:
     """The credentials as clients will get them, each read once."""
     problems: dict[str, None] = {}
-    for ask in (secrets.s3, secrets.redis_url, secrets.webhook_url, secrets.postgres) if secrets.vault else ():
+    asks = (secrets.s3, secrets.redis_url, secrets.webhook_url, secrets.smtp_url, secrets.postgres)
+    for ask in asks if secrets.vault else ():
         try:
             ask()
         except ExternalError as error:

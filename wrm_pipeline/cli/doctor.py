@@ -34,6 +34,7 @@ from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.cache import RedisCacheResource, connect_cache
 from wrm_pipeline.resources.lake import connect_store, s3_access
+from wrm_pipeline.resources.postgres import PostgresResource
 from wrm_pipeline.resources.vault import Secrets, kept_in_vault, open_vault, secrets_of
 from wrm_pipeline.settings import Settings, env_file_in_use
 
@@ -96,6 +97,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
         ("cache", _cache, "See the redis check, and check the folder; meanwhile runs are slower, but correct"),
         ("postgresql", _postgres, "Correct the POSTGRES_ variables"),
+        ("serving", _serving, "Correct the POSTGRES_SERVING_ variables; tables in the lake are not touched by it"),
         (
             "duckdb",
             _duckdb,
@@ -155,7 +157,7 @@ def _vault(settings: Settings) -> Finding:
             absent.append(path)
     got = f"{'; '.join(keys)}{'; missing: ' if absent else ''}{', '.join(absent)}"
     secrets = Secrets(settings, vault)
-    for ask in (secrets.s3, secrets.redis_url, secrets.webhook_url, secrets.postgres):
+    for ask in (secrets.s3, secrets.redis_url, secrets.webhook_url, secrets.smtp_url, secrets.postgres):
         ask()
     return Finding("vault", "ok", tried, got)
 
@@ -289,6 +291,24 @@ def _postgres(settings: Settings) -> Finding:
         return Finding("postgresql", "failed", f"connect to {where}", got, todo)
     connection.close()
     return Finding("postgresql", "ok", f"connect to {where}", "connected")
+
+
+def _serving(settings: Settings) -> Finding:
+    resource = PostgresResource.of(settings)
+    if resource.host is None:
+        return Finding("serving", "not used", "POSTGRES_SERVING_HOST is not set", "no tables are published")
+    login, schema = resource.login, resource.schema_name
+    sql = (
+        "SELECT CASE WHEN to_regnamespace(%s) IS NULL THEN has_database_privilege(current_database(), 'CREATE') "
+        "ELSE has_schema_privilege(%s, 'CREATE') END"
+    )
+    with login.connect(read_only=True) as connection:
+        ((may_write,),) = connection.execute(sql, [schema, schema]).fetchall()
+    tried = f"connect to {login.place} and look at the schema {schema}"
+    if may_write:
+        return Finding("serving", "ok", tried, "tables can be made there")
+    todo = f"Let {login.user} own the database, or the schema (docs/serving.md)"
+    return Finding("serving", "failed", tried, f"{login.user} may not make tables there", todo)
 
 
 def _duckdb(settings: Settings) -> Finding:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from wrm_pipeline.cli.alerts import alerts
 from wrm_pipeline.cli.backup import backup, restore
 from wrm_pipeline.cli.clock import raw, repair_clock
 from wrm_pipeline.cli.command import Entrance, Group
@@ -56,6 +57,7 @@ for command in (
     repair_clock,
     secrets,
     reports,
+    alerts,
 ):
     wrm.add_command(command)
 

@@ -223,6 +223,39 @@ def check_named(policy: Policy, url: str, named: str) -> None:
     _Exchange(policy, "GET", url).redirected(configured, configured, named, "leads")
 
 
+class AddressError(ValueError):
+    """A host has addresses that it may not have; the message names one."""
+
+
+def permitted_addresses(policy: Policy, host: str, port: int, *, configured: bool, within_s: float) -> list[str]:
+    """The addresses of a host that the policy lets us connect to.
+
+    Args:
+        policy: See there.
+        host: As in an address, without brackets.
+        port: Of the service.
+        configured: Whether the host is the one that is configured, and not one that somebody's answer led to.
+        within_s: Seconds for the name.
+
+    Raises:
+        AddressError: all are refused.
+        TimeoutError: the name was not resolved in time.
+        OSError: it has none.
+    """
+    allowed, refused = [], ""
+    for text in resolve_within(policy.resolve, host, port, within_s):
+        address = ipaddress.ip_address(text.partition("%")[0])
+        why = why_not_public(address)
+        own = configured and (policy.trusted or is_literal(host) or (host == "localhost" and address.is_loopback))
+        if not why or own or host in policy.private_hosts:
+            allowed.append(text)
+        else:
+            refused = f"{text} ({why})"
+    if not allowed and refused:
+        raise AddressError(f"{host} has the address {refused}, which is not public")
+    return allowed
+
+
 class _Exchange:
     """One request and its redirects, against one deadline."""
 
@@ -332,28 +365,14 @@ class _Exchange:
         return Wire(opened)
 
     def _addresses(self, place: Place, *, configured: bool) -> list[str]:
-        policy, refused = self._policy, ""
-        allowed = []
         try:
-            found = resolve_within(policy.resolve, place.host, place.port, self._until - time.monotonic())
+            left = self._until - time.monotonic()
+            return permitted_addresses(self._policy, place.host, place.port, configured=configured, within_s=left)
         except TimeoutError as error:
             raise self._too_slow(str(error)) from None
-        for text in found:
-            address = ipaddress.ip_address(text.partition("%")[0])
-            why = why_not_public(address)
-            own = configured and (
-                policy.trusted or is_literal(place.host) or (place.host == "localhost" and address.is_loopback)
-            )
-            if not why or own or place.host in policy.private_hosts:
-                allowed.append(text)
-            else:
-                refused = f"{text} ({why})"
-        if not allowed and refused:
-            raise self.refused(
-                f"{place.host} has the address {refused}, which is not public",
-                f"If that host is your own, add it to WRM_PRIVATE_HOSTS. {policy.remedy}".strip(),
-            )
-        return allowed
+        except AddressError as error:
+            remedy = f"If that host is your own, add it to WRM_PRIVATE_HOSTS. {self._policy.remedy}".strip()
+            raise self.refused(str(error), remedy) from None
 
     def _read(self, response: http.client.HTTPResponse, headers: Mapping[str, str]) -> bytes:
         if self._method == "HEAD":

@@ -86,6 +86,12 @@ VAULT_POLICY = RetryPolicy(attempts=3, deadline_s=10, base_wait_s=0.25, max_wait
 WEBHOOK_POLICY = RetryPolicy(attempts=3, deadline_s=15, base_wait_s=0.5, max_wait_s=2, attempt_s=5)
 """Worst case 15 s: an alert is worth a second try, but the run behind it has ended already. Time-out 5 s."""
 
+MAIL_POLICY = RetryPolicy(attempts=2, deadline_s=15, base_wait_s=0.5, max_wait_s=2, attempt_s=7)
+"""Worst case 15 s, as for the webhook; a mail server that is asked again within seconds says the same."""
+
+SERVING_POLICY = RetryPolicy(attempts=3, deadline_s=600, base_wait_s=2, max_wait_s=15)
+"""A publication of a year takes seconds, and the next one is minutes away: what is not done by then is left to it."""
+
 LINEAGE_POLICY = RetryPolicy(attempts=2, deadline_s=9, base_wait_s=0.25, max_wait_s=1, attempt_s=4)
 """Worst case 9 s of a sensor's tick: what is not delivered is sent by a later tick. Time-outs 1.5 + 2.4 s."""
 

@@ -13,6 +13,7 @@ QUALITY = "data_quality"
 CATALOG = "data_catalog"
 REPORT = "city_report"
 PUBLISHED_DATABASE = "published_database"
+SERVING = "serving_tables"
 
 STATIONS = (RAW, PROCESSED, ENHANCED)
 """Those whose dead letters a replay tries again."""

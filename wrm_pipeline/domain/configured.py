@@ -8,6 +8,7 @@ import re
 from urllib.parse import urlsplit
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
+SMTP_SCHEMES = ("smtp", "smtps")
 HTTP_SCHEMES = ("https", "http")
 
 
@@ -111,4 +112,44 @@ def host_list(value: str) -> str:
     for name in names_of(value):
         if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?", name):
             raise ValueError("is not a comma-separated list of hosts; give names like a.example.org,b.example.org")
+    return value
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """What is in a list with commas between, in its order and spelling."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def pg_schema(value: str) -> str:
+    """The name of a schema in PostgreSQL that needs no quotes.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value) or value.startswith("pg_"):
+        raise ValueError("is not a schema's name: give lower-case letters, digits and underscores, not pg_ first")
+    return value
+
+
+def role_list(value: str) -> str:
+    """Roles of PostgreSQL, with commas between.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    for name in listed(value):
+        if not re.fullmatch(r"[\w.-]{1,63}", name):
+            raise ValueError("is not a list of roles with commas between; give names like grafana,metabase")
+    return value
+
+
+def mail_addresses(value: str) -> str:
+    """Mail addresses, with commas between.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    for address in listed(value):
+        if not re.fullmatch(r"[^\s@<>,;:\"]+@[^\s@<>,;:\"]+", address):
+            raise ValueError("is not a list of mail addresses with commas between; give some like a@example.org")
     return value

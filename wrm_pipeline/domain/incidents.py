@@ -21,6 +21,9 @@ FORGOTTEN = timedelta(hours=24)
 # The last second that a datetime can represent.
 MAX_TIME = 253_402_300_799
 
+# The channel that has always been there.
+WEBHOOK = "webhook"
+
 # The state is bounded, whatever happens.
 MAX_INCIDENTS = 30
 MAX_PARTITIONS = 20
@@ -76,7 +79,8 @@ class Incident:
         partitions: Partitions that failed and have not succeeded since; an empty name for a run without one.
         more_partitions: Whether more failed than are kept.
         good_since: Since when all of `partitions` have been good again.
-        reported: The message about its beginning was delivered.
+        beginning_sent: Channels that accepted the message about its beginning.
+        end_sent: Channels that accepted the message about its end.
     """
 
     scope: str
@@ -94,21 +98,28 @@ class Incident:
     partitions: list[str] = field(default_factory=list)
     more_partitions: bool = False
     good_since: float | None = None
-    reported: bool = False
+    beginning_sent: list[str] = field(default_factory=list)
+    end_sent: list[str] = field(default_factory=list)
 
     def is_sound(self) -> bool:
         """Whether each field has its type."""
         texts = (self.scope, self.cause, self.error, self.place, self.remedy, self.run_id, self.partition)
         times = (self.began_at, self.last_failed_at, self.failed, self.good_since or 0)
         return (
-            all(isinstance(text, str) for text in (*texts, *self.partitions, *self.words))
+            all(isinstance(text, str) for text in (*texts, *self.partitions, *self.words, *self._channels))
             and all(isinstance(at, int | float) and abs(at) < MAX_TIME for at in times)
-            and isinstance(self.partitions, list)
+            and all(isinstance(names, list) for names in (self.partitions, self.beginning_sent, self.end_sent))
             and len(self.words) == 2
         )
 
+    @property
+    def _channels(self) -> list[str]:
+        return [*self.beginning_sent, *self.end_sent]
+
     def fails_again(self, outcome: Outcome) -> None:
-        """Count another failed run."""
+        """Count another failed run. Channels that have reported its end already report it again."""
+        self.beginning_sent = [channel for channel in self.beginning_sent if channel not in self.end_sent]
+        self.end_sent = []
         self.failed += 1
         self.last_failed_at = max(self.last_failed_at, outcome.at)
         self.run_id, self.partition = outcome.run_id, outcome.partition
@@ -190,31 +201,40 @@ class Incidents:
     def _make_room(self) -> None:
         """If there are very many, drop one that was reported, or else the oldest."""
         if len(self._open) >= MAX_INCIDENTS:
-            key = min(self._open, key=lambda key: (not self._open[key].reported, self._open[key].last_failed_at))
+            key = min(self._open, key=lambda key: (not self._open[key].beginning_sent, self._open[key].last_failed_at))
             del self._open[key]
 
-    def to_report(self, now: float, ui_url: str) -> list[Message]:
-        """The messages that are due, oldest incident first. An incident that ended unreported is one message."""
+    def to_report(self, now: float, ui_url: str, channel: str = WEBHOOK) -> list[Message]:
+        """The messages due on a channel, oldest incident first. An incident that ended unreported is one message."""
         messages = []
         for key, incident in sorted(self._open.items(), key=lambda item: item[1].began_at):
             if incident.is_over(now):
-                messages.append(Message(key, over_text(incident, ui_url)))
-            elif not incident.reported:
+                if channel not in incident.end_sent:
+                    messages.append(Message(key, over_text(incident, ui_url)))
+            elif channel not in incident.beginning_sent:
                 messages.append(Message(key, failing_text(incident, ui_url)))
         return messages
 
-    def reported(self, message: Message, now: float) -> None:
-        """Record that a message was delivered."""
+    def reported(
+        self, message: Message, now: float, channel: str = WEBHOOK, channels: Sequence[str] = (WEBHOOK,)
+    ) -> None:
+        """Record that a channel accepted a message; an ended incident is dropped once all `channels` have."""
         incident = self._open[message.key]
-        if incident.is_over(now):
+        if not incident.is_over(now):
+            incident.beginning_sent.append(channel)
+            return
+        incident.end_sent.append(channel)
+        if set(channels) <= set(incident.end_sent):
             del self._open[message.key]
-        else:
-            incident.reported = True
 
 
 def _incident(content: dict[str, Any]) -> Incident:
-    """Parse one from a cursor; cursors of 0.1 have another name for `reported`."""
-    return Incident(**{"reported" if name == "told" else name: value for name, value in content.items()})
+    """Parse one from a cursor; older cursors have one channel, and a flag in the place of its name."""
+    content = dict(content)
+    old = [content.pop(name, False) for name in ("told", "reported")]
+    if any(old):
+        content["beginning_sent"] = [WEBHOOK]
+    return Incident(**content)
 
 
 def _key(scope: str, cause: str) -> str:

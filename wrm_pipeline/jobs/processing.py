@@ -21,6 +21,7 @@ from wrm_pipeline.checks.clock import clock_was_not_ahead
 from wrm_pipeline.checks.feed import feed_format_is_read
 from wrm_pipeline.checks.published import today_is_fresh
 from wrm_pipeline.checks.spool import spool_is_readable
+from wrm_pipeline.domain import asset_names
 
 wrm_stations_ingest_job = dg.define_asset_job(
     "wrm_stations_ingest_job",
@@ -44,7 +45,7 @@ wrm_stations_processing_job = dg.define_asset_job(
 
 wrm_analytics_job = dg.define_asset_job(
     "wrm_analytics_job",
-    selection=[
+    selection=dg.AssetSelection.assets(
         create_duckdb_enhanced_views,
         create_materialized_views,
         query_station_summary,
@@ -55,11 +56,13 @@ wrm_analytics_job = dg.define_asset_job(
         data_catalog,
         city_report,
         published_database,
-    ],
+    )
+    # By name, as it is there only where POSTGRES_SERVING_HOST is set.
+    | dg.AssetSelection.from_string(f'key:"{asset_names.SERVING}"'),
     executor_def=dg.in_process_executor,
     description=(
-        "Makes tables, map, catalog, report and published database from the enhanced data. Of the daily tables, the "
-        "run's partition (by default the newest published day)."
+        "Makes tables, map, catalog, report, published database and (if configured) the tables in PostgreSQL from the "
+        "enhanced data. Of the daily tables, the run's partition (by default the newest published day)."
     ),
 )
 

@@ -17,7 +17,7 @@ from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.vault import AppRole, Token, Vault, VaultSecret
 from wrm_pipeline.clients.vault_errors import VaultLoginError, VaultPathMissingError, VaultValueError
-from wrm_pipeline.domain.configured import HTTP_SCHEMES, REDIS_SCHEMES, is_url, vault_address, vault_path
+from wrm_pipeline.domain.configured import HTTP_SCHEMES, REDIS_SCHEMES, SMTP_SCHEMES, is_url, vault_address, vault_path
 from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.resources.base import BaseResource, optional
 from wrm_pipeline.settings import Settings, SettingsError, find, variables_of
@@ -36,7 +36,7 @@ def kept_in_vault(settings: Settings) -> dict[str, dict[str, str]]:
             "bucket_name": "bucket_name",
         },
         settings.vault_redis_path: {"url": "redis_url"},
-        settings.vault_alerts_path: {"webhook_url": "alert_webhook_url"},
+        settings.vault_alerts_path: {"webhook_url": "alert_webhook_url", "smtp_url": "smtp_url"},
         settings.vault_postgres_path: {
             "host": "postgres_host",
             "port": "postgres_port",
@@ -44,7 +44,16 @@ def kept_in_vault(settings: Settings) -> dict[str, dict[str, str]]:
             "user": "postgres_user",
             "password": "postgres_password",
         },
+        # A policy may not let us look where nothing of ours is.
+        **({settings.vault_serving_path: _SERVING_KEYS} if settings.postgres_serving_host else {}),
     }
+
+
+_SERVING_KEYS = {
+    "db": "postgres_serving_db",
+    "user": "postgres_serving_user",
+    "password": "postgres_serving_password",  # pragma: allowlist secret
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +146,38 @@ class Secrets:
         Raises:
             ExternalError: Vault returned no value.
         """
-        return self._optional(self.settings.vault_alerts_path, "webhook_url", HTTP_SCHEMES, "alert_webhook_url")
+        return self._of_alerts("webhook_url", HTTP_SCHEMES, "alert_webhook_url", "smtp_url")
+
+    def smtp_url(self) -> str | None:
+        """The mail server that failures are told by; None means nobody.
+
+        Raises:
+            ExternalError: Vault did not say.
+        """
+        return self._of_alerts("smtp_url", SMTP_SCHEMES, "smtp_url", "webhook_url")
+
+    def serving_postgres(self, host: str) -> PostgresAccess:
+        """What is known of the database at `host` that tables are published to: its name, user and password.
+
+        Raises:
+            ExternalError: Vault gave no password.
+        """
+        settings = self.settings
+        given = settings.secret("postgres_serving_password")
+        held = None
+        if not host.startswith("/"):
+            held = self._held(settings.vault_serving_path, given=given is not None)
+        elif not settings.variables_are_enough:
+            given = None
+        if held:
+            remember_secret(held.require("password"))
+        return PostgresAccess(
+            host,
+            settings.postgres_serving_port,
+            (held.get("db") if held else None) or settings.postgres_serving_db,
+            (held.get("user") if held else None) or settings.postgres_serving_user,
+            held.require("password") if held else given,
+        )
 
     def postgres(self) -> PostgresAccess | None:
         """The database of Dagster's own storage; None means SQLite.
@@ -175,8 +215,14 @@ class Secrets:
             held.require("password") if held else given,
         )
 
-    def _optional(self, path: str, key: str, schemes: Sequence[str], field_name: str) -> str | None:
-        """An optional URL."""
+    def _of_alerts(self, key: str, schemes: Sequence[str], field_name: str, other: str) -> str | None:
+        """The URL of a channel; Vault may have only the other one."""
+        return self._optional(self.settings.vault_alerts_path, key, schemes, field_name, other)
+
+    def _optional(
+        self, path: str, key: str, schemes: Sequence[str], field_name: str, other: str | None = None
+    ) -> str | None:
+        """An optional URL; `other` is a key that may be there in its place."""
         given = self.settings.secret(field_name)
         try:
             held = self._held(path, given=given is not None)
@@ -184,6 +230,8 @@ class Secrets:
             return None
         if held is None:
             return given
+        if other is not None and held.get(key) is None and held.get(other):
+            return None
         remember_secret(held.require(key))
         return _url(held, key, schemes)
 
@@ -240,10 +288,13 @@ class VaultResource(BaseResource):
     )
     redis_path: Annotated[str, AfterValidator(vault_path)] = Field("wrm/redis", description="VAULT_REDIS_PATH: url")
     alerts_path: Annotated[str, AfterValidator(vault_path)] = Field(
-        "wrm/alerts", description="VAULT_ALERTS_PATH: webhook_url"
+        "wrm/alerts", description="VAULT_ALERTS_PATH: webhook_url, smtp_url"
     )
     postgres_path: Annotated[str, AfterValidator(vault_path)] = Field(
         "wrm/postgres", description="VAULT_POSTGRES_PATH: host, port, db, user, password of Dagster's own storage"
+    )
+    serving_path: Annotated[str, AfterValidator(vault_path)] = Field(
+        "wrm/serving", description="VAULT_SERVING_PATH: db, user, password of the database of published tables"
     )
 
     @classmethod
@@ -259,6 +310,7 @@ class VaultResource(BaseResource):
             "redis_path": settings.vault_redis_path,
             "alerts_path": settings.vault_alerts_path,
             "postgres_path": settings.vault_postgres_path,
+            "serving_path": settings.vault_serving_path,
         }
         return cls(given=settings, **from_settings | fields)
 
@@ -279,6 +331,7 @@ class VaultResource(BaseResource):
             vault_redis_path=self.redis_path,
             vault_alerts_path=self.alerts_path,
             vault_postgres_path=self.postgres_path,
+            vault_serving_path=self.serving_path,
         )
 
     @property

@@ -1,13 +1,14 @@
 """Alerts people to failing runs and failing checks: once at the beginning, once at the end.
 
 Both sensors read the runs that ended since the last tick, successes included, which show that an incident is over. Open
-incidents are kept in the sensor's cursor. A message counts as delivered once the webhook has accepted it; one that
-could not be sent is sent by a later tick, and nothing else waits for it.
+incidents are kept in the sensor's cursor, with the channels that have reported them. A message counts as delivered once
+a channel has accepted it; one that could not be sent is sent by a later tick, to that channel alone, and nothing else
+waits for it.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -39,8 +40,9 @@ FIRST_LOOK_BACK_S = 600.0
 LONGEST_LOOK_BACK_S = 24 * 3600.0
 _ENDINGS = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
 RUNS_PER_TICK = 200
-# Each takes at most 15 s, and a tick is cut off after 60 s.
+# On each channel. Each takes at most 15 s, and a tick is cut off after 60 s: after SENDING_S none is begun.
 MESSAGES_PER_TICK = 3
+SENDING_S = 40.0
 
 READ_RUN = "Open the run: its first red step has the full error. Once the cause is fixed, use Re-execute from there"
 LOOK_AT_CHECK = "Open the asset's Checks tab: the result's metadata has counts, thresholds and samples"
@@ -65,6 +67,7 @@ OUTSIDE_REMEDIES = {
         "Open the feed's URL. If it is down, wait: it is tried each minute. Missed minutes cannot be fetched later",
     ),
     "s3": "Run `wrm doctor`. Snapshots wait in the local spool meanwhile and are delivered automatically",
+    "postgres": "Run `wrm doctor` (serving). Readers keep the previous tables; the next successful run publishes all",
     "vault": "Run `wrm doctor`. Is Vault sealed, or has the secret id expired? Snapshots wait in the local spool",
 }
 NO_STEP_REMEDY = (
@@ -187,20 +190,26 @@ def collect_outcomes(
     return len(records)
 
 
-def send_notifications(cursor: AlertCursor, post: Callable[[str], None], *, now: float, ui_url: str) -> tuple[int, str]:
-    """Send due messages; returns how many were delivered, and why the others were not."""
-    delivered, trouble = 0, ""
-    for message in cursor.incidents.to_report(now, ui_url)[:MESSAGES_PER_TICK]:
-        try:
-            post(message.text)
-        except ExternalError as error:
-            trouble = str(error)
-            if isinstance(error, TransientError):
+def send_notifications(
+    cursor: AlertCursor, channels: Mapping[str, Callable[[str], None]], *, now: float, ui_url: str
+) -> tuple[int, str]:
+    """Send the messages due on each channel; returns how many were delivered, and why the others were not."""
+    delivered, trouble = 0, []
+    until = time.monotonic() + SENDING_S
+    for channel, post in channels.items():
+        for message in cursor.incidents.to_report(now, ui_url, channel)[:MESSAGES_PER_TICK]:
+            if time.monotonic() > until:
                 break
-        else:
-            cursor.incidents.reported(message, now)
-            delivered += 1
-    return delivered, trouble
+            try:
+                post(message.text)
+            except ExternalError as error:
+                trouble.append(f"{channel}: {error}")
+                if isinstance(error, TransientError):
+                    break
+            else:
+                cursor.incidents.reported(message, now, channel, list(channels))
+                delivered += 1
+    return delivered, "; ".join(dict.fromkeys(trouble))
 
 
 # --- the outcome of an ended run ------------------------------------------------------------------------------------
@@ -315,14 +324,15 @@ def _names_of_outside_errors() -> frozenset[str]:
 def _tick(
     context: dg.SensorEvaluationContext, alerts: AlertsResource, read: ReadRun
 ) -> dg.SensorResult | dg.SkipReason:
-    if not alerts.possible:
-        return dg.SkipReason("There is no webhook: WRM_ALERT_WEBHOOK_URL is not set.")
+    channels = alerts.channels()
+    if not channels:
+        return dg.SkipReason("There is no channel: neither WRM_ALERT_WEBHOOK_URL nor WRM_MAIL_TO is set.")
     now = time.time()
     cursor = AlertCursor.from_cursor(context.cursor, now)
     runs = collect_outcomes(context.instance, cursor, read, now=now)
-    delivered, trouble = send_notifications(cursor, alerts.post, now=now, ui_url=alerts.ui_url)
+    delivered, trouble = send_notifications(cursor, channels, now=now, ui_url=alerts.ui_url)
     if trouble:
-        context.log.warning("An alert could not be sent to the webhook and is sent later: %s", trouble)
+        context.log.warning("An alert could not be sent and is sent later: %s", trouble)
     summary = f"{runs} runs ended; {delivered} messages sent."
     return dg.SensorResult(skip_reason=summary, cursor=cursor.to_cursor())
 
@@ -332,8 +342,8 @@ def _tick(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) when runs begin to fail, once per cause, and when that is over: "
-        "what failed, the first line of the error, a link, what to try."
+        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) and by mail (WRM_MAIL_TO) when runs begin to fail, once per "
+        "cause, and when that is over: what failed, the first line of the error, a link, what to try."
     ),
 )
 def wrm_run_alerts_sensor(
@@ -348,8 +358,8 @@ def wrm_run_alerts_sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) when an asset check no longer holds, once per check, and when it "
-        "holds again."
+        "Posts to the webhook (WRM_ALERT_WEBHOOK_URL) and by mail (WRM_MAIL_TO) when an asset check no longer holds, "
+        "once per check, and when it holds again."
     ),
 )
 def wrm_check_alerts_sensor(

@@ -87,7 +87,7 @@ class Watched:
     def look(self, *, later: float = 0) -> None:
         for state, read in self.states:
             collect_outcomes(self.world.instance, state, read)
-            send_notifications(state, self.messages.append, now=time.time() + later, ui_url="http://ui")
+            send_notifications(state, {"webhook": self.messages.append}, now=time.time() + later, ui_url="http://ui")
 
     def run(self, job: str, dt=None, *, body: bytes | None = None) -> bool:
         """A run of Dagster's, as the schedules and sensors start them."""

@@ -91,7 +91,7 @@ def tick_later(read, instance: dg.DagsterInstance, cursor: str, receiver: Receiv
     now = time.time() + minutes * 60
     state = AlertCursor.from_cursor(cursor, now)
     collect_outcomes(instance, state, read)
-    send_notifications(state, Webhook(receiver.url).post, now=now, ui_url="http://127.0.0.1:3000")
+    send_notifications(state, {"webhook": Webhook(receiver.url).post}, now=now, ui_url="http://127.0.0.1:3000")
     return state.to_cursor()
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from wrm_pipeline import open_database
 from wrm_pipeline.analytics.registry import TABLES
-from wrm_pipeline.settings import Settings, variables_of
-from wrm_pipeline_tests.fixtures.lake import DAY, Lake, build_day, definitions, materialize
+from wrm_pipeline.definitions import build_defs
+from wrm_pipeline.settings import Settings, load_settings, variables_of
+from wrm_pipeline_tests.fixtures.lake import DAY, Lake, build_day, materialize
 from wrm_pipeline_tests.fixtures.markdown import ROOT
 
 PAGE = ROOT / "docs" / "from-bike-data-flow.md"
@@ -31,8 +32,8 @@ def known(title: str) -> set[str]:
         return TABLES.keys() | {column.name for table in TABLES.values() for column in table.columns}
     if title == "Variables":
         names = {name for field in Settings.model_fields for name in variables_of(field)}
-        return names | {"https://", "analytics.duckdb", "dt"}
-    defs = definitions()
+        return names | {"https://", "analytics.duckdb", "SERVING", "dt"}
+    defs = build_defs(load_settings({"postgres_serving_host": "h"}))
     if title == "Assets":
         return {key.to_user_string() for asset in defs.assets or () for key in asset.keys}
     if title == "Resources and I/O managers":

@@ -71,3 +71,18 @@ def test_a_new_password_reaches_a_grafana_that_has_one() -> None:
     assert {tasks()[name]["notify"] for name in setting} == {"Set Grafana's password"}
     handlers = {handler["name"]: handler for handler in yaml.safe_load((ROLE / "handlers/main.yml").read_text())}
     assert f"--password-from-stdin <{PLACE}" in handlers["Set Grafana's password"]["ansible.builtin.shell"]["cmd"]
+
+
+def test_the_readers_password_is_shown_by_no_task_and_read_from_a_file() -> None:
+    showing = [task for task in tasks().values() if "{{ postgresql_reader_password" in str(task)]
+    assert showing
+    assert all(task["no_log"] is True and task["diff"] is False for task in showing)
+    source = yaml.safe_load((ROLE.parents[2] / "monitoring/grafana/serving/postgres.yml").read_text())
+    (database,) = source["datasources"]
+    assert list(database["secureJsonData"].values()) == ["$__file{/etc/grafana/wrm_reader_password}"]
+
+
+def test_grafana_has_the_tables_only_where_some_are_published() -> None:
+    conditional = [task for task in tasks().values() if "serving/" in str(task) or "postgres.yml" in str(task)]
+    assert len(conditional) == 3
+    assert all("monitoring_serves_tables" in task["when"] for task in conditional)

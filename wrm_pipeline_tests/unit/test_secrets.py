@@ -512,6 +512,7 @@ def test_the_resource_holds_paths_and_nothing_else(monkeypatch, fake):
         "redis_path": "wrm/redis",
         "alerts_path": "wrm/alerts",
         "postgres_path": "wrm/postgres",
+        "serving_path": "wrm/serving",
     }
     with pytest.raises(Exception, match="secret_id"):
         VaultResource.of(load_settings(), secret_id=CANARY)  # type: ignore[call-arg]

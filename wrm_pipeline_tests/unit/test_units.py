@@ -18,6 +18,8 @@ GIVEN = {
     "s3_secret_access_key": "the-secret-key",
     "alert_webhook_url": "https://hooks.example/x",
     "openlineage_api_key": "the-lineage-key",
+    "smtp_url": "smtp://me:the-mail-password@mail.example:587",  # pragma: allowlist secret
+    "postgres_serving_password": "the-serving-password",  # pragma: allowlist secret
 }
 DATABASE, STORE, CACHE = {"postgres_password"}, {"s3_access_key_id", "s3_secret_access_key"}, {"redis_url"}
 # docs/secrets.md has the same table.
@@ -40,6 +42,10 @@ SETTINGS = {
     "POSTGRES_HOST": "127.0.0.1",
     "POSTGRES_DB": "wrm",
     "POSTGRES_USER": "wrm",
+    "POSTGRES_SERVING_HOST": "127.0.0.1",
+    "POSTGRES_SERVING_DB": "serving",
+    "POSTGRES_SERVING_USER": "serving",
+    "WRM_MAIL_TO": "a@example.org",
 }
 
 
@@ -91,6 +97,10 @@ def test_these_credentials_suffice(name: str, tmp_path: Path, monkeypatch: pytes
     keys = found.s3()
     assert (keys is not None and keys.secret_access_key == "the-secret-key") == (wanted >= STORE)
     assert (found.redis_url() is not None) == (wanted >= CACHE)
+    has_all = wanted == set(GIVEN)
+    assert (found.webhook_url() == GIVEN["alert_webhook_url"]) == has_all
+    assert (found.smtp_url() == GIVEN["smtp_url"]) == has_all
+    assert (found.serving_postgres("127.0.0.1").password == GIVEN["postgres_serving_password"]) == has_all
 
 
 def test_the_operators_commands_leave_no_core_dump() -> None:

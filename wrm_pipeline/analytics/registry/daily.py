@@ -74,6 +74,7 @@ MV_DAILY_AGGREGATES = Table(
         Column("empty_share", "DOUBLE", "Old name of share_empty", "share", EMPTY, "share_empty"),
         Column("full_share", "DOUBLE", "Old name of share_full", "share", FULL, "share_full"),
     ),
+    key=("dt",),
     refreshed=Refreshed.BY_DAY,
     formula=(
         "Bikes of all stations are summed for each snapshot; the day's values are the mean, highest and lowest of "
@@ -115,6 +116,7 @@ MV_STATION_HOURLY = Table(
         Column("share_empty", "DOUBLE", "Share of the snapshots in which it is empty", "share", EMPTY),
         Column("share_full", "DOUBLE", "Share of the snapshots in which it is full", "share", FULL),
     ),
+    key=("dt", "hour_start", "station_id"),
     refreshed=Refreshed.BY_DAY,
     formula=f"Over the snapshots of the hour in which the station is reported. {IN_WORDS}",
     limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
@@ -149,6 +151,7 @@ MV_CITY_HOURLY = Table(
         Column("stations_empty_mean", "DOUBLE", "Empty stations, mean over the snapshots", "stations", EMPTY),
         Column("stations_full_mean", "DOUBLE", "Full stations, mean over the snapshots", "stations", FULL),
     ),
+    key=("dt", "hour_start"),
     refreshed=Refreshed.BY_DAY,
     formula=f"Each snapshot is summed over the stations, and the sums are averaged over the hour. {IN_WORDS}",
     limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
@@ -180,6 +183,7 @@ MV_FLOWS = Table(
             ("bikes", "file_timestamp"),
         ),
     ),
+    key=("dt", "hour_start", "station_id"),
     refreshed=Refreshed.BY_DAY,
     formula=(
         "The station's bikes in one snapshot minus those in its previous snapshot: negative differences are "

@@ -48,6 +48,7 @@ MV_STATION_LATEST = Table(
         FILE_TIMESTAMP,
         DT,
     ),
+    key=("station_id",),
     refreshed=Refreshed.LATEST,
     formula=(
         "The row with the highest file_timestamp of each station among the newest day's rows; fill = bikes / "
@@ -83,6 +84,7 @@ MV_BIKE_LATEST = Table(
         Column("standing_since", "TIMESTAMPTZ", "When it was first seen at this place on this day", sources=PLACE),
         Column("idle_h", "DOUBLE", "Hours from standing_since to file_timestamp", "h", PLACE),
     ),
+    key=("station_id",),
     refreshed=Refreshed.LATEST,
     formula=(
         "The rows of record_type `bike` in the newest day's newest snapshot, with the beginning of the bike's stay "
@@ -136,6 +138,7 @@ MV_REBALANCING = Table(
         Column("file_timestamp", "TIMESTAMPTZ", "Time of the newest snapshot", sources=("file_timestamp",)),
         DT,
     ),
+    key=("station_id",),
     refreshed=Refreshed.LATEST,
     formula=(
         "usual(h) is the mean of bikes_mean in mv_station_hourly at local hour h, over the days of the last "

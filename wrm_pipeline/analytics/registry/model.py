@@ -68,6 +68,7 @@ class Table:
         sql: Gives its rows, columns in order: those of one day where it is `by_day`; the definition of a view. Empty
             where Python makes them.
         kept_days: How many of the newest days it holds; None: all.
+        key: Columns that tell its rows apart and are never null; empty where there are none such.
         sources: The tables or assets that it is made from; empty: what its asset depends on.
         columns_from: The asset whose columns its columns are made from; empty where they are made from none.
     """
@@ -81,6 +82,7 @@ class Table:
     limits: str = ""
     sql: str = ""
     kept_days: int | None = None
+    key: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     columns_from: str = asset_names.VIEWS
 

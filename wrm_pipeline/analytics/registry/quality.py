@@ -39,6 +39,7 @@ RULES = Table(
         ),
         Column("reason", "VARCHAR", "What the rule looks for and why, in words"),
     ),
+    key=("rule",),
     refreshed=Refreshed.WITH_OTHERS,
 )
 
@@ -62,6 +63,7 @@ RULE_HITS = Table(
             _RULED,
         ),
     ),
+    key=("dt", "rule"),
     refreshed=Refreshed.BY_DAY,
 )
 
@@ -94,6 +96,7 @@ PROFILE = Table(
             tuple(ENHANCED.columns),
         ),
     ),
+    key=("dt", "column_name"),
     refreshed=Refreshed.BY_DAY,
 )
 
@@ -113,6 +116,7 @@ ANOMALIES = Table(
         ),
         Column("reason", "VARCHAR", "What was seen and what is usual, in words", sources=_JUDGED),
     ),
+    key=("dt", "hour_start", "station_id"),
     refreshed=Refreshed.BY_DAY,
 )
 
@@ -132,6 +136,7 @@ ACCOUNTING = Table(
         Column("first_snapshot", "TIMESTAMPTZ", "Time of the day's first raw object", sources=("file_timestamp",)),
         Column("last_snapshot", "TIMESTAMPTZ", "Time of the day's last raw object", sources=("file_timestamp",)),
     ),
+    key=("dt",),
     refreshed=Refreshed.BY_DAY,
 )
 
@@ -171,6 +176,7 @@ STATION_HOURS = Table(
             sources=_JUDGED,
         ),
     ),
+    key=("dt", "hour_start", "station_id"),
     refreshed=Refreshed.BY_DAY,
 )
 
@@ -185,6 +191,7 @@ REFRESHES = Table(
         Column("rows", "BIGINT", "Rows of the enhanced object", "rows"),
         Column("refreshed_at", "TIMESTAMPTZ", "When the day was computed"),
     ),
+    key=("dt",),
     refreshed=Refreshed.LEDGER,
 )
 

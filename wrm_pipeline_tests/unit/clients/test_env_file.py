@@ -63,6 +63,8 @@ def test_a_credential_of_the_unit_comes_before_it(folder, monkeypatch):
     (folder / "redis_url").write_text("redis://of-unit")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
     assert load_settings().redis_url_without_password == "redis://of-unit"  # pragma: allowlist secret
+    monkeypatch.setenv("MINIO_ACCESS_KEY", "k")
+    assert find("s3_access_key_id").origin == "environment variable MINIO_ACCESS_KEY"
 
 
 def test_it_is_said_that_one_is_in_use(folder, capsys):

@@ -20,6 +20,7 @@ from wrm_pipeline_tests.fixtures.fake_vault import FakeVault
 from wrm_pipeline_tests.fixtures.fault_server import HANG, Answer, FaultServer
 from wrm_pipeline_tests.fixtures.in_a_run import in_a_run, refusal
 from wrm_pipeline_tests.fixtures.lake import build_day, definitions, snapshot
+from wrm_pipeline_tests.fixtures.mail_server import MailServer, mail_server
 from wrm_pipeline_tests.fixtures.snapshots import line
 
 NOON = datetime(2025, 8, 21, 12, tzinfo=UTC)
@@ -287,7 +288,10 @@ def test_questions_are_asked_of_the_newest_file_of_a_database(lake, tmp_path):
 # --- vault ---
 
 
-@tries("vault.s3_path", "vault.redis_path", "vault.alerts_path", "vault.postgres_path", "vault.mount_point")
+@tries(
+    *("vault.s3_path", "vault.redis_path", "vault.alerts_path", "vault.postgres_path", "vault.serving_path"),
+    "vault.mount_point",
+)
 def test_all_ask_at_the_paths_of_vault(monkeypatch):
     with FakeVault(mount="other") as fake:
         for name, value in fake.environment().items():
@@ -296,6 +300,7 @@ def test_all_ask_at_the_paths_of_vault(monkeypatch):
         fake.put("p/redis", url="redis://127.0.0.1:9/0")
         fake.put("p/alerts", webhook_url="http://127.0.0.1:9/")
         fake.put("p/postgres", host="h", db="d", user="u", password="p")
+        fake.put("p/serving", db="d", user="w", password="p")
         config = {
             "vault": {
                 "mount_point": "other",
@@ -303,7 +308,9 @@ def test_all_ask_at_the_paths_of_vault(monkeypatch):
                 "redis_path": "p/redis",
                 "alerts_path": "p/alerts",
                 "postgres_path": "p/postgres",
-            }
+                "serving_path": "p/serving",
+            },
+            "postgres_resource": {"host": "h"},
         }
         asked = {}
         for key, look in {
@@ -311,13 +318,15 @@ def test_all_ask_at_the_paths_of_vault(monkeypatch):
             "redis_cache": lambda it: it.get("x"),
             "alerts": lambda it: it.vault.secrets.webhook_url(),
             "vault": lambda it: it.secrets.postgres(),
+            "postgres_resource": lambda it: it.login.user,
         }.items():
             before = len(fake.requests)
-            in_a_run(key, look, config)
+            in_a_run(key, look, {name: config[name] for name in {"vault", key} & config.keys()})
             asked[key] = {path.partition("/data/")[2] for path in fake.asked()[before:]} - {""}
         assert asked["lake"] == {"p/s3", "p/redis"}  # the breakers' state is in Redis
         assert asked["alerts"] == {"p/alerts"}
         assert asked["vault"] == {"p/postgres"}
+        assert asked["postgres_resource"] == {"p/serving"}  # and compares the user with the one that is known by now
         assert {request.path.split("/")[2] for request in fake.requests} <= {"auth", "other"}
 
 
@@ -477,6 +486,66 @@ def test_workers_are_of_the_kind_and_number_that_a_run_says(environment):
     assert client({"dask_scheduler_address": "tcp://h:1"}) == ("dask", 1, "tcp://h:1")
 
 
+@tries(
+    *("postgres_resource.host", "postgres_resource.port", "postgres_resource.dbname", "postgres_resource.user"),
+    *("postgres_resource.password", "postgres_resource.sslmode", "postgres_resource.connect_timeout_s"),
+    *("postgres_resource.statement_timeout_s", "postgres_resource.schema_name", "postgres_resource.readers"),
+)
+def test_the_database_is_the_one_of_the_fields(environment, monkeypatch):
+    def look(resource: Any) -> tuple[Any, ...]:
+        login, serving = resource.login, resource.serving
+        who = (login.host, login.port, login.dbname, login.user, login.password)
+        limits = (login.sslmode, login.connect_timeout_s, login.statement_timeout_s)
+        return who, limits, serving.schema, serving.readers
+
+    given = {"HOST": "of-variables", "DB": "d", "USER": "u", "PASSWORD": "p", "READERS": "a, b", "PORT": "5433"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"POSTGRES_SERVING_{name}", value)
+    expected = (("of-variables", 5433, "d", "u", "p"), ("prefer", 5, 300.0), "wrm_analytics", ("a", "b"))
+    assert in_a_run("postgres_resource", look) == expected
+    monkeypatch.setenv("ANOTHER_PASSWORD", "s3cr3t")  # pragma: allowlist secret
+    fields = {
+        "host": "/run/postgresql",
+        "port": 1,
+        "dbname": "e",
+        "user": "v",
+        "password": {"env": "ANOTHER_PASSWORD"},
+        "sslmode": "verify-full",
+        "connect_timeout_s": 2,
+        "statement_timeout_s": 7.5,
+        "schema_name": "s",
+        "readers": "c",
+    }
+    changed = (("/run/postgresql", 1, "e", "v", "s3cr3t"), ("verify-full", 2, 7.5), "s", ("c",))
+    assert in_a_run("postgres_resource", look, {"postgres_resource": fields}) == changed
+
+
+def test_without_a_database_it_is_said_what_to_set(environment):
+    with pytest.raises(SettingsError, match=r"no PostgreSQL database to connect to\. Set POSTGRES_SERVING_HOST"):
+        in_a_run("postgres_resource", lambda it: it.login)
+    with pytest.raises(SettingsError, match=r"the name or the user is missing\. Set POSTGRES_SERVING_DB"):
+        in_a_run("postgres_resource", lambda it: it.login, {"postgres_resource": {"host": "h"}})
+
+
+def test_the_user_of_dagsters_own_storage_is_refused_by_the_field_too(environment, monkeypatch):
+    for name, value in {"HOST": "h", "DB": "d", "USER": "dagster_user", "PASSWORD": "p"}.items():
+        monkeypatch.setenv(f"POSTGRES_{name}", value)
+    fields = {"host": "elsewhere", "dbname": "d", "user": "dagster_user"}
+    with pytest.raises(SettingsError, match="is 'dagster_user', the user of Dagster's own storage"):
+        in_a_run("postgres_resource", lambda it: it.login, {"postgres_resource": fields})
+
+
+@tries("alerts.mail_to", "alerts.mail_from")
+def test_alerts_are_mailed_to_whom_the_fields_name(environment, monkeypatch):
+    with mail_server(MailServer()) as server:
+        monkeypatch.setenv("WRM_SMTP_URL", f"smtp://127.0.0.1:{server.port}")
+        assert in_a_run("alerts", lambda it: list(it.channels())) == []
+        fields = {"mail_to": "a@example.org,b@example.org", "mail_from": "c@example.org"}
+        in_a_run("alerts", lambda it: it.channels()["mail"]("*hello*"), {"alerts": fields})
+    assert server.recipients == [["a@example.org", "b@example.org"]]
+    assert server.taken[0]["From"] == "c@example.org"
+
+
 @tries("alerts.ui_url")
 def test_links_of_alerts_lead_to_the_ui(environment):
     assert in_a_run("alerts", lambda it: it.ui_url, {"alerts": {"ui_url": "https://ui"}}) == "https://ui"
@@ -574,6 +643,12 @@ def test_a_logger_has_the_level_and_the_correlation_id_of_the_run(environment, c
         ("workers", {"executor": "magic"}, "executor\n  Value error, is not one of"),
         ("workers", {"count": 0}, "count\n"),
         ("alerts", {"ui_url": "x"}, "ui_url\n  Value error, is not a URL"),
+        ("alerts", {"mail_to": "nobody"}, "mail_to\n  Value error, is not a list of mail addresses"),
+        ("postgres_resource", {"sslmode": "maybe"}, "sslmode\n  Value error, is not one of disable, allow"),
+        ("postgres_resource", {"schema_name": "a b"}, "schema_name\n  Value error, is not a schema's name"),
+        ("postgres_resource", {"readers": "a b"}, "readers\n  Value error, is not a list of roles"),
+        ("postgres_resource", {"port": 0}, "port\n"),
+        ("postgres_resource", {"connect_timeout_s": 0}, "connect_timeout_s\n"),
         ("lineage", {"url": "http://user:s3cr3t-canary@h"}, "url\n  Value error, is not the address"),
         ("lineage", {"days": 0}, "days\n"),
         ("retention", {"history_days": 1}, "history_days\n"),

@@ -90,7 +90,7 @@ class Watch:
         state = AlertCursor.from_cursor(self.cursor, now)
         self.runs_read += collect_outcomes(self.instance, state, self.read, now=now)
         before = len(self.receiver.texts)
-        send_notifications(state, self.receiver, now=now, ui_url=UI)
+        send_notifications(state, {"webhook": self.receiver}, now=now, ui_url=UI)
         self.cursor = state.to_cursor()
         return self.receiver.texts[before:]
 
@@ -185,7 +185,7 @@ def test_a_cursor_that_is_not_ours_counts_as_a_first_look(cursor):
     now = 1_755_781_502.0
     state = AlertCursor.from_cursor(cursor, now)
     assert now - 86_400 <= state.until <= now
-    send_notifications(state, lambda _: None, now=now, ui_url=UI)
+    send_notifications(state, {"webhook": lambda _: None}, now=now, ui_url=UI)
     assert AlertCursor.from_cursor(state.to_cursor(), now).until <= now
 
 
@@ -434,9 +434,79 @@ def test_a_message_that_is_refused_does_not_hold_up_the_others(instance, runs):
             raise PermanentError("HTTP 400", "webhook", "post")
         sent.append(text)
 
-    delivered, trouble = send_notifications(state, refuse_the_first, now=time.time(), ui_url=UI)
+    delivered, trouble = send_notifications(state, {"webhook": refuse_the_first}, now=time.time(), ui_url=UI)
     assert (delivered, len(sent)) == (1, 1)
     assert "HTTP 400" in trouble
+
+
+@pytest.mark.parametrize("down", ["webhook", "mail"])
+def test_each_channel_hears_each_alert_once_whatever_becomes_of_the_other(instance, down):
+    receivers = {"webhook": Receiver(), "mail": Receiver()}
+    cursor: str | None = None
+
+    def tick_all(later_s: float = 0) -> None:
+        nonlocal cursor
+        now = time.time() + later_s
+        state = AlertCursor.from_cursor(cursor, now)
+        collect_outcomes(instance, state, run_outcomes, now=now)
+        send_notifications(state, receivers, now=now, ui_url=UI)
+        cursor = state.to_cursor()
+
+    receivers[down].down = TransientError("no answer", down, "post")
+    run(instance, unavailable())
+    for _ in range(3):
+        tick_all()
+    other = receivers["mail" if down == "webhook" else "webhook"]
+    assert (other.signs, receivers[down].signs) == ("🔴", "")
+    receivers[down].down = None
+    tick_all()
+    tick_all()
+    assert {receiver.signs for receiver in receivers.values()} == {"🔴"}
+    # It is over, and the other one is down by then.
+    other.down = TransientError("no answer", "other", "post")
+    run(instance)
+    tick_all()
+    tick_all(QUIET_S + 60)
+    assert receivers[down].signs == "🔴🟢"
+    other.down = None
+    tick_all(QUIET_S + 90)
+    tick_all(QUIET_S + 120)
+    assert {receiver.signs for receiver in receivers.values()} == {"🔴🟢"}
+    assert json.loads(cursor or "")["incidents"] == []
+
+
+def test_a_channel_that_is_new_hears_of_what_is_open_and_an_older_cursor_is_understood(instance, runs):
+    run(instance, unavailable())
+    runs.tick()
+    content = json.loads(runs.cursor or "")
+    for incident in content["incidents"]:
+        del incident["beginning_sent"], incident["end_sent"]
+        incident["told"] = True
+    state = AlertCursor.from_cursor(json.dumps(content), time.time())
+    both = {"webhook": Receiver(), "mail": Receiver()}
+    send_notifications(state, both, now=time.time(), ui_url=UI)
+    assert {name: receiver.signs for name, receiver in both.items()} == {"webhook": "", "mail": "🔴"}
+
+
+def test_what_fails_again_before_all_have_heard_of_its_end_is_told_to_those_who_have(instance, runs):
+    both = {"webhook": Receiver(), "mail": Receiver()}
+
+    def send(later_s: float) -> None:
+        state = AlertCursor.from_cursor(runs.cursor, time.time() + later_s)
+        collect_outcomes(instance, state, run_outcomes, now=time.time() + later_s)
+        send_notifications(state, both, now=time.time() + later_s, ui_url=UI)
+        runs.cursor = state.to_cursor()
+
+    run(instance, unavailable())
+    send(0)
+    run(instance)
+    send(0)
+    both["mail"].down = TransientError("no answer", "mail", "send")
+    send(QUIET_S + 60)
+    both["mail"].down = None
+    run(instance, unavailable())
+    send(QUIET_S + 90)
+    assert {name: receiver.signs for name, receiver in both.items()} == {"webhook": "🔴🟢🔴", "mail": "🔴"}
 
 
 def test_a_tick_sends_a_few_messages_and_the_next_ones_the_rest(instance, runs):
