@@ -1,6 +1,6 @@
 """A day in production in which every service and every line of code tells every secret: none is anywhere afterwards.
 
-21 secrets: from Vault, files, systemd credentials, URLs and variables, of ours and of another program. Provoked:
+24 secrets: from Vault, files, systemd credentials, URLs and variables, of ours and of another program. Provoked:
 
 1. S3 that answers with the keys that it was sent; 2. the same to DuckDB; 3. Vault with the token; 4. the feed, with its
 credentials in a body that is not a snapshot; 5. in a redirect; 6. in an error; 7. the webhook; 8. the receiver of
@@ -64,9 +64,10 @@ from wrm_pipeline_tests.integration.test_vault_runs import (  # noqa: F401
 pytestmark = pytest.mark.integration
 
 DAY_SNAPSHOTS = 100
-IN_VARIABLES = [f"variable-{name}" for name in ("s3-key", "s3-secret", "redis", "webhook", "postgres")] + ["foreign"]
+LEFT_OVER = ("s3-key", "s3-secret", "redis", "webhook", "postgres", "smtp", "serving")
+IN_VARIABLES = [f"variable-{name}" for name in LEFT_OVER] + ["foreign"]
 NAMES = [
-    *("secret-id", "token", "s3-key", "s3-secret", "redis", "webhook", "webhook-query", "postgres"),  # by Vault
+    *("secret-id", "token", "s3-key", "s3-secret", "redis", "webhook", "webhook-query", "postgres", "smtp"),  # by Vault
     *("feed-token", "feed-password", "feed-path"),  # by credentials, in one URL
     *("openlineage", "backup", "vault-token", "report-password"),  # by credentials
     *IN_VARIABLES,
@@ -242,6 +243,10 @@ def give_credentials(site: Site, feed_url: str, lineage_url: str) -> None:
         "REDIS_URL": f"redis://:{CANARIES['variable-redis']}@127.0.0.1:9/0",
         "WRM_ALERT_WEBHOOK_URL": f"http://127.0.0.1:9/{CANARIES['variable-webhook']}",
         "POSTGRES_PASSWORD": CANARIES["variable-postgres"],
+        "WRM_SMTP_URL": f"smtp://me:{CANARIES['variable-smtp']}@127.0.0.1:9",
+        "POSTGRES_SERVING_PASSWORD": CANARIES["variable-serving"],
+        # By Vault; nobody listens there.
+        "WRM_MAIL_TO": "a@example.org",
         "SOME_PROGRAMS_API_TOKEN": CANARIES["foreign"],
     }
 
@@ -264,7 +269,8 @@ def wrong_commands(site: Site, login: dict[str, Any]) -> None:
         vault.put("wrm/postgres", **login)
     two_lines = f"{CANARIES['vault-token']}\nX-Other: {CANARIES['openlineage']}"
     wrong = f"ftp://me:{CANARIES['feed-password']}@h:x/?token={CANARIES['feed-token']}"
-    names = ("REDIS_URL", "WRM_ALERT_WEBHOOK_URL", "OPENLINEAGE_URL", "VAULT_ADDR", "WRM_STATIONS_DATA_URL")
+    names = ("REDIS_URL", "WRM_ALERT_WEBHOOK_URL", "WRM_SMTP_URL", "OPENLINEAGE_URL", "VAULT_ADDR")
+    names += ("WRM_STATIONS_DATA_URL",)
     given = ({"S3_ENDPOINT_URL": site.s3}, {"VAULT_TOKEN": two_lines}, dict.fromkeys(names, wrong))
     with ThreadPoolExecutor() as pool:
         ends = list(pool.map(lambda variables: site.run("wrm", "config", **variables).returncode, given))
@@ -293,7 +299,11 @@ def test_no_secret_ends_up_anywhere(
     ):
         redis_with_password = redis_url.replace("//", f"//:{CANARIES['redis']}@")
         vault.put("wrm/redis", url=redis_with_password)
-        vault.put("wrm/alerts", webhook_url=f"{webhook.url}/{CANARIES['webhook']}?key={CANARIES['webhook-query']}")
+        vault.put(
+            "wrm/alerts",
+            webhook_url=f"{webhook.url}/{CANARIES['webhook']}?key={CANARIES['webhook-query']}",
+            smtp_url=f"smtp://me:{CANARIES['smtp']}@127.0.0.1:9",
+        )
         login = {"user": "wrm", "password": CANARIES["postgres"], "host": "127.0.0.1"}
         login |= {"port": str(postgres.port), "db": "postgres"}
         vault.put("wrm/postgres", **login)
