@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         with serve(City(options.seed), clock=clock, host=options.host, port=options.port) as feed:
             feed.misbehave_at_random(options.misbehave_probability, options.seed)
             print(f"export WRM_STATIONS_DATA_URL='{feed.url}'")
+            print(f"export WRM_OPERATOR_URL='{feed.operator_url}'")
+            print(f"export WRM_GBFS_URL='{feed.gbfs_url}'")
             print("Add &at=2025-08-21T12:00:00Z for another instant, and for a fault &misbehave= with one of:")
             print("  " + " ".join(Misbehaviour), flush=True)
             stop.wait()

@@ -30,8 +30,9 @@ from wrm_pipeline.simulator.places import (
     Profile,
 )
 
+COMBINED = "timestamp|gmt_local_diff_sec|gmt_servertime_diff_sec"
 HEADER = (
-    "#id,timestamp|gmt_local_diff_sec|gmt_servertime_diff_sec,name,lat,lon,bikes,spaces,"
+    f"#id,{COMBINED},name,lat,lon,bikes,spaces,"
     "installed,locked,temporary,total_docks,givesbonus_acceptspedelecs_fbbattlevel,pedelecs"
 )
 
@@ -189,12 +190,14 @@ class _Fleet:
     Attributes:
         bikes: Bikes at each station.
         pedelecs: Of these, the e-bikes.
+        docked: Bikes at stations: (index of the bike in the fleet, index of the station).
         free: Free-standing bikes: (index of the bike in the fleet, degrees north, degrees east, battery
             percent or -1 for a bike without a motor).
     """
 
     bikes: list[int]
     pedelecs: list[int]
+    docked: tuple[NDArray[np.intp], NDArray[np.int64]]
     free: list[tuple[int, float, float, int]]
 
 
@@ -285,6 +288,19 @@ class City:
         rows += [self._station_row(i, now_s, fleet) for i in range(self._suburbs_from, len(self._stations))]
         return ("\n".join(rows) + "\n").encode()
 
+    def docked(self, at: datetime) -> dict[str, list[tuple[int, bool]]]:
+        """By the number of each station: its bikes in the snapshot of an instant (aware), and which are e-bikes."""
+        now_s = int(at.timestamp() // 1)
+        found: dict[str, list[tuple[int, bool]]] = {}
+        for index, station in enumerate(self._stations):
+            reported_s = _last_report_s(now_s, self._deaf[index], _DEAF_PERIOD_S) if index in self._deaf else now_s
+            bikes, stations = self._fleet(reported_s).docked
+            here = bikes[stations == index].tolist()
+            found[station.front.rstrip(",")] = [
+                (int(self._bike_fronts[bike][0][2:-1]), bool(self._is_pedelec[bike])) for bike in here
+            ]
+        return found
+
     def _station_row(self, index: int, now_s: int, fleet: _Fleet) -> str:
         """The row of a station; one with a bad radio repeats its last report, hours old."""
         station = self._stations[index]
@@ -317,11 +333,13 @@ class City:
         station = np.minimum(found - phase * len(self._stations), len(self._stations) - 1)
 
         free = parked & (_uniform(self._keys, ride, 3) < self._free_chance)
-        docked = station[parked & ~free]
+        docked_bikes = np.flatnonzero(parked & ~free)
+        docked = station[docked_bikes]
         docked_pedelecs = station[parked & ~free & self._is_pedelec]
         return _Fleet(
             bikes=np.bincount(docked, minlength=len(self._stations)).tolist(),
             pedelecs=np.bincount(docked_pedelecs, minlength=len(self._stations)).tolist(),
+            docked=(docked_bikes, docked),
             free=self._free_bikes(np.flatnonzero(free), ride[free], station[free]),
         )
 

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import socket
 import struct
 import sys
@@ -9,16 +10,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Answer, Misbehaviour, Tuning, answer, misbehave
+from wrm_pipeline.simulator.other_feeds import GBFS_VERSIONS, OPERATOR_PATH, gbfs_file, gbfs_path, operator_answer
 
 PATH = "/bikesapi/load.php"
 SCHEME = "wroclaw"
+_GBFS_PATH = re.compile(rf"/gbfs/v({'|'.join(map(re.escape, GBFS_VERSIONS))})/([a-z_]+)\.json")
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +36,14 @@ class SimulatedFeed:
 
     Attributes:
         url: The feed's full URL, query included.
+        operator_url, gbfs_url: Where the same city is served as the operator's JSON, and as GBFS 2.3 (put `v3.0` in
+            the place of `v2.3` for that version). Only a fault that the URL asks for happens there.
         clock: The instant of the next request; settable.
         tuning: Sizes and times of faults; settable.
     """
 
     def __init__(self, city: City, clock: Callable[[], datetime], tuning: Tuning) -> None:
-        self.url = ""
+        self.url = self.operator_url = self.gbfs_url = ""
         self.clock = clock
         self.tuning = tuning
         self._city = city
@@ -116,6 +122,26 @@ class SimulatedFeed:
             return answer(body)
         return misbehave(kind, body, previous=previous, tuning=self.tuning)
 
+    def other_answer(self, path: str, query: Mapping[str, list[str]]) -> Answer | None:
+        """Answers a request for the city as another kind of feed; None for a path of none.
+
+        Raises:
+            ValueError: See `answer`.
+        """
+        at = _instant(query) or self.clock()
+        body: bytes | None = None
+        if path == OPERATOR_PATH:
+            body = operator_answer(self._city, at)
+        elif found := _GBFS_PATH.fullmatch(path):
+            base = self.url.partition(PATH)[0]
+            same_instant = f"?at={quote(query['at'][0])}" if "at" in query else ""
+            body = gbfs_file(self._city, at, found[1], found[2], base, same_instant)
+        if body is None:
+            return None
+        kind = _asked(query)
+        reply = answer(body) if kind is None else misbehave(kind, body, previous=body, tuning=self.tuning)
+        return replace(reply, content_type="application/json") if kind is None else reply
+
     def _next_fault(self) -> Misbehaviour | None:
         if self._planned:
             return self._planned.popleft()
@@ -155,11 +181,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         feed, url = self.server.feed, urlsplit(self.path)
         query = parse_qs(url.query)
-        if url.path != PATH or query.get("scheme") != [SCHEME]:
-            self._send(_plain(404, f"The feed is at {feed.url}"))
-            return
         try:
-            reply = feed.answer(query, self.headers)
+            if url.path == PATH and query.get("scheme") == [SCHEME]:
+                reply = feed.answer(query, self.headers)
+            else:
+                reply = feed.other_answer(url.path, query) or _plain(404, f"The feed is at {feed.url}")
         except ValueError as error:
             reply = _plain(400, str(error))
         self._send(reply)
@@ -261,6 +287,8 @@ def serve(
     feed = SimulatedFeed(city, clock, tuning or Tuning())
     server = _Server((host, port), feed)
     feed.url = f"http://{host}:{server.server_port}{PATH}?scheme={SCHEME}"
+    feed.operator_url = f"http://{host}:{server.server_port}{OPERATOR_PATH}"
+    feed.gbfs_url = f"http://{host}:{server.server_port}{gbfs_path(GBFS_VERSIONS[0])}"
     # 20 ms: what a test waits at the end of each block.
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="simulated-feed", daemon=True)
     thread.start()

@@ -1,0 +1,164 @@
+"""The same city at the same instant as other kinds of feeds serve it: the operator's JSON, and GBFS 2.3 and 3.0."""
+
+import csv
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from wrm_pipeline.simulator.city import COMBINED, City
+
+OPERATOR_PATH = "/operator/locations"
+GBFS_VERSIONS = ("2.3", "3.0")
+
+_TTL_S = 60
+# What 3.0 asks for in addition.
+_NEW_ABOUT = {
+    "languages": ["pl"],
+    "opening_hours": "24/7",
+    "feed_contact_email": "nobody@example.org",
+}
+_TYPES = [
+    {"vehicle_type_id": "bike", "form_factor": "bicycle", "propulsion_type": "human"},
+    {
+        "vehicle_type_id": "e-bike",
+        "form_factor": "bicycle",
+        "propulsion_type": "electric_assist",
+        "max_range_meters": 60_000,
+    },
+]
+
+
+def gbfs_path(version: str, name: str = "gbfs") -> str:
+    """The path of a file of GBFS."""
+    return f"/gbfs/v{version}/{name}.json"
+
+
+def operator_answer(city: City, at: datetime) -> bytes:
+    """The operator's answer at an instant (aware): each place with the numbers of its bikes."""
+    docked = city.docked(at)
+    places = []
+    for row in _rows(city, at):
+        free = row["#id"].startswith("fb")
+        level = row["givesbonus_acceptspedelecs_fbbattlevel"]
+        bikes = [(int(row["#id"][2:]), row["pedelecs"] == "1")] if free else docked[row["#id"]]
+        places.append(
+            {
+                "name": row["name"],
+                "number": 0 if free else int(row["#id"]),
+                "placeType": _place_type(row) if free else "STATION",
+                "geoCoords": {"lat": float(row["lat"]), "lng": float(row["lon"])},
+                "availabilityStatus": {
+                    "bikes": int(row["bikes"]),
+                    "bikeRacks": int(row["total_docks"]),
+                    "freeRacks": int(row["spaces"]),
+                },
+                "bikes": [
+                    {
+                        "number": number,
+                        "bikeType": "ELECTRIC_4G" if electric else "STANDARD_4G",
+                        "battery": (int(level) if free and level else 50) if electric else None,
+                    }
+                    for number, electric in bikes
+                ],
+            }
+        )
+    answer = {"data": [{"domain": "pl", "cities": [{"name": "Wrocław", "places": places}]}]}
+    return json.dumps(answer, ensure_ascii=False).encode()
+
+
+def gbfs_file(city: City, at: datetime, version: str, name: str, base_url: str, query: str = "") -> bytes | None:
+    """A file of GBFS at an instant (aware); None if the version has no such file.
+
+    Args:
+        city: What to serve.
+        at: The instant.
+        version: One of GBFS_VERSIONS.
+        name: As in the discovery file.
+        base_url: Scheme, host and port of the addresses in the discovery file.
+        query: Appended to these addresses.
+    """
+    vehicles = "vehicle_status" if version == "3.0" else "free_bike_status"
+    names = ("system_information", "station_information", "station_status", vehicles, "vehicle_types")
+    if name == "gbfs":
+        feeds = [{"name": one, "url": f"{base_url}{gbfs_path(version, one)}{query}"} for one in names]
+        data: Mapping[str, Any] = {"feeds": feeds} if version == "3.0" else {"pl": {"feeds": feeds}}
+    elif name in names:
+        data = _contents(city, at, version)[name]
+    else:
+        return None
+    updated = _time(version, int(at.timestamp()))
+    content = {"last_updated": updated, "ttl": _TTL_S, "version": version, "data": data}
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _contents(city: City, at: datetime, version: str) -> dict[str, dict[str, Any]]:
+    new = version == "3.0"
+    information, statuses, vehicles = [], [], []
+    for row in _rows(city, at):
+        reported = _time(version, int(row[COMBINED].partition("|")[0]))
+        place = {"lat": float(row["lat"]), "lon": float(row["lon"])}
+        electric = int(row["pedelecs"])
+        if row["#id"].startswith("fb"):
+            vehicle: dict[str, Any] = {
+                "vehicle_id" if new else "bike_id": row["#id"][2:],
+                **place,
+                "is_reserved": False,
+                "is_disabled": False,
+                "vehicle_type_id": "e-bike" if electric else "bike",
+                "last_reported": reported,
+            }
+            level = row["givesbonus_acceptspedelecs_fbbattlevel"]
+            charge = (
+                {"current_fuel_percent": int(level) / 100, "current_range_meters": int(level) * 600} if level else {}
+            )
+            vehicles.append(vehicle | charge)
+            continue
+        name = row["name"]
+        information.append(
+            {
+                "station_id": row["#id"],
+                "name": [{"text": name, "language": "pl"}] if new else name,
+                **place,
+                "capacity": int(row["total_docks"]),
+                "is_virtual_station": row["temporary"] == "true",
+            }
+        )
+        types = {"bike": int(row["bikes"]) - electric, "e-bike": electric}
+        statuses.append(
+            {
+                "station_id": row["#id"],
+                "num_vehicles_available" if new else "num_bikes_available": int(row["bikes"]),
+                "vehicle_types_available": [{"vehicle_type_id": kind, "count": n} for kind, n in types.items()],
+                "num_docks_available": int(row["spaces"]),
+                "is_installed": row["installed"] == "true",
+                "is_renting": row["locked"] != "true",
+                "is_returning": True,
+                "last_reported": reported,
+            }
+        )
+    name = "Simulated bike share"
+    return {
+        "system_information": {
+            "system_id": "simulated",
+            "name": [{"text": name, "language": "en"}] if new else name,
+            "timezone": "Europe/Warsaw",
+            **(_NEW_ABOUT if new else {"language": "pl"}),
+        },
+        "station_information": {"stations": information},
+        "station_status": {"stations": statuses},
+        "vehicle_status" if new else "free_bike_status": {"vehicles" if new else "bikes": vehicles},
+        "vehicle_types": {"vehicle_types": _TYPES},
+    }
+
+
+def _rows(city: City, at: datetime) -> list[dict[str, str]]:
+    return list(csv.DictReader(city.snapshot(at).decode().splitlines()))
+
+
+def _place_type(row: Mapping[str, str]) -> str:
+    return "FREESTANDING_ELECTRIC_BIKE" if row["pedelecs"] == "1" else "FREESTANDING_BIKE"
+
+
+def _time(version: str, unix_s: int) -> int | str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat() if version == "3.0" else unix_s
