@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from wrm_pipeline.cli.main import main
 from wrm_pipeline.domain.dead_letters import MAX_LETTER_BYTES, PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.exporter.lake import DeadLetterSource
+from wrm_pipeline.resources.lake import LakeResource
+from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.in_a_run import in_a_run
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, build_day, run_job, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line
@@ -197,3 +200,10 @@ def test_what_an_older_program_wrote_about_a_snapshot_is_replayed_whatever_it_ca
         PENDING: 0,
         PARKED: 0,
     }
+
+
+def test_another_lake_receives_the_letters(lake: Lake, tmp_path: Path) -> None:
+    elsewhere = Lake(load_settings({"data_dir": tmp_path / "elsewhere"}))
+    overrides = {"lake": LakeResource.of(elsewhere.settings)}
+    in_a_run("dlq", lambda dlq: dlq.write("rain", DAY, "bad", "raw", "error"), overrides=overrides)
+    assert (len(elsewhere.letters()), lake.letters()) == (1, [])
