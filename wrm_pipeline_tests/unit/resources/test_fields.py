@@ -462,6 +462,13 @@ def test_the_feed_is_where_the_field_says_and_not_longer(environment):
             in_a_run("feed", lambda it: it.client.fetch(), {"feed": {**fields, "max_bytes": 100}})
 
 
+@tries("feed.kind")
+def test_a_run_may_take_the_other_kind_of_feed(environment):
+    fields = {"kind": "gbfs", "url": "https://bikes.example.org/gbfs.json"}
+    kinds = [in_a_run("feed", lambda it: it.client.kind.name, config) for config in ({}, {"feed": fields})]
+    assert kinds == ["ucl", "gbfs"]
+
+
 @tries("feed.redirect_hosts", "feed.private_hosts")
 def test_hosts_of_the_feed(environment):
     fields = {"redirect_hosts": "a.example.org, B.example.org:81", "private_hosts": "inside"}
@@ -634,6 +641,7 @@ def test_a_logger_has_the_level_and_the_correlation_id_of_the_run(environment, c
         ("redis_cache", {"host": "h", "port": 70_000}, "port\n"),
         ("redis_cache", {"ttl": 0}, "ttl\n"),
         ("filesystem_cache", {"max_bytes": -1}, "max_bytes\n"),
+        ("feed", {"kind": "pigeon"}, "kind\n  Value error, is not a kind of feed"),
         ("feed", {"url": "x"}, "url\n  Value error, is not a URL"),
         ("feed", {"max_bytes": 0}, "max_bytes\n"),
         ("feed", {"redirect_hosts": "a b"}, "redirect_hosts\n"),
