@@ -163,7 +163,7 @@ def test_more_contamination_is_a_lower_threshold():
     assert (few < many).all()
 
 
-def test_results_of_other_options_are_told_apart():
+def test_results_of_other_options_are_distinguished():
     assert str(AnomalyOptions(ROBUST_Z, 0.1)) == str(AnomalyOptions()) == ROBUST_Z
     forest = [str(AnomalyOptions(ISOLATION_FOREST, share)) for share in (0.0005, 0.01)]
     assert forest == [ISOLATION_FOREST, "isolation_forest:0.01"]

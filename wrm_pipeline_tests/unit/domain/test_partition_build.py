@@ -828,7 +828,7 @@ def test_enhanced_reads_of_processed_only_what_it_does_not_have(monkeypatch):
     assert seen == [7, 7, 1]
 
 
-def test_enhanced_is_built_anew_where_frozen_groups_were_rewritten():
+def test_enhanced_is_built_again_where_frozen_groups_were_rewritten():
     day = ordinary_day(5)
     ids = day.enhanced.group_ids
     day.put(0.5, content("7", "8"))
