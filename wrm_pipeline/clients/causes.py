@@ -36,7 +36,7 @@ _SECONDS_TEXT = re.compile(r"timeout=([\d.]+)")
 _PLACE_TEXT = re.compile(
     r"connecting to ([^\s:]+):(\d+)|server at \"([^\"]+)\".*?port (\d+)|host (?:name )?[\"']([^\"']+)"
 )
-_LIBPQ_PREFIX = re.compile(r"^connection to server .*? failed:\s*(?:(?:FATAL|ERROR):\s*)?")
+_LIBPQ_PREFIX = re.compile(r"^(?:connection failed: )?connection to server .*? failed:\s*(?:(?:FATAL|ERROR):\s*)?")
 
 
 def cause_of(error: BaseException, host: str = "", port: int | None = None, *, waited_s: float | None = None) -> str:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from wrm_pipeline.clients.causes import cause_of
 from wrm_pipeline.clients.connections import Resolve, dial, resolve_name, resolve_within
 from wrm_pipeline.clients.outgoing import Place, place_of
 from wrm_pipeline.logs import get_logger
@@ -119,7 +120,9 @@ class EndpointProxy:
             addresses = resolve_within(self._resolve, self._place.host, self._place.port, CONNECT_S)
             server = dial(addresses, self._place.port, connect_s=CONNECT_S, until=until)
         except OSError as error:
-            _answer(client, b"502 No Connection", f"{self._place}: {error}")
+            _answer(
+                client, b"502 No Connection", cause_of(error, self._place.host, self._place.port, waited_s=CONNECT_S)
+            )
             raise
         with server:
             server.settimeout(IDLE_S)

@@ -1,6 +1,6 @@
-"""The mail server that alerts go by, as they do by the webhook: over TLS, by the policy for outgoing requests.
+"""The mail server for alerts, an alternative to the webhook: over TLS, with the policy for outgoing requests.
 
-Nothing is sent in the clear but to this machine itself: `smtps://` is TLS from the start, `smtp://` wants STARTTLS.
+Nothing is sent unencrypted except to this machine: `smtps://` is TLS from the start, `smtp://` requires STARTTLS.
 """
 
 import html
@@ -18,8 +18,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from wrm_pipeline.clients import outgoing, retry
+from wrm_pipeline.clients.causes import cause_of
 from wrm_pipeline.clients.connections import Wire, dial, secured, tls_context
-from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
+from wrm_pipeline.clients.errors import CertificateError, ExternalError, PermanentError, TransientError
 from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.logs import get_logger
 
@@ -37,7 +38,7 @@ _HERE = frozenset({"127.0.0.1", "::1"})
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail server, and whom it writes to.
+    """A mail server, and the recipients.
 
     Attributes:
         url: ``smtp://`` or ``smtps://``, with user and password; in no repr.
@@ -61,7 +62,7 @@ class Mail:
         """Send one message, given in Slack's markup; takes at most 15 s.
 
         Raises:
-            TransientError: no answer, or the server says later, until attempts or time ran out.
+            TransientError: no answer, or the server asks to try later, until attempts or time ran out.
             PermanentError: refused: login, sender, recipients, or no TLS.
         """
         parts = urlsplit(self.url)
@@ -74,13 +75,16 @@ class Mail:
                 self._send(message, user, password)
             except smtplib.SMTPException as error:
                 failure = _refusal(error)
-            except ssl.SSLCertVerificationError:
-                failure = _permanent("the certificate is not trusted", "Check the host, its certificate and the clock")
             except OSError as error:
-                failure = TransientError(f"no answer ({type(error).__name__}: {error})"[:200], TARGET, "send")
+                cause = cause_of(error, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    remedy = "Check the host, its certificate and the clock"
+                    failure = CertificateError(cause, TARGET, "send", remedy=remedy)
+                else:
+                    failure = TransientError(cause, TARGET, "send")
             else:
                 return
-            # Not in the handler: what the library raised quotes what it sent.
+            # Not in the handler: the library's exception quotes what was sent.
             raise failure
 
         retry.call(attempt, target=TARGET, operation="send", policy=self.policy)
@@ -127,7 +131,7 @@ class Mail:
 
 
 class _Conversation(smtplib.SMTP):
-    """smtplib's, over a connection of ours: each wait and all of it have an end."""
+    """smtplib's client over our connection: each wait and the whole conversation have a deadline."""
 
     def __init__(self, until: float) -> None:
         super().__init__(local_hostname=socket.gethostname() or "localhost")
@@ -135,7 +139,7 @@ class _Conversation(smtplib.SMTP):
         self._wire: Wire | None = None
 
     def use(self, opened: socket.socket) -> None:
-        """Talk on this connection from now on, as if nothing had been said."""
+        """Use this connection from now on, from the beginning of the protocol."""
         self._wire = Wire(opened)
         self._wire.begin(self._until, READ_TIMEOUT_S)
         connection: Any = self._wire  # has what smtplib uses
@@ -144,13 +148,13 @@ class _Conversation(smtplib.SMTP):
         self.esmtp_features, self.does_esmtp = {}, False
 
     def greet(self) -> None:
-        """Hear the server's greeting."""
+        """Read the server's greeting."""
         code, text = self.getreply()
         if code != 220:
             raise smtplib.SMTPConnectError(code, text)
 
     def ask(self, command: str, expected: int) -> None:
-        """Say a command."""
+        """Send a command."""
         code, text = self.docmd(command)
         if code != expected:
             raise smtplib.SMTPResponseException(code, text)
@@ -199,7 +203,7 @@ def mail_of(text: str, sender: str, to: Sequence[str]) -> EmailMessage:
 
 
 def plain_text(text: str) -> str:
-    """Slack's markup as a person reads it without: links are `words: address`."""
+    """Slack's markup as plain text: links become `text: address`."""
     text = re.sub(r"<([^|<>]+)\|([^<>]*)>", r"\2: \1", text)
     text = text.replace("```", "")
     text = re.sub(r"(?<!\w)\*([^*\n]+)\*(?!\w)", r"\1", text)

@@ -1,10 +1,11 @@
-"""Connections to a PostgreSQL database that others read: by psycopg, with time-outs and our errors."""
+"""Connections to a PostgreSQL database that others read, with psycopg, time-outs and our errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wrm_pipeline.clients.causes import cause_of
 from wrm_pipeline.clients.errors import ExternalError, PermanentError, TransientError
 from wrm_pipeline.domain.masking import remember_secret
 
@@ -15,10 +16,10 @@ TARGET = "postgres"
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
-# Classes of SQLSTATE after which the same may well succeed: connection, out of resources, intervention, roll-backs,
-# and what waited too long.
+# Classes of SQLSTATE that may succeed when tried again: connection, out of resources, intervention, roll-backs, and
+# time-outs.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57"})
-# libpq says why it has no connection in words only.
+# libpq reports the reason of a failed connection only as text.
 _REFUSED = ("authentication failed", "no pg_hba.conf entry", "does not exist", "no password supplied", "SSL")
 _REMEDIES = {
     "42501": "Grant the user of POSTGRES_SERVING_USER that right (docs/serving.md)",
@@ -28,7 +29,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class PostgresLogin:
-    """Where a database is and who asks.
+    """The place of a database and the login.
 
     Attributes:
         host: A name, an address, or the folder of a socket.
@@ -59,11 +60,11 @@ class PostgresLogin:
     def connect(self, *, read_only: bool = False) -> "Iterator[psycopg.Connection]":
         """A connection with one transaction: committed at the end of the block, rolled back if it raises.
 
-        Errors of psycopg that leave the block are ours, without the rows that they may quote.
+        psycopg's errors are translated into ours, without the rows that they may quote.
 
         Raises:
             TransientError: no connection, a time-out, or a conflict.
-            PermanentError: refused: login, database, rights, or a statement that is wrong.
+            PermanentError: refused: login, database, permissions, or an invalid statement.
         """
         import psycopg
 
@@ -77,7 +78,7 @@ class PostgresLogin:
                 sslmode=self.sslmode,
                 connect_timeout=self.connect_timeout_s,
                 application_name="wrm_pipeline",
-                # Of a server that is gone without a word, within a minute.
+                # Notices within a minute that a server is gone.
                 keepalives_idle=20,
                 keepalives_interval=10,
                 keepalives_count=3,
@@ -93,13 +94,14 @@ class PostgresLogin:
             raise self.explained(error) from None
 
     def _no_connection(self, error: "psycopg.OperationalError") -> ExternalError:
-        text = " ".join(str(error).split())[:300]
+        text = str(error)
         kind = PermanentError if any(words in text for words in _REFUSED) else TransientError
         remedy = "Correct the POSTGRES_SERVING_ variables (or wrm/serving in Vault), or the server's pg_hba.conf"
-        return kind(text, TARGET, "connect", self.place, remedy if kind is PermanentError else "Is the server up?")
+        cause = cause_of(error, self.host, self.port, waited_s=self.connect_timeout_s)
+        return kind(cause, TARGET, "connect", self.place, remedy if kind is PermanentError else "Is the server up?")
 
     def explained(self, error: "psycopg.Error") -> ExternalError:
-        """An error of psycopg in our terms."""
+        """Translate an error of psycopg into ours."""
         state = error.sqlstate or ""
         text = error.diag.message_primary or str(error).partition("\n")[0] or type(error).__name__
         is_transient = state[:2] in _TRANSIENT_CLASSES or not state

@@ -436,7 +436,7 @@ def test_a_reader_that_does_not_exist_is_named(site):
     [
         ({"password": "wrong-canary"}, PermanentError, "password authentication failed"),  # pragma: allowlist secret
         ({"dbname": "nowhere"}, PermanentError, 'database "nowhere" does not exist'),
-        ({"port": 1}, TransientError, "Connection refused"),
+        ({"port": 1}, TransientError, "connection refused by"),
         ({"sslmode": "require"}, PermanentError, "server does not support SSL"),
     ],
 )
