@@ -69,7 +69,7 @@ def test_a_login_goes_over_tls_and_only_to_a_server_that_is_trusted(scheme, tmp_
         sender(server, scheme=scheme, login=login, verify=str(tmp_path / "ca.pem")).post(TEXT)
         assert server.over_tls == [True]
         assert server.taken[0]["From"] == "me@example.org"
-        with pytest.raises(PermanentError, match="certificate of 127.0.0.1 not valid: self-signed") as caught:
+        with pytest.raises(PermanentError, match=r"certificate of 127\.0\.0\.1 not valid: self-signed") as caught:
             sender(server, scheme=scheme, login=login).post(TEXT)
         assert server.logins == 1
     assert "canary" not in f"{caught.value} {caught.value.__context__} {caught.value.__cause__}"
