@@ -9,13 +9,22 @@ Each becomes dagster-duckdb's `DuckDBIOManager` (`duckdb_tables.py`) once a run 
 """
 
 import tempfile
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, ViewSet, create_views
+from wrm_pipeline.analytics.database import (
+    SCHEMA,
+    AnalyticsDatabase,
+    AnalyticsDatabaseError,
+    ViewSet,
+    create_views,
+)
+from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.io_managers.frames import Wanted
 from wrm_pipeline.resources.base import BaseIOManagerFactory
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
@@ -23,6 +32,10 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, write_re
 
 if TYPE_CHECKING:
     from wrm_pipeline.io_managers.duckdb_tables import SwappingDuckDBIOManager
+
+
+# A bucket that takes longer for an upload than the next refresh is away would be sent the file without end.
+_UPLOADS = 3
 
 
 class DuckDBTableIOManager(BaseIOManagerFactory):
@@ -93,20 +106,28 @@ class _Publishing(dg.IOManager):
         context.add_output_metadata({"published": url, "published_bytes": size_bytes, **write_requests()})
 
     def _publish(self) -> int:
-        """Upload the file, and again if another run has replaced it meanwhile, whose upload may have been overtaken."""
+        """Upload the file; again if another run has replaced it meanwhile, whose upload may have been overtaken."""
         lake, path = self._fields.lake, self._fields.analytics.path
-        while True:
+        if not path.exists():
+            raise AnalyticsDatabaseError(
+                f"There is no database at {path} to publish. Materialize create_duckdb_enhanced_views first."
+            )
+        size_bytes = 0
+        for _ in range(_UPLOADS):
             before = path.stat()
             info = lake.store.put(lake.layout.database_key, path, content_type="application/vnd.duckdb")
+            size_bytes = info.size_bytes
             if (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns):
-                return info.size_bytes
+                break
+        return size_bytes
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the table from the published database."""
         lake = self._fields.lake
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "analytics.duckdb"
-            copy.write_bytes(lake.store.get(lake.layout.database_key))
+            with suppress(ObjectNotFoundError) if Wanted.of(context).optional else nullcontext():
+                copy.write_bytes(lake.store.get(lake.layout.database_key))
             database = AnalyticsDatabase(copy, lake.s3_access)
             return self._fields.as_dagster_duckdb().tables(database).load_input(context)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -146,6 +147,12 @@ class TablesIOManager(DbIOManager):
                 **write_requests(),
             }
         )
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The rows; None where there is no database yet and the input may be None."""
+        if Wanted.of(context).optional and not Path(self._database).exists():
+            return None
+        return super().load_input(context)
 
     def _check_supported_type(self, obj_type: Any) -> None:
         """Left to the handler: a check by class would import pandas and polars."""

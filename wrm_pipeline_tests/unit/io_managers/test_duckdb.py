@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from wrm_pipeline.analytics.database import enhanced_views
+from wrm_pipeline.analytics.database import AnalyticsDatabase, enhanced_views
+from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline_tests.fixtures.lake import Lake, failure_of, materialize, metadata_of
 
 TABLE = pa.table(
@@ -85,6 +86,23 @@ def test_the_published_database_is_the_local_one(lake):
     assert metadata["published"] == lake.store.url(key)
     assert metadata["published_bytes"] == lake.settings.database_path.stat().st_size
     assert lake.store.get(key) == lake.settings.database_path.read_bytes()
+
+
+def test_a_database_that_is_replaced_during_its_upload_is_sent_again(lake, monkeypatch):
+    put, sent = LocalObjectStore.put, []
+
+    def put_slowly(store, key, body, **more):
+        info = put(store, key, body, **more)
+        sent.append(info.size_bytes)
+        if len(sent) == 1:
+            with AnalyticsDatabase(lake.settings.database_path).refresh() as connection:
+                connection.execute("CREATE TABLE wrm_analytics.of_another_run AS SELECT 1 AS n")
+        return info
+
+    monkeypatch.setattr(LocalObjectStore, "put", put_slowly)
+    materialize(assets=[producer(TABLE, "duckdb_s3_io_manager")])
+    assert len(sent) == 2
+    assert lake.store.get("bike-data/gen_info/duckdb/analytics.duckdb") == lake.settings.database_path.read_bytes()
 
 
 def test_an_input_is_read_from_the_store_and_not_from_this_machine(lake):

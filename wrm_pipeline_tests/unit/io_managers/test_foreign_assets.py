@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from wrm_pipeline.io_managers.partition_folders import hive_folders
 from wrm_pipeline_tests.fixtures.lake import Lake, definitions, failure_of
 from wrm_pipeline_tests.io_manager_contract import (
     DAYS,
@@ -48,18 +49,13 @@ def failure(*assets: dg.AssetsDefinition, day: str | None = None, **more: Any) -
             ["hour=2025-08-21-02:00/", "hour=2025-08-21-03:00/"],
         ),
         (
-            dg.MonthlyPartitionsDefinition("2025-07-01", end_date="2025-10-01"),
-            ["2025-07-01", "2025-08-01"],
-            ["month=2025-07-01/", "month=2025-08-01/"],
-        ),
-        (
             dg.MultiPartitionsDefinition({"region": dg.StaticPartitionsDefinition(["x", "y"]), "day": TWO_DAYS}),
             ["2025-08-21|x", "2025-08-21|y"],
             ["day=2025-08-21/region=x/", "day=2025-08-21/region=y/"],
         ),
         (None, [None], [""]),
     ],
-    ids=["static", "hourly", "monthly", "multi", "none"],
+    ids=["static", "hourly", "multi", "none"],
 )
 def test_other_partitions_than_days(lake: Lake, definition, keys, folders):
     """Each has a folder of its own, is there once when it is built twice, and comes back."""
@@ -94,6 +90,24 @@ def test_other_partitions_than_days(lake: Lake, definition, keys, folders):
     assert len(lake.keys("values/")) == len(keys)
     in_the_lake(*assets, *readers, names=[asset.key.path[-1] for asset in readers])
     assert seen == {asset.key.path[-1]: list(range(len(keys))) for asset in readers}
+
+
+@pytest.mark.parametrize(
+    ("definition", "key", "folder"),
+    [
+        (dg.MonthlyPartitionsDefinition("2025-07-01"), "2025-08-01", ("month", "2025-08-01")),
+        (dg.WeeklyPartitionsDefinition("2025-07-01"), "2025-08-03", ("week", "2025-08-03")),
+        (dg.DailyPartitionsDefinition("20250701", fmt="%Y%m%d"), "20250821", ("dt", "2025-08-21")),
+        (
+            dg.HourlyPartitionsDefinition("2025-10-26-00:00"),
+            "2025-10-26-02:00+0100",
+            ("hour", "2025-10-26-02:00%2B0100"),
+        ),
+        (dg.DynamicPartitionsDefinition(name="d"), "a=b", ("partition", "a%3Db")),
+    ],
+)
+def test_the_folder_of_a_partition_is_a_function_of_its_key(definition, key, folder):
+    assert hive_folders(definition, key) == [folder]
 
 
 def test_the_folder_of_an_asset_by_day_is_its_name_with_prefixes_and_duckdb_finds_the_days(lake: Lake):
@@ -170,8 +184,8 @@ def test_polars_is_not_imported_for_others(lake: Lake, monkeypatch):
     assert [as_rows(frame) for frame in seen.values()] == [as_rows(rows_of(DAYS[0]))] * 8
 
 
-@pytest.mark.parametrize("manager", [HIVE, "duckdb_io_manager"])
-def test_what_is_missing_is_named_or_none_where_that_is_allowed(lake: Lake, manager):
+@pytest.mark.parametrize("manager", [HIVE, "duckdb_io_manager", "duckdb_s3_io_manager", "s3_io_manager"])
+def test_what_is_missing_is_an_error_or_none_where_that_is_allowed(lake: Lake, manager):
     upstream = foreign(manager, "arrow")
     seen: list[Any] = []
 
@@ -182,9 +196,10 @@ def test_what_is_missing_is_named_or_none_where_that_is_allowed(lake: Lake, mana
     def lenient(rain: pa.Table | None) -> None:
         seen.append(rain)
 
-    assert "Materialize" in failure(upstream, strict, day=DAYS[0], selection=["strict"])
-    in_the_lake(upstream, lenient, names=["lenient"], day=DAYS[0]) if manager == HIVE else None
-    assert seen == ([None] if manager == HIVE else [])
+    said = failure(upstream, strict, day=DAYS[0], selection=["strict"])
+    assert "there is no such object" in said if manager == "duckdb_s3_io_manager" else "Materialize" in said
+    in_the_lake(upstream, lenient, names=["lenient"], day=DAYS[0])
+    assert seen == [None]
 
 
 @pytest.mark.parametrize("manager", [HIVE, "duckdb_io_manager", "duckdb_s3_io_manager", "duckdb_hybrid_io_manager"])
