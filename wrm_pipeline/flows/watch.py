@@ -13,6 +13,7 @@ from typing import Any
 
 from wrm_pipeline.clients.errors import PermanentError, UnexpectedAnswerError
 from wrm_pipeline.domain.enhanced_build import has_todays_rules, is_derived_from, rules_id
+from wrm_pipeline.domain.feeds import kind_of
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.partition_build import plan_build
@@ -131,13 +132,18 @@ def plan_new_data_runs(
         after = known.after if known.after < beyond else layout.raw_folder(today - timedelta(days=1))
         if _is_ahead(after, layout, now):
             after = layout.raw_folder(today)
-        passed_by = False
+        if _is_of_former_feed(after, layout):
+            # Names of the current feed may sort before it on the day of the change.
+            after = f"{after.rpartition('/')[0]}/"
+        passed_by, today_folder = False, layout.raw_folder(today)
         for count, info in enumerate(store.list(layout.raw_prefix, start_after=after), start=1):
             if info.key >= beyond:
                 unknown.append(info.key)
                 break
             passed_by = passed_by or _is_ahead(info.key, layout, now)
             if passed_by:
+                continue
+            if info.key >= today_folder and _is_of_former_feed(info.key, layout):
                 continue
             after = info.key
             parsed = layout.parse_raw_key(info.key)
@@ -174,6 +180,12 @@ def _first_look(store: ObjectStore, layout: Layout, today: date) -> tuple[dict[s
         for info in store.list(layout.raw_folder(max(days))):
             after = info.key
     return waiting, after, unknown
+
+
+def _is_of_former_feed(key: str, layout: Layout) -> bool:
+    """Whether a key is of a kind of feed that is not fetched now; new ones of those are left to the reconciliation."""
+    kind = kind_of(key)
+    return kind is not None and kind not in layout.kinds
 
 
 def _has_snapshots(store: ObjectStore, layout: Layout, dt: date) -> bool:

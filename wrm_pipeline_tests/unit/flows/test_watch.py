@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.domain import enhanced_build, partition_build
+from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.lake_findings import VANISHED
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
@@ -28,6 +29,7 @@ from wrm_pipeline.flows.watch import (
 )
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
+from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import DAY, NOON, Lake, WatchedStore, build_day, snapshot
 from wrm_pipeline_tests.fixtures.snapshots import line, property_settings
 
@@ -204,6 +206,33 @@ def test_other_days_do_not_wait(arrivals, lake):
     arrivals.look()
     touch(lake, raw_key("2025-08-20", "a.txt"), raw_key(TODAY, "a.txt"))
     assert days(arrivals.look(started=frozenset({TODAY}))) == [date(2025, 8, 20)]
+
+
+@pytest.mark.parametrize(("before", "after"), [("ucl", "operator"), ("operator", "ucl"), ("gbfs", "operator")])
+def test_on_the_day_of_a_change_the_new_feed_is_seen_at_once(lake, monkeypatch, before, after):
+    def store(feed: str, minute: int) -> None:
+        touch(lake, lake.layout.raw_key(NOON + minute * MINUTE, KINDS[feed]))
+
+    def looks(feed: str, cursor: str | None) -> Arrivals:
+        monkeypatch.setenv("WRM_FEEDS", feed)
+        found = Arrivals(Lake(load_settings()))
+        found.cursor = cursor
+        return found
+
+    store(before, 0)
+    old = looks(before, None)
+    assert days(old.look()) == [TODAY]
+    new = looks(after, old.cursor)
+    assert days(new.look()) == []
+    for minute in (1, 2):
+        store(after, minute)
+        assert days(new.look()) == [TODAY]
+        assert days(new.look()) == []
+    touch(lake, lake.layout.raw_key(NOON + timedelta(days=1), KINDS[after]))
+    # And perhaps once more the day before, whose last keys are passed now.
+    assert TODAY + timedelta(days=1) in days(new.look(today=TODAY + timedelta(days=1)))
+    assert new.look(today=TODAY + timedelta(days=1)).runs == ()
+    assert new.store.listed == 0
 
 
 def test_the_same_tick_twice_asks_for_the_same_runs(arrivals, lake):
