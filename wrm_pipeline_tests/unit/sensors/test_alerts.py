@@ -23,6 +23,7 @@ from wrm_pipeline.clients.errors import (
 )
 from wrm_pipeline.domain.incidents import FORGOTTEN, QUIET
 from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
+from wrm_pipeline.resources.alerts import AlertsResource
 from wrm_pipeline.sensors.alerts import (
     CHECK_REMEDIES,
     LOOK_AT_CHECK,
@@ -615,15 +616,26 @@ def evaluate(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: 
     return tick(sensor.name, instance, cursor)
 
 
+@pytest.mark.parametrize("variable", ["WRM_ALERT_WEBHOOK_URL", "WRM_MAIL_TO"])
+def test_they_exist_where_there_is_a_channel(environment, monkeypatch, variable):
+    def present() -> bool:
+        names = {sensor.name for sensor in definitions().sensors or ()}
+        ours = {wrm_run_alerts_sensor.name, wrm_check_alerts_sensor.name}
+        assert not names & ours or names >= ours
+        return names >= ours
+
+    assert not present()
+    monkeypatch.setenv(variable, {"WRM_MAIL_TO": "a@example.org"}.get(variable, "http://127.0.0.1:9/"))
+    assert present()
+
+
 @pytest.mark.parametrize("sensor", [wrm_run_alerts_sensor, wrm_check_alerts_sensor])
-def test_without_a_webhook_nothing_is_looked_at(sensor, instance, monkeypatch):
+def test_a_resource_without_a_channel_is_asked_for_nothing(sensor, instance, monkeypatch):
     looked: list[object] = []
     monkeypatch.setattr("wrm_pipeline.sensors.alerts.ended_runs", lambda *_: looked.append(1) or [])
-    assert "WRM_ALERT_WEBHOOK_URL" in evaluate(sensor, instance).skip_message
+    alerts = {"alerts": AlertsResource.of(load_settings())}
+    assert "neither WRM_ALERT_WEBHOOK_URL nor" in tick(sensor.name, instance, overrides=alerts).skip_message
     assert looked == []
-    monkeypatch.setenv("WRM_ALERT_WEBHOOK_URL", "http://127.0.0.1:9/")
-    evaluate(sensor, instance)
-    assert looked == [1]
 
 
 @pytest.mark.parametrize("sensor", [wrm_run_alerts_sensor, wrm_check_alerts_sensor])
