@@ -1,13 +1,12 @@
 """The tables `mv_…` and `quality_…` of the analytics database -> a schema of a PostgreSQL database.
 
-All in one transaction: each table is built beside the old one under another name, then all of them are locked at once,
-dropped and renamed. A reader meets the old tables or the new ones, never none, never half of one, and waits for the
-lock for `LOCK_WAIT_MS` at most: if a long query of somebody else holds a table, the attempt is given up, so that those
-behind it go on, and made again later. Readers in a REPEATABLE READ transaction that began before and look at a table
-for the first time after it see it empty, as with any table that is younger than their snapshot.
+All in one transaction: each table is built next to the old one under another name, then all are locked together,
+dropped and renamed. A reader sees either the old tables or the new ones, never a missing or partial one, and waits for
+the lock for at most `LOCK_WAIT_MS`: if a long query holds a table, the attempt is given up, so that others can
+continue, and repeated later. Readers in a REPEATABLE READ transaction that began before and read a table for the first
+time afterwards see it empty, as with any table that is newer than their snapshot.
 
-What is ours is in the table `published_tables`, by name and by PostgreSQL's own number (oid): anything else in the
-schema is left alone.
+Our tables are recorded in `published_tables`, by name and PostgreSQL's oid: anything else in the schema is not touched.
 """
 
 import io
@@ -34,7 +33,7 @@ LEDGER = "published_tables"
 _LEDGER_COLUMNS = {"table_name", "table_oid", "rows", "published_at"}
 _NEXT = "__wrm_next"
 
-# For one attempt to lock all tables. Readers that come meanwhile wait as long.
+# For one attempt to lock all tables. Readers that arrive meanwhile wait as long.
 LOCK_WAIT_MS = 50
 LOCK_PAUSE_S = 0.2
 LOCK_PATIENCE_S = 30.0
@@ -74,7 +73,7 @@ class Serving:
     """Where tables are published.
 
     Attributes:
-        schema: Of the PostgreSQL database; made if it is not there.
+        schema: Of the PostgreSQL database; created if missing.
         readers: Roles that may read.
     """
 
@@ -88,7 +87,7 @@ def served_tables() -> list[Table]:
 
 
 def postgres_type(column: Column) -> str:
-    """The type in PostgreSQL of a column of the registry; what is nested is jsonb."""
+    """The PostgreSQL type of a column in the registry; nested types become jsonb."""
     if column.unit == "JSON" or column.type.endswith("]") or column.type.startswith(("STRUCT", "MAP", "UNION")):
         return "jsonb"
     if column.type.startswith("DECIMAL"):
@@ -104,10 +103,10 @@ def publish(
     published_at: datetime,
     tables: Sequence[Table] | None = None,
 ) -> Mapping[str, int]:
-    """Replace what is published by the tables as they are now, in the transaction of `target`; gives rows by table.
+    """Replace the published tables by the current ones, in the transaction of `target`; returns rows by table.
 
     Raises:
-        PermanentError: a name is taken by something that is not ours, or somebody's view depends on a table.
+        PermanentError: a name is taken by something that is not ours, or a foreign view depends on a table.
         TransientError: readers hold the tables for too long.
         psycopg.Error: PostgreSQL refused; in each case nothing is changed.
     """
@@ -139,7 +138,7 @@ class _Schema:
         return f"{_quoted(self.name)}.{_quoted(table)}"
 
     def prepare(self) -> None:
-        """Make the schema and the ledger where they are not there; one publisher at a time."""
+        """Create the schema and the ledger if missing; one publisher at a time."""
         self._target.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"wrm_pipeline {self.name}"])
         if not self._query("SELECT 1 FROM pg_namespace WHERE nspname = %s", self.name):
             self._target.execute(f"CREATE SCHEMA {_quoted(self.name)}")
@@ -164,21 +163,21 @@ class _Schema:
         self._grant(LEDGER, {})
 
     def _relations(self, names: Sequence[str]) -> dict[str, int]:
-        """The numbers of what is called so."""
+        """The oids of objects with these names."""
         sql = "SELECT relname, oid FROM pg_class WHERE relnamespace = %s::regnamespace AND relname = ANY(%s)"
         return dict(self._query(sql, _quoted(self.name), list(names)))
 
     def ours(self) -> dict[str, int]:
-        """What was published before and is still there, with its number."""
+        """Tables that were published before and still exist, with their oids."""
         published = dict(self._query(f"SELECT table_name, table_oid FROM {self._of(LEDGER)}"))
         there = self._relations(list(published))
         return {name: oid for name, oid in published.items() if there.get(name) == oid}
 
     def refuse_strangers(self, names: Sequence[str], ours: Mapping[str, int]) -> None:
-        """See that nothing of somebody else's has a name that we need.
+        """Check that no foreign object has a name that we need.
 
         Raises:
-            PermanentError: something has.
+            PermanentError: there is one.
         """
         for name in self._relations([*names, *(f"{name}{_NEXT}" for name in names)]):
             if name not in ours:
@@ -194,7 +193,7 @@ class _Schema:
         )
 
     def build(self, source: "duckdb.DuckDBPyConnection", table: Table) -> int:
-        """The new table beside the old one, with key, comments and rights; gives its rows."""
+        """Create the new table next to the old one, with key, comments and permissions; returns its number of rows."""
         new = self._of(f"{table.name}{_NEXT}")
         columns = ", ".join(f"{_quoted(column.name)} {postgres_type(column)}" for column in table.columns)
         self._target.execute(f"CREATE TABLE {new} ({columns})")
@@ -224,7 +223,7 @@ class _Schema:
         return rows
 
     def _readers_of(self, name: str) -> dict[str, bool]:
-        """Who may read a table now, and whether they may pass that on."""
+        """The roles that may read a table, and whether they may grant that to others."""
         sql = (
             "SELECT CASE grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(grantee) END, is_grantable "
             "FROM pg_class, aclexplode(relacl) WHERE relnamespace = %s::regnamespace AND relname = %s "
@@ -239,7 +238,7 @@ class _Schema:
             self._target.execute(f"GRANT SELECT ON {self._of(name)} TO {grantee}{option}")
 
     def swap(self, tables: Sequence[Table], gone: Sequence[str]) -> None:
-        """Put the new tables into the place of the old ones, and drop those that nobody makes any more."""
+        """Replace the old tables by the new ones, and drop those that are no longer made."""
         import psycopg
 
         old = [*self._relations([table.name for table in tables]), *gone]
@@ -262,7 +261,7 @@ class _Schema:
             ) from None
 
     def _lock(self, names: Sequence[str]) -> None:
-        """Lock tables against readers, without making those wait who come meanwhile.
+        """Lock tables against readers, without making later readers wait.
 
         Raises:
             TransientError: somebody holds one for longer than `LOCK_PATIENCE_S`.
@@ -304,7 +303,7 @@ class _Schema:
 
 
 def _selected(column: Column) -> str:
-    """A column as COPY takes it. PostgreSQL's text and jsonb hold no NUL, and jsonb no NaN."""
+    """A column in COPY's format. PostgreSQL's text and jsonb cannot contain NUL, and jsonb no NaN."""
     name = _quoted(column.name)
     if column.type in {"DOUBLE[]", "FLOAT[]"}:
         return f"to_json(list_transform({name}, lambda value: CASE WHEN isfinite(value) THEN value END))::VARCHAR"
@@ -320,7 +319,7 @@ def _selected(column: Column) -> str:
 
 
 def _as_csv(batch: pa.RecordBatch) -> bytes:
-    """Strings in quotes, so that an empty one is not null, which is nothing between commas."""
+    """Strings in quotes, so that an empty one is not read as null."""
     sink = io.BytesIO()
     csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
     return sink.getvalue()
@@ -331,5 +330,5 @@ def _quoted(name: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Of text that is ours: descriptions of the registry."""
+    """Only for our own text: descriptions of the registry."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""`wrm alerts`: does anybody hear it?"""
+"""`wrm alerts`: test the channels for alerts."""
 
 from typing import TYPE_CHECKING
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group, examples=[("wrm alerts test", "a message to each channel that is configured")])
 def alerts() -> None:
-    """Look after the channels that failures are told by."""
+    """Test the channels for alerts."""
 
 
 @alerts.command(
     examples=[
-        ("wrm alerts test", "exit status 1 if a channel did not take it, or there is none"),
+        ("wrm alerts test", "exit status 1 if a channel rejected it, or there is none"),
         ("wrm alerts test --json", "the same for a program"),
     ]
 )
 @json_option
 @pass_settings
 def test(settings: "Settings", as_json: bool) -> int:
-    """Send a test message to each channel, and say what happened."""
+    """Send a test message to each channel, and report the result."""
     import socket
     import time
 
@@ -41,7 +41,7 @@ def test(settings: "Settings", as_json: bool) -> int:
         started, problem = time.monotonic(), ""
         try:
             if channel == WEBHOOK and secrets.webhook_url() is None:
-                continue  # Vault might hold one, and does not
+                continue  # Vault might have one, but does not
             post(text)
         except ExternalError as error:
             problem = str(error)

@@ -1,7 +1,7 @@
 """The `.env` in the working directory: variables with the lowest precedence, for people who work in a checkout.
 
-It is not read where WRM_ENV=production is in the environment: a file that somebody left in the folder of a service
-would configure it. WRM_DOTENV names another file, which is read everywhere; /dev/null does without any.
+It is not read if the environment has WRM_ENV=production: otherwise a file that somebody left in a service's folder
+would configure the service. WRM_DOTENV names another file, which is always read; /dev/null disables it.
 """
 
 import os
@@ -18,7 +18,7 @@ _NAME = ".env"
 
 
 class EnvFileError(ValueError):
-    """The file cannot be read; the message says why, and what to do."""
+    """The file cannot be read; the message has the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class EnvFile:
 
     Attributes:
         path: Absolute.
-        values: What it sets; without what is empty.
+        values: Its variables, without empty ones.
         open_to_others: Accounts other than its owner may read or write it.
     """
 
@@ -37,7 +37,7 @@ class EnvFile:
 
 
 def find_env_file(environment: Mapping[str, str]) -> EnvFile | None:
-    """The file that counts in this environment, as it is now; None if there is none.
+    """The current content of the file that applies in this environment; None if there is none.
 
     Raises:
         EnvFileError: it cannot be read.
@@ -46,7 +46,7 @@ def find_env_file(environment: Mapping[str, str]) -> EnvFile | None:
     if not chosen and environment.get("WRM_ENV") == "production":
         return None
     path = Path(chosen or _NAME).absolute()
-    if not chosen and not path.is_file():  # virtual environments are called so, too
+    if not chosen and not path.is_file():  # virtual environments may have this name, too
         return None
     try:
         found = path.stat()
@@ -60,7 +60,7 @@ def find_env_file(environment: Mapping[str, str]) -> EnvFile | None:
 
 
 def ignored_env_file(environment: Mapping[str, str]) -> Path | None:
-    """A file that is in the working directory of a service in production, and not read."""
+    """A file in the working directory of a service in production, which is not read."""
     path = Path(_NAME).absolute()
     is_ignored = not environment.get(CHOICE) and environment.get("WRM_ENV") == "production"
     return path if is_ignored and path.is_file() else None

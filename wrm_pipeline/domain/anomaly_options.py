@@ -1,4 +1,4 @@
-"""How anomalies are found. Apart from their search (anomalies.py), which needs numpy: the settings are read before."""
+"""Options of the search for anomalies; apart from it (anomalies.py), as settings must not import numpy."""
 
 from dataclasses import dataclass
 
@@ -18,6 +18,6 @@ class AnomalyOptions:
     contamination: float = DEFAULT_CONTAMINATION
 
     def __str__(self) -> str:
-        """What tells one set of results from another; without the default, as it was before there was a choice."""
+        """Identifies a set of results; default options are omitted, as before there was a choice."""
         usual = self.method == ROBUST_Z or self.contamination == DEFAULT_CONTAMINATION
         return self.method if usual else f"{self.method}:{self.contamination:g}"

@@ -1,4 +1,4 @@
-"""Settings that belong together, each a part of `Settings`: fields, and what is wrong with them together."""
+"""Groups of settings, each a part of `Settings`: fields, and checks of their combination."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -23,13 +23,13 @@ class ServingSettings(BaseModel):
     )
     postgres_serving_password: SecretStr | None = Field(None, alias="POSTGRES_SERVING_PASSWORD")
     postgres_serving_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
-        "prefer", alias="POSTGRES_SERVING_SSLMODE", description="As libpq has them; verify-full for a server elsewhere"
+        "prefer", alias="POSTGRES_SERVING_SSLMODE", description="As in libpq; verify-full for a remote server"
     )
     postgres_serving_schema: str = Field(
-        "wrm_analytics", alias="POSTGRES_SERVING_SCHEMA", description="Made if it is not there"
+        "wrm_analytics", alias="POSTGRES_SERVING_SCHEMA", description="Created if missing"
     )
     postgres_serving_readers: str = Field(
-        "", alias="POSTGRES_SERVING_READERS", description="Roles, with commas, that may read what is published"
+        "", alias="POSTGRES_SERVING_READERS", description="Comma-separated roles that may read the published tables"
     )
 
     @field_validator("postgres_serving_schema")
@@ -43,7 +43,7 @@ class ServingSettings(BaseModel):
         return role_list(value)
 
     def problems_of_serving(self, storage_user: str | None) -> Iterator[str]:
-        """What does not fit together; `storage_user` is that of Dagster's own storage, as far as variables say it."""
+        """Inconsistencies; `storage_user` is the user of Dagster's own storage, if set by variables."""
         if self.postgres_serving_host is None:
             return
         if self.postgres_serving_user and self.postgres_serving_user == storage_user:
@@ -61,7 +61,7 @@ def same_user(user: str) -> str:
 class MailSettings(BaseModel):
     """Where alerts are mailed."""
 
-    mail_to: str = Field("", alias="WRM_MAIL_TO", description="Set: alerts are mailed to these addresses, with commas")
+    mail_to: str = Field("", alias="WRM_MAIL_TO", description="Set: addresses that alerts are mailed to")
     mail_from: str = Field(
         "", alias="WRM_MAIL_FROM", description="Sender of alerts; empty: the user of WRM_SMTP_URL, or the first address"
     )

@@ -1,7 +1,7 @@
-"""Rules that somebody wants to be errors (WRM_STRICT_RULES): rows on which they fire become dead letters.
+"""Rules that are configured as errors (WRM_STRICT_RULES): rows on which they fire become dead letters.
 
-The rows are those that the parser has read; a line that leaves is counted and kept as any other dead letter is, so an
-operator may correct it.
+They apply to the parser's rows; a removed line is counted and kept like any other dead letter, so an operator may
+correct it.
 """
 
 from collections import defaultdict
@@ -30,10 +30,10 @@ from wrm_pipeline.domain.snapshot import (
 
 
 def with_strict_rules(batch: ParsedBatch, files: Sequence[RawSnapshot], rules: StrictRules) -> ParsedBatch:
-    """The batch without the rows on which a rule fires, which are dead rows in the reports of their files.
+    """Remove the rows on which a rule fires from the batch; they become dead rows in the reports of their files.
 
-    A row that breaks several rules counts for the first. Duplicates are settled before: where a station stands twice
-    and its latest report breaks a rule, the earlier one stays a duplicate.
+    A row that breaks several rules counts for the first. Duplicates are resolved before: if a station occurs twice and
+    its latest report breaks a rule, the earlier one stays a duplicate.
     """
     if not rules.names or not batch.rows.num_rows:
         return batch
@@ -56,7 +56,7 @@ def with_strict_rules(batch: ParsedBatch, files: Sequence[RawSnapshot], rules: S
 
 
 def _broken(rows: pa.Table, rules: StrictRules) -> NDArray[np.int8]:
-    """For each row the number of the first of `rules` that it breaks, or -1."""
+    """For each row the index of the first of `rules` that it breaks, or -1."""
     flagged = enhance_rows(rows, area=rules.area, dt=date.min, processed_at={})
     latest = pc.add(rows["file_timestamp"], pa.scalar(timedelta(seconds=FUTURE_S), pa.duration("us")))
     fires = {
@@ -72,7 +72,7 @@ def _broken(rows: pa.Table, rules: StrictRules) -> NDArray[np.int8]:
 
 
 def _with_dead(report: FileReport, file: RawSnapshot, rule_of: Mapping[str, str]) -> FileReport:
-    """The report of a file some of whose rows left; `rule_of` has the rule by station id."""
+    """The report of a file with removed rows; `rule_of` has the rule by station id."""
     dead, counts = list(report.dead_rows), dict(report.dead_counts)
     lines = lines_by_id(file, rule_of.keys())
     for station_id, rule in sorted(rule_of.items(), key=lambda item: _number(lines.get(item[0]))):
@@ -92,10 +92,10 @@ def _with_dead(report: FileReport, file: RawSnapshot, rule_of: Mapping[str, str]
 
 
 def _number(line: SourceLine | None) -> int:
-    """The line's number; 0 for a row of a body that has no lines, of another kind than the CSV."""
+    """The line's number; 0 for a row of a body without lines, i.e. not CSV."""
     return line.line_number if line else 0
 
 
 def strict_count(reports: Sequence[FileReport]) -> int:
-    """How many rows of these files left for a strict rule."""
+    """The number of rows of these files removed by a strict rule."""
     return sum(count for report in reports for name, count in report.dead_counts.items() if name.startswith(STRICT))

@@ -9,7 +9,7 @@ from wrm_pipeline.resources.duckdb import DuckDBResource
 
 
 class ReadOnlyDuckDBResource(DuckDBResource, DagsterDuckDBResource):
-    """dagster-duckdb's resource, whose connections hold no lock that a writer meets."""
+    """dagster-duckdb's resource, whose connections never block a writer."""
 
     @classmethod
     def _is_dagster_maintained(cls) -> bool:

@@ -1,4 +1,4 @@
-"""`postgres_resource`: connections to the PostgreSQL database that is for others to read."""
+"""`postgres_resource`: connections to the PostgreSQL database for external readers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,21 +31,21 @@ def _ssl_mode(value: str) -> str:
 
 
 class PostgresResource(BaseResource):
-    """Connections to a PostgreSQL database (`connection`), of any asset; `serving_tables` publishes by it.
+    """Connections to a PostgreSQL database (`connection`) for any asset; used by `serving_tables`.
 
-    It is not Dagster's own storage, and its user must be another one. The password comes from Vault or
+    It is not Dagster's own storage, and must have a different user. The password comes from Vault or
     POSTGRES_SERVING_PASSWORD when a connection is made.
     """
 
     vault: VaultResource
     host: str | None = Field(
-        default=None, description="POSTGRES_SERVING_HOST: a host, or the folder of a socket; null: there is no database"
+        default=None, description="POSTGRES_SERVING_HOST: a host, or the folder of a socket; null: no database"
     )
     port: int = Field(default=5432, gt=0, lt=65536, description="POSTGRES_SERVING_PORT")
-    dbname: str | None = Field(default=None, description="POSTGRES_SERVING_DB; null: what Vault says")
-    user: str | None = Field(default=None, description="POSTGRES_SERVING_USER; null: what Vault says")
+    dbname: str | None = Field(default=None, description="POSTGRES_SERVING_DB; null: from Vault")
+    user: str | None = Field(default=None, description="POSTGRES_SERVING_USER; null: from Vault")
     password: Annotated[str | None, optional(_remembered)] = Field(
-        default=None, description="As EnvVar; null: what Vault says, else POSTGRES_SERVING_PASSWORD"
+        default=None, description="As EnvVar; null: from Vault, else POSTGRES_SERVING_PASSWORD"
     )
     sslmode: Annotated[str, AfterValidator(_ssl_mode)] = Field(
         default="prefer", description=f"POSTGRES_SERVING_SSLMODE: {', '.join(SSL_MODES)}"
@@ -54,14 +54,14 @@ class PostgresResource(BaseResource):
         default="wrm_analytics", description="POSTGRES_SERVING_SCHEMA: where tables are published"
     )
     readers: Annotated[str, AfterValidator(role_list)] = Field(
-        default="", description="POSTGRES_SERVING_READERS: roles, with commas, that may read what is published"
+        default="", description="POSTGRES_SERVING_READERS: comma-separated roles that may read the published tables"
     )
     connect_timeout_s: int = Field(default=5, gt=0, description="Seconds for a connection, of each address of the host")
     statement_timeout_s: float = Field(default=300, gt=0, description="Seconds for a statement")
 
     @classmethod
     def of(cls, settings: Settings, vault: VaultResource | None = None) -> Self:
-        """The resource as the settings want it."""
+        """The resource according to the settings."""
         return cls(
             vault=vault or VaultResource.of(settings),
             host=settings.postgres_serving_host,
@@ -75,11 +75,11 @@ class PostgresResource(BaseResource):
 
     @property
     def login(self) -> PostgresLogin:
-        """Where the database is and who asks; may ask Vault.
+        """The database's place and login; may ask Vault.
 
         Raises:
             SettingsError: none is configured, or its user is that of Dagster's own storage.
-            ExternalError: Vault did not say.
+            ExternalError: Vault returned no value.
         """
         if self.host is None:
             raise SettingsError(
@@ -109,12 +109,12 @@ class PostgresResource(BaseResource):
         Raises:
             SettingsError: none is configured, or its user is that of Dagster's own storage.
             TransientError: no connection, a time-out, or a conflict.
-            PermanentError: refused: login, database, rights, or a statement that is wrong.
+            PermanentError: refused: login, database, permissions, or an invalid statement.
         """
         with self.login.connect(read_only=read_only) as connection:
             yield connection
 
     @property
     def serving(self) -> Serving:
-        """Where tables are published."""
+        """The place of published tables."""
         return Serving(self.schema_name, listed(self.readers))

@@ -1,4 +1,4 @@
-"""The tables where Grafana, Metabase and psql can read them."""
+"""Publishes the tables where Grafana, Metabase and psql can read them."""
 
 import time
 
@@ -26,9 +26,10 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, requests
     tags={"layer": "analytics"},
     pool="serving",
     description=(
-        "The tables `mv_…` and `quality_…` in a schema of a PostgreSQL database, for Grafana, Metabase or psql; there "
-        "where POSTGRES_SERVING_HOST is set. All of them change in one transaction, with comments and primary keys: "
-        "readers meet the tables of before or these, and wait for milliseconds. A failed run leaves those of before. "
+        "The tables `mv_…` and `quality_…` in a schema of a PostgreSQL database, for Grafana, Metabase or psql; "
+        "exists if POSTGRES_SERVING_HOST is set. All of them change in one transaction, with comments and primary "
+        "keys: readers see either the previous tables or these, and wait for milliseconds. A failed run keeps the "
+        "previous ones. "
         "docs/serving.md explains it."
     ),
 )
@@ -38,7 +39,7 @@ def serving_tables(
     clock: ClockResource,
     postgres_resource: PostgresResource,
 ) -> dg.MaterializeResult[None]:
-    """Publish what the database holds now."""
+    """Publish the database's current tables."""
     started = time.monotonic()
     login, serving = postgres_resource.login, postgres_resource.serving
 

@@ -1,4 +1,4 @@
-"""Kinds of feeds: names of their raw objects, and what turns their bodies into the lines that the parser reads."""
+"""Kinds of feeds: names of their raw objects, and translation of their bodies into lines for the parser."""
 
 from wrm_pipeline.domain.feeds.kinds import KINDS, UCL, FeedKind, kind_of
 

@@ -1,4 +1,4 @@
-"""What a kind of feed needs of HTTP in order to fetch a snapshot."""
+"""The interface to HTTP that kinds of feeds use to fetch a snapshot."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +10,8 @@ class Got:
     """An answer with status 200.
 
     Attributes:
-        body: What is kept: as served, without our own credentials where the server quotes them.
-        served: What was served.
+        body: The body to keep: as served, except for our own credentials if the server quotes them.
+        served: The body as served.
         shown_url: Its address, without credentials.
         status: The HTTP status.
         etag: Empty if there is none.
@@ -33,10 +33,10 @@ class Browser(Protocol):
         """The answer.
 
         Raises:
-            ExternalError: there is none with status 200, or the address may not be asked.
+            ExternalError: there is none with status 200, or the address is not permitted.
         """
         ...
 
     def try_get(self, url: str) -> Got | None:
-        """The answer; None if there is none with status 200, or the address may not be asked."""
+        """The answer; None if there is none with status 200, or the address is not permitted."""
         ...

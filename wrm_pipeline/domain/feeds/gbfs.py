@@ -1,7 +1,7 @@
 """GBFS 1.0 to 3.0: auto-discovery, stations and free vehicles of several files, joined (data contract, section 1b).
 
-One snapshot is several files, so its raw object is a zip of them as served, with `fetch.json`, which says where and
-when each was fetched. An object is a station of `station_status` with its `station_information`, or a free vehicle.
+One snapshot is several files, so its raw object is a zip of them as served, with `fetch.json`, which contains the
+address and time of each. An object is a station of `station_status` with its `station_information`, or a free vehicle.
 """
 
 import io
@@ -38,10 +38,11 @@ VEHICLES = ("free_bike_status", "vehicle_status")
 TYPES = "vehicle_types"
 FETCH = "fetch.json"
 
-# Of a feed that is in several languages.
+# For feeds in several languages.
 LANGUAGES = ("pl", "en")
 
-# The largest systems have 20 MB of vehicles; our own zip is never larger, and a foreign one is not unpacked further.
+# The largest systems have 20 MB of vehicles; our own zip is never larger, and a foreign one is not unpacked beyond
+# this.
 MAX_UNPACKED_BYTES = 128 * 2**20
 
 _ELECTRIC = ("electric", "electric_assist")
@@ -49,10 +50,10 @@ _EPOCH_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def fetch(browser: Browser, url: str) -> bytes:
-    """Fetch the files that the discovery file names, and zip them as they are.
+    """Fetch the files named in the discovery file, and zip them unchanged.
 
     Raises:
-        ExternalError: one of them cannot be had. Only vehicle types may be missing: the others belong together.
+        ExternalError: one of them cannot be fetched. Only vehicle types may be missing: the others belong together.
     """
     got = {DISCOVERY: browser.get(url)}
     try:
@@ -71,7 +72,7 @@ def fetch(browser: Browser, url: str) -> bytes:
 
 
 def _addresses(served: bytes) -> dict[str, str]:
-    """Addresses by file name, in the first of LANGUAGES that there is, else in the first language.
+    """Addresses by file name, in the first available of LANGUAGES, else in the first language.
 
     Raises:
         BodyError: it is not a discovery file.
@@ -142,7 +143,7 @@ def files_of(body: bytes) -> dict[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _System:
-    """What the files say, apart from the objects themselves."""
+    """The content of the files, apart from the objects themselves."""
 
     objects: tuple[dict[str, Any], ...]
     updated: Mapping[str, Any]
@@ -191,7 +192,7 @@ def _system_of(files: Mapping[str, bytes]) -> _System:
     return _System(
         (
             *_joined(statuses, information),
-            # A docked vehicle is one of its station's.
+            # A docked vehicle is counted at its station.
             *({vehicle_file: vehicle} for vehicle in vehicles if not _is_docked(vehicle)),
         ),
         {name: content.get("last_updated") for name, content in contents.items()},
@@ -315,7 +316,7 @@ def _text(value: Any) -> Any:
 
 
 def _time(reported: Any, updated: Any, micros: int) -> str:
-    """The combined field: the report's time, else that of its file, else of the fetch. Offsets are unknown."""
+    """The combined field: the report's time, else its file's, else that of the fetch. Offsets are unknown."""
     for time in (reported, updated):
         if time in (None, "", 0, -1) or isinstance(time, bool):
             continue
@@ -332,9 +333,9 @@ def _time(reported: Any, updated: Any, micros: int) -> str:
 
 
 def locate(body: bytes, number: int) -> SourceObject:
-    """The station or vehicle with this number (from 1): the parts of the files that it was made of, as JSON.
+    """The station or vehicle with this number (from 1): the parts of the files that it was made from, as JSON.
 
-    The place is that of the snapshot's zip as a whole: its files are packed.
+    Its place is the snapshot's zip as a whole, since the files are packed.
 
     Raises:
         LookupError: there is no such object.

@@ -1,4 +1,4 @@
-"""The one table of feed kinds: how each is fetched, how its raw objects are named, and how it is read.
+"""The table of feed kinds: how each is fetched, how its raw objects are named, and how it is read.
 
 A kind that is not CSV is translated into the lines of the CSV grammar, one line for each of its objects, so that types,
 ranges, dead letters, duplicates and accounting are the same for all kinds (data contract, sections 1b, 3 and 4).
@@ -14,9 +14,9 @@ from wrm_pipeline.domain.feeds.translation import SourceObject, Translation
 
 # (body, the snapshot's time in microseconds since 1970, an operator's corrections by object number).
 Translate = Callable[[bytes, int, Mapping[int, str]], Translation]
-# (what gets addresses, the feed's address): the body that is kept.
+# (the getter, the feed's address): the body to keep.
 Fetch = Callable[[Browser, str], bytes]
-# (body, number of an object): where it is and its text.
+# (body, number of an object): its place and its text.
 Locate = Callable[[bytes, int], SourceObject]
 
 _TIME = r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}"
@@ -28,15 +28,15 @@ class FeedKind:
 
     Attributes:
         name: In `WRM_FEEDS`, in the column `feed`, and in names of spooled bodies.
-        stem: How names of its raw objects begin.
-        suffix: How they end.
-        url_variable: The setting that says where it is.
+        stem: The beginning of its raw objects' names.
+        suffix: Their end.
+        url_variable: The setting with its address.
         default_url: Wrocław's.
-        fetch: Gets a snapshot as it is kept.
-        translate: Its body as lines; None: the body is such lines.
-        locate: Where one of its objects is; None as for `translate`.
-        reports_times: Whether its bodies say when they are of; else they are of the fetch.
-        any_ids: Whether ids of its stations may be anything, and not only digits.
+        fetch: Gets a snapshot in the form to keep.
+        translate: Its body as lines; None: the body consists of such lines.
+        locate: The place of one of its objects; None as for `translate`.
+        reports_times: Whether its bodies contain their time; else the time of the fetch counts.
+        any_ids: Whether ids of its stations may be arbitrary, not only digits.
     """
 
     name: str
@@ -52,14 +52,14 @@ class FeedKind:
 
     @property
     def target(self) -> str:
-        """How requests, the circuit breaker and metrics call it."""
+        """Its name for requests, the circuit breaker and metrics."""
         return "feed" if self is UCL else f"feed_{self.name}"
 
     def is_name(self, name: str) -> bool:
-        """Whether the last part of a raw key is of this kind.
+        """Whether the last part of a raw key belongs to this kind.
 
-        Any `.txt` is, since raw objects from before this project have names of their own; of other kinds only this
-        project writes raw objects, and their names always have the time.
+        Any `.txt` does, since raw objects from before this project have other names; raw objects of other kinds are
+        written only by this project, and their names always contain the time.
         """
         if self is UCL:
             return name.endswith(self.suffix)
@@ -105,6 +105,6 @@ KINDS: Mapping[str, FeedKind] = {kind.name: kind for kind in (UCL, _OPERATOR, _G
 
 
 def kind_of(key: str) -> FeedKind | None:
-    """The kind of feed that a raw object is from, by its key; None for a name that is none's."""
+    """The kind of feed of a raw object, by its key; None if the name matches none."""
     name = key.rpartition("/")[2]
     return next((kind for kind in KINDS.values() if kind.is_name(name)), None)

@@ -1,7 +1,7 @@
 """The operator's JSON: countries, cities, places, and at each place its bikes (data contract, section 1b).
 
-A station is one object. Of a place whose type begins with FREESTANDING each bike is one, and so is the place itself if
-it lists none. The answer has no time of its own: it is the state at the fetch.
+A station is one object. At a place whose type begins with FREESTANDING each bike is one, and so is the place itself if
+it lists none. The answer contains no time: it is the state at the fetch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,7 +40,7 @@ def translate(body: bytes, micros: int, corrections: Mapping[int, str]) -> Trans
     objects = [place for place in places for _ in range(_rows_of(place))]
     lines, dead, first = [], [], 0
     for number, place in enumerate(objects, start=1):
-        # The bikes of one place are the same object, one after the other.
+        # The bikes of one place are consecutive and share its object.
         first = number if number == 1 or objects[number - 2] is not place else first
         try:
             value = corrected(number, place, corrections)
@@ -118,7 +118,7 @@ def _object(place: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _id(value: Any) -> str:
-    # 0 is the number of what has none.
+    # 0 means that there is no number.
     return usable_id("number", None if value in (0, "0") else value)
 
 
@@ -131,7 +131,7 @@ def _is_electric(bike: Any) -> bool:
 
 
 def locate(body: bytes, number: int) -> SourceObject:
-    """The place that the object with this number (from 1) is or is at, as it was served.
+    """The place of the object with this number (from 1), as served.
 
     Raises:
         LookupError: the body has no such object.

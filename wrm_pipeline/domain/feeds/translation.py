@@ -1,4 +1,4 @@
-"""A JSON body as lines of the CSV grammar: the object with number n is line n + 1, behind the header."""
+"""A JSON body as lines of the CSV grammar: the object with number n is line n + 1, after the header."""
 
 import json
 import re
@@ -37,7 +37,7 @@ class ObjectError(ValueError):
 
 
 class BodyError(ValueError):
-    """A body that holds no objects at all; the message says what it is instead."""
+    """A body without any objects; the message says what it is instead."""
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class DeadObject:
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """An object of a body: its text, and where that is, in bytes."""
+    """An object of a body: its text, and its place in bytes."""
 
     text: str
     offset: int
@@ -72,7 +72,7 @@ class Translation:
         lines: One for each object, in the body's order; empty for those in `dead`.
         objects: The objects as JSON values.
         dead: Objects without a line.
-        fault: Why the body holds no objects: (error type, message).
+        fault: Why the body has no objects: (error type, message).
     """
 
     lines: tuple[str, ...] = ()
@@ -82,17 +82,17 @@ class Translation:
 
     @property
     def body(self) -> bytes:
-        """The lines behind a header, as the parser reads them."""
+        """The lines after a header, for the parser."""
         return "\n".join((HEADER, *self.lines, "")).encode("utf-8", "replace")
 
     def text_of(self, number: int) -> str:
-        """The JSON text of an object, written again."""
+        """An object as JSON text."""
         return json.dumps(self.objects[number - 1], ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The fields of one line. Text, numbers and booleans as JSON has them; None is unknown."""
+    """The fields of one line. Text, numbers and booleans as in JSON; None means unknown."""
 
     station_id: Any
     combined: str
@@ -109,7 +109,7 @@ class Row:
     pedelecs: Any = None
 
     def to_line(self) -> str:
-        """As a line of CSV."""
+        """Format as a line of CSV."""
         values = (
             self.station_id,
             self.combined,
@@ -155,7 +155,7 @@ def usable_id(name: str, value: Any) -> str:
 
 
 def seconds_of(micros: int) -> str:
-    """A time in microseconds since 1970 as the combined field has it; offsets are unknown."""
+    """A time in microseconds since 1970 as a combined field; offsets are unknown."""
     seconds, fraction = divmod(micros, 1_000_000)
     return f"{seconds}.{fraction:06d}||" if fraction else f"{seconds}||"
 
@@ -189,10 +189,10 @@ def parsed(text: str) -> Any:
 
 
 def corrected(number: int, value: Any, corrections: Mapping[int, str]) -> Any:
-    """An object, or what an operator put in its place.
+    """An object, or an operator's correction of it.
 
     Raises:
-        ObjectError: that is not JSON.
+        ObjectError: the correction is not JSON.
     """
     if number not in corrections:
         return value
@@ -259,6 +259,6 @@ def elements_at(text: str, position: int) -> Iterator[tuple[int, int]]:
 
 
 def member_at(text: str, position: int, name: str) -> int | None:
-    """Where the value of a member begins; the last one of that name, as JSON readers take it."""
+    """The position of a member's value; of the last one with that name, as in JSON readers."""
     found = [start for key, start, _ in members_at(text, position) if key == name]
     return found[-1] if found else None

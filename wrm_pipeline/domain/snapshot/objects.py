@@ -1,4 +1,4 @@
-"""Bodies whose rows are JSON objects: as lines for the parser, and what it says of the lines as said of the objects."""
+"""Bodies whose rows are JSON objects: translated to lines for the parser, and its results back to objects."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -21,7 +21,7 @@ from wrm_pipeline.domain.snapshot.text import count_lines
 
 @dataclass(frozen=True, slots=True)
 class Translated:
-    """A JSON body as lines; with a `fault` it holds no objects."""
+    """A JSON body as lines; with a `fault` it has no objects."""
 
     original: RawSnapshot
     lines: RawSnapshot
@@ -30,7 +30,7 @@ class Translated:
 
 
 def as_lines(file: RawSnapshot) -> Translated | None:
-    """A body of JSON objects as lines; None for one that is lines."""
+    """A body of JSON objects as lines; None for one that consists of lines."""
     found = _translation_of(file)
     if found is None:
         return None
@@ -45,9 +45,9 @@ def _translation_of(file: RawSnapshot) -> Translation | None:
 
 
 def as_example(file: RawSnapshot) -> tuple[bytes, int]:
-    """A body as lines that a person may see values of, and the number of its first line.
+    """A body as lines for showing values to a person, and the number of its first line.
 
-    An object that cannot be a line is there as its JSON.
+    An object that cannot become a line appears as its JSON.
     """
     found = _translation_of(file)
     if found is None or found.fault is not None:
@@ -62,18 +62,18 @@ def without_objects(file: RawSnapshot, fault: FileFault) -> Part:
 
 
 def of_objects(result: FileResult, translated: Translated) -> FileResult:
-    """A result about lines as one about objects, with those that did not become a line."""
+    """Convert a result about lines to one about objects, including those that did not become a line."""
     counts = Counter(result.dead_counts)
     given = [DeadRow(dead.number, "", dead.error_type, dead.field, dead.error_message) for dead in translated.dead] + [
         replace(row, line_number=row.line_number - 1) for row in result.dead_rows
     ]
     fault = result.fault
     if translated.lines.fault is not None and fault is not None:
-        # All of them are refused, whatever they are.
+        # All of them are rejected, whatever they contain.
         counts[fault.error_type] += len(translated.dead)
         return replace(result, dead_counts=counts)
     counts.update(dead.error_type for dead in translated.dead)
-    # Read again, since few bodies have such objects and all of a batch would have to be kept.
+    # Read again: few bodies have such objects, and otherwise the whole batch would have to be kept.
     again = _translation_of(translated.original) if given else None
     kept: list[DeadRow] = []
     kept_of: Counter[str] = Counter()
@@ -110,7 +110,7 @@ def _good_lines(file: RawSnapshot) -> Iterator[tuple[str, SourceLine]]:
 
 
 def _in_source(file: RawSnapshot, line: SourceLine) -> SourceLine:
-    """A line of the translation as the object that it was made from."""
+    """Convert a line of the translation to the object that it was made from."""
     locate = file.kind.locate
     if locate is None:
         return line
