@@ -223,8 +223,8 @@ SECRET_VARIABLES = [variables_of(name)[0] for name in Settings.model_fields if i
 @pytest.mark.parametrize(
     ("written", "word"),
     [
-        (f"{CANARY}\nX-Other: 1", "a line break at place 12 of 22"),
-        (f"{CANARY}\r{CANARY}", "at place 12 of 23"),
+        (f"{CANARY}\nX-Other: 1", "a line break at position 12 of 22"),
+        (f"{CANARY}\r{CANARY}", "at position 12 of 23"),
         (f"{CANARY}\0", "a NUL"),
         (f"{CANARY}\x1b[2J", "U+001B"),
         (f"{CANARY}\u200b{CANARY}", "ZERO WIDTH SPACE"),
@@ -265,7 +265,7 @@ def test_what_an_editor_leaves_around_a_secret_is_taken_off(monkeypatch, tmp_pat
 @pytest.mark.parametrize("name", ["VAULT_TOKEN", "OPENLINEAGE_API_KEY", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"])
 def test_what_travels_in_a_header_is_ascii(monkeypatch, name):
     message = message_of_wrong(monkeypatch, **{name: f"{CANARY}–x"})
-    assert message.startswith(f"{name} (environment variable {name}) holds EN DASH at place 12 of 13 (not shown).")
+    assert message.startswith(f"{name} (environment variable {name}) contains EN DASH at position 12 of 13 (not shown).")
 
 
 def test_a_password_may_have_letters_of_any_language(monkeypatch):
@@ -287,7 +287,7 @@ def test_a_value_in_vault_is_stripped_and_one_of_two_lines_is_refused(fake, key)
     fake.put("wrm/s3", **{**S3, key: f"{CANARY}\nsecond line"})
     error = error_of(lambda: s3_access(load_settings()))
     assert type(error) is VaultValueError
-    assert f"{key} holds a line break at place 12" in str(error)
+    assert f"{key} contains a line break at position 12" in str(error)
     assert "wrm/s3" in str(error)
 
 
