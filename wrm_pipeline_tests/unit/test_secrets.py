@@ -265,7 +265,8 @@ def test_what_an_editor_leaves_around_a_secret_is_taken_off(monkeypatch, tmp_pat
 @pytest.mark.parametrize("name", ["VAULT_TOKEN", "OPENLINEAGE_API_KEY", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"])
 def test_what_travels_in_a_header_is_ascii(monkeypatch, name):
     message = message_of_wrong(monkeypatch, **{name: f"{CANARY}–x"})
-    assert message.startswith(f"{name} (environment variable {name}) contains EN DASH at position 12 of 13 (not shown).")
+    wanted = f"{name} (environment variable {name}) contains EN DASH at position 12 of 13 (not shown)."
+    assert message.startswith(wanted)
 
 
 def test_a_password_may_have_letters_of_any_language(monkeypatch):
