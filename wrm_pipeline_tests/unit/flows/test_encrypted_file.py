@@ -67,7 +67,11 @@ def test_another_key_is_named_and_not_shown() -> None:
     assert other not in message
 
 
-@pytest.mark.parametrize("text", ["", "short", "x" * 43 + "!", new_key()[:-2], new_key() + "AA", "hunter2-" * 6])
+@pytest.mark.parametrize(
+    "text",
+    ["", "short", "x" * 43 + "!", new_key()[:-2], new_key() + "AA", "hunter2-" * 6],
+    ids=["empty", "short", "another letter", "two letters too few", "two too many", "words"],
+)
 def test_what_is_no_key_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(BackupKeyError, match="--new-key") as caught:
         parse_key(text)
