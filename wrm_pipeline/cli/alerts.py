@@ -36,7 +36,7 @@ def test(settings: "Settings", as_json: bool) -> int:
 
     resource, secrets = AlertsResource.of(settings), secrets_of(settings)
     text = f"🔵 *Test message* of wrm_pipeline on {socket.gethostname()}\nWho reads this will hear of failures, too."
-    told = []
+    results = []
     for channel, post in resource.channels().items():
         started, problem = time.monotonic(), ""
         try:
@@ -45,12 +45,12 @@ def test(settings: "Settings", as_json: bool) -> int:
             post(text)
         except ExternalError as error:
             problem = str(error)
-        told.append({"channel": channel, "problem": problem, "seconds": round(time.monotonic() - started, 1)})
+        results.append({"channel": channel, "problem": problem, "seconds": round(time.monotonic() - started, 1)})
     if as_json:
-        print_json(told)
-    elif not told:
+        print_json(results)
+    elif not results:
         print("There is nobody to tell: set WRM_ALERT_WEBHOOK_URL, or WRM_MAIL_TO and WRM_SMTP_URL.")
     else:
-        for one in told:
+        for one in results:
             print(f"{one['channel']:<8} {one['problem'] or 'delivered'} ({one['seconds']} s)")
-    return 0 if told and not any(one["problem"] for one in told) else 1
+    return 0 if results and not any(one["problem"] for one in results) else 1

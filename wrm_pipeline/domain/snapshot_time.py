@@ -106,8 +106,8 @@ def reported_times(files: Sequence[tuple[str, bytes, RawObject]], dt: date) -> l
     micros = batch.rows["timestamp"].cast(pa.int64()).to_numpy()
     ends = np.cumsum([report.counts.rows_out for report in batch.reports])
     parts = np.split(micros, ends[:-1]) if files else []
-    told = [kind is None or kind.reports_times for kind in (kind_of(key) for key, _, _ in files)]
-    return [_most_usual(part) if known else None for part, known in zip(parts, told, strict=True)]
+    reported = [kind is None or kind.reports_times for kind in (kind_of(key) for key, _, _ in files)]
+    return [_most_usual(part) if known else None for part, known in zip(parts, reported, strict=True)]
 
 
 def _most_usual(micros: np.ndarray) -> datetime | None:

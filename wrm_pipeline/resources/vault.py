@@ -149,7 +149,7 @@ class Secrets:
         return self._of_alerts("webhook_url", HTTP_SCHEMES, "alert_webhook_url", "smtp_url")
 
     def smtp_url(self) -> str | None:
-        """The mail server that failures are told by; None means nobody.
+        """The mail server for failures; None means there is none.
 
         Raises:
             ExternalError: Vault did not say.

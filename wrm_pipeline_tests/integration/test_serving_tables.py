@@ -133,9 +133,9 @@ def test_all_tables_are_there_row_for_row_with_comments_and_keys(filled, site, m
     given = {"HOST": "127.0.0.1", "PORT": str(site.server.port), "DB": site.dbname, "USER": "serving"}
     for name, value in {**given, "PASSWORD": CANARY, "READERS": "grafana"}.items():
         monkeypatch.setenv(f"POSTGRES_SERVING_{name}", value)
-    told = metadata_of(materialize("serving_tables"), "serving_tables")
-    assert CANARY not in str(told)
-    assert told["dagster/row_count"] == sum(told["rows_by_table"].values())
+    metadata = metadata_of(materialize("serving_tables"), "serving_tables")
+    assert CANARY not in str(metadata)
+    assert metadata["dagster/row_count"] == sum(metadata["rows_by_table"].values())
     with duckdb.connect() as source, site.login("grafana").connect(read_only=True) as target:
         source.execute(f"ATTACH '{filled / 'analytics.duckdb'}' AS db (READ_ONLY)")
         source.execute("SET TimeZone = 'UTC'")
@@ -144,7 +144,7 @@ def test_all_tables_are_there_row_for_row_with_comments_and_keys(filled, site, m
             ours = comparable(source.execute(f'FROM db.{SCHEMA}."{one.name}"').fetchall(), one)
             theirs = comparable(target.execute(f'SELECT * FROM {SCHEMA}."{one.name}"').fetchall(), one)
             assert theirs == ours, one.name
-            assert len(ours) == told["rows_by_table"][one.name]
+            assert len(ours) == metadata["rows_by_table"][one.name]
             filled_tables += bool(ours)
             ((comment,),) = target.execute("SELECT obj_description(%s::regclass)", [f"{SCHEMA}.{one.name}"]).fetchall()
             assert comment == one.explained
@@ -159,7 +159,7 @@ def test_all_tables_are_there_row_for_row_with_comments_and_keys(filled, site, m
         published = target.execute(f"SELECT table_name, rows FROM {SCHEMA}.{LEDGER}").fetchall()
         for title, sql in dashboard_queries():
             assert target.execute(sql).description, title
-    assert dict(published) == told["rows_by_table"]
+    assert dict(published) == metadata["rows_by_table"]
 
 
 def dashboard_queries() -> list[tuple[str, str]]:
@@ -474,6 +474,6 @@ def test_a_server_that_is_down_fails_the_run_and_is_named(filled, monkeypatch):
     for name, value in {"HOST": "127.0.0.1", "PORT": "1", "DB": "d", "USER": "u", "PASSWORD": CANARY}.items():
         monkeypatch.setenv(f"POSTGRES_SERVING_{name}", value)
     monkeypatch.setattr(retry, "SERVING_POLICY", replace(retry.SERVING_POLICY, attempts=1))
-    told = failure_of(materialize("serving_tables", raise_on_error=False))
-    assert "postgres connect 127.0.0.1:1/d" in told
-    assert CANARY not in told
+    message = failure_of(materialize("serving_tables", raise_on_error=False))
+    assert "postgres connect 127.0.0.1:1/d" in message
+    assert CANARY not in message

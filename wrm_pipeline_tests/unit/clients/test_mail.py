@@ -187,9 +187,9 @@ def test_each_channel_gets_a_test_message_and_says_what_happened(monkeypatch, ca
         (tmp_path / "url").write_text(f"smtp://127.0.0.1:{server.port}")
         configured(monkeypatch, WRM_MAIL_TO=", ".join(TO), WRM_MAIL_FROM="wrm@example.org")
         configured(monkeypatch, WRM_SMTP_URL_FILE=str(tmp_path / "url"), WRM_ALERT_WEBHOOK_URL=webhook.url)
-        status, told = alerts_test(capsys)
-        assert (status, told["mail"]) == (1, "")
-        assert told["webhook"].startswith("webhook post: HTTP 404")
+        status, problems = alerts_test(capsys)
+        assert (status, problems["mail"]) == (1, "")
+        assert problems["webhook"].startswith("webhook post: HTTP 404")
         webhook.play(then=Answer(200, b"ok"))
         assert alerts_test(capsys) == (0, {"webhook": "", "mail": ""})
         assert main(["alerts", "test"]) == 0
@@ -201,9 +201,9 @@ def test_each_channel_gets_a_test_message_and_says_what_happened(monkeypatch, ca
 
 def test_an_address_without_a_server_is_said(monkeypatch, capsys):
     configured(monkeypatch, WRM_MAIL_TO="a@example.org")
-    status, told = alerts_test(capsys)
-    assert (status, list(told)) == (1, ["mail"])
-    assert "no mail server is named. Set WRM_SMTP_URL or WRM_SMTP_URL_FILE" in told["mail"]
+    status, problems = alerts_test(capsys)
+    assert (status, list(problems)) == (1, ["mail"])
+    assert "no mail server is named. Set WRM_SMTP_URL or WRM_SMTP_URL_FILE" in problems["mail"]
 
 
 def test_without_a_channel_it_is_said_what_to_set(environment, capsys):

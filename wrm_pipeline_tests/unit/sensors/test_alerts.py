@@ -489,7 +489,7 @@ def test_a_channel_that_is_new_hears_of_what_is_open_and_an_older_cursor_is_unde
     assert {name: receiver.signs for name, receiver in both.items()} == {"webhook": "", "mail": "🔴"}
 
 
-def test_what_fails_again_before_all_have_heard_of_its_end_is_told_to_those_who_have(instance, runs):
+def test_what_fails_again_before_all_have_heard_of_its_end_is_reported_to_those_who_have(instance, runs):
     both = {"webhook": Receiver(), "mail": Receiver()}
 
     def send(later_s: float) -> None:
