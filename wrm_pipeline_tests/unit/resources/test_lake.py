@@ -56,9 +56,8 @@ def test_secrets_are_no_configuration(s3):
     shown += [serialize_value(job.get_job_snapshot()) for job in repository.get_all_jobs()]
     assert "bikes" in shown[0]
     shown += [repr(resource) for resource in defs.resources.values()]
-    configured = [
-        each for each in defs.resources.values() if isinstance(each, dg.ConfigurableResource | dg.ConfigurableIOManager)
-    ]
+    kinds = dg.ConfigurableResource | dg.ConfigurableIOManager | dg.ConfigurableIOManagerFactory
+    configured = [each for each in defs.resources.values() if isinstance(each, kinds)]
     assert len(configured) >= len(defs.resources) - 1, "but for the asset graph, which has no configuration"
     shown += [json.dumps(each.model_dump(mode="json")) for each in configured]
     assert [text for text in shown if CANARY in text] == []
