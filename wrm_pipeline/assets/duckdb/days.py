@@ -11,7 +11,10 @@ import pyarrow as pa
 from wrm_pipeline.analytics.answers import replace_days
 from wrm_pipeline.analytics.database import SCHEMA
 from wrm_pipeline.analytics.registry import Table
+from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
+from wrm_pipeline.assets.presentation import table_metadata
 from wrm_pipeline.assets.stations.fan_out import NOTHING, allow_time_for
+from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made, write_requests
 
@@ -36,6 +39,22 @@ class DayRows:
 
     rows: pa.Table
     metadata: dict[str, Any]
+
+
+def answers_by_day(asset: str, description: str) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Declare an asset that builds a table of answers by day; `description` is what the UI shows."""
+    return dg.asset(
+        deps=[create_duckdb_enhanced_views],
+        io_manager_key="duckdb_io_manager",
+        partitions_def=daily_partitions,
+        metadata={**table_metadata(asset), "partition_expr": "dt"},
+        group_name="analytics",
+        kinds={"duckdb", "table"},
+        owners=["team:wrm"],
+        tags={"layer": "analytics"},
+        pool="duckdb",
+        description=description,
+    )
 
 
 def days_of_run(context: dg.AssetExecutionContext, config: DayConfig, lake: LakeResource) -> list[date]:

@@ -9,12 +9,10 @@ import pyarrow.compute as pc
 
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.analytics.registry.answers import DENSITY_CELLS
-from wrm_pipeline.assets.duckdb.days import DayConfig, DayRows, days_of_run, publish_days
-from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import page, picture, preview, table_metadata
+from wrm_pipeline.assets.duckdb.days import DayConfig, DayRows, answers_by_day, days_of_run, publish_days
+from wrm_pipeline.assets.presentation import page, picture, preview
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.density import DensityGrid, bike_density
-from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.report.density_map import density_svg, render_density_map
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import requests_made
@@ -39,16 +37,8 @@ WHERE dt = CAST($1 AS DATE) AND file_timestamp = (
 """
 
 
-@dg.asset(
-    deps=[create_duckdb_enhanced_views],
-    io_manager_key="duckdb_io_manager",
-    partitions_def=daily_partitions,
-    metadata={**table_metadata(asset_names.DENSITY), "partition_expr": "dt"},
-    group_name="analytics",
-    kinds={"duckdb", "table"},
-    owners=["team:wrm"],
-    tags={"layer": "analytics"},
-    pool="duckdb",
+@answers_by_day(
+    asset_names.DENSITY,
     description=(
         "Bikes per cell of 1000 m² (31.6 m square) inside the service area, by day: mean over the day's snapshots, "
         "highest, and density per km². Only cells that hold something. Rows outside the area are left out and counted. "

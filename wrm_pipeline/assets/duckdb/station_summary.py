@@ -8,14 +8,12 @@ import dagster as dg
 
 from wrm_pipeline.analytics.database import query_arrow, stored_views
 from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
-from wrm_pipeline.assets.duckdb.days import DayConfig, DayRows, publish_days
-from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
-from wrm_pipeline.assets.presentation import markdown_table, table_metadata
+from wrm_pipeline.assets.duckdb.days import DayConfig, DayRows, answers_by_day, publish_days
+from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.clients.cache import digest_of
 from wrm_pipeline.clients.cache_values import ARROW
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.lake.cached_objects import DAY_S
-from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.lake import LakeResource
 
@@ -36,16 +34,8 @@ def _identity(day: date, lake: LakeResource, connection: "duckdb.DuckDBPyConnect
     )
 
 
-@dg.asset(
-    deps=[create_duckdb_enhanced_views],
-    io_manager_key="duckdb_io_manager",
-    partitions_def=daily_partitions,
-    metadata={**table_metadata(asset_names.STATION_SUMMARY), "partition_expr": "dt"},
-    group_name="analytics",
-    kinds={"duckdb", "table"},
-    owners=["team:wrm"],
-    tags={"layer": "analytics"},
-    pool="duckdb",
+@answers_by_day(
+    asset_names.STATION_SUMMARY,
     description=(
         "One row per station and day: bikes at its end (today: now), mean, least and most, and the share of snapshots "
         "in which it was empty or full. Table `wrm_analytics.query_station_summary` holds the days that were built; "
