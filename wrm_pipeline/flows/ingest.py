@@ -161,6 +161,8 @@ def take_snapshot(
 
 def _waits_already(spool: Spool, body: bytes, kind: FeedKind) -> SpooledBody | None:
     """The newest waiting body, if it has these bytes: a frozen feed must not fill the disk while the store is down."""
+    if not kind.reports_times:
+        return None
     for last in [waiting for waiting in spool.waiting() if waiting.feed is kind][-1:]:
         with contextlib.suppress(FileNotFoundError, UnreadableBodyError):
             if last.path.lstat().st_size == len(body) and last.read() == body:
@@ -240,7 +242,8 @@ def _store_without_spool(
         delivery.deliver(objects)
         result = replace(result, delivered=delivery.done)
         fault = result.fault
-        if fault is None and last_sha256(objects, layout, result.fetched_at, new.kind) == result.sha256:
+        is_new = fault is not None or not new.kind.reports_times
+        if not is_new and last_sha256(objects, layout, result.fetched_at, new.kind) == result.sha256:
             return replace(result, duplicate=True)
         kind: Kind = "quarantine" if fault else "raw"
         body = SpooledBody(Path(), kind, result.fetched_at, result.run_id, new.kind)
@@ -323,7 +326,7 @@ class _Delivery:
         fault = report.fault if report else None
         kind: Kind = "quarantine" if fault else "raw"
         feed, last = body.feed, None
-        if kind == "raw":
+        if kind == "raw" and feed.reports_times:
             last = self._last_sha256.get(feed.name) or last_sha256(objects, self._layout, body.fetched_at, feed)
         if kind == "raw" and sha256 == last:
             self._duplicates.append(body.fetched_at)

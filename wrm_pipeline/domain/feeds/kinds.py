@@ -35,7 +35,8 @@ class FeedKind:
         fetch: Gets a snapshot in the form to keep.
         translate: Its body as lines; None: the body consists of such lines.
         locate: The place of one of its objects; None as for `translate`.
-        reports_times: Whether its bodies contain their time; else the time of the fetch counts.
+        reports_times: Whether its bodies contain their time; else the time of the fetch counts, and the same bytes a
+            minute later are another snapshot, not a duplicate.
         any_ids: Whether ids of its stations may be arbitrary, not only digits.
     """
 

@@ -55,7 +55,6 @@ def test_from_the_fetch_to_published_rows_a_trace_and_a_correction(operator_lake
     first = take(lake, body)
     assert first.key.endswith("raw/dt=2025-08-21/operator_2025-08-21_12-00-00.json")
     assert lake.store.get(first.key) == body
-    assert take(lake, body, 1).duplicate
     take(lake, answer(places(2)), 2)
     build_day()
     take(lake, answer(places(3)), 3)
@@ -115,6 +114,18 @@ def test_while_the_store_is_away_it_waits_in_the_spool_as_what_it_is(operator_la
     assert waiting.feed is OPERATOR
     result = take(lake, answer(places(2)), 1)
     assert [key.rpartition("/")[2] for key in result.delivered.keys] == ["operator_2025-08-21_12-00-00.json"]
+
+
+def test_the_same_bytes_a_minute_later_are_another_snapshot(operator_lake: Lake):
+    """The answer has no time of its own, and in a quiet night nothing in it changes."""
+    lake = operator_lake
+    body = answer(places(1))
+    away = WatchedStore(lake.store, fails=lambda _operation, _key: True)
+    assert not take(lake, body).duplicate
+    assert [take(lake, body, minute, store=away).spooled for minute in (1, 2)] == [True, True]
+    last = take(lake, body, 3)
+    assert (last.duplicate, len(last.delivered.keys)) == (False, 2)
+    assert len(list(lake.store.list(lake.layout.raw_folder(DAY)))) == 4
 
 
 def test_a_changed_format_is_found_with_examples(operator_lake: Lake):
