@@ -46,6 +46,9 @@ _STATUS_LOST = 255
 # In place of a process id: this request failed, the next one may succeed.
 _REFUSED = -1
 
+# What the parent sends once it can fork.
+_LOADED = b"L"
+
 
 class NotForkedError(RuntimeError):
     """The parent did not fork: it could not load the code, has more than one thread, or was killed."""
@@ -98,6 +101,13 @@ class Parent:
             ended, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
             self._status = os.waitstatus_to_exitcode(status) if ended else None
         return self._status
+
+    def has_loaded(self, wait_s: float) -> bool:
+        """Whether it can fork now, or will within `wait_s`; False as well if it has ended before that."""
+        try:
+            return bool(wait([self._socket], wait_s)) and self._socket.recv(1, socket.MSG_PEEK) == _LOADED
+        except (OSError, ValueError):  # retired meanwhile
+            return False
 
     def fork(self, fds: Sequence[int]) -> None:
         """Request a child that receives `fds`: data, status, resource tracker, and what its work needs.
@@ -216,6 +226,8 @@ def serve(fd: int) -> None:
     gc.freeze()
     if threads() > 1:
         raise SystemExit(f"{threads()} threads run once the code is loaded, so that a fork is not safe.")
+    with suppress(OSError):  # nobody wants it any more, which `run` sees
+        requests.send(_LOADED)
     _Server(requests).run()
 
 
@@ -240,7 +252,10 @@ class _Server:
                 os.read(self._wake_r, _MAX_MESSAGE)
                 self._reap()
             if is_wanted and self._requests.fileno() in ready:
-                message, fds, _, _ = socket.recv_fds(self._requests, _MAX_MESSAGE, _MAX_FDS)
+                try:
+                    message, fds, _, _ = socket.recv_fds(self._requests, _MAX_MESSAGE, _MAX_FDS)
+                except ConnectionResetError:  # closed before it had read that we have loaded
+                    message, fds = b"", []
                 if message:
                     self._fork(fds)
                 else:

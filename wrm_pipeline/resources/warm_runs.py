@@ -14,8 +14,8 @@ definitions, waits for its runs when it is stopped, cancels them, and reports ho
 launcher asks the code server for a run as `DefaultRunLauncher` does, and `use_warm_runs`, called by the definitions,
 has the code server take a process from its `Parent` in place of a new Python. So each code server has a parent of its
 own: a reload of the location and a release begin with a new one, and the old one ends with its last run. Code locations
-of others, jobs with an executor that is not the in-process one, and runs for which no parent could be started, start
-the ordinary way.
+of others, jobs with an executor that is not the in-process one, and runs for which no parent could be started or has
+loaded within 20 s, start the ordinary way.
 
 **What a run finds.** What a new Python would find. Where sources, packages, variables or files of settings have changed
 (`fingerprint`), the next run gets a new parent.
@@ -79,6 +79,10 @@ PRELOADED = (
 )
 
 
+# Dagster waits 60 s for a run to start and then tries again; an ordinary start must fit in what is left.
+LOAD_WAIT_S = 20.0
+
+
 class WarmRunLauncher(DefaultRunLauncher):
     """Dagster's `DefaultRunLauncher`, whose runs are forked where the code server can do it (see the module)."""
 
@@ -99,7 +103,7 @@ class RunProcess(SpawnProcess):
         repository = _to_be_warm(*process._args[:2])
         for _ in range(2 if repository else 0):  # the second time if the parent was killed since the last run
             parent = _parents.of(cast("ReconstructableRepository", repository))
-            if parent is None:
+            if parent is None or (not parent.has_loaded(LOAD_WAIT_S) and parent.status() is None):
                 break
             try:
                 return ForkedProcess(process, parent)

@@ -37,6 +37,10 @@ def load_then_start_a_thread_later(argument: str) -> None:
     os.register_at_fork(after_in_parent=lambda: load_with_a_thread(""))
 
 
+def load_when_it_is_there(path: str) -> None:
+    wait_until(Path(path).exists, timeout_s=30, what="the test must make the file")
+
+
 def fail_to_load(_: str) -> None:
     raise ValueError("nothing to load")
 
@@ -164,6 +168,20 @@ def test_children_of_a_killed_parent_go_on_and_their_end_is_seen() -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
     assert process.exitcode == warm_parent._STATUS_LOST
+
+
+def test_it_says_when_it_has_loaded(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    parent = Parent(Load(f"{__name__}:{load_when_it_is_there.__name__}", str(there)))
+    assert not parent.has_loaded(0)
+    there.touch()
+    assert parent.has_loaded(30)
+    assert parent.has_loaded(0)
+    parent.retire()
+    assert not parent.has_loaded(0)
+    broken = Parent(Load(f"{__name__}:{fail_to_load.__name__}", ""))
+    assert not broken.has_loaded(30)
+    assert broken.status(wait=True) == 1
 
 
 def test_a_retired_parent_stays_until_its_children_have_ended() -> None:
