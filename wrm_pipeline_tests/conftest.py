@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from wrm_pipeline.clients.cache import LOOKUPS
+from wrm_pipeline.clients.retry import REQUESTS
 from wrm_pipeline.domain import masking
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import Lake
@@ -46,6 +48,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("WRM_DATA_DIR", str(folder / "data"))
     monkeypatch.setenv("WRM_DOTENV", os.devnull)  # a developer's .env in the checkout is not for tests
     monkeypatch.setattr(masking, "_register", masking.Register())
+    REQUESTS.reset()
+    LOOKUPS.reset()
     return folder / "data"
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -109,8 +110,9 @@ spool = Spool(Path({str(tmp_path / "spool")!r}), 10_000)
 added = spool.add("fetched", datetime(2025, 8, 21, 13, tzinfo=UTC), b"mine")
 print([body.read() for body in spool.waiting()], [str(stranger) for stranger in spool.sort_out()])
 """
-    for folder in [tmp_path, *tmp_path.parents][:3]:
-        folder.chmod(0o755)
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.stat().st_uid == os.getuid() and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o055)
     folder = tmp_path / "spool"
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
