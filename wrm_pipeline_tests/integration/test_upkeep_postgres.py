@@ -166,7 +166,7 @@ def test_a_bare_machine_gets_everything_back(
     assert tables(server, "bare") == before
 
     said = "".join(capfd.readouterr())
-    for expected in ("PostgreSQL 15", "ends within it", "was encrypted with the key", "bare is there already"):
+    for expected in ("PostgreSQL 15", "ends within it", "was encrypted with the key", "bare exists already"):
         assert expected in said
     for secret in (PASSWORD, os.environ["S3_SECRET_ACCESS_KEY"], os.environ["WRM_BACKUP_KEY"]):
         assert secret not in said
