@@ -213,8 +213,8 @@ def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Pa
 def _mark_spooled_bodies(journal: Journal) -> None:
     add = Spool.add
 
-    def add_and_mark(spool: Spool, kind: Kind, fetched_at: datetime, body: bytes, *, run_id: str = "") -> SpooledBody:
-        added = add(spool, kind, fetched_at, body, run_id=run_id)
+    def add_and_mark(spool: Spool, kind: Kind, fetched_at: datetime, body: bytes, **others: Any) -> SpooledBody:
+        added = add(spool, kind, fetched_at, body, **others)
         journal.mark_spooled(fetched_at)
         return added
 
