@@ -145,19 +145,19 @@ def test_a_body_that_kills_is_in_quarantine_after_one_death_and_the_others_are_p
     class Died(BaseException):
         pass
 
-    def inspect(body: bytes, at: object) -> object:
+    def inspect(body: bytes, at: object, kind: object) -> object:
         if body == killer:
             died.append(at)
             raise Died
-        return inspection.inspect_here(body, at)
+        return inspection.inspect_here(body, at, kind)
 
     monkeypatch.setattr(ingest, "inspect_here", inspect)
     # The process of its own dies of its bound on memory, whatever the body.
     real_apart = ingest.inspect_apart
 
-    def apart(path: Path, body: bytes, at: object) -> object:
+    def apart(path: Path, body: bytes, at: object, kind: object) -> object:
         monkeypatch.setattr(inspection, "APART_BYTES", 2**20 if body == killer else 768 * 2**20)
-        return real_apart(path, body, at)
+        return real_apart(path, body, at, kind)
 
     monkeypatch.setattr(ingest, "inspect_apart", apart)
     feed = world.feed()
