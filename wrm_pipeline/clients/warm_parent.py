@@ -162,7 +162,8 @@ class ForkedProcess(popen_forkserver.Popen):
             raise
         self.sentinel = status_r
         try:
-            with open(data_w, "wb", closefd=True) as file:  # noqa: PTH123 - a descriptor
+            # A parent that refuses does not read it.
+            with suppress(BrokenPipeError), open(data_w, "wb", closefd=True) as file:  # noqa: PTH123 - a descriptor
                 file.write(buffer.getbuffer())
             self.pid = forkserver.read_signed(status_r)
         except (OSError, EOFError) as error:
