@@ -446,7 +446,7 @@ def test_going_back_on_a_full_disk(tmp_path: Path) -> None:
         target=_on_a_full_disk, args=(str(tmp_path / "disk"), str(problems))
     )
     process.start()
-    process.join(60)
+    process.join(120)
     said = problems.read_text() if problems.exists() else ""
     if process.exitcode == 77:
         pytest.skip(f"no mount namespace here: {said}")
