@@ -41,9 +41,10 @@ def open_database(path: "str | Path | None" = None) -> "duckdb.DuckDBPyConnectio
 
 def _found_by_name(connection: "duckdb.DuckDBPyConnection") -> "duckdb.DuckDBPyConnection":
     """The connection, on which tables and views need no schema before their names."""
+    from wrm_pipeline.analytics.sql_text import identifier, literal
+
     sql = "SELECT catalog_name FROM information_schema.schemata WHERE schema_name = 'wrm_analytics'"
     for (name,) in connection.execute(sql).fetchall():
-        quoted = '"' + str(name).replace('"', '""') + '"'
-        path = f"{quoted}.wrm_analytics,{quoted}.main".replace("'", "''")
-        connection.execute(f"SET search_path = '{path}'")
+        catalog = identifier(name)
+        connection.execute(f"SET search_path = {literal(f'{catalog}.wrm_analytics,{catalog}.main')}")
     return connection

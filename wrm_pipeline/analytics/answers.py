@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, make_way
-from wrm_pipeline.analytics.refresh import delete_rows
+from wrm_pipeline.analytics.refresh import delete_rows, insert_rows, with_other_columns
 from wrm_pipeline.analytics.registry import Table
 from wrm_pipeline.analytics.registry.answers import latest_of
-from wrm_pipeline.analytics.registry.types import short_type
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,9 +34,7 @@ def replace_days(database: AnalyticsDatabase, table: Table, rows: Mapping[date, 
         _create(connection, table)
         for day, found in rows.items():
             delete_rows(connection, [table], day)
-            connection.register("incoming_rows", found)
-            connection.execute(f"INSERT INTO {SCHEMA}.{table.name} BY NAME FROM incoming_rows")
-            connection.unregister("incoming_rows")
+            insert_rows(connection, table, found)
         connection.commit()
         ((count,),) = connection.execute(f"SELECT count(*) FROM {SCHEMA}.{table.name}").fetchall()
     return int(count)
@@ -46,9 +43,7 @@ def replace_days(database: AnalyticsDatabase, table: Table, rows: Mapping[date, 
 def _create(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
     """Create table and view unless they match the registry: a new view would lose its comments."""
     make_way(connection, table.name, "BASE TABLE")
-    sql = "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = ? AND table_name = ?"
-    existing = connection.execute(f"{sql} ORDER BY column_index", [SCHEMA, table.name]).fetchall()
-    if [(name, short_type(kind)) for name, kind in existing] != [(one.name, one.type) for one in table.columns]:
+    if with_other_columns(connection, [table]):
         connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{table.name} ({table.columns_sql})")
     view = latest_of(table)
     make_way(connection, view.name, "VIEW")

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ from wrm_pipeline.analytics.database_files import (
     DatabaseLockedError,
     copy_database,
     home_of,
-    literal,
     locked,
     logs_beside,
     new_file,
@@ -46,6 +46,7 @@ from wrm_pipeline.analytics.database_objects import (
 from wrm_pipeline.analytics.enhanced_views import ViewSet, enhanced_views
 from wrm_pipeline.analytics.httpfs import S3Access, give_s3_access, httpfs_path
 from wrm_pipeline.analytics.registry.model import SCHEMA
+from wrm_pipeline.analytics.sql_text import identifier, literal
 from wrm_pipeline.clients.interruptible import interruptible
 from wrm_pipeline.domain.masking import scrub
 
@@ -193,9 +194,9 @@ class AnalyticsDatabase:
 
     def _sweep(self, home: Path) -> None:
         """Remove files of killed processes; the caller holds the lock, so nobody is building a new file."""
-        for orphan in home.parent.glob(f"{literal(home.name)}.new-*"):
+        for orphan in home.parent.glob(f"{escape(home.name)}.new-*"):
             _remove_database(orphan)
-        for folder in self.path.parent.glob(f"{literal(self.path.name)}.spill-*"):
+        for folder in self.path.parent.glob(f"{escape(self.path.name)}.spill-*"):
             if not Path(f"/proc/{folder.name.split('-')[-2]}").exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -264,10 +265,10 @@ class AnalyticsDatabase:
         problem = problem_of(home) if home.is_file() else "it is not a regular file"
         if not problem:
             connection = self.scratch()
-            name = self.path.stem.replace('"', '""')
+            name = identifier(self.path.stem)
             try:
-                connection.execute(f"ATTACH '{_quoted(str(home))}' AS \"{name}\" (TYPE duckdb, READ_ONLY)")
-                connection.execute(f'USE "{name}"')
+                connection.execute(f"ATTACH {literal(str(home))} AS {name} (TYPE duckdb, READ_ONLY)")
+                connection.execute(f"USE {name}")
             except duckdb.Error as error:
                 connection.close()
                 if "Could not set lock" in str(error):
@@ -345,10 +346,6 @@ def _without_secrets() -> Iterator[None]:
     except duckdb.Error as error:
         scrub(error)
         raise
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def _remove_database(path: Path) -> None:

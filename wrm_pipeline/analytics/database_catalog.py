@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from wrm_pipeline.analytics.catalog import COLUMNS_SCHEMA, TABLES_SCHEMA, Catalog, FoundColumn, FoundTable, samples
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow, write_table
+from wrm_pipeline.analytics.sql_text import identifier, literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -97,13 +98,10 @@ def write_catalog(connection: "duckdb.DuckDBPyConnection", catalog: Catalog) -> 
     write_table(connection, "catalog_columns", catalog.columns)
     for row in catalog.tables.to_pylist():
         if row["kind"] != "asset":
-            connection.execute(f'COMMENT ON {row["kind"]} {SCHEMA}."{row["name"]}" IS {_text(row["description"])}')
+            name, comment = identifier(row["name"]), literal(row["description"])
+            connection.execute(f"COMMENT ON {row['kind']} {SCHEMA}.{name} IS {comment}")
     for row in catalog.columns.to_pylist():
         comment = f"{row['description']} [{row['unit']}]" if row["unit"] else row["description"]
-        column = row["column_name"].replace('"', '""')
-        connection.execute(f'COMMENT ON COLUMN {SCHEMA}."{row["table_name"]}"."{column}" IS {_text(comment)}')
+        column = f"{identifier(row['table_name'])}.{identifier(row['column_name'])}"
+        connection.execute(f"COMMENT ON COLUMN {SCHEMA}.{column} IS {literal(comment)}")
     connection.commit()
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 
 from wrm_pipeline.logs import get_logger
@@ -168,12 +169,7 @@ def set_aside_logs(path: Path) -> None:
 def logs_beside(path: Path) -> list[Path]:
     """Write-ahead logs that DuckDB would replay over the database at `path`."""
     # Also `.wal.checkpoint` and `.wal.recovery`, which DuckDB 1.5 writes meanwhile.
-    return sorted(path.parent.glob(f"{literal(path.name)}.wal*"))
-
-
-def literal(name: str) -> str:
-    """A file name as a pattern for `Path.glob` that matches only this name."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+    return sorted(path.parent.glob(f"{escape(path.name)}.wal*"))
 
 
 def _free_name(path: Path) -> Path:
@@ -207,7 +203,7 @@ def take_reports() -> list[str]:
 def moved_aside(database: Path) -> list[Path]:
     """What has been moved aside from a database's place, oldest first."""
     places = {database.parent, _real(database).parent}
-    return sorted(path for folder in places for path in folder.glob(f"{literal(database.name)}.before-*"))
+    return sorted(path for folder in places for path in folder.glob(f"{escape(database.name)}.before-*"))
 
 
 def problem_of(path: Path) -> str:

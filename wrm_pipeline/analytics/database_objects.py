@@ -11,6 +11,7 @@ from wrm_pipeline.analytics.database_files import DamagedDatabaseError, reported
 from wrm_pipeline.analytics.enhanced_views import ViewSet
 from wrm_pipeline.analytics.registry.model import SCHEMA
 from wrm_pipeline.analytics.registry.views import VIEW_DEFINITIONS
+from wrm_pipeline.analytics.sql_text import identifier
 
 if TYPE_CHECKING:
     import duckdb
@@ -95,7 +96,8 @@ def set_table_aside(
     other = "VIEW" if is_view else "TABLE"
     aside = f"{name}_before_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
     try:
-        connection.execute(f'ALTER {other} "{schema}"."{name}" RENAME TO "{aside}"')
+        old = f"{identifier(schema)}.{identifier(name)}"
+        connection.execute(f"ALTER {other} {old} RENAME TO {identifier(aside)}")
     except duckdb.Error as error:
         raise DamagedDatabaseError(
             f"{schema}.{name} is another {other.lower()} than this pipeline makes and cannot be renamed: "
@@ -120,11 +122,11 @@ def create_views(connection: "duckdb.DuckDBPyConnection", views: ViewSet, *, ref
     connection.commit()
 
 
-def write_table(connection: "duckdb.DuckDBPyConnection", name: str, rows: pa.Table) -> None:
-    """Create or replace a table of the analytics schema from Arrow data."""
-    make_way(connection, name, "BASE TABLE")
+def write_table(connection: "duckdb.DuckDBPyConnection", name: str, rows: pa.Table, *, schema: str = SCHEMA) -> None:
+    """Create or replace a table of a schema from Arrow data."""
+    make_way(connection, name, "BASE TABLE", schema=schema)
     connection.register("incoming_rows", rows)
-    connection.execute(f'CREATE OR REPLACE TABLE {SCHEMA}."{name}" AS FROM incoming_rows')
+    connection.execute(f"CREATE OR REPLACE TABLE {identifier(schema)}.{identifier(name)} AS FROM incoming_rows")
     connection.unregister("incoming_rows")
 
 

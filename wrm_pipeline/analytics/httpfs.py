@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wrm_pipeline.analytics.database_files import AnalyticsDatabaseError
+from wrm_pipeline.analytics.sql_text import literal
 from wrm_pipeline.clients.connections import ca_bundle
 from wrm_pipeline.clients.endpoint_proxy import proxy_for
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
@@ -54,7 +55,7 @@ def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> Non
 
     It uses a proxy that connects to the endpoint only, since httpfs follows redirects anywhere.
     """
-    connection.execute(f"LOAD '{_quoted(str(httpfs_path()))}'")
+    connection.execute(f"LOAD {literal(str(httpfs_path()))}")
     endpoint = s3.endpoint_url or f"https://s3.{s3.region_name or 'us-east-1'}.amazonaws.com"
     scheme, _, host = endpoint.partition("://")
     options = {
@@ -65,11 +66,11 @@ def give_s3_access(connection: "duckdb.DuckDBPyConnection", s3: S3Access) -> Non
         "URL_STYLE": "path",
         "SCOPE": f"s3://{s3.bucket}",
     }
-    values = ", ".join(f"{name} '{_quoted(value)}'" for name, value in options.items())
+    values = ", ".join(f"{name} {literal(value)}" for name, value in options.items())
     use_ssl = "true" if scheme == "https" else "false"
     connection.execute(f"CREATE OR REPLACE TEMPORARY SECRET wrm (TYPE s3, {values}, USE_SSL {use_ssl})")
     for name, value in way_to(endpoint).items():
-        connection.execute(f"SET {name} = '{_quoted(value)}'")
+        connection.execute(f"SET {name} = {literal(value)}")
 
 
 def httpfs_path() -> Path:
@@ -89,7 +90,3 @@ def httpfs_path() -> Path:
             f"duckdb-extension-httpfs=={duckdb.__version__}."
         )
     return found[0]
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabaseError, make_way, set_table_aside
+from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabaseError, make_way, set_table_aside, write_table
 from wrm_pipeline.analytics.registry import TABLES
+from wrm_pipeline.analytics.sql_text import identifier, literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,7 +32,7 @@ class TableName:
     name: str
 
     def __str__(self) -> str:
-        return f"{_quoted(self.schema)}.{_quoted(self.name)}"
+        return f"{identifier(self.schema)}.{identifier(self.name)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,8 @@ def check_name(table: TableName, asset: str) -> None:
 
 def replace_table(connection: "duckdb.DuckDBPyConnection", table: TableName, rows: pa.Table) -> None:
     """Replace the whole table by these rows."""
-    _make_way_for_table(connection, table)
-    connection.register(_INCOMING, rows)
-    connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM {_INCOMING}")
-    connection.unregister(_INCOMING)
+    _create_schema(connection, table)
+    write_table(connection, table.name, rows, schema=table.schema)
 
 
 def replace_partition(
@@ -84,7 +83,8 @@ def replace_partition(
     connection.register(_INCOMING, rows)
     try:
         _check_rows(connection, table, rows, dimensions)
-        _make_way_for_table(connection, table)
+        _create_schema(connection, table)
+        make_way(connection, table.name, "BASE TABLE", schema=table.schema)
         if not _exists(connection, table):
             connection.execute(f"CREATE TABLE {table} AS FROM {_INCOMING}")
             return
@@ -114,7 +114,7 @@ def select_rows(
     columns: Sequence[str] | None = None,
 ) -> str:
     """The query for the rows of partitions (no dimensions: all), without the added column."""
-    chosen = ", ".join(map(_quoted, columns)) if columns else "*"
+    chosen = ", ".join(map(identifier, columns)) if columns else "*"
     if not columns and any(each.expression == PARTITION_KEY for each in dimensions):
         chosen = f"* EXCLUDE ({PARTITION_KEY})"
     condition = _condition(connection, str(table), dimensions) if dimensions else "true"
@@ -136,9 +136,8 @@ def configure(connection: "duckdb.DuckDBPyConnection", options: Mapping[str, Any
     import duckdb
 
     for name, value in options.items():
-        text = str(value).replace("'", "''")
         try:
-            connection.execute(f"SET {_quoted(name)} = '{text}'")
+            connection.execute(f"SET {identifier(name)} = {literal(str(value))}")
         except duckdb.Error as error:
             first_line = str(error).splitlines()[0]
             raise AnalyticsDatabaseError(f"{field}: DuckDB does not take {name!r}: {first_line}") from error
@@ -197,10 +196,10 @@ def _condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimension
 def _one_condition(connection: "duckdb.DuckDBPyConnection", relation: str, dimension: Dimension) -> str:
     # A bare name is a column, and may be an SQL keyword ("at", "order").
     alone = dimension.expression.isidentifier()
-    expression = _quoted(dimension.expression) if alone else f"({dimension.expression})"
+    expression = identifier(dimension.expression) if alone else f"({dimension.expression})"
     ((_, kind),) = _columns(connection, f"SELECT {expression} AS value FROM {relation}")
     if dimension.window is None:
-        keys = ", ".join(_literal(key) for key in dimension.keys)
+        keys = ", ".join(literal(key) for key in dimension.keys)
         return f"{expression}::VARCHAR IN ({keys})" if keys else "false"
     if kind == "TIMESTAMP WITH TIME ZONE":
         first, after = (f"TIMESTAMPTZ '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}+00'" for at in dimension.window)
@@ -222,14 +221,5 @@ def _exists(connection: "duckdb.DuckDBPyConnection", table: TableName) -> bool:
     return connection.execute(sql, [table.schema, table.name]).fetchone() is not None
 
 
-def _make_way_for_table(connection: "duckdb.DuckDBPyConnection", table: TableName) -> None:
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(table.schema)}")
-    make_way(connection, table.name, "BASE TABLE", schema=table.schema)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _create_schema(connection: "duckdb.DuckDBPyConnection", table: TableName) -> None:
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(table.schema)}")

@@ -22,6 +22,7 @@ from wrm_pipeline.analytics.refresh import (
     Source,
     TableSet,
     delete_rows,
+    insert_rows,
     refresh,
 )
 from wrm_pipeline.analytics.registry import Table
@@ -301,9 +302,7 @@ def _insert(
         if isinstance(rows, Sequence)
         else pa.Table.from_pandas(rows, preserve_index=False)
     )
-    connection.register("incoming_rows", incoming)
-    connection.execute(f"INSERT INTO {SCHEMA}.{table.name} BY NAME FROM incoming_rows")
-    connection.unregister("incoming_rows")
+    insert_rows(connection, table, incoming)
 
 
 def _frame(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: Iterable[Any]) -> "pd.DataFrame":

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, ClassVar, cast
 
+import pyarrow as pa
+
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, make_way
 from wrm_pipeline.analytics.enhanced_days import EnhancedDays
 from wrm_pipeline.analytics.registry import Refreshed, Table, tables_of
@@ -293,7 +295,7 @@ def plan_refresh(
     max_days: int | None = None,
 ) -> RefreshPlan:
     """Compare what is published, ETags by day, with what the tables were made from."""
-    recreate = _with_other_columns(connection, tables)
+    recreate = with_other_columns(connection, tables.tables)
     held: dict[Part, str] = {}
     gone: set[Part] = set()
     if tables.ledger.table in recreate:
@@ -325,7 +327,7 @@ def plan_refresh(
     )
 
 
-def _with_other_columns(connection: "duckdb.DuckDBPyConnection", tables: TableSet) -> tuple[Table, ...]:
+def with_other_columns(connection: "duckdb.DuckDBPyConnection", tables: Iterable[Table]) -> tuple[Table, ...]:
     """The tables that are missing or differ from the registry in their columns."""
     existing: dict[str, list[tuple[str, str]]] = {}
     sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE schema_name = ? ORDER BY column_index"
@@ -333,7 +335,7 @@ def _with_other_columns(connection: "duckdb.DuckDBPyConnection", tables: TableSe
         existing.setdefault(table, []).append((column, short_type(type_name)))
     return tuple(
         table
-        for table in tables.tables
+        for table in tables
         if existing.get(table.name) != [(column.name, column.type) for column in table.columns]
     )
 
@@ -385,6 +387,13 @@ def delete_rows(connection: "duckdb.DuckDBPyConnection", tables: Iterable[Table]
     only = f" WHERE dt = DATE '{dt}'" if dt else ""
     for table in tables:
         connection.execute(f"DELETE FROM {SCHEMA}.{table.name}{only}")
+
+
+def insert_rows(connection: "duckdb.DuckDBPyConnection", table: Table, rows: pa.Table) -> None:
+    """Add rows; columns are matched by name."""
+    connection.register("incoming_rows", rows)
+    connection.execute(f"INSERT INTO {SCHEMA}.{table.name} BY NAME FROM incoming_rows")
+    connection.unregister("incoming_rows")
 
 
 def _row_counts(connection: "duckdb.DuckDBPyConnection", tables: TableSet) -> dict[str, int]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from wrm_pipeline.analytics.registry import SCHEMA, TABLES, Column, Table
+from wrm_pipeline.analytics.sql_text import identifier, literal
 from wrm_pipeline.clients.errors import PermanentError, TransientError
 from wrm_pipeline.clients.postgres import TARGET
 
@@ -135,27 +136,27 @@ class _Schema:
         return self._target.execute(sql, values).fetchall()
 
     def _of(self, table: str) -> str:
-        return f"{_quoted(self.name)}.{_quoted(table)}"
+        return f"{identifier(self.name)}.{identifier(table)}"
 
     def prepare(self) -> None:
         """Create the schema and the ledger if missing; one publisher at a time."""
         self._target.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"wrm_pipeline {self.name}"])
         if not self._query("SELECT 1 FROM pg_namespace WHERE nspname = %s", self.name):
-            self._target.execute(f"CREATE SCHEMA {_quoted(self.name)}")
+            self._target.execute(f"CREATE SCHEMA {identifier(self.name)}")
         for role in self._serving.readers:
             if not self._query("SELECT 1 WHERE has_schema_privilege(%s, %s, 'USAGE')", role, self.name):
-                self._target.execute(f"GRANT USAGE ON SCHEMA {_quoted(self.name)} TO {_quoted(role)}")
+                self._target.execute(f"GRANT USAGE ON SCHEMA {identifier(self.name)} TO {identifier(role)}")
         if not self._relations([LEDGER]):
             self._target.execute(
                 f"CREATE TABLE {self._of(LEDGER)} (table_name text PRIMARY KEY, table_oid oid NOT NULL, "
                 "rows bigint NOT NULL, published_at timestamptz NOT NULL)"
             )
             comment = "The tables of this schema that wrm_pipeline publishes, and replaces each time"
-            self._target.execute(f"COMMENT ON TABLE {self._of(LEDGER)} IS {_literal(comment)}")
+            self._target.execute(f"COMMENT ON TABLE {self._of(LEDGER)} IS {literal(comment)}")
         found = self._query(
             "SELECT attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE attnum > 0 "
             "AND relnamespace = %s::regnamespace AND relname = %s AND pg_get_userbyid(relowner) = current_user",
-            _quoted(self.name),
+            identifier(self.name),
             LEDGER,
         )
         if {column for (column,) in found} != _LEDGER_COLUMNS:
@@ -165,7 +166,7 @@ class _Schema:
     def _relations(self, names: Sequence[str]) -> dict[str, int]:
         """The oids of objects with these names."""
         sql = "SELECT relname, oid FROM pg_class WHERE relnamespace = %s::regnamespace AND relname = ANY(%s)"
-        return dict(self._query(sql, _quoted(self.name), list(names)))
+        return dict(self._query(sql, identifier(self.name), list(names)))
 
     def ours(self) -> dict[str, int]:
         """Tables that were published before and still exist, with their oids."""
@@ -195,18 +196,18 @@ class _Schema:
     def build(self, source: "duckdb.DuckDBPyConnection", table: Table) -> int:
         """Create the new table next to the old one, with key, comments and permissions; returns its number of rows."""
         new = self._of(f"{table.name}{_NEXT}")
-        columns = ", ".join(f"{_quoted(column.name)} {postgres_type(column)}" for column in table.columns)
+        columns = ", ".join(f"{identifier(column.name)} {postgres_type(column)}" for column in table.columns)
         self._target.execute(f"CREATE TABLE {new} ({columns})")
         rows = self._copy(source, table, new)
-        comments = [f"COMMENT ON TABLE {new} IS {_literal(table.explained)}"]
+        comments = [f"COMMENT ON TABLE {new} IS {literal(table.explained)}"]
         comments += [
-            f"COMMENT ON COLUMN {new}.{_quoted(column.name)} IS {_literal(column.explained)}"
+            f"COMMENT ON COLUMN {new}.{identifier(column.name)} IS {literal(column.explained)}"
             for column in table.columns
             if column.explained
         ]
         if table.key:
-            key = ", ".join(map(_quoted, table.key))
-            constraint = _quoted(f"{table.name}{_NEXT}_pkey")
+            key = ", ".join(map(identifier, table.key))
+            constraint = identifier(f"{table.name}{_NEXT}_pkey")
             comments.append(f"ALTER TABLE {new} ADD CONSTRAINT {constraint} PRIMARY KEY ({key})")
         self._target.execute("; ".join([*comments, f"ANALYZE {new}"]))
         self._grant(f"{table.name}{_NEXT}", self._readers_of(table.name))
@@ -229,12 +230,12 @@ class _Schema:
             "FROM pg_class, aclexplode(relacl) WHERE relnamespace = %s::regnamespace AND relname = %s "
             "AND privilege_type = 'SELECT' AND grantee <> relowner"
         )
-        return dict(self._query(sql, _quoted(self.name), name))
+        return dict(self._query(sql, identifier(self.name), name))
 
     def _grant(self, name: str, readers: Mapping[str, bool]) -> None:
         for role, passes_on in {**dict.fromkeys(self._serving.readers, False), **readers}.items():
             option = " WITH GRANT OPTION" if passes_on else ""
-            grantee = "PUBLIC" if role is None else _quoted(role)
+            grantee = "PUBLIC" if role is None else identifier(role)
             self._target.execute(f"GRANT SELECT ON {self._of(name)} TO {grantee}{option}")
 
     def swap(self, tables: Sequence[Table], gone: Sequence[str]) -> None:
@@ -245,9 +246,9 @@ class _Schema:
         self._lock(old)
         statements = [f"DROP TABLE {self._of(name)}" for name in old]
         for table in tables:
-            statements.append(f"ALTER TABLE {self._of(table.name + _NEXT)} RENAME TO {_quoted(table.name)}")
+            statements.append(f"ALTER TABLE {self._of(table.name + _NEXT)} RENAME TO {identifier(table.name)}")
             if table.key:
-                names = f"{_quoted(f'{table.name}{_NEXT}_pkey')} TO {_quoted(f'{table.name}_pkey')}"
+                names = f"{identifier(f'{table.name}{_NEXT}_pkey')} TO {identifier(f'{table.name}_pkey')}"
                 statements.append(f"ALTER TABLE {self._of(table.name)} RENAME CONSTRAINT {names}")
         try:
             self._target.execute("; ".join(statements))
@@ -304,7 +305,7 @@ class _Schema:
 
 def _selected(column: Column) -> str:
     """A column in COPY's format. PostgreSQL's text and jsonb cannot contain NUL, and jsonb no NaN."""
-    name = _quoted(column.name)
+    name = identifier(column.name)
     if column.type in {"DOUBLE[]", "FLOAT[]"}:
         return f"to_json(list_transform({name}, lambda value: CASE WHEN isfinite(value) THEN value END))::VARCHAR"
     if column.type.endswith("]") or column.type.startswith(("STRUCT", "MAP", "UNION")):
@@ -323,12 +324,3 @@ def _as_csv(batch: pa.RecordBatch) -> bytes:
     sink = io.BytesIO()
     csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
     return sink.getvalue()
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    """Only for our own text: descriptions of the registry."""
-    return "'" + text.replace("'", "''") + "'"

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 TARGET = "postgres"
 
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-
 # Classes of SQLSTATE that may succeed when tried again: connection, out of resources, intervention, roll-backs, and
 # time-outs.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57"})
@@ -33,7 +31,7 @@ class PostgresLogin:
 
     Attributes:
         host: A name, an address, or the folder of a socket.
-        sslmode: One of `SSL_MODES`, as libpq has them.
+        sslmode: One of `configured.SSL_MODES`.
         connect_timeout_s: Whole seconds for a connection, of each address of the host.
         statement_timeout_s: Seconds for a statement; the server ends it then.
     """

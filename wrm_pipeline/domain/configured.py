@@ -5,11 +5,17 @@ verb; a value that may contain a password is not quoted.
 """
 
 import re
+from collections.abc import Iterable
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 SMTP_SCHEMES = ("smtp", "smtps")
 HTTP_SCHEMES = ("https", "http")
+
+# libpq's.
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+SSL_MODES: tuple[str, ...] = get_args(SslMode)
 
 
 def is_url(value: str, *schemes: str) -> bool:
@@ -109,10 +115,15 @@ def host_list(value: str) -> str:
     Raises:
         ValueError: one of them is not.
     """
-    for name in names_of(value):
-        if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?", name):
-            raise ValueError("is not a comma-separated list of hosts; give names like a.example.org,b.example.org")
+    pattern = r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?"
+    problem = "is not a comma-separated list of hosts; give names like a.example.org,b.example.org"
+    _check_each(names_of(value), pattern, problem)
     return value
+
+
+def _check_each(items: Iterable[str], pattern: str, problem: str) -> None:
+    if not all(re.fullmatch(pattern, item) for item in items):
+        raise ValueError(problem)
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -137,9 +148,8 @@ def role_list(value: str) -> str:
     Raises:
         ValueError: one of them is not.
     """
-    for name in listed(value):
-        if not re.fullmatch(r"[\w.-]{1,63}", name):
-            raise ValueError("is not a list of roles with commas between; give names like grafana,metabase")
+    problem = "is not a list of roles with commas between; give names like grafana,metabase"
+    _check_each(listed(value), r"[\w.-]{1,63}", problem)
     return value
 
 
@@ -149,7 +159,6 @@ def mail_addresses(value: str) -> str:
     Raises:
         ValueError: one of them is not.
     """
-    for address in listed(value):
-        if not re.fullmatch(r"[^\s@<>,;:\"]+@[^\s@<>,;:\"]+", address):
-            raise ValueError("is not a list of mail addresses with commas between; give some like a@example.org")
+    problem = "is not a list of mail addresses with commas between; give some like a@example.org"
+    _check_each(listed(value), r"[^\s@<>,;:\"]+@[^\s@<>,;:\"]+", problem)
     return value

@@ -1,11 +1,10 @@
 """Groups of settings, each a part of `Settings`: fields, and checks of their combination."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from wrm_pipeline.domain.configured import SMTP_SCHEMES, mail_addresses, pg_schema, role_list, secret_url
+from wrm_pipeline.domain.configured import SMTP_SCHEMES, SslMode, mail_addresses, pg_schema, role_list, secret_url
 
 
 class ServingSettings(BaseModel):
@@ -22,7 +21,7 @@ class ServingSettings(BaseModel):
         None, alias="POSTGRES_SERVING_USER", description="Not the user of Dagster's own storage"
     )
     postgres_serving_password: SecretStr | None = Field(None, alias="POSTGRES_SERVING_PASSWORD")
-    postgres_serving_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
+    postgres_serving_sslmode: SslMode = Field(
         "prefer", alias="POSTGRES_SERVING_SSLMODE", description="As in libpq; verify-full for a remote server"
     )
     postgres_serving_schema: str = Field(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, Field
 
 from wrm_pipeline.analytics.serving import Serving
-from wrm_pipeline.clients.postgres import SSL_MODES, PostgresLogin
-from wrm_pipeline.domain.configured import listed, pg_schema, role_list
+from wrm_pipeline.clients.postgres import PostgresLogin
+from wrm_pipeline.domain.configured import SSL_MODES, listed, pg_schema, role_list
 from wrm_pipeline.domain.masking import remember_secret
 from wrm_pipeline.domain.setting_groups import same_user
 from wrm_pipeline.resources.base import BaseResource, optional
