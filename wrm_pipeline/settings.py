@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -23,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from wrm_pipeline.clients.env_file import EnvFile, EnvFileError, find_env_file, ignored_env_file
 from wrm_pipeline.domain.anomaly_options import DEFAULT_CONTAMINATION, MAX_CONTAMINATION, AnomalyOptions
 from wrm_pipeline.domain.backup_retention import Retention
+from wrm_pipeline.domain.city import known_zone
 from wrm_pipeline.domain.configured import (
     HTTP_SCHEMES,
     REDIS_SCHEMES,
@@ -39,7 +39,7 @@ from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.rules import ServiceArea, StrictRules
-from wrm_pipeline.domain.setting_groups import MailSettings, ServingSettings
+from wrm_pipeline.domain.setting_groups import CitySettings, MailSettings, ServingSettings
 from wrm_pipeline.domain.values import stripped, unusable_character
 
 # Reports from before 2010 are dead letters (data contract, section 4).
@@ -56,7 +56,7 @@ class SettingsError(ValueError):
     """The environment is invalid; the message says which variable, why, and what to do."""
 
 
-class Settings(ServingSettings, MailSettings, BaseSettings):
+class Settings(CitySettings, ServingSettings, MailSettings, BaseSettings):
     """All settings, validated together. Field descriptions are shown by `wrm config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
@@ -235,12 +235,8 @@ class Settings(ServingSettings, MailSettings, BaseSettings):
 
     @field_validator("raw_name_timezone")
     @classmethod
-    def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ValueError, OSError, ZoneInfoNotFoundError) as error:
-            raise ValueError("is not a time zone; give a name like UTC or Europe/Warsaw") from error
-        return value
+    def _known_name_zone(cls, value: str) -> str:
+        return known_zone(value).key
 
     @field_validator("first_date", mode="before")
     @classmethod
@@ -484,7 +480,7 @@ class Settings(ServingSettings, MailSettings, BaseSettings):
     @cached_property
     def layout(self) -> Layout:
         """The object keys."""
-        zone = ZoneInfo(self.raw_name_timezone)
+        zone = known_zone(self.raw_name_timezone)
         return Layout(self.prefix, zone, self.raw_name_timezone_until, self.first_date, (self.feed_kind.name,))
 
     @property

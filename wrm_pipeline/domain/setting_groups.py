@@ -1,10 +1,35 @@
 """Groups of settings, each a part of `Settings`: fields, and checks of their combination."""
 
 from collections.abc import Iterator
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
+from wrm_pipeline.domain.city import DEFAULT_CITY, DEFAULT_ZONE_NAME, known_zone
 from wrm_pipeline.domain.configured import SMTP_SCHEMES, SslMode, mail_addresses, pg_schema, role_list, secret_url
+
+
+class CitySettings(BaseModel):
+    """The city whose feed is archived."""
+
+    city: str = Field(
+        DEFAULT_CITY, alias="WRM_CITY", max_length=80, description="The city's name, as report, alerts and GBFS show it"
+    )
+    timezone: str = Field(
+        DEFAULT_ZONE_NAME,
+        alias="WRM_TIMEZONE",
+        description="The city's time zone: days begin at its midnight. Never changed once there are snapshots",
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return known_zone(value).key
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """WRM_TIMEZONE as a zone."""
+        return known_zone(self.timezone)
 
 
 class ServingSettings(BaseModel):

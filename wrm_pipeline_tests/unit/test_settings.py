@@ -144,6 +144,8 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch):
         ("WRM_RAW_NAME_TIMEZONE", "Nowhere/Atlantis", "Europe/Warsaw"),
         ("WRM_RAW_NAME_TIMEZONE", "Europe", "Europe/Warsaw"),
         ("WRM_RAW_NAME_TIMEZONE_UNTIL", "soon", "valid date"),
+        ("WRM_TIMEZONE", "America/New York", "give a name like UTC or Europe/Warsaw"),
+        ("WRM_CITY", "x" * 81, "at most 80 characters"),
         ("WRM_SERVICE_AREA", "51.0,51.3", "lat_min,lat_max,lon_min,lon_max"),
         ("WRM_SERVICE_AREA", "51.3,51.0,16.7,17.3", "minima first"),
         ("WRM_SERVICE_AREA", "51.0,nan,16.7,17.3", "minima first"),
@@ -243,6 +245,12 @@ def test_the_key_of_the_lineage_receiver_may_be_in_a_file(monkeypatch, tmp_path)
     settings = load_settings()
     assert settings.openlineage_api_key.get_secret_value() == "CANARY-key"
     assert "CANARY" not in repr(settings)
+
+
+def test_the_city_and_its_zone(monkeypatch):
+    assert (load_settings().city, load_settings().zone) == ("Wrocław", ZoneInfo("Europe/Warsaw"))
+    set_all(monkeypatch, WRM_CITY="St. John's", WRM_TIMEZONE="America/St_Johns")
+    assert (load_settings().city, load_settings().zone) == ("St. John's", ZoneInfo("America/St_Johns"))
 
 
 # --- the first partition ---
