@@ -35,7 +35,7 @@ from wrm_pipeline.domain.configured import (
     vault_address,
     vault_path,
 )
-from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind
+from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, named_kinds
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.rules import ServiceArea, StrictRules
@@ -68,7 +68,11 @@ class Settings(CitySettings, ServingSettings, MailSettings, BaseSettings):
     data_dir: Path = Field(
         Path("data"), alias="WRM_DATA_DIR", description="Local lake, spool, cache and analytics.duckdb"
     )
-    feeds: str = Field(UCL.name, alias="WRM_FEEDS", description=f"The feed that is fetched: {', '.join(KINDS)}")
+    feeds: str = Field(
+        UCL.name,
+        alias="WRM_FEEDS",
+        description=f"Feeds that are fetched, with commas, the most trusted first: {', '.join(KINDS)}",
+    )
     feed_url: str = Field(UCL.default_url, alias=UCL.url_variable)
     operator_url: str = Field(KINDS["operator"].default_url, alias=KINDS["operator"].url_variable)
     gbfs_url: str = Field(
@@ -251,9 +255,7 @@ class Settings(CitySettings, ServingSettings, MailSettings, BaseSettings):
     @field_validator("feeds")
     @classmethod
     def _known_feeds(cls, value: str) -> str:
-        if value not in KINDS:
-            raise ValueError(f"is not a kind of feed; give one of {', '.join(KINDS)}")
-        return value
+        return ",".join(kind.name for kind in named_kinds(value))
 
     @field_validator("feed_url", "operator_url", "gbfs_url", "s3_endpoint_url", "ui_url", "report_url")
     @classmethod
@@ -396,9 +398,9 @@ class Settings(CitySettings, ServingSettings, MailSettings, BaseSettings):
         return found.value if found else given.get_secret_value()
 
     @property
-    def feed_kind(self) -> FeedKind:
-        """The kind of feed that is fetched (WRM_FEEDS)."""
-        return KINDS[self.feeds]
+    def feed_kinds(self) -> tuple[FeedKind, ...]:
+        """The kinds of feeds that are fetched (WRM_FEEDS), in the order of trust."""
+        return named_kinds(self.feeds)
 
     def url_of(self, kind: FeedKind) -> str:
         """Where a kind of feed is."""
@@ -481,7 +483,8 @@ class Settings(CitySettings, ServingSettings, MailSettings, BaseSettings):
     def layout(self) -> Layout:
         """The object keys."""
         zone = known_zone(self.raw_name_timezone)
-        return Layout(self.prefix, zone, self.raw_name_timezone_until, self.first_date, (self.feed_kind.name,))
+        feeds = tuple(kind.name for kind in self.feed_kinds)
+        return Layout(self.prefix, zone, self.raw_name_timezone_until, self.first_date, feeds)
 
     @property
     def backup_retention(self) -> Retention:

@@ -122,7 +122,7 @@ def _simulated_day(settings: Settings, first_minutes: int | None) -> Counter[str
 
 
 def _live_snapshot(settings: Settings) -> Counter[str]:
-    kind = settings.feed_kind
+    kind = settings.feed_kinds[0]
     url = settings.url_of(kind)
     print(f"Fetching a snapshot from {redact(url)} ...", flush=True)
     try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -24,6 +25,7 @@ from wrm_pipeline.clients.redis_client import TIMEOUT_S, connect_redis
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.vault_errors import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
+from wrm_pipeline.domain.feeds import FeedKind
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.flows.drift import look_for_drift
@@ -83,7 +85,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         " ".join(settings.warnings),
     )
     checks: list[tuple[str, Callable[[Settings], Finding], str]] = [
-        ("feed", _feed, "Open the URL by hand from this machine; check DNS and " + settings.feed_kind.url_variable),
+        *_feed_checks(settings),
         ("vault", _vault, "See `wrm config`; snapshots wait in the spool meanwhile"),
         (
             "storage",
@@ -120,28 +122,35 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield Finding(name, finding.status, tried, got, todo, round(time.monotonic() - started, 2))
 
 
-def _feed_of(settings: Settings) -> Feed:
+def _feed_checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Finding], str]]:
+    for kind in settings.feed_kinds:
+        name = "feed" if len(settings.feed_kinds) == 1 else f"feed {kind.name}"
+        todo = f"Open the URL by hand from this machine; check DNS and {kind.url_variable}"
+        yield name, partial(_feed, name=name, kind=kind), todo
+
+
+def _feed_of(settings: Settings, kind: FeedKind) -> Feed:
     return Feed(
-        settings.url_of(settings.feed_kind),
+        settings.url_of(kind),
         settings.feed_max_bytes,
         policy=_ONE_TRY,
         redirect_hosts=settings.feed_redirect_host_names,
         private_hosts=settings.private_host_names,
-        kind=settings.feed_kind,
+        kind=kind,
     )
 
 
-def _feed(settings: Settings) -> Finding:
-    feed = _feed_of(settings)
+def _feed(settings: Settings, *, name: str, kind: FeedKind) -> Finding:
+    feed = _feed_of(settings, kind)
     tried = f"GET {feed.url}"
     fetched = feed.fetch(correlation_id="doctor")
     report = inspect_stored(fetched.body, fetched.fetched_at, feed.kind, apart=False)
     fault, counts = report.fault, report.counts
     if fault:
-        return Finding("feed", "failed", tried, fault.error_message, "Open the URL by hand; is it still the feed?")
+        return Finding(name, "failed", tried, fault.error_message, "Open the URL by hand; is it still the feed?")
     status: Status = "warning" if counts.dead_lettered else "ok"
     todo = "See `wrm dlq list` for what is wrong with these rows" if counts.dead_lettered else ""
-    return Finding("feed", status, tried, f"{counts.rows_out} rows, {counts.dead_lettered} dead", todo)
+    return Finding(name, status, tried, f"{counts.rows_out} rows, {counts.dead_lettered} dead", todo)
 
 
 def _vault(settings: Settings) -> Finding:
@@ -349,7 +358,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _clock(settings: Settings) -> Finding:
-    feed = _feed_of(settings)
+    feed = _feed_of(settings, settings.feed_kinds[0])
     answer = outgoing.request(replace(feed.outgoing, total_s=8, read_s=5), "HEAD", feed.url, name=feed.url)
     now = datetime.now(UTC)
     if "date" not in answer.headers:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.domain.configured import host_list, http_url, names_of
-from wrm_pipeline.domain.feeds import KINDS, UCL
+from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, named_kinds
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.resources.base import BaseResource
 from wrm_pipeline.resources.breakers import connect_breakers
@@ -15,19 +15,29 @@ from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.settings import Settings
 
 
-def _known_kind(value: str) -> str:
-    if value not in KINDS:
-        raise ValueError(f"is not a kind of feed; give one of {', '.join(KINDS)}")
-    return value
+def _known_feeds(value: str) -> str:
+    return ",".join(kind.name for kind in named_kinds(value))
+
+
+def _urls_of_feeds(value: dict[str, str]) -> dict[str, str]:
+    if unknown := sorted(value.keys() - KINDS.keys()):
+        raise ValueError(f"names {unknown[0]!r}, which is not a kind of feed; the keys are {', '.join(KINDS)}")
+    return {name: http_url(url) for name, url in value.items()}
 
 
 class FeedResource(BaseResource):
-    """The bike-share feed."""
+    """The bike-share feeds."""
 
     vault: VaultResource
-    kind: Annotated[str, AfterValidator(_known_kind)] = Field(UCL.name, description="WRM_FEEDS: what its answers are")
-    url: Annotated[str, AfterValidator(http_url)] = Field(
-        description=f"{', '.join(kind.url_variable for kind in KINDS.values())}: its credentials are not shown here"
+    feeds: Annotated[str, AfterValidator(_known_feeds)] = Field(
+        UCL.name, description="WRM_FEEDS: their kinds, comma-separated, the most trusted first"
+    )
+    urls: Annotated[dict[str, str], AfterValidator(_urls_of_feeds)] = Field(
+        {},
+        description=(
+            f"{', '.join(kind.url_variable for kind in KINDS.values())}: the address of each kind, whose credentials "
+            "are not shown here"
+        ),
     )
     max_bytes: int = Field(32 * 2**20, gt=0, description="WRM_FEED_MAX_BYTES: longer answers are rejected")
     redirect_hosts: Annotated[str, AfterValidator(host_list)] = Field(
@@ -43,20 +53,23 @@ class FeedResource(BaseResource):
         """The resource according to the settings: its fields are shown in Dagster's UI and stored in its database."""
         return cls(
             vault=vault or VaultResource.of(settings),
-            kind=settings.feed_kind.name,
-            url=redact(settings.url_of(settings.feed_kind)),
+            feeds=settings.feeds,
+            urls={kind.name: redact(settings.url_of(kind)) for kind in settings.feed_kinds},
             max_bytes=settings.feed_max_bytes,
             redirect_hosts=settings.feed_redirect_hosts,
             private_hosts=settings.private_hosts,
         )
 
     @property
-    def client(self) -> Feed:
-        """The feed, with its circuit breaker."""
+    def clients(self) -> tuple[Feed, ...]:
+        """The feeds in the order of trust, each with its circuit breaker."""
+        return tuple(map(self._client, named_kinds(self.feeds)))
+
+    def _client(self, kind: FeedKind) -> Feed:
         settings = self.vault.settings
-        kind = KINDS[self.kind]
         configured = settings.url_of(kind)
-        url = configured if self.url == redact(configured) else self.url
+        shown = self.urls.get(kind.name, redact(configured))
+        url = configured if shown == redact(configured) else shown
         return Feed(
             url,
             self.max_bytes,

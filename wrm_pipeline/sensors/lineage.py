@@ -145,7 +145,7 @@ class DatasetResolver:
     def inputs(self, asset: str) -> list[DatasetName]:
         """What an asset is made from."""
         if asset == asset_names.RAW:
-            return [DatasetName.of_feed(self.settings.url_of(self.settings.feed_kind))]
+            return [DatasetName.of_feed(self.settings.url_of(kind)) for kind in self.settings.feed_kinds]
         node = self._node(asset)
         return [one for key in sorted(node.parent_keys) for one in self.datasets(_name(key))] if node else []
 

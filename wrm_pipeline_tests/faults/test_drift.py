@@ -93,7 +93,7 @@ class Watched:
         """A run of Dagster's, as the schedules and sensors start them."""
         overrides = overrides_of(self.world, self.world.now)
         if body is not None:
-            feed = SimpleNamespace(client=Says(lambda: self.world.now, [body]))
+            feed = SimpleNamespace(clients=[Says(lambda: self.world.now, [body])])
             overrides["feed"] = dg.ResourceDefinition.hardcoded_resource(feed)
         defs = build_defs(self.world.settings, overrides)
         key = dt.isoformat() if dt else None

@@ -268,7 +268,7 @@ from wrm_pipeline.flows.ingest import take_snapshot
 from wrm_pipeline.settings import load_settings
 lake, feed = LakeResource.of(load_settings()), FeedResource.of(load_settings())
 started = time.monotonic()
-client = feed.client
+(client,) = feed.clients
 before = time.monotonic() - started
 result = take_snapshot(client, lambda: lake.store, lake.layout, lake.spool)
 print(before, time.monotonic() - started, result.spooled)

@@ -330,7 +330,7 @@ def test_the_feeds_credentials_are_shown_by_no_command_and_no_definition(monkeyp
     snapshot_text = serialize_value(RepositorySnap.from_def(defs.get_repository_def()))
     assert "127.0.0.1:9/" in snapshot_text
     assert not shows(said + snapshot_text + repr(defs.resources), FEED_TOKEN)
-    assert FeedResource.of(settings).client.url == url
+    assert FeedResource.of(settings).clients[0].url == url
 
 
 # --- Credentials from Vault -----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The environment: what is read, under which names, and the messages about wrong values."""
 
+import json
 import re
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -301,11 +302,37 @@ def test_the_feed_is_one_of_the_kinds(monkeypatch):
     monkeypatch.setenv("WRM_OPERATOR_URL", "https://user:canary-4711@example.org/locations")  # pragma: allowlist secret
     settings = load_settings()
     assert settings.layout.feeds == ("operator",)
-    client = FeedResource.of(settings).client
+    (client,) = FeedResource.of(settings).clients
     assert (client.kind.name, client.url) == ("operator", settings.operator_url)
     assert "canary" not in repr(FeedResource.of(settings))
-    monkeypatch.setenv("WRM_FEEDS", "nextbike")
-    with pytest.raises(SettingsError, match="WRM_FEEDS='nextbike': is not a kind of feed; give one of ucl, operator"):
+
+
+def test_several_feeds_are_in_the_order_of_trust(monkeypatch):
+    monkeypatch.setenv("WRM_FEEDS", "gbfs, ucl,operator")
+    monkeypatch.setenv("WRM_GBFS_URL", "https://user:canary-4711@example.org/gbfs.json")  # pragma: allowlist secret
+    settings = load_settings()
+    assert [kind.name for kind in settings.feed_kinds] == ["gbfs", "ucl", "operator"]
+    assert settings.layout.kinds == list(settings.feed_kinds)
+    resource = FeedResource.of(settings)
+    assert [(feed.kind, feed.url) for feed in resource.clients] == [
+        (kind, settings.url_of(kind)) for kind in settings.feed_kinds
+    ]
+    assert "canary" not in json.dumps(resource.urls)
+    assert len({feed.breaker.target for feed in resource.clients}) == 3
+
+
+@pytest.mark.parametrize(
+    ("feeds", "problem"),
+    [
+        ("nextbike", "names 'nextbike', which is not a kind of feed; give one or more of ucl, operator, gbfs"),
+        ("ucl,", "names '', which is not a kind of feed"),
+        ("ucl;operator", "names 'ucl;operator', which is not a kind of feed"),
+        ("operator,ucl,operator", "names 'operator' twice"),
+    ],
+)
+def test_feeds_that_are_unknown_or_repeated_stop_the_load(monkeypatch, feeds, problem):
+    monkeypatch.setenv("WRM_FEEDS", feeds)
+    with pytest.raises(SettingsError, match=f"WRM_FEEDS={feeds!r}: {problem}"):
         load_settings()
 
 

@@ -44,7 +44,7 @@ def wrm_stations_raw_data(
     """Fetch, inspect, store once."""
     with record_requests_on_failure(context):
         result = take_snapshot(
-            feed.client,
+            feed.clients[0],
             lambda: lake.store,
             lake.layout,
             lake.spool,

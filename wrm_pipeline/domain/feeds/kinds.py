@@ -105,6 +105,22 @@ _GBFS = FeedKind(
 KINDS: Mapping[str, FeedKind] = {kind.name: kind for kind in (UCL, _OPERATOR, _GBFS)}
 
 
+def named_kinds(names: str) -> tuple[FeedKind, ...]:
+    """The kinds with these comma-separated names, in that order.
+
+    Raises:
+        ValueError: a name is unknown or occurs twice, or there is none.
+    """
+    given = [name.strip() for name in names.split(",")]
+    for name in given:
+        if name not in KINDS:
+            some = f"give one or more of {', '.join(KINDS)} with commas, the most trusted first"
+            raise ValueError(f"names {name!r}, which is not a kind of feed; {some}")
+        if given.count(name) > 1:
+            raise ValueError(f"names {name!r} twice; each feed has one place in the order of trust")
+    return tuple(KINDS[name] for name in given)
+
+
 def kind_of(key: str) -> FeedKind | None:
     """The kind of feed of a raw object, by its key; None if the name matches none."""
     name = key.rpartition("/")[2]

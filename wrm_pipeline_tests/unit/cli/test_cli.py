@@ -102,6 +102,20 @@ def test_doctor_finds_a_working_system_well(
         assert found[name]["status"] == "ok", found[name]
 
 
+def test_doctor_checks_each_feed(
+    entry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WRM_FEEDS", "ucl,operator")
+    with serve(City(seed=1), clock=lambda: datetime.now(UTC)) as feed:
+        monkeypatch.setenv("WRM_STATIONS_DATA_URL", feed.url)
+        monkeypatch.setenv("WRM_OPERATOR_URL", "http://127.0.0.1:9/")
+        assert main(["doctor", "--json"]) == 1
+    found = findings(capsys)
+    assert found["feed ucl"]["status"] == "ok"
+    assert found["feed operator"]["status"] == "failed"
+    assert found["feed operator"]["todo"]
+
+
 def test_doctor_leaves_no_probe_behind(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRM_STATIONS_DATA_URL", "http://127.0.0.1:9/")
     main(["doctor", "--json"])

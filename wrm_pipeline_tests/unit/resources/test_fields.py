@@ -453,26 +453,28 @@ def test_a_value_is_computed_once(environment):
 # --- the others ---
 
 
-@tries("feed.url", "feed.max_bytes")
+@tries("feed.urls", "feed.max_bytes")
 def test_the_feed_is_where_the_field_says_and_not_longer(environment):
     with FaultServer(then=Answer(200, snapshot(NOON))) as server:
-        fields = {"url": server.url}
-        assert in_a_run("feed", lambda it: it.client.fetch().body, {"feed": fields}) == snapshot(NOON)
+        fields = {"urls": {"ucl": server.url}}
+        assert in_a_run("feed", lambda it: it.clients[0].fetch().body, {"feed": fields}) == snapshot(NOON)
         with pytest.raises(ExternalError, match="WRM_FEED_MAX_BYTES"):
-            in_a_run("feed", lambda it: it.client.fetch(), {"feed": {**fields, "max_bytes": 100}})
+            in_a_run("feed", lambda it: it.clients[0].fetch(), {"feed": {**fields, "max_bytes": 100}})
 
 
-@tries("feed.kind")
-def test_a_run_may_take_the_other_kind_of_feed(environment):
-    fields = {"kind": "gbfs", "url": "https://bikes.example.org/gbfs.json"}
-    kinds = [in_a_run("feed", lambda it: it.client.kind.name, config) for config in ({}, {"feed": fields})]
-    assert kinds == ["ucl", "gbfs"]
+@tries("feed.feeds")
+def test_a_run_may_take_other_feeds(environment):
+    def kinds(config: dict[str, Any]) -> list[str]:
+        return in_a_run("feed", lambda it: [client.kind.name for client in it.clients], {"feed": config})
+
+    assert kinds({}) == ["ucl"]
+    assert kinds({"feeds": "gbfs, ucl", "urls": {"gbfs": "https://bikes.example.org/gbfs.json"}}) == ["gbfs", "ucl"]
 
 
 @tries("feed.redirect_hosts", "feed.private_hosts")
 def test_hosts_of_the_feed(environment):
     fields = {"redirect_hosts": "a.example.org, B.example.org:81", "private_hosts": "inside"}
-    way = in_a_run("feed", lambda it: it.client.outgoing, {"feed": fields})
+    way = in_a_run("feed", lambda it: it.clients[0].outgoing, {"feed": fields})
     assert way.redirect_hosts == {"a.example.org", "b.example.org:81"}
     assert way.private_hosts == {"inside"}
 
@@ -641,8 +643,9 @@ def test_a_logger_has_the_level_and_the_correlation_id_of_the_run(environment, c
         ("redis_cache", {"host": "h", "port": 70_000}, "port\n"),
         ("redis_cache", {"ttl": 0}, "ttl\n"),
         ("filesystem_cache", {"max_bytes": -1}, "max_bytes\n"),
-        ("feed", {"kind": "pigeon"}, "kind\n  Value error, is not a kind of feed"),
-        ("feed", {"url": "x"}, "url\n  Value error, is not a URL"),
+        ("feed", {"feeds": "pigeon"}, "feeds\n  Value error, names 'pigeon', which is not a kind of feed"),
+        ("feed", {"urls": {"ucl": "x"}}, "urls\n  Value error, is not a URL"),
+        ("feed", {"urls": {"owl": "x"}}, "urls\n  Value error, names 'owl', which is not a kind of feed"),
         ("feed", {"max_bytes": 0}, "max_bytes\n"),
         ("feed", {"redirect_hosts": "a b"}, "redirect_hosts\n"),
         ("clock", {"fixed_at": "2025-08-21T12:00"}, "fixed_at\n  Value error, is not a time with an offset"),

@@ -71,7 +71,7 @@ def test_secrets_are_read_when_a_run_needs_them_and_not_before(s3, monkeypatch):
 
 def test_the_feed_has_its_limit_and_its_breaker():
     vault = VaultResource.of(load_settings())
-    client = FeedResource(url="http://127.0.0.1:9/", max_bytes=123, vault=vault).client
+    (client,) = FeedResource(urls={"ucl": "http://127.0.0.1:9/"}, max_bytes=123, vault=vault).clients
     assert (client.url, client.max_bytes) == ("http://127.0.0.1:9/", 123)
     assert client.breaker is not None
 
