@@ -40,7 +40,7 @@ from wrm_pipeline.jobs.processing import (
 )
 from wrm_pipeline.jobs.prune_history import wrm_prune_history_job
 from wrm_pipeline.jobs.reprocess_dlq import reprocess_dlq
-from wrm_pipeline.partitions import backfill_policy, with_first_date
+from wrm_pipeline.partitions import backfill_policy, daily_partitions_from, with_days
 from wrm_pipeline.resources.alerts import AlertsResource
 from wrm_pipeline.resources.asset_graph import AssetGraph
 from wrm_pipeline.resources.base import share
@@ -59,9 +59,9 @@ from wrm_pipeline.resources.s3 import S3Resource
 from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.resources.warm_runs import use_warm_runs
 from wrm_pipeline.resources.workers import WorkersResource
-from wrm_pipeline.schedules.compaction import wrm_compaction_schedule
+from wrm_pipeline.schedules.compaction import compaction_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
-from wrm_pipeline.schedules.history import wrm_prune_history_schedule
+from wrm_pipeline.schedules.history import prune_history_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
 from wrm_pipeline.sensors.dead_runs import wrm_dead_runs_sensor
@@ -100,7 +100,8 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
     ]
     if settings.postgres_serving_host:
         declared.append(serving_tables)
-    assets = [with_first_date(asset, settings.first_date) for asset in declared]
+    days = daily_partitions_from(settings.first_date, settings.timezone)
+    assets = [with_days(asset, days) for asset in declared]
     return dg.Definitions(
         assets=assets,
         asset_checks=[
@@ -124,9 +125,9 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         schedules=[
             wrm_stations_ingest_schedule,
             wrm_freshness_schedule,
-            *([wrm_compaction_schedule] if settings.compact_after_days else []),
+            *([compaction_schedule(settings.timezone)] if settings.compact_after_days else []),
             # On a server a systemd timer does this: it needs no daemon, and its failures are in the journal.
-            *([wrm_prune_history_schedule] if settings.env == "local" else []),
+            *([prune_history_schedule(settings.timezone)] if settings.env == "local" else []),
         ],
         sensors=[
             wrm_stations_raw_data_sensor,

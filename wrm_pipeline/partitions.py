@@ -1,26 +1,26 @@
-"""The partition scheme: calendar days in Europe/Warsaw from WRM_FIRST_DATE on, today included."""
+"""The partition scheme: calendar days in WRM_TIMEZONE from WRM_FIRST_DATE on, today included."""
 
 from datetime import date
 
 import dagster as dg
 
-from wrm_pipeline.domain.layout import FIRST_DATE, LOCAL_ZONE_NAME
+from wrm_pipeline.domain.city import DEFAULT_ZONE_NAME
+from wrm_pipeline.domain.layout import FIRST_DATE
 
 
-def daily_partitions_from(first_date: date) -> dg.DailyPartitionsDefinition:
-    """Days from `first_date` to today."""
-    return dg.DailyPartitionsDefinition(start_date=first_date.isoformat(), timezone=LOCAL_ZONE_NAME, end_offset=1)
+def daily_partitions_from(first_date: date, zone_name: str) -> dg.DailyPartitionsDefinition:
+    """Days of a time zone, from `first_date` to today."""
+    return dg.DailyPartitionsDefinition(start_date=first_date.isoformat(), timezone=zone_name, end_offset=1)
 
 
-daily_partitions = daily_partitions_from(FIRST_DATE)
+daily_partitions = daily_partitions_from(FIRST_DATE, DEFAULT_ZONE_NAME)
 """Used in the declarations of assets; the definitions replace it according to the settings."""
 
 
-def with_first_date(asset: dg.AssetsDefinition, first_date: date) -> dg.AssetsDefinition:
-    """A partitioned asset with its days from `first_date` on; other assets unchanged."""
-    if asset.partitions_def != daily_partitions or first_date == FIRST_DATE:
+def with_days(asset: dg.AssetsDefinition, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """A partitioned asset with these days; other assets unchanged."""
+    if asset.partitions_def != daily_partitions or days == daily_partitions:
         return asset
-    days = daily_partitions_from(first_date)
     return asset.map_asset_specs(lambda spec: spec.replace_attributes(partitions_def=days))
 
 

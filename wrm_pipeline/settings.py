@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from wrm_pipeline.clients.env_file import EnvFile, EnvFileError, find_env_file, ignored_env_file
 from wrm_pipeline.domain.anomaly_options import DEFAULT_CONTAMINATION, MAX_CONTAMINATION, AnomalyOptions
 from wrm_pipeline.domain.backup_retention import Retention
-from wrm_pipeline.domain.city import known_zone
+from wrm_pipeline.domain.city import known_zone, use_city
 from wrm_pipeline.domain.configured import (
     HTTP_SCHEMES,
     REDIS_SCHEMES,
@@ -681,6 +681,8 @@ class _Variables(PydanticBaseSettingsSource):
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the environment: once, at the entrance of a process (code location, command, exporter, worker).
 
+    What is known to the whole process is set: its secrets (`masking`), its city (`domain/city.py`).
+
     Raises:
         SettingsError: a value is wrong or values are inconsistent.
     """
@@ -692,6 +694,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
     settings._overridden = frozenset(overrides or {})
+    use_city(settings.city, settings.zone)
     return settings
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from wrm_pipeline.clients.cache import LOOKUPS
 from wrm_pipeline.clients.retry import REQUESTS
-from wrm_pipeline.domain import masking
+from wrm_pipeline.domain import city, masking
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import Lake
 
@@ -29,6 +29,7 @@ _OURS = (
     "DASK_",
     "OPENLINEAGE_",
 )
+_DEFAULT_CITY = city.this_city()
 _KEPT = ("WRM_PROPERTY_FACTOR",)
 
 
@@ -47,6 +48,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("WRM_DATA_DIR", str(folder / "data"))
     monkeypatch.setenv("WRM_DOTENV", os.devnull)  # a developer's .env in the checkout is not for tests
+    monkeypatch.setattr(city, "_city", _DEFAULT_CITY)
     monkeypatch.setattr(masking, "_register", masking.Register())
     REQUESTS.reset()
     LOOKUPS.reset()

@@ -47,7 +47,7 @@ def _create(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
         connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{table.name} ({table.columns_sql})")
     view = latest_of(table)
     make_way(connection, view.name, "VIEW")
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {_PROBE} AS {view.sql}")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {_PROBE} AS {view.local_sql}")
     definitions = dict(
         connection.execute(
             "SELECT view_name, regexp_replace(sql, '^.*? AS ', '') FROM duckdb_views() WHERE view_name IN (?, ?)",
@@ -56,4 +56,4 @@ def _create(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
     )
     connection.execute(f"DROP VIEW {_PROBE}")
     if definitions.get(view.name) != definitions[_PROBE]:
-        connection.execute(f"CREATE OR REPLACE VIEW {SCHEMA}.{view.name} AS {view.sql}")
+        connection.execute(f"CREATE OR REPLACE VIEW {SCHEMA}.{view.name} AS {view.local_sql}")

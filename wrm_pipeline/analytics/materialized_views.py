@@ -12,6 +12,7 @@ from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase
 from wrm_pipeline.analytics.refresh import Part, Refresh, RefreshPlan, Source, TableSet, delete_rows, refresh
 from wrm_pipeline.analytics.registry import TABLES, Refreshed, Table
 from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
+from wrm_pipeline.analytics.registry.local_time import in_local_time
 from wrm_pipeline.analytics.registry.staging import SOURCE_COLUMNS, STAGING_SQL
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
@@ -36,7 +37,8 @@ def refresh_materialized_views(
 
 def version_of(view: Table) -> str:
     """Changes with the SQL and the columns: rows of another version were made by another definition."""
-    made_by = (view.columns_sql, view.sql, sorted(STAGING_SQL.items()))
+    staging = [(name, in_local_time(sql)) for name, sql in sorted(STAGING_SQL.items())]
+    made_by = (view.columns_sql, view.local_sql, staging)
     return hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
 
 
@@ -114,7 +116,7 @@ class MaterializedViews(TableSet):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE day_rows AS SELECT *, DATE '{dt}' AS dt FROM incoming_rows")
         connection.unregister("incoming_rows")
         for name, sql in STAGING_SQL.items():
-            connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {in_local_time(sql)}")
         return True
 
 
@@ -123,5 +125,5 @@ def _replace(connection: "duckdb.DuckDBPyConnection", view: Table, dt: date | No
     delete_rows(connection, [view], dt)
     if not made:
         return 0
-    ((rows,),) = connection.execute(f"INSERT INTO {SCHEMA}.{view.name} {view.sql}").fetchall()
+    ((rows,),) = connection.execute(f"INSERT INTO {SCHEMA}.{view.name} {view.local_sql}").fetchall()
     return int(rows)

@@ -83,7 +83,7 @@ def config(settings: "Settings", as_json: bool) -> int:
 @click.command(
     cls=Command,
     examples=[
-        ("wrm trace 15001 2025-08-21T15:04", "a station's row, Warsaw time"),
+        ("wrm trace 15001 2025-08-21T15:04", "a station's row, the city's time"),
         ("wrm trace fb591106 2025-08-21T13:04Z --json", "a free-standing bike, UTC, for a program"),
     ],
 )
@@ -95,7 +95,7 @@ def trace(settings: "Settings", station_id: str, time: str, as_json: bool) -> in
     """Trace a published row back to the feed's line.
 
     It shows the runs in between. STATION_ID is as published: 15001, or fb591106 for a free-standing bike. TIME is ISO
-    8601, in Warsaw time if it has no zone; the nearest snapshot at or before it is used.
+    8601, in the city's time if it has no zone; the nearest snapshot at or before it is used.
     """
     from dataclasses import replace
 
@@ -106,7 +106,7 @@ def trace(settings: "Settings", station_id: str, time: str, as_json: bool) -> in
         at, assumed = tracing.parse_time(time)
     except (ValueError, OverflowError):
         raise CommandError(
-            f"{time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04 (Warsaw) or 2025-08-21T13:04Z"
+            f"{time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04 (the city's time) or 2025-08-21T13:04Z"
         ) from None
     try:
         found = tracing.trace(connect_store(settings), settings.layout, station_id, at)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrm_pipeline.domain.anomaly_options import DEFAULT_CONTAMINATION, ROBUST_Z, AnomalyOptions
-from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
+from wrm_pipeline.domain.city import has_whole_hours, this_city
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,16 @@ Scores = NDArray[np.float64]
 DEFAULT_OPTIONS = AnomalyOptions()
 
 
+def _hours(at_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The instants at which the local hours of instants began, in microseconds."""
+    if has_whole_hours(zone := this_city().zone):
+        return at_us // _HOUR_US * _HOUR_US
+    import pandas as pd
+
+    local = pd.to_datetime(at_us, unit="us", utc=True).tz_convert(zone).tz_localize(None).as_unit("us")
+    return at_us - local.asi8 % _HOUR_US
+
+
 def station_hours(
     observed: "pd.DataFrame", station_ids: list[str], names_of_rows: Callable[[int], str]
 ) -> "pd.DataFrame":
@@ -83,7 +93,7 @@ def station_hours(
 
     rows = observed[observed["is_station"].to_numpy()]
     bikes, signed_step = rows["bikes"].to_numpy(), rows["step"].to_numpy()
-    station, hour = rows["station"].to_numpy(), rows["at_us"].to_numpy() // _HOUR_US
+    station, hour = rows["station"].to_numpy(), _hours(rows["at_us"].to_numpy())
     changes = (station[1:] != station[:-1]) | (hour[1:] != hour[:-1])
     starts: NDArray[np.intp] = np.flatnonzero(np.append(len(rows) > 0, changes)[: len(rows)])
     ends = np.append(starts[1:], len(rows))[: len(starts)] - 1
@@ -93,12 +103,12 @@ def station_hours(
     spell = np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
     emptied = np.where(bikes == 0, -signed_step[spell], 0)
     snapshots = ends - starts + 1
-    hour_start = pd.to_datetime(hour[starts] * _HOUR_US, unit="us", utc=True).as_unit("us")
+    hour_start = pd.to_datetime(hour[starts], unit="us", utc=True).as_unit("us")
     positions = rows["row"].to_numpy()[ends]
     frame = pd.DataFrame(
         {
             "hour_start": hour_start,
-            "local_hour": hour_start.tz_convert(LOCAL_ZONE_NAME).hour.astype(np.int8),
+            "local_hour": hour_start.tz_convert(this_city().zone).hour.astype(np.int8),
             "station_id": [station_ids[code] for code in station[starts]],
             "name": [names_of_rows(int(position)) for position in positions],
             "snapshots": snapshots.astype(np.int32),

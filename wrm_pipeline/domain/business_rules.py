@@ -86,7 +86,7 @@ def business_rules(area: ServiceArea) -> tuple[Rule, ...]:
             "outside_service_area",
             FLAG,
             f"Outside latitude {area.lat_min} to {area.lat_max}, longitude {area.lon_min} to {area.lon_max} "
-            "(WRM_SERVICE_AREA): some stations lie beyond the city, and bikes stand in the operator's depot in Warsaw",
+            "(WRM_SERVICE_AREA): some stations lie beyond the city, and bikes stand in depots far away",
             lambda rows: ~rows["outside_service_area"],
             shows=("lat", "lon"),
         ),

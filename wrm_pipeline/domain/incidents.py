@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from wrm_pipeline.domain.layout import LOCAL_ZONE
+from wrm_pipeline.domain.city import this_city
 
 # Over after this time without a failure since the last success: something that fails every other minute is one
 # incident.
@@ -253,7 +253,7 @@ def failing_text(incident: Incident, ui_url: str) -> str:
             f"{sign} *{escaped(incident.scope)}* {incident.words[0]}{'' if incident.severe else ' (a warning)'}",
             f"```{escaped(incident.error)}```",
             f"*Where:* {escaped(_where(incident))}",
-            f"*Since:* {_clock(incident.began_at)} (Wrocław), {runs} so far",
+            f"*Since:* {_clock(incident.began_at)} ({escaped(this_city().name)}), {runs} so far",
             f"*What to try:* {incident.remedy}",
             _link(incident, ui_url, "Open the run"),
         ]
@@ -269,7 +269,7 @@ def over_text(incident: Incident, ui_url: str) -> str:
     return "\n".join(
         [
             f"🟢 *{escaped(incident.scope)}* {how}",
-            f"*Lasted:* {lasted}, from {_clock(incident.began_at)} to {_clock(end)} (Wrocław)",
+            f"*Lasted:* {lasted}, from {_clock(incident.began_at)} to {_clock(end)} ({escaped(this_city().name)})",
             f"*Failed:* {runs}; {escaped(_where(incident))}",
             f"```{escaped(incident.error)}```",
             _link(incident, ui_url, "Open the last run that failed"),
@@ -288,7 +288,7 @@ def _link(incident: Incident, ui_url: str, words: str) -> str:
 
 
 def _clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC).astimezone(LOCAL_ZONE):%Y-%m-%d %H:%M}"
+    return f"{datetime.fromtimestamp(at, UTC).astimezone(this_city().zone):%Y-%m-%d %H:%M}"
 
 
 def duration(length: timedelta) -> str:

@@ -1,6 +1,6 @@
 """Object keys: built here, parsed here, nowhere else (data contract, section 2).
 
-`dt` is the calendar date in Europe/Warsaw of the fetch; times in file names are UTC.
+`dt` is the city's calendar date of the fetch (WRM_TIMEZONE); times in file names are UTC.
 """
 
 import re
@@ -10,10 +10,9 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, kind_of
 
-LOCAL_ZONE_NAME = "Europe/Warsaw"
-LOCAL_ZONE = ZoneInfo(LOCAL_ZONE_NAME)
 _UTC_BY_NAME = ZoneInfo("UTC")
 # The first partition, unless the settings name another one.
 FIRST_DATE = date(2025, 6, 1)
@@ -61,13 +60,18 @@ class RawKey:
 
 
 def local_date(at: datetime) -> date:
-    """The partition that an instant belongs to: its calendar date in Europe/Warsaw."""
-    return at.astimezone(LOCAL_ZONE).date()
+    """The partition that an instant belongs to: its calendar date in the city."""
+    return at.astimezone(this_city().zone).date()
 
 
 def partition_bounds(dt: date) -> tuple[datetime, datetime]:
-    """First instant of the partition and of the next one, in UTC: 23, 24 or 25 hours apart."""
-    start, end = (datetime(d.year, d.month, d.day, tzinfo=LOCAL_ZONE) for d in (dt, dt + timedelta(days=1)))
+    """First instant of the partition and of the next one, in UTC: 23, 24 or 25 hours apart.
+
+    Where clocks skip midnight (Cairo, Santiago), the day begins when they do: a time that does not exist is taken with
+    the offset before the change, which gives that instant.
+    """
+    zone = this_city().zone
+    start, end = (datetime(d.year, d.month, d.day, tzinfo=zone) for d in (dt, dt + timedelta(days=1)))
     return start.astimezone(UTC), end.astimezone(UTC)
 
 

@@ -131,7 +131,7 @@ ENHANCED = TableSchema(
     {
         **{name: column for name, column in PROCESSED.columns.items() if name != "count_capped"},
         "record_type": Column(pa.string(), "What the row is about: station, bike or unknown", values=RECORD_TYPES),
-        "date": Column(pa.date32(), "The partition: calendar date in Europe/Warsaw of the fetch"),
+        "date": Column(pa.date32(), "The partition: the city's calendar date of the fetch"),
         "processed_at": Column(UTC_TIMESTAMP, "When this row was processed"),
         "over_capacity": Column(pa.bool_(), "bikes + spaces > total_docks > 0; false where one is unknown"),
         "no_docks": Column(pa.bool_(), "A station with total_docks = 0; false where they are unknown"),

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.kept_rows import conformed
-from wrm_pipeline.domain.layout import LOCAL_ZONE, Layout
+from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.manifest import ADOPTED, AccountingError, Manifest, Source
 from wrm_pipeline.domain.parquet_parts import ParquetParts, PartsWriter
 from wrm_pipeline.domain.partition_build import SHRINK_TOLERANCE, PartitionWouldShrinkError, ProcessedBuild
@@ -199,7 +200,7 @@ def _utc(values: pa.ChunkedArray, ids: pa.ChunkedArray, layout: Layout, ours: Ou
 
 def _zones(layout: Layout) -> list[str]:
     zone: tzinfo = layout.raw_name_zone
-    names = [zone.key if isinstance(zone, ZoneInfo) else "UTC", "UTC", LOCAL_ZONE.key]
+    names = [zone.key if isinstance(zone, ZoneInfo) else "UTC", "UTC", this_city().zone.key]
     return list(dict.fromkeys(names))
 
 

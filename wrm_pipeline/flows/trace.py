@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.dead_letters import DeadLetter
-from wrm_pipeline.domain.layout import LOCAL_ZONE, Layout, local_date
+from wrm_pipeline.domain.layout import Layout, local_date
 from wrm_pipeline.domain.manifest import Manifest, Source
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import PROCESSED
@@ -87,13 +88,15 @@ def parse_time(text: str) -> tuple[datetime, str]:
     at = datetime.fromisoformat(text)
     if at.tzinfo is not None:
         return at.astimezone(UTC), ""
-    local = at.replace(tzinfo=LOCAL_ZONE)
+    zone = this_city().zone
+    local = at.replace(tzinfo=zone)
     utc = local.astimezone(UTC)
-    said = f"{text} has no zone: taken as Warsaw time, {utc:%Y-%m-%d %H:%M:%S} UTC."
-    if utc.astimezone(LOCAL_ZONE).replace(tzinfo=None) != at:
+    said = f"{text} has no zone: taken as a time in {zone.key}, {utc:%Y-%m-%d %H:%M:%S} UTC."
+    if utc.astimezone(zone).replace(tzinfo=None) != at:
         said += " Clocks skipped this hour."
-    elif local.utcoffset() != at.replace(tzinfo=LOCAL_ZONE, fold=1).utcoffset():
-        said += " This hour occurs twice: the first is assumed; add +01:00 for the second."
+    elif local.utcoffset() != at.replace(tzinfo=zone, fold=1).utcoffset():
+        offset = at.replace(tzinfo=zone, fold=1).isoformat()[-6:]
+        said += f" This hour occurs twice: the first is assumed; add {offset} for the second."
     return utc, said
 
 

@@ -27,8 +27,9 @@ from wrm_pipeline.domain.anomalies import (
 )
 from wrm_pipeline.domain.anomaly_options import ISOLATION_FOREST, ROBUST_Z
 from wrm_pipeline.domain.business_rules import observations
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.enhanced_build import enhance_rows
-from wrm_pipeline.domain.layout import LOCAL_ZONE, partition_bounds
+from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots
 from wrm_pipeline.simulator.city import City
@@ -90,7 +91,7 @@ def plant(rows: pa.Table, planted: list[Planted]) -> pa.Table:
 
 def local(dt: date, hour: float) -> datetime:
     """An hour of the local day, in UTC."""
-    at = datetime(dt.year, dt.month, dt.day, int(hour), round(hour % 1 * 60), tzinfo=LOCAL_ZONE)
+    at = datetime(dt.year, dt.month, dt.day, int(hour), round(hour % 1 * 60), tzinfo=this_city().zone)
     return at.astimezone(partition_bounds(dt)[0].tzinfo)
 
 

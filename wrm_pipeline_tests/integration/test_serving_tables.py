@@ -155,7 +155,7 @@ def test_all_tables_are_there_row_for_row_with_comments_and_keys(filled, site, m
             assert {column for (column,) in key} == set(one.key)
         assert filled_tables > 10
         ((about,),) = target.execute(f"SELECT col_description('{SCHEMA}.mv_flows'::regclass, 1)").fetchall()
-        assert about == "The partition: calendar date in Europe/Warsaw of the fetch"
+        assert about == "The partition: the city's calendar date of the fetch"
         published = target.execute(f"SELECT table_name, rows FROM {SCHEMA}.{LEDGER}").fetchall()
         for title, sql in dashboard_queries():
             assert target.execute(sql).description, title

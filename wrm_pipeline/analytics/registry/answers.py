@@ -6,10 +6,10 @@ A table contains the days that runs of its asset have built; its view, the newes
 from dataclasses import replace
 
 from wrm_pipeline.analytics.registry.columns import EMPTY, FULL
+from wrm_pipeline.analytics.registry.local_time import ZONE
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL, IN_WORDS
-from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
 
 STATION_SUMMARY = Table(
     "query_station_summary",
@@ -45,7 +45,7 @@ STATION_SUMMARY = Table(
         Column("snapshots_stale", "BIGINT", "Of these, with a report more than 1 h old", "snapshots", ("stale",)),
         Column("first_snapshot", "TIMESTAMPTZ", "Time of the first of them", sources=("file_timestamp",)),
         Column("last_snapshot", "TIMESTAMPTZ", "Time of the last of them", sources=("file_timestamp",)),
-        Column("dt", "DATE", "The day: calendar date in Europe/Warsaw", sources=("dt",)),
+        Column("dt", "DATE", "The day: the city's calendar date", sources=("dt",)),
     ),
     refreshed=Refreshed.BY_PARTITION,
     formula=IN_WORDS,
@@ -104,7 +104,7 @@ DENSITY_CELLS = Table(
             "bikes/km²",
             ("lat", "lon", "bikes", "file_timestamp"),
         ),
-        Column("dt", "DATE", "The day: calendar date in Europe/Warsaw", sources=("dt",)),
+        Column("dt", "DATE", "The day: the city's calendar date", sources=("dt",)),
     ),
     refreshed=Refreshed.BY_PARTITION,
     sources=("wrm_stations_enhanced_data",),
@@ -121,7 +121,7 @@ def latest_of(table: Table) -> Table:
         refreshed=Refreshed.OF_TABLE,
         # A future day was published while a clock was ahead.
         sql=f"SELECT * FROM {name} WHERE dt = (SELECT max(dt) FROM {name} "
-        f"WHERE dt <= CAST(timezone('{LOCAL_ZONE_NAME}', now()) AS DATE))",
+        f"WHERE dt <= CAST(timezone('{ZONE}', now()) AS DATE))",
         sources=(table.name,),
     )
 

@@ -2,7 +2,7 @@
 
 from wrm_pipeline.analytics.registry.model import Column
 
-DT = Column("dt", "DATE", "The partition: calendar date in Europe/Warsaw of the fetch", sources=("dt",))
+DT = Column("dt", "DATE", "The partition: the city's calendar date of the fetch", sources=("dt",))
 HOUR_START = Column(
     "hour_start",
     "TIMESTAMPTZ",
@@ -12,7 +12,7 @@ HOUR_START = Column(
 LOCAL_HOUR = Column(
     "local_hour",
     "TINYINT",
-    "The local hour in Wrocław, 0-23; 2 occurs twice on a 25 h day",
+    "The local hour, 0-23; one occurs twice on a 25 h day",
     "h",
     ("file_timestamp",),
 )

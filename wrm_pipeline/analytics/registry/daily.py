@@ -5,9 +5,9 @@ neighbours, and anything that spans midnight is cut there.
 """
 
 from wrm_pipeline.analytics.registry.columns import DT, EMPTY, FULL, HOUR_START, LOCAL_HOUR, PLACE, STATION_ID
+from wrm_pipeline.analytics.registry.local_time import LOCAL_HOUR_SQL, hour_of
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.staging import (
-    LOCAL_HOUR_SQL,
     MAX_RIDE_HOURS,
     MAX_STEP_MINUTES,
     OF_SNAPSHOTS,
@@ -122,7 +122,7 @@ MV_STATION_HOURLY = Table(
     limits=f"{OF_SNAPSHOTS} An hour without any snapshot has no row.",
     sql=f"""
 SELECT
-    dt, date_trunc('hour', file_timestamp) AS hour_start, {LOCAL_HOUR_SQL} AS local_hour, station_id,
+    dt, {hour_of("file_timestamp")} AS hour_start, {LOCAL_HOUR_SQL} AS local_hour, station_id,
     arg_max(name, file_timestamp) AS name, count(*)::SMALLINT AS snapshots, round(avg(bikes), 2) AS bikes_mean,
     min(bikes) AS bikes_min, round(avg({EMPTY_SQL}::INTEGER), 4) AS share_empty,
     round(avg({FULL_SQL}::INTEGER), 4) AS share_full
@@ -201,7 +201,7 @@ MV_FLOWS = Table(
     sql=f"""
 WITH steps AS (
     SELECT
-        dt, date_trunc('hour', file_timestamp) AS hour_start, station_id, bikes - lag(bikes) OVER one AS change,
+        dt, {hour_of("file_timestamp")} AS hour_start, station_id, bikes - lag(bikes) OVER one AS change,
         file_timestamp - lag(file_timestamp) OVER one > INTERVAL {MAX_STEP_MINUTES} MINUTES AS after_gap
     FROM day_rows WHERE record_type = 'station'
     WINDOW one AS (PARTITION BY station_id ORDER BY file_timestamp)

@@ -1,8 +1,9 @@
 """The materialized views of the latest state: replaced as a whole from the newest day and the days before it."""
 
 from wrm_pipeline.analytics.registry.columns import DT, FILE_TIMESTAMP, LAT, LON, NAME, OUTSIDE, PLACE, STATION_ID
+from wrm_pipeline.analytics.registry.local_time import LOCAL_HOUR_SQL, hour_of
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
-from wrm_pipeline.analytics.registry.staging import LOCAL_HOUR_SQL, STAYS
+from wrm_pipeline.analytics.registry.staging import STAYS
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
 
@@ -156,7 +157,7 @@ MV_REBALANCING = Table(
     ),
     sql=f"""
 WITH newest AS (
-    SELECT any_value(dt) AS dt, max(file_timestamp) AS now, date_trunc('hour', max(file_timestamp)) AS this_hour
+    SELECT any_value(dt) AS dt, max(file_timestamp) AS now, {hour_of("max(file_timestamp)")} AS this_hour
     FROM day_snapshots
 ), history AS (
     SELECT hours.station_id, hours.dt, hours.local_hour, hours.bikes_mean,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from wrm_pipeline.analytics.registry.local_time import in_local_time
 from wrm_pipeline.domain import asset_names
 
 SCHEMA = "wrm_analytics"
@@ -100,6 +101,11 @@ class Table:
     def explained(self) -> str:
         """Content, computation and limits: its comment in the database."""
         return " ".join(filter(None, (self.description, self.formula, self.limits)))
+
+    @property
+    def local_sql(self) -> str:
+        """Its SQL, in the time zone of this process's city."""
+        return in_local_time(self.sql)
 
     @property
     def columns_sql(self) -> str:

@@ -14,7 +14,7 @@ _HOUR = Column(
     sources=("file_timestamp",),
 )
 _LOCAL_HOUR = Column(
-    "local_hour", "TINYINT", "The hour in Europe/Warsaw, 0 to 23; 2 occurs twice in October", "h", ("file_timestamp",)
+    "local_hour", "TINYINT", "The local hour, 0 to 23; one occurs twice on a day of 25 h", "h", ("file_timestamp",)
 )
 _STATION = Column("station_id", "VARCHAR", "Station number as in the feed", sources=("station_id",))
 _NAME = Column("name", "VARCHAR", "The station's name in its last row of that hour", sources=("name",))

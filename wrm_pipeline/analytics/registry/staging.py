@@ -7,8 +7,8 @@ to two decimals and shares to four, which DuckDB stores in 2 bytes each instead 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from wrm_pipeline.analytics.registry.local_time import hour_of
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
-from wrm_pipeline.domain.layout import LOCAL_ZONE_NAME
 
 # After a longer gap, a change in a station's bikes cannot be assigned to the hour in which it is seen.
 MAX_STEP_MINUTES = 15
@@ -39,8 +39,6 @@ SOURCE_COLUMNS = (
     "count_capped",
 )
 
-LOCAL_HOUR_SQL = f"hour(timezone('{LOCAL_ZONE_NAME}', hour_start))::TINYINT"
-
 
 def metres(lat: str, lon: str, other_lat: str, other_lon: str) -> str:
     """Great-circle distance as SQL (haversine, radius 6,371 km)."""
@@ -58,7 +56,7 @@ STAGING_SQL: Mapping[str, str] = MappingProxyType(
 SELECT
     dt,
     file_timestamp,
-    date_trunc('hour', file_timestamp) AS hour_start,
+    {hour_of("file_timestamp")} AS hour_start,
     row_number() OVER (ORDER BY file_timestamp) AS number,
     count(*) AS rows,
     sum(bikes) FILTER (record_type = 'station') AS bikes,

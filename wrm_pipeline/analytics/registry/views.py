@@ -22,7 +22,7 @@ _COLUMNS = (
     Column(
         "dt",
         "DATE",
-        "The partition, from the path: calendar date in Europe/Warsaw of the fetch",
+        "The partition, from the path: the city's calendar date of the fetch",
         sources=("date",),
     ),
 )

@@ -35,7 +35,7 @@ def day_picture(connection: "duckdb.DuckDBPyConnection", day: date) -> dg.Markdo
     rows = connection.execute(_DAY_SQL, [day]).fetchall()
     most = max((parked for _, parked, *_ in rows if parked is not None), default=0)
     svg = line_chart(
-        f"{day}: bikes out, empty and full stations by hour (Warsaw)",
+        f"{day}: bikes out, empty and full stations by local hour",
         [f"{hour:02}" for hour, *_ in rows],
         {
             "bikes out (estimate)": [None if parked is None else round(most - parked, 1) for _, parked, *_ in rows],

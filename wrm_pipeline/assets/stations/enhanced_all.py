@@ -57,7 +57,7 @@ from wrm_pipeline.resources.workers import WorkersResource
         "`over_capacity`, `no_docks`, `outside_service_area`, `stale`, `count_capped`.\n\n"
         "A flag marks what is implausible but possible; no row is removed. A third of the stations hold more bikes "
         "than "
-        "docks, and bikes in the operator's depot in Warsaw are outside the service area."
+        "docks, and bikes in a depot in another city are outside the service area."
     ),
 )
 def wrm_stations_enhanced_data_all(

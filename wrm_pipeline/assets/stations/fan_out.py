@@ -20,6 +20,7 @@ from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from wrm_pipeline import logs
 from wrm_pipeline.checks.results import ERROR, result
 from wrm_pipeline.clients.workers import TaskFailedError
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.enhanced_build import RULES_VERSION
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
@@ -121,6 +122,10 @@ def _code_version() -> str:
     return f"parser {PARSER_VERSION}, rules {RULES_VERSION}, Arrow {version('pyarrow')}, Python {_python()}"
 
 
+def _zone_name() -> str:
+    return this_city().zone.key
+
+
 def _python() -> str:
     return ".".join(platform.python_version_tuple()[:2])
 
@@ -138,6 +143,7 @@ class DayTask:
     area: ServiceArea
     strict: StrictRules = NO_STRICT_RULES
     code: str = field(default_factory=_code_version)
+    zone: str = field(default_factory=_zone_name)
     lake_fields: dict[str, dict[str, Any]] | None = None
     """The lake as configured by the run's resources, for its own processes; other machines have their own settings."""
 
@@ -156,8 +162,8 @@ def publish_day(task: DayTask) -> dict[str, Any]:
     logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
     fields = task.lake_fields
     lake = LakeResource.of(settings) if fields is None else LakeResource.from_fields(settings, fields)
-    mine = (lake.place, lake.layout, lake.area, lake.settings.strict, _code_version())
-    wanted = (task.place, task.layout, task.area, task.strict, task.code)
+    mine = (lake.place, lake.layout, lake.area, lake.settings.strict, _code_version(), _zone_name())
+    wanted = (task.place, task.layout, task.area, task.strict, task.code, task.zone)
     if mine != wanted:
         differences = [
             f"{theirs} is required, {own} is in use" for own, theirs in zip(mine, wanted, strict=True) if own != theirs

@@ -12,7 +12,7 @@ from wrm_pipeline.analytics.tables_page import tables_page
 from wrm_pipeline_tests.fixtures.markdown import ROOT
 
 VIEWS = "create_duckdb_enhanced_views"
-DT = "The partition: calendar date in Europe/Warsaw of the fetch"
+DT = "The partition: the city's calendar date of the fetch"
 
 
 def test_a_table_that_is_added_to_the_registry_is_everywhere(environment):

@@ -188,7 +188,7 @@ def test_a_damaged_dead_letter_does_not_hide_the_chain(lake: Lake) -> None:
     [
         ("2025-08-21T12:00Z", datetime(2025, 8, 21, 12, tzinfo=UTC), ""),
         ("2025-08-21T14:00+02:00", datetime(2025, 8, 21, 12, tzinfo=UTC), ""),
-        ("2025-08-21T14:00", datetime(2025, 8, 21, 12, tzinfo=UTC), "taken as Warsaw time"),
+        ("2025-08-21T14:00", datetime(2025, 8, 21, 12, tzinfo=UTC), "taken as a time in Europe/Warsaw"),
         ("2025-10-26 02:30", datetime(2025, 10, 26, 0, 30, tzinfo=UTC), "occurs twice"),
         ("2026-03-29T02:30", datetime(2026, 3, 29, 1, 30, tzinfo=UTC), "skipped this hour"),
     ],
@@ -211,7 +211,12 @@ def test_the_command_prints_the_chain_as_text_and_as_json(lake: Lake, capsys: py
     assert main(["trace", "15001", "2025-08-21T14:30"]) == 0
     text = capsys.readouterr().out
     raw_line = snapshot(NOON, 3).decode().splitlines()[1]
-    for part in (key, hashlib.sha256(snapshot(NOON, 3)).hexdigest(), f"line 2     {raw_line}", "taken as Warsaw time"):
+    for part in (
+        key,
+        hashlib.sha256(snapshot(NOON, 3)).hexdigest(),
+        f"line 2     {raw_line}",
+        "taken as a time in Europe/Warsaw",
+    ):
         assert part in text
     assert f"fetched by run {RUN} (http://127.0.0.1:3000/runs/{RUN})" in text
     assert f"by run {result.run_id} " in text
