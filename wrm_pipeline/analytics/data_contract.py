@@ -11,6 +11,7 @@ from wrm_pipeline.analytics.registry import SCHEMA
 from wrm_pipeline.analytics.registry.types import sql_type
 from wrm_pipeline.analytics.registry.views import ENHANCED_DATA
 from wrm_pipeline.domain.business_rules import BUSINESS_RULES_VERSION, DEAD_LETTER, business_rules
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.enhanced_build import RULES_VERSION
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, SORT_KEY, TableSchema, describe
@@ -37,15 +38,18 @@ def data_contract(area: ServiceArea, servers: Sequence[Mapping[str, str]] = ()) 
     Its SQL rules hold of the lake (objects `processed` and `enhanced`) and of the database (the view).
     `datacontract-cli` runs them: docs/quality.md.
     """
+    city = this_city()
     return {
         "apiVersion": ODCS_VERSION,
         "kind": "DataContract",
         "id": "wrm-stations",
-        "name": "Wrocław bike-share snapshots",
+        "name": f"{city.name} bike-share snapshots",
         "version": f"{PARSER_VERSION}.{RULES_VERSION}.{BUSINESS_RULES_VERSION}",
         "status": "active",
         "description": {
-            "purpose": "Each station and free-standing bike of Wrocław's bike-share system, minute by minute.",
+            "purpose": f"Each station and free-standing bike of the bike-share system of {city.name}, "
+            "minute by minute.",
+            "usage": f"A partition is a calendar day in {city.zone.key}.",
             "limitations": "A snapshot that was not taken is gone. Implausible rows stay, with flags.",
         },
         **({"servers": [dict(server) for server in servers]} if servers else {}),

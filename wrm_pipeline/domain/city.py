@@ -14,6 +14,10 @@ DEFAULT_CITY = "Wrocław"
 DEFAULT_ZONE_NAME = "Europe/Warsaw"
 
 
+# Files beside the zones that Python reads, and no database or browser knows.
+_NOT_ZONES = frozenset({"Factory", "localtime", "posixrules"})
+
+
 @dataclass(frozen=True, slots=True)
 class City:
     """A city's name, as people read it, and the zone at whose midnight its days begin."""
@@ -28,10 +32,13 @@ def known_zone(name: str) -> ZoneInfo:
     Raises:
         ValueError: there is none.
     """
+    why = f"is not a time zone; give a name like UTC or {DEFAULT_ZONE_NAME}"
+    if name in _NOT_ZONES or name.startswith(("posix/", "right/")):
+        raise ValueError(why)
     try:
         return ZoneInfo(name)
     except (ValueError, OSError, ZoneInfoNotFoundError) as error:
-        raise ValueError(f"is not a time zone; give a name like UTC or {DEFAULT_ZONE_NAME}") from error
+        raise ValueError(why) from error
 
 
 _city = City(DEFAULT_CITY, known_zone(DEFAULT_ZONE_NAME))

@@ -10,16 +10,15 @@ from datetime import datetime
 from importlib.resources import files
 from string import Template
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.density import CELL_SIDE_M, DensityGrid, cell_size_degrees, inside_area
 from wrm_pipeline.domain.rules import ServiceArea
 
-LOCAL_TIME = ZoneInfo("Europe/Warsaw")
 TILE_HOST = "https://tile.openstreetmap.org"
 
 # Six colours from sparse to dense, at equal steps of OKLab lightness (https://bottosson.github.io/posts/oklab/).
@@ -88,7 +87,7 @@ def render_density_map(
     *,
     as_of: datetime,
     area: ServiceArea,
-    title: str = "Bike density in Wrocław",
+    title: str | None = None,
 ) -> str:
     """Draw the grid and the newest snapshot as one HTML page.
 
@@ -100,9 +99,9 @@ def render_density_map(
         grid: The density, over any number of snapshots.
         stations: The newest snapshot's rows: `station_id`, `name`, `lat`, `lon` (WGS 84 degrees), `bikes`,
             `spaces`, `total_docks`, `record_type`, `pedelecs`, `outside_service_area`.
-        as_of: Time of the newest snapshot, with a zone; shown in Europe/Warsaw.
+        as_of: Time of the newest snapshot, with a zone; shown in the city's.
         area: The service area, the same as the grid's.
-        title: Heading of the page.
+        title: Heading of the page; None: one with the name of the city.
 
     Returns:
         The HTML, below 2 MB for any grid.
@@ -112,7 +111,9 @@ def render_density_map(
     """
     if as_of.tzinfo is None:
         raise ValueError("as_of has no time zone")
-    local = as_of.astimezone(LOCAL_TIME)
+    city = this_city()
+    local = as_of.astimezone(city.zone)
+    title = html.escape(title or f"Bike density, {city.name}")
     inside = inside_area(stations, area)
     drawn, outside = stations.filter(pa.array(inside)), stations.filter(pa.array(~inside))
     is_bike = pc.equal(drawn["record_type"], "bike")
@@ -124,7 +125,7 @@ def render_density_map(
         f"img-src data: {TILE_HOST}; base-uri 'none'; form-action 'none'"
     )
     body = map_body(
-        title=html.escape(title),
+        title=title,
         as_of_iso=local.isoformat(),
         as_of=f"{local:%Y-%m-%d %H:%M %Z}",
         snapshots=f"mean of {_count(grid.snapshot_count, 'snapshot')}",
@@ -140,7 +141,7 @@ def render_density_map(
         script=script,
         data=json_for_script(_page_data(grid, docked, free, area)),
         licence=html.escape(leaflet_licence()),
-        title=html.escape(title),
+        title=title,
         body=body,
     )
 
@@ -158,7 +159,7 @@ def map_styles() -> dict[str, str]:
 
 def map_body(**texts: str) -> str:
     """The elements that `drawBikeMap` fills; `texts` are escaped."""
-    return Template(_page_file("body.html")).substitute(texts)
+    return Template(_page_file("body.html")).substitute(texts, zone=this_city().zone.key)
 
 
 def leaflet_licence() -> str:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.density import CELL_SCHEMA
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.report.datasets import CELLS, DATASETS, Answers, plain
@@ -59,14 +60,16 @@ def build_site(answers: Answers, area: ServiceArea, built_at: datetime) -> dict[
         built_at: Aware; shown on each page.
 
     Returns:
-        Paths relative to the site's folder, and contents in UTF-8. Except for `data/`, they only change with the code.
+        Paths relative to the site's folder, and contents in UTF-8. Except for `data/`, they only change
+        with the code and the city.
     """
     site = {f"assets/{name}": text for name, text in (map_scripts() | map_styles()).items()}
     site |= {f"assets/{name}": _file("assets", name) for name in (*_SHARED, *(f"{page}.js" for page in PAGES))}
     site["assets/leaflet-LICENSE.txt"] = leaflet_licence()
     site |= {page.file: _html(name, page) for name, page in PAGES.items()}
     site |= {f"data/{name}.js": text for name, text in _data(answers, area).items()}
-    site["data/about.js"] = _script("about", {"built": plain(built_at), "missing": sorted(answers.missing)})
+    city, about = this_city(), {"built": plain(built_at), "missing": sorted(answers.missing)}
+    site["data/about.js"] = _script("about", about | {"city": city.name, "zone": city.zone.key})
     return {path: text.encode() for path, text in site.items()}
 
 
@@ -81,6 +84,8 @@ def _html(name: str, page: _Page) -> str:
     return Template(_file("pages", "layout.html")).substitute(
         name=name,
         title=html.escape(page.title),
+        city=html.escape(this_city().name),
+        zone=this_city().zone.key,
         links=links,
         pictures=f" {TILE_HOST}" if name == "city" else "",
         styles="\n".join(f'<link rel="stylesheet" href="assets/{style}">' for style in styles),

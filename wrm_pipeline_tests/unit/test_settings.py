@@ -146,6 +146,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch):
         ("WRM_RAW_NAME_TIMEZONE", "Europe", "Europe/Warsaw"),
         ("WRM_RAW_NAME_TIMEZONE_UNTIL", "soon", "valid date"),
         ("WRM_TIMEZONE", "America/New York", "give a name like UTC or Europe/Warsaw"),
+        ("WRM_TIMEZONE", "localtime", "give a name like UTC or Europe/Warsaw"),
         ("WRM_CITY", "x" * 81, "at most 80 characters"),
         ("WRM_SERVICE_AREA", "51.0,51.3", "lat_min,lat_max,lon_min,lon_max"),
         ("WRM_SERVICE_AREA", "51.3,51.0,16.7,17.3", "minima first"),

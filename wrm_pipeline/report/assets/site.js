@@ -35,7 +35,7 @@ const site = (() => {
     const format = new Intl.DateTimeFormat(locale, options);
     return (text) => (!text ? "–" : format.format(new Date(text)));
   };
-  const zone = { timeZone: "Europe/Warsaw" };
+  const zone = { timeZone: WRM.about.zone };
   const day = dateFormat({ timeZone: "UTC", weekday: "short", day: "numeric", month: "short", year: "numeric" });
   const dayLong = dateFormat({ timeZone: "UTC", weekday: "long", day: "numeric", month: "long", year: "numeric" });
   const dayShort = dateFormat({ timeZone: "UTC", day: "numeric", month: "numeric" });
@@ -73,7 +73,7 @@ const site = (() => {
     }
     for (const name of ["placeholder", "aria-label"])
       for (const node of document.querySelectorAll(`[${name}]`)) node.setAttribute(name, t(node.getAttribute(name)));
-    document.title = `${t(document.title.split(" · ")[0])} · ${t("Wrocław bikes")}`;
+    document.title = `${t(document.title.split(" · ")[0])} · ${t("{city} bikes", WRM.about)}`;
     for (const link of document.querySelectorAll("nav a")) link.href = href(link.getAttribute("href"));
     for (const node of document.querySelectorAll(".only-pl")) node.hidden = language !== "pl";
   };

@@ -1,18 +1,18 @@
 "use strict";
 // The report's texts in Polish, by their English text. Counted texts: one|few|many.
 const words = {
-  "Wrocław bikes": "Rowery we Wrocławiu", "Pages": "Strony", "Skip to the content": "Przejdź do treści", "Colours": "Kolory",
+  "{city} bikes": "Rowery: {city}", "Pages": "Strony", "Skip to the content": "Przejdź do treści", "Colours": "Kolory",
   "Auto": "Auto", "Light": "Jasne", "Dark": "Ciemne",
   "City now": "Miasto teraz", "A day": "Dzień", "Stations": "Stacje", "Data quality": "Jakość danych", "Catalog": "Katalog", "Lineage": "Pochodzenie",
-  "Report built": "Raport zbudowano", "Times are in Europe/Warsaw. Every number comes from a table of the analytics database; the line below each figure names it.":
-    "Godziny są czasu polskiego. Każda liczba pochodzi z tabeli bazy analitycznej; wymienia ją wiersz pod każdym wykresem.",
+  "Report built": "Raport zbudowano", "Times are those of": "Godziny według strefy", "Every number comes from a table of the analytics database; the line below each figure names it.":
+    "Każda liczba pochodzi z tabeli bazy analitycznej; wymienia ją wiersz pod każdym wykresem.",
   "Source": "Źródło", "The query": "Zapytanie", "missing": "brak", "refreshed {time}": "odświeżono {time}",
   "No data yet: {tables} is not in the database. Run wrm_analytics_job in Dagster, which makes it and this page.":
     "Jeszcze brak danych: w bazie nie ma {tables}. Uruchom w Dagsterze wrm_analytics_job, który tworzy dane i tę stronę.",
   "No data yet: {tables} holds no rows for this.": "Jeszcze brak danych: {tables} nie zawiera odpowiednich wierszy.",
 
-  "As of": "Stan na", "(Europe/Warsaw)": "(czas polski)", "Bikes at stations": "Rowery na stacjach", "Free-standing": "Poza stacjami",
-  "Outside the service area, not drawn": "Poza obszarem systemu, nie na mapie", "Find a station": "Znajdź stację", "Rynek, 15003 …": "Rynek, 15003 …",
+  "As of": "Stan na", "Bikes at stations": "Rowery na stacjach", "Free-standing": "Poza stacjami",
+  "Outside the service area, not drawn": "Poza obszarem systemu, nie na mapie", "Find a station": "Znajdź stację", "15003 …": "15003 …",
   "Show": "Pokaż", "Density": "Gęstość", "Free-standing bikes": "Rowery poza stacjami", "Station names": "Nazwy stacji",
   "Grid, service area": "Siatka, obszar systemu", "Street map": "Mapa ulic", "Bikes per km²": "Rowery na km²", "Squares of": "Kwadraty o boku",
   "mean of the day": "średnia z dnia", "mean of {n} snapshot|mean of {n} snapshots": "średnia z {n} migawki|średnia z {n} migawek|średnia z {n} migawek",

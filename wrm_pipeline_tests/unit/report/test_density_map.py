@@ -150,7 +150,8 @@ def test_the_title_is_escaped():
 def test_what_the_page_says():
     text = page("Rynek", "Plac Grunwaldzki")
     assert '<html lang="en">' in text
-    assert '<time datetime="2025-08-21T15:06:02+02:00">2025-08-21 15:06 CEST</time> (Europe/Warsaw)' in text
+    as_of = '<time datetime="2025-08-21T15:06:02+02:00">2025-08-21 15:06 CEST</time>'
+    assert f'{as_of} <span translate="no">(Europe/Warsaw)</span>' in text
     assert "mean of 1 snapshot<" in text
     for term, value in [("Bikes at stations", 9), ("Free-standing", 1), ("Stations", 2)]:
         assert f"<dt>{term}</dt><dd>{value}</dd>" in text
