@@ -69,6 +69,10 @@ class RetryPolicy:
 FEED_POLICY = RetryPolicy(attempts=4, deadline_s=60, base_wait_s=1, max_wait_s=8, attempt_s=18)
 """Worst case 60 s: a fetch starts every minute, and must not overlap with the next one. Time-outs 3 + 15 s."""
 
+SEVERAL_FEEDS_POLICY = RetryPolicy(attempts=4, deadline_s=40, base_wait_s=1, max_wait_s=8, attempt_s=18)
+"""Worst case 40 s: a run that waits for a dead feed ends before the next one has to fetch the others. It takes up to
+5 s to start, and 10 s to store what the others gave."""
+
 STORAGE_POLICY = RetryPolicy(attempts=6, deadline_s=60, base_wait_s=0.5, max_wait_s=8, attempt_s=18)
 """Worst case 60 s for one S3 operation (three hung attempts of 3 + 15 s and their waits). A store that
 answers 503 at once is asked 6 times within 7.8 s on average, 15.5 s at most: long enough for a fail-over, too

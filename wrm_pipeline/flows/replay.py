@@ -23,7 +23,7 @@ from wrm_pipeline.domain.layout import Layout, is_plain_key
 from wrm_pipeline.domain.manifest import AccountingError
 from wrm_pipeline.domain.partition_build import PartitionWouldShrinkError
 from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
-from wrm_pipeline.flows.ingest import last_sha256
+from wrm_pipeline.flows.delivery import last_sha256
 from wrm_pipeline.flows.inspection import UNINSPECTED, inspect_stored
 from wrm_pipeline.flows.process import NoRawDataError, is_settled
 from wrm_pipeline.flows.progress import Begin, unobserved

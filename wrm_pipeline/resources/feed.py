@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field
 
 from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.clients.retry import FEED_POLICY, SEVERAL_FEEDS_POLICY, RetryPolicy
 from wrm_pipeline.domain.configured import host_list, http_url, names_of
 from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, named_kinds
 from wrm_pipeline.domain.masking import redact
@@ -63,9 +64,11 @@ class FeedResource(BaseResource):
     @property
     def clients(self) -> tuple[Feed, ...]:
         """The feeds in the order of trust, each with its circuit breaker."""
-        return tuple(map(self._client, named_kinds(self.feeds)))
+        kinds = named_kinds(self.feeds)
+        policy = FEED_POLICY if len(kinds) == 1 else SEVERAL_FEEDS_POLICY
+        return tuple(self._client(kind, policy) for kind in kinds)
 
-    def _client(self, kind: FeedKind) -> Feed:
+    def _client(self, kind: FeedKind, policy: RetryPolicy) -> Feed:
         settings = self.vault.settings
         configured = settings.url_of(kind)
         shown = self.urls.get(kind.name, redact(configured))
@@ -74,6 +77,7 @@ class FeedResource(BaseResource):
             url,
             self.max_bytes,
             connect_breakers(settings).of(kind.target),
+            policy,
             redirect_hosts=names_of(self.redirect_hosts),
             private_hosts=names_of(self.private_hosts),
             kind=kind,

@@ -26,6 +26,7 @@ from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed, FetchedBody
 from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.definitions import build_defs
+from wrm_pipeline.domain.feeds import UCL, FeedKind
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
@@ -328,6 +329,10 @@ class Recorder:
     feed: Feed
     served: list[tuple[datetime, bytes]]
 
+    @property
+    def kind(self) -> FeedKind:
+        return self.feed.kind
+
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         fetched = self.feed.fetch(correlation_id=correlation_id)
         self.served.append((fetched.fetched_at, fetched.body))
@@ -340,6 +345,7 @@ class Says:
 
     now: Callable[[], datetime]
     bodies: list[bytes] = field(default_factory=list)
+    kind: FeedKind = UCL
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         return FetchedBody(self.bodies.pop(0), self.now(), 200, "text/csv")

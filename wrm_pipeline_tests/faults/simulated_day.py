@@ -37,6 +37,7 @@ from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.clients.feed import FetchedBody
 from wrm_pipeline.clients.retry import RetryPolicy
+from wrm_pipeline.domain.feeds import FeedKind
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
@@ -149,6 +150,10 @@ class Journal:
 class JournaledFeed:
     feed: Any
     journal: Journal
+
+    @property
+    def kind(self) -> FeedKind:
+        return self.feed.kind
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         fetched = self.feed.fetch(correlation_id=correlation_id)

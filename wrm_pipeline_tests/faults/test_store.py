@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from wrm_pipeline.clients.errors import ExternalError, StorageDeniedError, TransientError
+from wrm_pipeline.domain.feeds import UCL
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.flows.watch import plan_new_data_runs
 from wrm_pipeline_tests.faults.harness import (
@@ -306,6 +307,8 @@ def test_the_feed_is_down_when_the_store_comes_back(s3, report):
     world.now += MINUTE
 
     class Down:
+        kind = UCL
+
         def fetch(self, *, correlation_id: str = ""):
             raise TransientError("nobody is there", "feed", "get")
 

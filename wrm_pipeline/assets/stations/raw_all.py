@@ -1,12 +1,14 @@
 """feed -> raw/."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
 from wrm_pipeline.assets.presentation import accounting, handled_rows, raw_schema
-from wrm_pipeline.flows.ingest import IngestResult, take_snapshot
+from wrm_pipeline.domain.snapshot import LineCounts
+from wrm_pipeline.flows.ingest import IngestResult, Minute, take_snapshots
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.feed import FeedResource
@@ -31,55 +33,102 @@ class FeedDriftedError(dg.Failure):
     # A snapshot that is not taken is gone.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=5), warn_window=timedelta(minutes=3)),
     description=(
-        "One snapshot of the bike-share feed, taken **now** and kept for ever, byte for byte.\n\n"
-        "The feed has no history, so materializing this fetches the state of this minute; past days cannot be "
+        "One snapshot of each bike-share feed, taken **now** and kept for ever, byte for byte.\n\n"
+        "The feeds have no history, so materializing this fetches the state of this minute; past days cannot be "
         "fetched. A body that equals the last one is not stored again (`duplicate`). While storage is down the "
         "snapshot waits on the local disk (`spooled`) and a later run delivers it. A body that is not a snapshot goes "
-        "to `quarantine/` with a dead letter, and the run fails and says what came instead."
+        "to `quarantine/` with a dead letter. The run fails if no feed gave a snapshot, and says what came instead; "
+        "`feeds_failed` names those that gave none."
     ),
 )
 def wrm_stations_raw_data(
     context: dg.AssetExecutionContext, feed: FeedResource, lake: LakeResource, redis_cache: RedisCacheResource
 ) -> dg.MaterializeResult[None]:
-    """Fetch, inspect, store once."""
+    """Fetch, inspect, store once: all feeds side by side."""
     with record_requests_on_failure(context):
-        result = take_snapshot(
-            feed.clients[0],
+        minute = take_snapshots(
+            feed.clients,
             lambda: lake.store,
             lake.layout,
             lake.spool,
             correlation_id=context.run.run_id,
             cache=redis_cache.client,
         )
-    for key in result.delivered.keys:
-        context.log.info("delivered from the spool: %s", key)
-    for problem in result.delivered.problems[:_NAMED]:
-        context.log.error("Not deliverable from the spool %s, but blocking nothing: %s", lake.spool.folder, problem)
-    if lake.spool.filling:
+        if not minute.results and len(minute.failures) == 1:
+            raise next(iter(minute.failures.values()))
+    _log_spool(context, minute, lake.spool)
+    for name, error in minute.failures.items():
+        context.log.error("The feed %s gave no snapshot: %s", name, error)
+    for result in minute.results:
+        if result.drift:
+            context.log.error("The feed %s has changed its format: %s.", result.kind.name, result.drift)
+        if result.fault:
+            context.log.error("The feed %s answered with something that is not a snapshot.", result.kind.name)
+        elif result.spool_reason:
+            context.log.warning("Spooled, because the store accepted nothing: %s", result.spool_reason)
+    metadata = {**_metadata(minute, lake.spool), **requests_made()}
+    if not minute.snapshots:
+        raise _failure(minute, metadata)
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def _log_spool(context: dg.AssetExecutionContext, minute: Minute, spool: Spool) -> None:
+    for result in minute.results:
+        for key in result.delivered.keys:
+            context.log.info("delivered from the spool: %s", key)
+        for problem in result.delivered.problems[:_NAMED]:
+            context.log.error("Not deliverable from the spool %s, but blocking nothing: %s", spool.folder, problem)
+    if spool.filling:
         context.log.error(
             "The spool %s holds %d of %d bytes: bring the object store back before it is full.",
-            lake.spool.folder,
-            lake.spool.size_bytes,
-            lake.spool.max_bytes,
+            spool.folder,
+            spool.size_bytes,
+            spool.max_bytes,
         )
-    if result.drift:
-        context.log.error("The feed has changed its format: %s.", result.drift)
-    if result.fault:
-        place = f"is in {result.key}"
-        if result.spool_reason:
-            place = f"waits in the spool for {result.key}"
-        # A change of format is reported by the check feed_format_is_read, with the old and new format.
-        raise (FeedDriftedError if result.drift else dg.Failure)(
-            f"The feed answered with something that is not a snapshot: {result.fault.error_message} The body {place}.",
-            metadata={**_metadata(result, lake.spool), **requests_made()},
-        )
-    if result.spool_reason:
-        context.log.warning("Spooled, because the store accepted nothing: %s", result.spool_reason)
-    return dg.MaterializeResult(metadata={**_metadata(result, lake.spool), **requests_made()})
 
 
-def _metadata(result: IngestResult, spool: Spool) -> dict[str, Any]:
+def _failure(minute: Minute, metadata: dict[str, Any]) -> dg.Failure:
+    # A change of format is reported by the check feed_format_is_read, with the old and new format.
+    drifted = not minute.failures and all(result.drift for result in minute.results)
+    kind = FeedDriftedError if drifted else dg.Failure
+    if not minute.failures and len(minute.results) == 1:
+        problem = f"The feed answered with something that is not a snapshot: {_fault(minute.results[0])}"
+        return kind(problem, metadata=metadata)
+    return kind(f"No feed gave a snapshot. {' '.join(_problems(minute).values())}", metadata=metadata)
+
+
+def _problems(minute: Minute) -> dict[str, str]:
+    """Why feeds gave no snapshot, by their names."""
+    problems = {name: f"{name}: {error}." for name, error in minute.failures.items()}
+    return problems | {
+        result.kind.name: f"{result.kind.name}: {_fault(result)}" for result in minute.results if result.fault
+    }
+
+
+def _fault(result: IngestResult) -> str:
+    place = f"waits in the spool for {result.key}" if result.spool_reason else f"is in {result.key}"
+    return f"{result.fault.error_message if result.fault else ''} The body {place}."
+
+
+def _metadata(minute: Minute, spool: Spool) -> dict[str, Any]:
+    """Of the most trusted feed whose answer is kept, with the rows of all, and then of each feed."""
+    results = minute.results
+    shown = next(iter(minute.snapshots or results), None)
     waiting = list(spool.waiting())
+    several = len(results) + len(minute.failures) > 1
+    return {
+        **(_described(shown) if shown else {}),
+        "delivered_from_spool": sum(len(result.delivered.keys) for result in results),
+        "spool_waiting": len(waiting),
+        "spool_problems": len({problem for result in results for problem in result.delivered.problems}),
+        **accounting(LineCounts.total(result.counts for result in results)),
+        "drift": "; ".join(str(result.drift) for result in results if result.drift),
+        **_rows(results),
+        **({"feeds": _by_feed(minute), "feeds_failed": _problems(minute)} if several else {}),
+    }
+
+
+def _described(result: IngestResult) -> dict[str, Any]:
     return {
         "key": result.key,
         "fetched_at": dg.MetadataValue.timestamp(result.fetched_at),
@@ -88,20 +137,32 @@ def _metadata(result: IngestResult, spool: Spool) -> dict[str, Any]:
         "duplicate": result.duplicate,
         "spooled": result.spooled,
         "spool_reason": result.spool_reason,
-        "delivered_from_spool": len(result.delivered.keys),
-        "spool_waiting": len(waiting),
-        "spool_problems": len(result.delivered.problems),
-        **accounting(result.counts),
-        "drift": str(result.drift or ""),
-        **_rows(result),
     }
 
 
-def _rows(result: IngestResult) -> dict[str, Any]:
-    counts = result.counts
-    rows = counts.lines_in - counts.remark_lines
-    if result.fault:
-        return handled_rows(dead_lettered=rows)
-    if result.duplicate:
-        return handled_rows(duplicate=rows)
-    return handled_rows(counts.rows_out, counts.dead_lettered, counts.duplicate_rows)
+def _by_feed(minute: Minute) -> dict[str, Any]:
+    return {
+        result.kind.name: {
+            **_described(result),
+            "fetched_at": result.fetched_at.isoformat(),
+            **accounting(result.counts),
+            "drift": str(result.drift or ""),
+        }
+        for result in minute.results
+    }
+
+
+def _rows(results: Sequence[IngestResult]) -> dict[str, Any]:
+    out = dead_lettered = duplicate = 0
+    for result in results:
+        counts = result.counts
+        rows = counts.lines_in - counts.remark_lines
+        if result.fault:
+            dead_lettered += rows
+        elif result.duplicate:
+            duplicate += rows
+        else:
+            out += counts.rows_out
+            dead_lettered += counts.dead_lettered
+            duplicate += counts.duplicate_rows
+    return handled_rows(out, dead_lettered, duplicate)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
+from wrm_pipeline.clients.retry import RetryPolicy
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
@@ -16,6 +17,7 @@ from wrm_pipeline.simulator.server import serve
 from wrm_pipeline_tests.fixtures.lake import failure_of, metadata_of, run_job
 
 RAW = "wrm_stations_raw_data"
+ONE_TRY = RetryPolicy(attempts=1, deadline_s=5, base_wait_s=0, max_wait_s=0, attempt_s=5)
 
 
 @pytest.fixture
@@ -141,3 +143,29 @@ def test_a_body_above_the_limit_is_refused(feed, lake, monkeypatch):
     monkeypatch.setenv("WRM_FEED_MAX_BYTES", "1000")
     assert "WRM_FEED_MAX_BYTES" in failure_of(ingest(raise_on_error=False))
     assert lake.keys() == []
+
+
+def test_of_several_feeds_one_is_enough_and_the_dead_one_is_named(feed, lake, monkeypatch):
+    monkeypatch.setenv("WRM_FEEDS", "operator,ucl")
+    monkeypatch.setenv("WRM_OPERATOR_URL", "http://user:canary-4711@127.0.0.1:9/")  # pragma: allowlist secret
+    monkeypatch.setattr("wrm_pipeline.resources.feed.SEVERAL_FEEDS_POLICY", ONE_TRY)
+    metadata = metadata_of(ingest(), RAW)
+    (key,) = lake.keys("raw/")
+    assert metadata["key"] == metadata["feeds"]["ucl"]["key"] == key
+    assert metadata["handled_rows"]["out"] == metadata["feeds"]["ucl"]["rows_out"] > 300
+    assert list(metadata["feeds_failed"]) == ["operator"]
+    assert "127.0.0.1" in metadata["feeds_failed"]["operator"]
+    assert metadata["external_requests"] == {"feed get ok": 1, "feed_operator get failed": 1}
+    assert "canary" not in json.dumps(metadata)
+
+
+def test_without_any_snapshot_the_run_fails_and_says_what_each_feed_did(feed, lake, monkeypatch):
+    monkeypatch.setenv("WRM_FEEDS", "operator,ucl")
+    monkeypatch.setenv("WRM_OPERATOR_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr("wrm_pipeline.resources.feed.SEVERAL_FEEDS_POLICY", ONE_TRY)
+    feed.plan(Misbehaviour.HTML)
+    message = failure_of(ingest(raise_on_error=False))
+    (key,) = lake.keys("quarantine/")
+    assert "No feed gave a snapshot. operator: feed_operator get" in message
+    assert "looks like an HTML page" in message.partition("ucl: ")[2]
+    assert f"The body is in {key}." in message

@@ -11,6 +11,7 @@ import pytest
 
 from wrm_pipeline.clients.errors import PermanentError, TransientError
 from wrm_pipeline.clients.feed import FetchedBody
+from wrm_pipeline.domain.feeds import UCL
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.flows import ingest
 from wrm_pipeline.flows.ingest import take_snapshot
@@ -33,6 +34,8 @@ class Fetches:
 
     def will_say(self, *answers: tuple[datetime, bytes | Exception]) -> None:
         self.answers = iter(answers)
+
+    kind = UCL
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         self.correlation_ids.append(correlation_id)

@@ -27,6 +27,8 @@ MINUTE = timedelta(minutes=1)
 class Fetched:
     """A feed that answers once."""
 
+    kind = OPERATOR
+
     def __init__(self, body: bytes, at) -> None:
         self.answered = FetchedBody(body, at, 200, "application/json", OPERATOR)
 
