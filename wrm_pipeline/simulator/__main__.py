@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import FrameType
+from zoneinfo import ZoneInfo
 
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
+from wrm_pipeline.simulator.places import WROCLAW, Home
 from wrm_pipeline.simulator.server import serve
 
 
@@ -25,11 +27,21 @@ def _instant(text: str) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def _place(text: str) -> tuple[float, float]:
+    lat, lon = map(float, text.split(","))
+    return lat, lon
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m wrm_pipeline.simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8010, help="0 takes a free one (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="each seed is a different city (default %(default)s)")
+    parser.add_argument("--city", default=WROCLAW.name, help="the city's name (default %(default)s)")
+    parser.add_argument("--timezone", type=ZoneInfo, default=WROCLAW.zone, help="its zone (default %(default)s)")
+    parser.add_argument(
+        "--centre", type=_place, default=(WROCLAW.lat, WROCLAW.lon), help="its middle, lat,lon (default: Wrocław's)"
+    )
     parser.add_argument("--start", type=_instant, help="the city's initial time, ISO 8601 (default: now)")
     parser.add_argument(
         "--speed",
@@ -66,7 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     clock = _clock(options.start or datetime.now(UTC), options.speed)
     try:
-        with serve(City(options.seed), clock=clock, host=options.host, port=options.port) as feed:
+        with serve(
+            City(options.seed, home=Home(options.city, options.timezone, *options.centre)),
+            clock=clock,
+            host=options.host,
+            port=options.port,
+        ) as feed:
             feed.misbehave_at_random(options.misbehave_probability, options.seed)
             print(f"export WRM_STATIONS_DATA_URL='{feed.url}'")
             print(f"export WRM_OPERATOR_URL='{feed.operator_url}'")

@@ -25,7 +25,9 @@ from wrm_pipeline.simulator.places import (
     DEPOT_LON,
     DISTRICTS,
     LANDMARKS,
+    WROCLAW,
     District,
+    Home,
     Landmark,
     Profile,
 )
@@ -35,8 +37,6 @@ HEADER = (
     f"#id,{COMBINED},name,lat,lon,bikes,spaces,"
     "installed,locked,temporary,total_docks,givesbonus_acceptspedelecs_fbbattlevel,pedelecs"
 )
-
-WARSAW = ZoneInfo("Europe/Warsaw")
 
 _QUARTER_S = 900
 
@@ -90,21 +90,22 @@ _MASK = (1 << 64) - 1
 
 
 @lru_cache(maxsize=64)
-def _day_units(day: date) -> tuple[int, tuple[float, ...]]:
+def _day_units(day: date, zone: ZoneInfo) -> tuple[int, tuple[float, ...]]:
     """The ride-unit clock of one local day.
 
     Args:
-        day: Date in Europe/Warsaw.
+        day: Date in the zone.
+        zone: The city's.
 
     Returns:
         Local midnight in Unix seconds, and the ride units at each quarter of an hour from there up to the
         next midnight: 97 values, or 93 and 101 on the days on which the clocks change.
     """
-    midnight = int(datetime.combine(day, time.min, WARSAW).timestamp())
-    next_midnight = int(datetime.combine(day + timedelta(days=1), time.min, WARSAW).timestamp())
+    midnight = int(datetime.combine(day, time.min, zone).timestamp())
+    next_midnight = int(datetime.combine(day + timedelta(days=1), time.min, zone).timestamp())
     hourly = _hourly(day.weekday())
     rides = [
-        hourly[datetime.fromtimestamp(quarter, WARSAW).hour] for quarter in range(midnight, next_midnight, _QUARTER_S)
+        hourly[datetime.fromtimestamp(quarter, zone).hour] for quarter in range(midnight, next_midnight, _QUARTER_S)
     ]
     week, weekday = divmod(day.toordinal() - 1, 7)
     start = week * _WEEK_UNITS + _UNITS_BEFORE_DAY[weekday]
@@ -116,9 +117,9 @@ def _hourly(weekday: int) -> Sequence[int]:
     return _WEEKEND if weekday >= 5 else _WORKDAY
 
 
-def _ride_units(unix_s: int) -> float:
+def _ride_units(unix_s: int, zone: ZoneInfo) -> float:
     """Ride units at an instant: increases strictly with time, by `_DAY_UNITS` a day."""
-    midnight, units = _day_units(datetime.fromtimestamp(unix_s, WARSAW).date())
+    midnight, units = _day_units(datetime.fromtimestamp(unix_s, zone).date(), zone)
     quarter, seconds = divmod(unix_s - midnight, _QUARTER_S)
     return units[quarter] + (units[quarter + 1] - units[quarter]) * seconds / _QUARTER_S
 
@@ -210,13 +211,18 @@ class City:
     Args:
         seed: Chooses the stations' names and places and every ride.
         station_count: Stations in the feed.
-        bike_count: Free-standing bikes in the feed, on average; 42 % of them stand in the depot in Warsaw and
-            never move. About 9 bikes per station stand at stations.
+        bike_count: Free-standing bikes in the feed, on average; 42 % of them stand in a depot 300 km to the east
+            and never move. About 9 bikes per station stand at stations.
+        home: Where the city is; another place has the same stations, moved there.
     """
 
-    def __init__(self, seed: int = 1, station_count: int = 260, bike_count: int = 150) -> None:
+    def __init__(self, seed: int = 1, station_count: int = 260, bike_count: int = 150, home: Home = WROCLAW) -> None:
+        self.home = home
+        north, east = home.lat - WROCLAW.lat, home.lon - WROCLAW.lon
         rng = random.Random(seed)
-        landmarks = _landmarks(rng, station_count)
+        landmarks = [
+            mark._replace(lat=mark.lat + north, lon=mark.lon + east) for mark in _landmarks(rng, station_count)
+        ]
         self._stations = [_station(rng, number, mark) for number, mark in enumerate(landmarks)]
         # Suburbs come last, after the bikes, like later additions in the real feed.
         self._suburbs_from = next((i for i, mark in enumerate(landmarks) if mark.profile == "suburb"), station_count)
@@ -250,8 +256,8 @@ class City:
         self._depot = [
             (
                 fleet + i,
-                round(DEPOT_LAT + rng.gauss(0, 0.0002), 6),
-                round(DEPOT_LON + rng.gauss(0, 0.0003), 6),
+                round(DEPOT_LAT + north + rng.gauss(0, 0.0002), 6),
+                round(DEPOT_LON + east + rng.gauss(0, 0.0003), 6),
                 rng.randrange(5, 60) if rng.random() < _PEDELEC_SHARE else -1,
             )
             for i in range(depot_count)
@@ -277,7 +283,7 @@ class City:
         fleet = self._fleet(now_s)
         rows = [HEADER]
         rows += [self._station_row(i, now_s, fleet) for i in range(self._suburbs_from)]
-        offset_s = _local_offset_s(now_s)
+        offset_s = self._local_offset_s(now_s)
         for bike, lat, lon, battery in (*self._depot, *fleet.free):
             front, name, second = self._bike_fronts[bike]
             level, pedelecs = ("", 0) if battery < 0 else (battery, 1)
@@ -309,11 +315,15 @@ class City:
             fleet = self._fleet(reported_s)
         else:
             reported_s = _last_report_s(now_s, station.second)
-        return station.row(reported_s, _local_offset_s(reported_s), fleet.bikes[index], fleet.pedelecs[index])
+        return station.row(reported_s, self._local_offset_s(reported_s), fleet.bikes[index], fleet.pedelecs[index])
+
+    def _local_offset_s(self, unix_s: int) -> int:
+        offset = datetime.fromtimestamp(unix_s, self.home.zone).utcoffset()
+        return int(offset.total_seconds()) if offset else 0
 
     def _fleet_at(self, now_s: int) -> _Fleet:
         """Places every bike: about 2,400 of them in 0.5 ms."""
-        units = _ride_units(now_s)
+        units = _ride_units(now_s, self.home.zone)
         # The number of each bike's latest ride, k, and when it began, in ride units.
         cycles = units / self._period + self._phase
         ride = np.floor(cycles).astype(np.int64)
@@ -323,7 +333,7 @@ class City:
         began = (ride + start - self._phase) * self._period
 
         # On its way: it began less than its own duration ago.
-        on_the_way_since = np.array([_ride_units(now_s - 60 * minutes) for minutes in _RIDE_MINUTES])
+        on_the_way_since = np.array([_ride_units(now_s - 60 * minutes, self.home.zone) for minutes in _RIDE_MINUTES])
         duration = (_uniform(self._keys, ride, 1) * len(_RIDE_MINUTES)).astype(np.int64)
         parked = began <= on_the_way_since[duration]
 
@@ -363,11 +373,6 @@ class City:
             cumulative = np.cumsum(size * np.array(pull)[profile])
             rows.append(number + cumulative / cumulative[-1])
         return np.concatenate(rows)
-
-
-def _local_offset_s(unix_s: int) -> int:
-    offset = datetime.fromtimestamp(unix_s, WARSAW).utcoffset()
-    return int(offset.total_seconds()) if offset else 0
 
 
 def _last_report_s(now_s: int, phase_s: int, period_s: int = 60) -> int:

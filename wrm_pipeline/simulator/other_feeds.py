@@ -63,7 +63,7 @@ def operator_answer(city: City, at: datetime) -> bytes:
                 ],
             }
         )
-    answer = {"data": [{"domain": "pl", "cities": [{"name": "Wrocław", "places": places}]}]}
+    answer = {"data": [{"domain": "pl", "cities": [{"name": city.home.name, "places": places}]}]}
     return json.dumps(answer, ensure_ascii=False).encode()
 
 
@@ -142,7 +142,7 @@ def _contents(city: City, at: datetime, version: str) -> dict[str, dict[str, Any
         "system_information": {
             "system_id": "simulated",
             "name": [{"text": name, "language": "en"}] if new else name,
-            "timezone": "Europe/Warsaw",
+            "timezone": city.home.zone.key,
             **(_NEW_ABOUT if new else {"language": "pl"}),
         },
         "station_information": {"stations": information},

@@ -5,6 +5,7 @@ freely.
 """
 
 from typing import Literal, NamedTuple, cast
+from zoneinfo import ZoneInfo
 
 Profile = Literal["centre", "office", "university", "rail", "estate", "leisure", "suburb"]
 
@@ -27,6 +28,25 @@ class Landmark(NamedTuple):
     profile: Profile
     docks: int
     pull: float = 1.0
+
+
+class Home(NamedTuple):
+    """Where the city is.
+
+    Attributes:
+        name: The city's.
+        zone: Its time zone, by which people live.
+        lat: Degrees north of the market square.
+        lon: Degrees east of it.
+    """
+
+    name: str = "Wrocław"
+    zone: ZoneInfo = ZoneInfo("Europe/Warsaw")
+    lat: float = 51.1099
+    lon: float = 17.0334
+
+
+WROCLAW = Home()
 
 
 class District(NamedTuple):
