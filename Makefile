@@ -135,7 +135,7 @@ deploy-test: setup deploy-setup ## the deployment tried for real, in a container
 	$(BIN)/python -m deploy.test.acceptance
 
 lock: ## renew the locks (needs uv)
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
+	uv pip compile pyproject.toml --extra dev --extra celery --extra kubernetes --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --no-strip-extras --allow-unsafe --quiet -o requirements.lock
 	uv pip compile pyproject.toml -c requirements.lock --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --no-strip-extras --allow-unsafe --quiet -o deploy/runtime.lock

@@ -60,7 +60,7 @@ class HivePartitionedParquetIOManager(BaseIOManager):
     def _publish(self, context: dg.OutputContext, obj: Any) -> None:
         layer, partitions = _layer(context), replace(self.lake.partitions, run_id=context.run_id)
         if isinstance(obj, PartitionFile):
-            info = partitions.publish(layer, date.fromisoformat(context.partition_key), obj)
+            info = partitions.publish(layer, date.fromisoformat(context.asset_partition_key), obj)
             data = obj.data
         else:
             rows = as_arrow(obj)

@@ -79,6 +79,9 @@ PRELOADED = (
 )
 
 
+# The other one starts runs on other machines, too; it is named, since not every installation has Celery.
+_LAUNCHERS = {f"{__name__}.WarmRunLauncher", "wrm_pipeline.resources.celery_runs.HomeOrCeleryRunLauncher"}
+
 # Dagster waits 60 s for a run to start and then tries again; an ordinary start must fit in what is left.
 LOAD_WAIT_S = 20.0
 
@@ -120,7 +123,7 @@ def _to_be_warm(serialized: str, job: ReconstructableJob) -> ReconstructableRepo
     """The repository, if the run's instance wants it to be forked and its job can be."""
     reference = deserialize_value(serialized, ExecuteExternalJobArgs).instance_ref
     launcher = reference.run_launcher_data if reference else None
-    if launcher is None or (launcher.module_name, launcher.class_name) != (__name__, WarmRunLauncher.__name__):
+    if launcher is None or f"{launcher.module_name}.{launcher.class_name}" not in _LAUNCHERS:
         return None
     if not isinstance(job.repository.pointer, FileCodePointer | ModuleCodePointer):
         return None

@@ -102,15 +102,12 @@ class CodeLocation:
 
 
 @contextmanager
-def code_location(
-    target: WorkspaceLoadTarget = OURS, *, launcher: Mapping[str, Any] | None = None
-) -> Iterator[CodeLocation]:
-    """Served until the end of the block; `launcher` is a `run_launcher` for dagster.yaml in place of its own."""
+def code_location(target: WorkspaceLoadTarget = OURS, **changes: Mapping[str, Any]) -> Iterator[CodeLocation]:
+    """Served until the end of the block; `changes` are sections for dagster.yaml in place of its own."""
     configuration = yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text())
     del configuration["concurrency"]
     configuration["run_coordinator"] = {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"}
-    if launcher is not None:
-        configuration["run_launcher"] = dict(launcher)
+    configuration |= changes
     Path(os.environ["DAGSTER_HOME"], "dagster.yaml").write_text(yaml.safe_dump(configuration))
     with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
         yield CodeLocation(instance, context)

@@ -49,7 +49,7 @@ def location(source: Path) -> Iterator[CodeLocation]:
     target = PythonFileTarget(str(source), attribute="defs", working_directory=None, location_name=NAME)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(source.parent))
-        with code_location(target, launcher=LAUNCHER) as location:
+        with code_location(target, run_launcher=LAUNCHER) as location:
             yield location
             source.write_text(SOURCE)
             parent = psutil.Process(run(location)["parent"])

@@ -183,6 +183,14 @@ def test_a_day_without_raw_in_a_range_is_nothing_to_do_and_said(lake, monkeypatc
     assert len(lake.keys("processed/")) == len(lake.keys("enhanced/")) == 3
 
 
+def test_a_backfill_that_asks_for_a_day_as_a_range_of_one_publishes_it(lake):
+    """So does Dagster, with a run for each day."""
+    fill(lake)
+    assert run_range(DAYS[1], DAYS[1]).success
+    for layer in ("processed", "enhanced"):
+        assert lake.keys(f"{layer}/") == [lake.partition_key(layer, DAYS[1])]
+
+
 def test_a_range_without_any_data_is_green_and_writes_nothing(lake, monkeypatch):
     monkeypatch.setenv("WRM_EXECUTOR", "sequential")
     assert run_range(DAYS[0], DAYS[-1]).success
