@@ -38,8 +38,9 @@ from wrm_pipeline.domain.configured import (
 from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, named_kinds
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
+from wrm_pipeline.domain.public_system import PublicSystem
 from wrm_pipeline.domain.rules import ServiceArea, StrictRules
-from wrm_pipeline.domain.setting_groups import CitySettings, MailSettings, ServingSettings
+from wrm_pipeline.domain.setting_groups import CitySettings, GbfsOutSettings, MailSettings, ServingSettings
 from wrm_pipeline.domain.values import stripped, unusable_character
 
 # Reports from before 2010 are dead letters (data contract, section 4).
@@ -56,7 +57,7 @@ class SettingsError(ValueError):
     """The environment is invalid; the message says which variable, why, and what to do."""
 
 
-class Settings(CitySettings, ServingSettings, MailSettings, BaseSettings):
+class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, BaseSettings):
     """All settings, validated together. Field descriptions are shown by `wrm config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
@@ -530,6 +531,20 @@ class Settings(CitySettings, ServingSettings, MailSettings, BaseSettings):
     def reports_dir(self) -> Path:
         """The local copy of the reports."""
         return self.data_dir / "reports"
+
+    @property
+    def gbfs_folder(self) -> Path:
+        """Where GBFS files are published."""
+        return self.gbfs_out_dir or self.reports_dir / "gbfs"
+
+    @property
+    def gbfs_ids_dir(self) -> Path:
+        """What the public ids of bikes depend on; never served."""
+        return self.data_dir / "gbfs"
+
+    def public_system(self, url: str | None = None) -> PublicSystem:
+        """What GBFS files say of the system; `url` is the address of their folder, by default the configured one."""
+        return self.system_at(url or self.gbfs_address(self.report_url, self.gbfs_folder), self.city, self.timezone)
 
 
 _VAULT_LOGIN = ("vault_role_id", "vault_secret_id", "vault_token")

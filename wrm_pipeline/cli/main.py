@@ -13,6 +13,7 @@ from wrm_pipeline.cli.command import Entrance, Group
 from wrm_pipeline.cli.compact import compact
 from wrm_pipeline.cli.dead_letters import dlq
 from wrm_pipeline.cli.diagnosis import config, doctor, smoke, trace
+from wrm_pipeline.cli.gbfs import gbfs
 from wrm_pipeline.cli.output import shown_safely
 from wrm_pipeline.cli.prune import prune
 from wrm_pipeline.cli.rebuild import rebuild
@@ -37,7 +38,7 @@ def wrm(ctx: click.Context) -> None:
     """Commands for operators of wrm_pipeline.
 
     Commands write only with --apply; without it they print what they would do. `backup` and `reports`, which timers
-    run, need no flag.
+    run, need no flag, and `gbfs` writes nothing but the folder that it is given.
     """
     ctx.obj = Entrance()
 
@@ -57,6 +58,7 @@ for command in (
     repair_clock,
     secrets,
     reports,
+    gbfs,
     alerts,
 ):
     wrm.add_command(command)

@@ -73,7 +73,7 @@ def _become_local(folder: Path) -> None:
     """The environment of a pipeline without bucket, Vault and Redis; settings that affect rows are kept."""
     vault = ("vault_addr", "vault_role_id", "vault_secret_id", "vault_token")
     places = ("bucket_name", "redis_url", "postgres_host", "postgres_serving_host", "dask_scheduler_address")
-    outside = (*vault, *places, "alert_webhook_url", "mail_to")
+    outside = (*vault, *places, "alert_webhook_url", "mail_to", "gbfs_out_dir")
     for name in (variable for field in outside for variable in variables_of(field)):
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)

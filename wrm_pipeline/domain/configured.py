@@ -68,6 +68,21 @@ def receiver_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def public_url(value: str) -> str:
+    """An address that is published.
+
+    Raises:
+        ValueError: it is not one, or contains a credential or a query.
+    """
+    parts = urlsplit(value)
+    plain = re.fullmatch(r"[!-~]+", value) and not re.search(r"[<>\"{}|\\^`]", value)
+    if not plain or not is_url(value, *HTTP_SCHEMES) or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise ValueError(
+            "is not an address to publish (not shown, as it may hold a key); give one like https://bikes.example.org/gbfs"
+        )
+    return value
+
+
 def vault_address(value: str) -> str:
     """The address of a Vault, without a slash at its end.
 

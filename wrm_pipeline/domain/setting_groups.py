@@ -1,12 +1,24 @@
 """Groups of settings, each a part of `Settings`: fields, and checks of their combination."""
 
+import re
+import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from wrm_pipeline.domain.city import DEFAULT_CITY, DEFAULT_ZONE_NAME, known_zone
-from wrm_pipeline.domain.configured import SMTP_SCHEMES, SslMode, mail_addresses, pg_schema, role_list, secret_url
+from wrm_pipeline.domain.configured import (
+    SMTP_SCHEMES,
+    SslMode,
+    mail_addresses,
+    pg_schema,
+    public_url,
+    role_list,
+    secret_url,
+)
+from wrm_pipeline.domain.public_system import PublicSystem
 
 
 class CitySettings(BaseModel):
@@ -104,3 +116,114 @@ class MailSettings(BaseModel):
     @classmethod
     def _server(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value is None else SecretStr(secret_url(value.get_secret_value(), *SMTP_SCHEMES))
+
+
+# A domain that cannot exist (RFC 2606), as the standard wants an address.
+_NO_CONTACT = "nobody@example.invalid"
+
+
+class GbfsOutSettings(BaseModel):
+    """What the GBFS files that are published say beside the data, and where they are."""
+
+    gbfs_out_dir: Path | None = Field(
+        None,
+        alias="WRM_GBFS_OUT_DIR",
+        description="Folder of the GBFS files, for a web server; unset: reports/gbfs in WRM_DATA_DIR",
+    )
+    gbfs_out_url: str | None = Field(
+        None, alias="WRM_GBFS_OUT_URL", description="Its public address; unset: gbfs/ below WRM_REPORT_URL"
+    )
+    gbfs_system_id: str = Field(
+        "",
+        alias="WRM_GBFS_SYSTEM_ID",
+        description="Identifies the system, for ever; empty: WRM_CITY in plain letters",
+    )
+    gbfs_language: str = Field(
+        "pl",
+        alias="WRM_GBFS_LANGUAGE",
+        description="Language of the stations' names, like pl or pt-BR",
+    )
+    gbfs_operator: str = Field("", alias="WRM_GBFS_OPERATOR", max_length=200, description="The operator's name")
+    gbfs_contact: str = Field(
+        _NO_CONTACT, alias="WRM_GBFS_CONTACT", description="Public mail address for questions about the GBFS files"
+    )
+    gbfs_license_url: str | None = Field(
+        None,
+        alias="WRM_GBFS_LICENSE_URL",
+        description="Terms under which the GBFS files may be used; unset: a page that grants nothing",
+    )
+    gbfs_opening_hours: str = Field(
+        "24/7", alias="WRM_GBFS_OPENING_HOURS", min_length=1, description="Of the system, as OpenStreetMap writes them"
+    )
+    gbfs_ebike_range_m: int = Field(
+        60_000,
+        alias="WRM_GBFS_EBIKE_RANGE_M",
+        ge=1_000,
+        le=500_000,
+        description="How far an e-bike goes with a full battery; no feed says it, and GBFS wants it",
+    )
+
+    @field_validator("gbfs_out_dir")
+    @classmethod
+    def _absolute_out_dir(cls, value: Path | None) -> Path | None:
+        return value if value is None else value.expanduser().resolve()
+
+    @field_validator("gbfs_out_url", "gbfs_license_url")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        return value if value is None else public_url(value)
+
+    @field_validator("gbfs_system_id")
+    @classmethod
+    def _plain_id(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{0,100}", value):
+            raise ValueError("is not an id of plain letters, digits, dots, hyphens and underscores; give one like wrm")
+        return value
+
+    @field_validator("gbfs_language")
+    @classmethod
+    def _language_code(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", value):
+            raise ValueError("is not a language; give a code like pl or pt-BR")
+        return value
+
+    @field_validator("gbfs_contact")
+    @classmethod
+    def _one_address(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_%+-]+(\.[A-Za-z0-9_%+-]+)*@([A-Za-z0-9-]+\.)+[A-Za-z0-9]+", value):
+            raise ValueError("is not a mail address; give one like bikes@example.org")
+        return value
+
+    def gbfs_address(self, report_url: str | None, folder: Path) -> str:
+        """The public address of the folder of the GBFS files; that on the disk if there is none."""
+        if self.gbfs_out_url:
+            return self.gbfs_out_url
+        try:
+            return f"{public_url(report_url or '').rstrip('/')}/gbfs"
+        except ValueError:
+            return folder.as_uri()
+
+    def system_at(self, url: str, city: str, timezone: str) -> PublicSystem:
+        """What the files below an address say of the system."""
+        return PublicSystem(
+            url=f"{url.rstrip('/')}/",
+            system_id=self.gbfs_system_id or plain_name(city),
+            name=city,
+            timezone=timezone,
+            language=self.gbfs_language,
+            contact=self.gbfs_contact,
+            opening_hours=self.gbfs_opening_hours,
+            ebike_range_m=self.gbfs_ebike_range_m,
+            operator=self.gbfs_operator,
+            licence_url=self.gbfs_license_url or "",
+        )
+
+
+def plain_name(name: str) -> str:
+    """A name in lower-case ASCII letters, digits and underscores: `Wrocław` is `wroclaw`."""
+    letters = unicodedata.normalize("NFKD", name.lower().translate(_UNDECOMPOSED)).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", letters).strip("_") or "city"
+
+
+# Letters that Unicode does not take for a plain one with a mark.
+_UNDECOMPOSED = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ß": "ss", "æ": "ae", "œ": "oe", "ı": "i"})

@@ -92,7 +92,7 @@ class Site:
         return f"https://{NAME}:{self.port}"
 
 
-def _configuration(folder: Path, port: int, http_port: int, exporter_port: int) -> str:
+def _configuration(folder: Path, port: int, http_port: int, exporter_port: int, *, gbfs_public: bool) -> str:
     text = render(
         "web",
         "wrm.conf.j2",
@@ -106,6 +106,8 @@ def _configuration(folder: Path, port: int, http_port: int, exporter_port: int) 
         web_burst=1000,
         dagster_exporter_port=exporter_port,
         dagster_reports_dir=f"{folder}/reports",
+        dagster_gbfs_dir=f"{folder}/gbfs",
+        web_gbfs_public=gbfs_public,
     )
     text = text.replace("/run/wrm-web/", f"{folder}/run/").replace("/etc/nginx/wrm", f"{folder}/wrm")
     folders = "".join(
@@ -119,11 +121,11 @@ def _configuration(folder: Path, port: int, http_port: int, exporter_port: int) 
 
 
 @contextmanager
-def running_nginx(folder: Path, exporter_port: int = 1) -> Iterator[Site]:
+def running_nginx(folder: Path, exporter_port: int = 1, *, gbfs_public: bool = False) -> Iterator[Site]:
     """The site with one person who acts and one who looks; what is behind it is the caller's."""
     assert NGINX is not None
     port, http_port = free_ports(2)
-    for name in ("run", "reports"):
+    for name in ("run", "reports", "gbfs"):
         (folder / name).mkdir(exist_ok=True)
     subprocess.run(
         [
@@ -136,7 +138,7 @@ def running_nginx(folder: Path, exporter_port: int = 1) -> Iterator[Site]:
     )
     for file, names in (("wrm.htpasswd", ACTORS), ("wrm-look.htpasswd", ALL)):
         (folder / file).write_text("".join(f"{name}:{{PLAIN}}{LOGINS[name]}\n" for name in names))
-    (folder / "nginx.conf").write_text(_configuration(folder, port, http_port, exporter_port))
+    (folder / "nginx.conf").write_text(_configuration(folder, port, http_port, exporter_port, gbfs_public=gbfs_public))
     command = [NGINX, "-p", str(folder), "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

@@ -41,7 +41,14 @@ def site(folder: Path) -> Iterator[Site]:
         (folder / "reports/.part.html").write_text("half")
         (folder / "secret").write_text("secret")
         (folder / "reports/link").symlink_to(folder / "secret")
+        _put_gbfs(folder)
         yield site
+
+
+def _put_gbfs(folder: Path) -> None:
+    (folder / "gbfs/v3.0").mkdir(parents=True)
+    (folder / "gbfs/v3.0/gbfs.json").write_text('{"version": "3.0", "name": "Łódź"}')
+    (folder / "gbfs/v3.0/.gbfs.json.part").write_text("{")
 
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -202,6 +209,11 @@ TABLE: dict[str, tuple[str, str, str | None, dict[str, str], int, str | None]] =
     "a link among the reports": ("GET", "/reports/link", "guest", {}, 403, None),
     "beside the reports": ("GET", "/reports/..%2fsecret", "guest", {}, 401, None),
     "beside the reports, by who acts": ("GET", "/reports../secret", "admin", {}, 200, "ui"),
+    "GBFS": ("GET", "/gbfs/v3.0/gbfs.json", "guest", {}, 200, None),
+    "GBFS without a login": ("GET", "/gbfs/v3.0/gbfs.json", None, {}, 401, None),
+    "GBFS by a page of another site": ("GET", "/gbfs/v3.0/gbfs.json", "guest", IMAGE, 403, None),
+    "GBFS written": ("PUT", "/gbfs/v3.0/gbfs.json", "admin", OWN, 405, None),
+    "GBFS that is being written": ("GET", "/gbfs/v3.0/.gbfs.json.part", "guest", {}, 404, None),
     "health without a login": ("GET", "/healthz", None, {}, 204, "ui"),
     "health's inner address": ("GET", "/_alive", "admin", {}, 404, None),
     "another name": ("GET", "/", "admin", {"Host": "evil.example"}, 421, None),
@@ -228,6 +240,22 @@ def test_who_may_ask_what(site: Site, name: str) -> None:
 def test_dagsters_own_policy_holds_beside_ours(site: Site) -> None:
     policies = ask(site, "GET", "/", "admin", {})[1]["content-security-policy"]
     assert "script-src 'nonce-of-dagster', default-src 'self'" in policies
+
+
+def test_gbfs_may_be_open_to_everyone_and_nothing_else_is() -> None:
+    page = {"Origin": "https://map.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+    folder = tempfile.TemporaryDirectory(prefix="wrm-site-")
+    with folder as name, running_nginx(Path(name), gbfs_public=True) as site:
+        _put_gbfs(site.folder)
+        status, headers, body = ask(site, "GET", "/gbfs/v3.0/gbfs.json", None, page)
+        assert (status, json.loads(body)["name"]) == (200, "Łódź")
+        assert headers["content-type"] == "application/json; charset=utf-8"
+        assert headers["access-control-allow-origin"] == "*"
+        again = ask(site, "GET", "/gbfs/v3.0/gbfs.json", None, {**page, "If-None-Match": headers["etag"]})
+        assert again[0] == 304
+        assert ask(site, "GET", "/gbfs/v3.0/", None, page)[2] == body
+        assert ask(site, "GET", "/gbfs/../reports/", None, page)[0] == 403
+        assert ask(site, "GET", "/gbfs/../reports/", None, {})[0] == 401
 
 
 def test_plain_http_leads_to_our_name_whatever_was_asked_for(site: Site) -> None:

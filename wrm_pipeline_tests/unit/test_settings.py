@@ -148,6 +148,12 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch):
         ("WRM_TIMEZONE", "America/New York", "give a name like UTC or Europe/Warsaw"),
         ("WRM_TIMEZONE", "localtime", "give a name like UTC or Europe/Warsaw"),
         ("WRM_CITY", "x" * 81, "at most 80 characters"),
+        ("WRM_GBFS_SYSTEM_ID", "wroc ław", "plain letters"),
+        ("WRM_GBFS_LANGUAGE", "Polish", "a code like pl or pt-BR"),
+        ("WRM_GBFS_CONTACT", "a@b.pl,c@d.pl", "bikes@example.org"),
+        ("WRM_GBFS_CONTACT", "a@localhost", "bikes@example.org"),
+        ("WRM_GBFS_EBIKE_RANGE_M", "60 km", "integer"),
+        ("WRM_GBFS_EBIKE_RANGE_M", "60", "greater than or equal to 1000"),
         ("WRM_SERVICE_AREA", "51.0,51.3", "lat_min,lat_max,lon_min,lon_max"),
         ("WRM_SERVICE_AREA", "51.3,51.0,16.7,17.3", "minima first"),
         ("WRM_SERVICE_AREA", "51.0,nan,16.7,17.3", "minima first"),
@@ -253,6 +259,32 @@ def test_the_city_and_its_zone(monkeypatch):
     assert (load_settings().city, load_settings().zone) == ("Wrocław", ZoneInfo("Europe/Warsaw"))
     set_all(monkeypatch, WRM_CITY="St. John's", WRM_TIMEZONE="America/St_Johns")
     assert (load_settings().city, load_settings().zone) == ("St. John's", ZoneInfo("America/St_Johns"))
+
+
+@pytest.mark.parametrize("name", ["WRM_GBFS_OUT_URL", "WRM_GBFS_LICENSE_URL"])
+@pytest.mark.parametrize(
+    "address", [f"https://u:{CANARY}@x.example/", f"https://x.example/?key={CANARY}", f"ftp:{CANARY}"]
+)
+def test_an_address_with_a_credential_is_not_published(monkeypatch, name, address):
+    message = message_of_wrong(monkeypatch, **{name: address})
+    assert f"{name}: is not an address to publish" in message
+    assert CANARY not in message
+
+
+def test_what_gbfs_files_say_of_the_system(monkeypatch):
+    settings = load_settings()
+    system = settings.public_system()
+    assert (system.name, system.system_id, system.timezone) == ("Wrocław", "wroclaw", "Europe/Warsaw")
+    assert system.url == f"{settings.data_dir.as_uri()}/reports/gbfs/"
+    monkeypatch.setenv("WRM_REPORT_URL", f"https://u:{CANARY}@x.example/reports")
+    assert CANARY not in load_settings().public_system().url
+    monkeypatch.setenv("WRM_REPORT_URL", "https://x.example/reports/")
+    assert load_settings().public_system().url == "https://x.example/reports/gbfs/"
+    set_all(monkeypatch, WRM_GBFS_OUT_URL="https://x.example/gbfs", WRM_CITY="Łódź – São João", WRM_TIMEZONE="UTC")
+    system = load_settings().public_system()
+    assert (system.url, system.system_id, system.timezone) == ("https://x.example/gbfs/", "lodz_sao_joao", "UTC")
+    monkeypatch.setenv("WRM_GBFS_SYSTEM_ID", "Forever-1")
+    assert load_settings().public_system().system_id == "Forever-1"
 
 
 # --- the first partition ---

@@ -1,7 +1,7 @@
 """processed/ -> enhanced/."""
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,7 @@ from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.schemas import ENHANCED, FLAGS
 from wrm_pipeline.flows.enhance import enhance_partition
+from wrm_pipeline.flows.gbfs_out import IdFiles, publish_latest
 from wrm_pipeline.io_managers.hive_partitioned import read_published
 from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.lake.raw_objects import RawDay
@@ -88,6 +89,18 @@ def wrm_stations_enhanced_data_all(
         yield found
         return
     yield from publish_if_check_passes(dg.Output(built.file, metadata=built.metadata), built.check)
+    if built.file is not None:
+        _publish_gbfs(context, lake, built.file, clock.now())
+
+
+def _publish_gbfs(context: dg.AssetExecutionContext, lake: LakeResource, file: PartitionFile, now: datetime) -> None:
+    """Publish the partition's newest snapshot as GBFS: the partition is published by now, so a failure costs no row."""
+    settings = lake.settings
+    ids = IdFiles(settings.gbfs_ids_dir)
+    try:
+        publish_latest(file.data, settings.public_system(), settings.gbfs_folder, ids, now=now)
+    except OSError as error:
+        context.log.warning("The GBFS files in %s stay as they were: %s", settings.gbfs_folder, error)
 
 
 def enhance_published_day(lake: LakeResource, dt: date, options: BuildOptions) -> BuiltDay:
