@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from wrm_pipeline.clients.env_file import EnvFile, EnvFileError, find_env_file, ignored_env_file
 from wrm_pipeline.domain.anomaly_options import DEFAULT_CONTAMINATION, MAX_CONTAMINATION, AnomalyOptions
 from wrm_pipeline.domain.backup_retention import Retention
-from wrm_pipeline.domain.city import known_zone, use_city
+from wrm_pipeline.domain.city import DEFAULT_CITY, known_zone, use_city
 from wrm_pipeline.domain.configured import (
     HTTP_SCHEMES,
     REDIS_SCHEMES,
@@ -39,7 +39,7 @@ from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, named_kinds
 from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.public_system import PublicSystem
-from wrm_pipeline.domain.rules import ServiceArea, StrictRules
+from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, EVERYWHERE, ServiceArea, StrictRules
 from wrm_pipeline.domain.setting_groups import CitySettings, GbfsOutSettings, MailSettings, ServingSettings
 from wrm_pipeline.domain.values import stripped, unusable_character
 
@@ -101,7 +101,10 @@ class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, Bas
         FIRST_DATE, alias="WRM_FIRST_DATE", description="First partition; raw objects of earlier days are left alone"
     )
     service_area: str = Field(
-        "51.0,51.3,16.7,17.3", alias="WRM_SERVICE_AREA", description="lat_min,lat_max,lon_min,lon_max in degrees"
+        "",
+        alias="WRM_SERVICE_AREA",
+        description="lat_min,lat_max,lon_min,lon_max in degrees; unset: 51.0,51.3,16.7,17.3, or if WRM_CITY is set the "
+        "box around its stations",
     )
     strict_rules: str = Field(
         "",
@@ -467,8 +470,15 @@ class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, Bas
 
     @property
     def area(self) -> ServiceArea:
-        """The service area as a box."""
-        return ServiceArea(*map(float, self.service_area.split(",")))
+        """The service area as a box; all the world if it is still to be found (`area_is_found`)."""
+        if self.area_is_found:
+            return EVERYWHERE
+        return ServiceArea(*map(float, self.service_area.split(","))) if self.service_area else DEFAULT_SERVICE_AREA
+
+    @property
+    def area_is_found(self) -> bool:
+        """Whether the service area comes from the stations (`lake/service_area.py`): another city, and none is set."""
+        return not self.service_area and self.city != DEFAULT_CITY
 
     @property
     def strict(self) -> StrictRules:

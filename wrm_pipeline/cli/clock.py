@@ -116,6 +116,7 @@ def _build_days(
     from wrm_pipeline.domain.layout import local_date
     from wrm_pipeline.flows.future_raw import days_to_rebuild
     from wrm_pipeline.flows.rebuild import rebuild_partition
+    from wrm_pipeline.resources.lake import area_of
 
     layout = settings.layout
     days = {
@@ -126,7 +127,7 @@ def _build_days(
         for dt, lost in days.items():
             bar.begin(dt.isoformat(), len(days))
             built = rebuild_partition(
-                store, layout, dt, area=settings.area, strict=settings.strict, now=now, moved=lost
+                store, layout, dt, area=area_of(settings, store), strict=settings.strict, now=now, moved=lost
             )
             bar.say(f"{dt}: built, {built.snapshots:,} snapshots, {built.counts.rows_out:,} rows.")
             done.append({"dt": dt, "snapshots": built.snapshots, "rows": built.counts.rows_out})

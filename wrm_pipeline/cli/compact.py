@@ -76,15 +76,17 @@ def _pack(settings: "Settings", age_days: int, days: Sequence[date], *, apply: b
 
     from wrm_pipeline.domain.layout import local_date
     from wrm_pipeline.flows.compaction import compact_day, days_to_pack
-    from wrm_pipeline.resources.lake import connect_store
+    from wrm_pipeline.lake.dry_run_store import DryRunStore
+    from wrm_pipeline.resources.lake import area_of, connect_store
 
     store, layout, today = connect_store(settings), settings.layout, local_date(datetime.now(UTC))
+    area = area_of(settings, store if apply else DryRunStore(store))
     packed, say = [], printer(as_json)
     with progress("compact", say) as bar:
         for dt in days_to_pack(store, layout, today=today, older_than_days=age_days, begin=bar.begin):
             if days and dt not in days:
                 continue
-            done = compact_day(store, layout, dt, area=settings.area, today=today, dry_run=not apply)
+            done = compact_day(store, layout, dt, area=area, today=today, dry_run=not apply)
             packed.append(done)
             bar.say(_said_of(done, apply=apply))
     if as_json:

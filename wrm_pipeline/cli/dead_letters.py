@@ -434,6 +434,7 @@ def replay(
     from wrm_pipeline.domain.dead_letters import MAX_RETRIES
     from wrm_pipeline.flows import replay as replaying
     from wrm_pipeline.lake.dead_letter_queue import Entries
+    from wrm_pipeline.resources.lake import area_of
 
     queue = _queue(settings)
     found = [_find_readable(queue, entry_id).entry_id for entry_id in ids]
@@ -449,7 +450,7 @@ def replay(
             queue.store,
             settings.layout,
             selection,
-            area=settings.area,
+            area=area_of(settings, queue.store),
             strict=settings.strict,
             now=datetime.now(UTC),
             max_retries=MAX_RETRIES if max_retries is None else max_retries,

@@ -26,7 +26,7 @@ from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
 from wrm_pipeline.clients.vault_errors import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.feeds import FeedKind
-from wrm_pipeline.domain.layout import local_date
+from wrm_pipeline.domain.layout import folder_date, local_date
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.future_raw import future_raw
@@ -54,6 +54,10 @@ _DISK_FAILURE_BYTES = 500 * 2**20
 # File names and partitions come from the clock; a report's time is compared with it.
 _CLOCK_WARNING_S = 5.0
 _CLOCK_FAILURE_S = 60.0
+
+# Snapshots from around midnight that a wrong clock may have put into the wrong day.
+_FEW_OF_OTHER_DAYS = 3
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Objects listed by name.
 MOST_NAMED = 3
@@ -94,6 +98,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ),
         ("feed format", _feed_format, "See the storage check first"),
         ("lake files", _lake_files, "See the storage check first"),
+        ("time zone", _time_zone, "See the storage check first"),
         ("dead letters", _dead_letters, "See the storage check first"),
         ("spool", _spool, "Check the folder and its owner"),
         ("redis", _redis, "Correct REDIS_URL; files are used meanwhile"),
@@ -211,6 +216,25 @@ def _lake_files(settings: Settings) -> Finding:
         "files"
     )
     return Finding("lake files", "warning", tried, files.text, todo)
+
+
+def _time_zone(settings: Settings) -> Finding:
+    """Whether the newest days' snapshots are of these days: a lake of another zone cuts them elsewhere."""
+    layout, raw = settings.layout, connect_store(settings, _ONE_TRY)
+    days = sorted(dt for folder in raw.list_folders(layout.raw_prefix) if (dt := folder_date(folder)))
+    keys = [layout.parse_raw_key(info.key) for dt in days[-2:] for info in raw.list(layout.raw_folder(dt))]
+    taken = [key for key in keys if key is not None and key.file_timestamp is not None]
+    others = [key for key in taken if local_date(key.file_timestamp or _EPOCH) != key.dt]
+    tried = f"compare the newest days with the times of their snapshots in {settings.timezone} (WRM_TIMEZONE)"
+    if len(others) <= _FEW_OF_OTHER_DAYS:
+        return Finding("time zone", "ok", tried, f"{len(taken)} snapshots, {len(others)} of another day")
+    example = max(others, key=lambda key: key.file_timestamp or _EPOCH)
+    got = f"{len(others)} of {len(taken)} snapshots are of another day, as {example.key}"
+    todo = (
+        "Set WRM_TIMEZONE to the zone in which this lake was made, or give the city a lake of its own "
+        "(WRM_STATIONS_S3_PREFIX, WRM_DATA_DIR); names in another zone than UTC need WRM_RAW_NAME_TIMEZONE"
+    )
+    return Finding("time zone", "failed", tried, got, todo)
 
 
 def _dead_letters(settings: Settings) -> Finding:

@@ -209,12 +209,14 @@ def _build_days(
 def _build_day(store: "ObjectStore", settings: "Settings", dt: date, order: _Order) -> "RebuiltPartition":
     from wrm_pipeline.flows.rebuild import rebuild_partition
     from wrm_pipeline.lake.dry_run_store import DryRunStore
+    from wrm_pipeline.resources.lake import area_of
 
+    target = store if order.apply else DryRunStore(store)
     return rebuild_partition(
-        store if order.apply else DryRunStore(store),
+        target,
         settings.layout,
         dt,
-        area=settings.area,
+        area=area_of(settings, target),
         strict=settings.strict,
         now=datetime.now(UTC),
         layers=order.layers,

@@ -243,6 +243,11 @@ class Layout:
         """Key of the problems that the reconciliation has found and cannot fix."""
         return f"{self.prefix}findings/lake.json"
 
+    @property
+    def service_area_key(self) -> str:
+        """Key of the service area that was found, where none is configured."""
+        return f"{self.prefix}findings/service_area.json"
+
     def superseded_prefix(self, layer: str) -> str:
         """Files that one of our partitions has replaced are kept below this prefix for a while."""
         return f"{self.prefix}superseded/{layer}/"

@@ -21,6 +21,7 @@ class ServiceArea:
 
 
 DEFAULT_SERVICE_AREA = ServiceArea()
+EVERYWHERE = ServiceArea(-90, 90, -180, 180)
 
 # Rules that judge a row by itself and may cost it its place (WRM_STRICT_RULES), in the order in which they are asked.
 STRICT_RULES = (

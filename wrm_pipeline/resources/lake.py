@@ -20,6 +20,7 @@ from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.local_object_store import LocalObjectStore
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.lake.service_area import kept_area
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.base import BaseResource, optional
 from wrm_pipeline.resources.s3 import S3Resource
@@ -135,8 +136,12 @@ class LakeResource(BaseResource):
 
     @property
     def area(self) -> ServiceArea:
-        """The service area."""
-        return self.settings.area
+        """The service area.
+
+        Raises:
+            ExternalError: it is to be found in the store, which failed.
+        """
+        return area_of(self.settings, self.store) if self.settings.area_is_found else self.settings.area
 
     @property
     def partitions(self) -> PublishedPartitions:
@@ -186,6 +191,16 @@ def connect_store(settings: Settings, policy: RetryPolicy | None = None) -> Obje
         ExternalError: Vault returned no credentials.
     """
     return LakeResource.of(settings).connect(policy)
+
+
+def area_of(settings: Settings, store: ObjectStore) -> ServiceArea:
+    """The service area: configured, or found in the store.
+
+    Raises:
+        ExternalError: the store failed.
+    """
+    found = kept_area(PublishedPartitions(store, settings.layout)) if settings.area_is_found else None
+    return found or settings.area
 
 
 def s3_access(settings: Settings) -> S3Access | None:

@@ -162,7 +162,7 @@ def publish_day(task: DayTask) -> dict[str, Any]:
     logs.configure(settings.data_dir / "logs", as_json=settings.env == "production")
     fields = task.lake_fields
     lake = LakeResource.of(settings) if fields is None else LakeResource.from_fields(settings, fields)
-    mine = (lake.place, lake.layout, lake.area, lake.settings.strict, _code_version(), _zone_name())
+    mine = (lake.place, lake.layout, lake.settings.area, lake.settings.strict, _code_version(), _zone_name())
     wanted = (task.place, task.layout, task.area, task.strict, task.code, task.zone)
     if mine != wanted:
         differences = [
@@ -263,7 +263,7 @@ def _run_days(
     # A process of this machine uses the lake of this run, which a person may have changed in the run config; a machine
     # of a cluster reports if its own is a different one.
     fields = lake.fields_by_resource() if client.kind == "processes" else None
-    about = (lake.place, lake.layout, lake.area, lake.settings.strict)
+    about = (lake.place, lake.layout, lake.settings.area, lake.settings.strict)
     tasks = [DayTask(dt, layer, build, options, *about, lake_fields=fields) for dt in days]
     context.log.info("Building %s of %d days; workers: %s", layer, len(days), workers.place)
     done: dict[date, dict[str, Any]] = {}
