@@ -274,6 +274,8 @@ class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, Bas
     @field_validator("service_area")
     @classmethod
     def _box(cls, value: str) -> str:
+        if not value:
+            return value
         try:
             lat_min, lat_max, lon_min, lon_max = map(float, value.split(","))
         except ValueError as error:

@@ -65,7 +65,7 @@ Scores = NDArray[np.float64]
 DEFAULT_OPTIONS = AnomalyOptions()
 
 
-def _hours(at_us: NDArray[np.int64]) -> NDArray[np.int64]:
+def local_hours(at_us: NDArray[np.int64]) -> NDArray[np.int64]:
     """The instants at which the local hours of instants began, in microseconds."""
     if has_whole_hours(zone := this_city().zone):
         return at_us // _HOUR_US * _HOUR_US
@@ -93,7 +93,7 @@ def station_hours(
 
     rows = observed[observed["is_station"].to_numpy()]
     bikes, signed_step = rows["bikes"].to_numpy(), rows["step"].to_numpy()
-    station, hour = rows["station"].to_numpy(), _hours(rows["at_us"].to_numpy())
+    station, hour = rows["station"].to_numpy(), local_hours(rows["at_us"].to_numpy())
     changes = (station[1:] != station[:-1]) | (hour[1:] != hour[:-1])
     starts: NDArray[np.intp] = np.flatnonzero(np.append(len(rows) > 0, changes)[: len(rows)])
     ends = np.append(starts[1:], len(rows))[: len(starts)] - 1

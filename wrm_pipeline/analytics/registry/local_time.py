@@ -4,6 +4,7 @@ The SQL is written before the settings are read, so it has placeholders, which a
 """
 
 import re
+from zoneinfo import ZoneInfo
 
 from wrm_pipeline.domain.city import has_whole_hours, this_city
 
@@ -23,7 +24,12 @@ def hour_of(instant: str) -> str:
 def in_local_time(sql: str) -> str:
     """SQL without placeholders, for the city of this process."""
     zone = this_city().zone
-    trunc = "date_trunc('hour', {0})"
-    if not has_whole_hours(zone):  # in Kolkata, hours begin at half past those of UTC
-        trunc = f"({{0}} - (timezone('{ZONE}', {{0}}) - date_trunc('hour', timezone('{ZONE}', {{0}}))))"
-    return _HOUR_OF.sub(lambda match: trunc.format(match[1]), sql).replace(ZONE, zone.key)
+    return _HOUR_OF.sub(lambda match: _hour_of(match[1], zone), sql).replace(ZONE, zone.key)
+
+
+def _hour_of(instant: str, zone: ZoneInfo) -> str:
+    if has_whole_hours(zone):
+        return f"date_trunc('hour', {instant})"
+    # In Kolkata, hours begin at half past those of UTC.
+    local = f"timezone('{zone.key}', {instant})"
+    return f"({instant} - ({local} - date_trunc('hour', {local})))"

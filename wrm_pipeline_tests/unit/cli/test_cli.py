@@ -116,6 +116,22 @@ def test_doctor_checks_each_feed(
     assert found["feed operator"]["todo"]
 
 
+def test_doctor_finds_a_lake_of_another_zone(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for hour in range(-12, 12):
+        lake.put_raw(NOON + timedelta(hours=hour))
+    monkeypatch.setenv("WRM_STATIONS_DATA_URL", "http://127.0.0.1:9/")
+    main(["doctor", "--json"])
+    assert findings(capsys)["time zone"]["status"] == "ok"
+    monkeypatch.setenv("WRM_TIMEZONE", "America/New_York")
+    assert main(["doctor", "--json"]) == 1
+    found = findings(capsys)["time zone"]
+    assert found["status"] == "failed"
+    assert found["got"].startswith("6 of 24 snapshots are of another day, as bike-data/gen_info/raw/dt=2025-08-2")
+    assert "Set WRM_TIMEZONE to the zone in which this lake was made" in found["todo"]
+
+
 def test_doctor_leaves_no_probe_behind(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRM_STATIONS_DATA_URL", "http://127.0.0.1:9/")
     main(["doctor", "--json"])

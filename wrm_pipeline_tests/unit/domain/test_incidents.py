@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from wrm_pipeline.domain.city import use_city
 from wrm_pipeline.domain.incidents import (
     FORGOTTEN,
     MAX_ERROR_LENGTH,
@@ -165,6 +167,14 @@ def test_the_text_of_a_failure():
         "*What to try:* Look.",
         "<http://ui:3000/runs/run-0|Open the run>",
     ]
+
+
+def test_the_times_of_an_incident_are_those_of_the_city():
+    use_city("St. John's <NL>", ZoneInfo("America/St_Johns"))
+    incidents = Incidents()
+    incidents.observe(fails(0))
+    (message,) = delivered(incidents, 0)
+    assert "*Since:* 2025-08-21 10:35 (St. John's &lt;NL&gt;), 1 run so far" in message.text
 
 
 def test_the_text_of_the_end():
