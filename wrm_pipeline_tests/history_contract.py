@@ -77,20 +77,22 @@ class History:
         self._copy_run_rows(template, ids, ended, day, run_key)
         self._copy_events(template, ids, ended, day)
         if self.folder is not None:
+            own = self.folder / f"{template}.db"
             for run_id, at in zip(ids, ended, strict=True):
-                for source, target in (
-                    (self.folder / f"{template}.db", self.folder / f"{run_id}.db"),
-                    (self.folder / f"{template}.db", self.output(run_id) / "compute_logs" / "days.err"),
-                ):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source, target)
-                    os.utime(target, (at.timestamp(), at.timestamp()))
+                captured = self.output(run_id) / "compute_logs" / "days.err"
+                captured.parent.mkdir(parents=True)
+                captured.write_bytes(b"x" * 140_000)
+                if own.exists():
+                    shutil.copyfile(own, self.folder / f"{run_id}.db")
+                for path in (captured, self.folder / f"{run_id}.db"):
+                    if path.exists():
+                        os.utime(path, (at.timestamp(), at.timestamp()))
                 os.utime(self.output(run_id), (at.timestamp(), at.timestamp()))
         return ids
 
     @property
     def folder(self) -> Path | None:
-        """Where SQLite has a file for each run."""
+        """Where SQLite has the events, and the files of runs that have their own."""
         storage = self.instance.event_log_storage
         return Path(storage.path_for_shard("x")).parent if isinstance(storage, SqliteEventLogStorage) else None
 

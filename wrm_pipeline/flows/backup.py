@@ -50,8 +50,8 @@ class Places:
 
     Attributes:
         postgres: Dagster's storage; None if it is SQLite.
-        sqlite: Dagster's SQLite files by member name. The event files of single runs are left out: they are many, and
-            only for reading.
+        sqlite: Dagster's SQLite files by member name. Event files of single runs, which only old runs or other
+            installations have, are left out: they are many, and only for reading.
         database: The local analytics database.
         spool: Snapshots waiting for the store.
         files: Configuration: files, and folders with everything in them.
