@@ -75,6 +75,7 @@ class Manifest:
             stay.
         unreadable: Raw objects that could not be read, and why, by key: their published rows stay.
         strict: The strict rules that judged the rows (`StrictRules`); empty for none.
+        feeds: The `FeedRecord` of a day of several feeds as JSON: it is large, and few readers need it.
     """
 
     parser_version: str
@@ -82,6 +83,7 @@ class Manifest:
     refused: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     strict: str = ""
+    feeds: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def counts(self) -> LineCounts:
@@ -119,7 +121,12 @@ class Manifest:
             "parsed_at": [at.isoformat() for at in parsed_at],
             "sources": rows,
         }
-        seldom = {"refused": dict(self.refused), "unreadable": dict(self.unreadable), "strict": self.strict}
+        seldom = {
+            "refused": dict(self.refused),
+            "unreadable": dict(self.unreadable),
+            "strict": self.strict,
+            "feeds": self.feeds,
+        }
         return footer | {name: value for name, value in seldom.items() if value}
 
     @classmethod
@@ -133,7 +140,7 @@ class Manifest:
             for name, etag, micros, corrections_id, run, *counts in footer["sources"]
         }
         refused, unreadable = footer.get("refused", {}), footer.get("unreadable", {})
-        return cls(footer["parser"], sources, refused, unreadable, footer.get("strict", ""))
+        return cls(footer["parser"], sources, refused, unreadable, footer.get("strict", ""), footer.get("feeds", {}))
 
 
 def parse_times(footer: Mapping[str, Any]) -> dict[str, datetime] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
 from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -77,7 +78,7 @@ class BuildPlan:
         manifest: The manifest of the published partition.
         keep_frozen: Whether its frozen row groups are kept unchanged.
         kept: Raw objects that are gone, refused or unreadable, and whose rows are kept.
-        contested: Those of `kept` that have the same time as a parsed one. refused, unreadable: See Manifest.
+        contested: Those of `kept` that have the same time as a parsed one. refused, unreadable, feeds: See Manifest.
     """
 
     parse: tuple[RawObject, ...]
@@ -89,6 +90,7 @@ class BuildPlan:
     contested: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    feeds: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -112,6 +114,7 @@ def plan_build(
     unreadable: Mapping[str, str] = MappingProxyType({}),
     moved: Collection[str] = (),
     strict: StrictRules | None = None,
+    feeds: Mapping[str, Any] = MappingProxyType({}),
 ) -> BuildPlan:
     """Compare the existing raw objects with those in the published partition.
 
@@ -125,7 +128,8 @@ def plan_build(
     if previous is None or manifest is None:
         none: frozenset[str] = frozenset()
         empty = Manifest(PARSER_VERSION, {})
-        return BuildPlan(_in_order(by_key.values()), none, None, empty, keep_frozen=False, unreadable=unreadable)
+        first = _in_order(by_key.values())
+        return BuildPlan(first, none, None, empty, keep_frozen=False, unreadable=unreadable, feeds=feeds)
     known = manifest.sources
     stay = known.keys() & unreadable.keys()
     held: dict[str, str] = {}
@@ -147,8 +151,10 @@ def plan_build(
         # Duplicates are resolved among all files of one time, so these are read again together.
         parse = changed | {key for key, obj in others.items() if obj.file_timestamp in touched_times}
         drop = (gone | parse) & known.keys()
-        if previous.frozen_count and touched_times:
-            keep_frozen = previous.highest("file_timestamp", previous.frozen_count - 1) < min(touched_times)
+        if previous.frozen_count:
+            # Without any, only the footer changes.
+            last_frozen = previous.highest("file_timestamp", previous.frozen_count - 1)
+            keep_frozen = not touched_times or last_frozen < min(touched_times)
     times = {by_key[key].file_timestamp for key in parse}
     return BuildPlan(
         _in_order(by_key[key] for key in parse),
@@ -160,6 +166,7 @@ def plan_build(
         contested=frozenset(key for key in stay if known[key].file_timestamp in times),
         refused=held,
         unreadable=unreadable,
+        feeds=feeds,
     )
 
 
@@ -238,7 +245,7 @@ def build_processed(
     for report in reports:
         obj = objects[report.source_key]
         sources[obj.key] = Source(obj.etag, obj.file_timestamp, obj.corrections_id, parsed_at, report.counts)
-    manifest = Manifest(PARSER_VERSION, sources, plan.refused, plan.unreadable, str(strict))
+    manifest = Manifest(PARSER_VERSION, sources, plan.refused, plan.unreadable, str(strict), plan.feeds)
     counts = manifest.counts
     if counts.rows_out != writer.row_count or not counts.balanced:
         raise AccountingError(f"{writer.row_count} rows were written, but the raw objects gave {counts}.")

@@ -27,7 +27,12 @@ from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED
 from wrm_pipeline.flows.enhance import is_current
 from wrm_pipeline.flows.progress import Begin, unobserved
-from wrm_pipeline.flows.raw_inputs import published_manifest, raw_objects_of, with_remembered_times
+from wrm_pipeline.flows.raw_inputs import (
+    published_manifest,
+    raw_objects_of,
+    with_remembered_times,
+    without_set_aside,
+)
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
@@ -155,7 +160,7 @@ def _reason_against(store: ObjectStore, raw: RawDay, *, area: ServiceArea, today
     if processed is None or enhanced is None:
         return "it is not published"
     objects = raw_objects_of(raw, DeadLetterQueue(store, layout).entries(dt), processed)
-    plan = plan_build(with_remembered_times(objects, dt, processed), processed)
+    plan = plan_build(without_set_aside(with_remembered_times(objects, dt, processed), processed), processed)
     if not plan.nothing_to_do:
         return f"{len(plan.parse) + len(plan.drop)} raw objects differ from the published day; process it first"
     if any(not plan.manifest.sources[key].adopted for key in plan.kept):

@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -13,7 +13,7 @@ from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED, DeadLetter
 from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.manifest import Manifest, RawObject
+from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import (
     BuildPlan,
@@ -24,6 +24,7 @@ from wrm_pipeline.domain.partition_build import (
 )
 from wrm_pipeline.domain.rules import NO_STRICT_RULES, StrictRules
 from wrm_pipeline.domain.strays import OurRows
+from wrm_pipeline.flows.feed_choice import FeedChoice, choose_feeds
 from wrm_pipeline.flows.raw_inputs import (
     held_first,
     published_manifest,
@@ -147,11 +148,15 @@ def process_partition(
     def build_on(previous: ParquetParts | None) -> tuple[BuildPlan, ProcessedBuild | None]:
         timed = with_remembered_times(objects, dt, previous, full_rebuild=full_rebuild)
         timed, held = with_reported_times(timed, dt, reader.read)
+        read = held_first(reader.read, held)
+        choice = choose_feeds(
+            timed, dt, previous, partitions, read, full_rebuild=full_rebuild, allow_shrink=allow_shrink
+        )
         return _build(
-            timed,
+            choice,
             previous,
             reader,
-            held_first(reader.read, held),
+            held_first(read, choice.held),
             parsed_at=parsed_at,
             full_rebuild=full_rebuild,
             reparse=reparse,
@@ -270,7 +275,7 @@ def _take_over(
 
 
 def _build(
-    objects: Sequence[RawObject],
+    choice: FeedChoice,
     previous: ParquetParts | None,
     reader: ReadableBodies,
     read: ReadBodies,
@@ -287,24 +292,26 @@ def _build(
     Only reading shows which objects are unreadable or have fewer rows than before.
     """
     refused: dict[str, str] = {}
+    feeds = choice.record.to_json() if choice.record is not None else {}
     while True:
         failed = len(reader.failed)
         plan = plan_build(
-            [obj for obj in objects if obj.key not in reader.failed or obj.key in reader.unreadable],
+            [obj for obj in choice.objects if obj.key not in reader.failed or obj.key in reader.unreadable],
             previous,
             full_rebuild=full_rebuild,
             reparse=reparse,
             allow_shrink=allow_shrink,
             refused=refused,
             unreadable=reader.unreadable,
-            moved=moved,
+            moved={*moved, *choice.set_aside},
             strict=strict,
+            feeds=feeds,
         )
         remembers = {**plan.manifest.refused, **plan.manifest.unreadable} == {**plan.refused, **plan.unreadable}
         if previous is None and not plan.parse:  # everything vanished after the listing, or cannot be read
             reader.check_the_store(())
             return plan, None
-        if plan.nothing_to_do and remembers:
+        if plan.nothing_to_do and remembers and not choice.changed:
             reader.check_the_store(plan.manifest.sources)
             return plan, None
         build = build_processed(plan, read, parsed_at=parsed_at, strict=strict)

@@ -74,6 +74,16 @@ def with_remembered_times(
     return [known(obj) for obj in objects]
 
 
+def without_set_aside(objects: Sequence[RawObject], previous: ParquetParts | None) -> Sequence[RawObject]:
+    """The objects that a build would publish: without those that the published partition set aside for another feed."""
+    if previous is None or "feeds" not in previous.footer_metadata:
+        return objects
+    manifest = published_manifest(previous) or Manifest(PARSER_VERSION, {})
+    judged = zip(manifest.feeds["keys"], manifest.feeds["etags"], strict=True)
+    aside = {(key, etag) for key, etag in judged if key not in manifest.sources}
+    return [obj for obj in objects if (obj.key, obj.etag) not in aside]
+
+
 def with_reported_times(
     objects: Sequence[RawObject], dt: date, read: ReadBodies
 ) -> tuple[list[RawObject], dict[str, bytes]]:

@@ -21,7 +21,7 @@ from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.flows.enhance import is_current
-from wrm_pipeline.flows.raw_inputs import raw_objects_of, with_remembered_times
+from wrm_pipeline.flows.raw_inputs import raw_objects_of, with_remembered_times, without_set_aside
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
@@ -308,7 +308,8 @@ def _compared(
         objects = raw_objects_of(raw, entries, processed)
         if not objects and processed is None:
             return _strays_digest(strays), DayFindings.of(foreign=foreign)
-        plan = plan_build(with_remembered_times(objects, dt, processed), processed, strict=strict)
+        timed = without_set_aside(with_remembered_times(objects, dt, processed), processed)
+        plan = plan_build(timed, processed, strict=strict)
         there = {obj.key for obj in objects}
         findings = DayFindings.of(
             vanished=[key for key in plan.kept - there if not plan.manifest.sources[key].adopted],

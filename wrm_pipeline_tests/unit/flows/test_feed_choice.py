@@ -1,0 +1,272 @@
+"""A day of several feeds: one feed's snapshot a minute is published, the first in order that tells the truth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from wrm_pipeline.domain.feeds import KINDS
+from wrm_pipeline.domain.feeds.record import FeedRecord, feed_of
+from wrm_pipeline.domain.manifest import Manifest
+from wrm_pipeline.flows.rebuild import rebuild_partition
+from wrm_pipeline.flows.watch import plan_reconciliation_runs
+from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.settings import load_settings
+from wrm_pipeline_tests.fixtures.lake import DAY, Lake, WatchedStore
+from wrm_pipeline_tests.fixtures.operator_answers import answer, station
+from wrm_pipeline_tests.fixtures.snapshots import body, line
+
+ZONE = ZoneInfo("Europe/Warsaw")
+MINUTE = timedelta(minutes=1)
+STATIONS = 12
+YESTERDAY = DAY - timedelta(days=1)
+
+
+def local(hour: int, minute: int = 0, dt: date = DAY) -> datetime:
+    return datetime(dt.year, dt.month, dt.day, hour, minute, 2, tzinfo=ZONE).astimezone(ZoneInfo("UTC"))
+
+
+def counts(at: datetime) -> list[int]:
+    """Bikes of each station: one of them changes each minute."""
+    step = int(at.timestamp()) // 60
+    return [4 + n + (step + n) // STATIONS % 3 for n in range(STATIONS)]
+
+
+def ucl(at: datetime, *, state: datetime | None = None, north: float = 0.0) -> bytes:
+    """The first feed's body; `state` is when its counts are from."""
+    combined = f"{int(at.timestamp())}|7200|-1"
+    return body(
+        *(
+            line(id=f"{15001 + n}", combined=combined, lat=f"{51.1 + n * 0.003 + north:.5f}", bikes=f"{bikes}")
+            for n, bikes in enumerate(counts(state or at))
+        )
+    )
+
+
+def operator(at: datetime) -> bytes:
+    """The second feed's body."""
+    return answer(
+        [
+            station(15001 + n, bikes=bikes, geoCoords={"lat": round(51.1 + n * 0.003, 5), "lng": 17.0326})
+            for n, bikes in enumerate(counts(at))
+        ]
+    )
+
+
+@pytest.fixture
+def two_feeds(lake: Lake, monkeypatch) -> Lake:
+    return with_feeds("ucl,operator", monkeypatch)
+
+
+def with_feeds(feeds: str, monkeypatch) -> Lake:
+    monkeypatch.setenv("WRM_FEEDS", feeds)
+    return Lake(load_settings())
+
+
+def put(lake: Lake, feed: str, at: datetime, content: bytes) -> str:
+    key = lake.layout.raw_key(at, KINDS[feed])
+    # Without the store's fsync: a day has thousands.
+    path = lake.settings.data_dir / "lake" / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return key
+
+
+def put_both(lake: Lake, *times: datetime) -> None:
+    for at in times:
+        put(lake, "ucl", at, ucl(at))
+        put(lake, "operator", at, operator(at))
+
+
+def build(lake: Lake, dt: date = DAY, *, store=None, **options) -> list[str]:
+    """Build and publish the day; the layers that changed."""
+    now = datetime.now(ZONE)
+    done = rebuild_partition(store or lake.store, lake.layout, dt, area=lake.settings.area, now=now, **options)
+    return list(done.written)
+
+
+def published(lake: Lake, dt: date = DAY) -> dict[str, str]:
+    """The feed of each published minute (local HH:MM)."""
+    rows = lake.rows("processed", dt)
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(f"{row['file_timestamp'].astimezone(ZONE):%H:%M}", set()).add(row["feed"])
+    assert all(len(feeds) == 1 for feeds in found.values())
+    per_snapshot = Counter((row["file_timestamp"], row["feed"]) for row in rows)
+    assert set(per_snapshot.values()) == {STATIONS}
+    return {minute: next(iter(feeds)) for minute, feeds in found.items()}
+
+
+def manifest_of(lake: Lake, dt: date = DAY) -> Manifest:
+    parts = PublishedPartitions(lake.store, lake.layout).read("processed", dt)
+    assert parts is not None
+    manifest = Manifest.from_footer(parts.footer_metadata)
+    assert manifest is not None
+    return manifest
+
+
+def rows(lake: Lake) -> list:
+    return [{**row} for row in lake.rows("processed")]
+
+
+def feed_day(lake: Lake, *, every: int) -> None:
+    """The first feed dies at 8:00, comes back frozen at 10:00, is well at 12:00, and is another city from 14 to 15."""
+    for minute in range(7 * 60, 16 * 60):
+        hour, at = minute // 60, local(0) + minute * MINUTE
+        if hour in (10, 11):
+            put(lake, "ucl", at, ucl(at, state=local(7, 59)))
+        elif hour == 14:
+            put(lake, "ucl", at, ucl(at, north=1.0))
+        elif hour not in (8, 9):
+            put(lake, "ucl", at, ucl(at))
+        # One minute without any feed, and two without the second.
+        if minute not in (9 * 60 + 10, 14 * 60 + 20, 15 * 60 + 5):
+            put(lake, "operator", at, operator(at))
+        if minute % every == 0:
+            build(lake, layers=["processed"])
+    build(lake)
+
+
+def test_a_day_on_which_the_first_feed_dies_freezes_and_serves_another_city(two_feeds: Lake):
+    lake = two_feeds
+    evening = [local(23, 0, YESTERDAY) + minute * MINUTE for minute in range(10)]
+    for at in evening:
+        put(lake, "ucl", at, ucl(at))
+    build(lake, YESTERDAY)
+    feed_day(lake, every=45)
+
+    found = published(lake)
+    expected = [f"{hour:02}:{minute:02}" for hour in range(7, 16) for minute in range(60)]
+    missing = [minute for minute in expected if minute not in found]
+    assert missing == ["09:10", "14:20"]  # nothing but another city was served at 14:20
+    assert {minute for minute, feed in found.items() if feed == "operator"} == {
+        minute for minute in expected if minute[:2] in ("08", "09", "10", "11", "14") and minute not in missing
+    }
+    assert all(row["lat"] < 51.5 for row in lake.rows("processed"))
+
+    manifest = manifest_of(lake)
+    record = FeedRecord.from_json(manifest.feeds)
+    verdicts = Counter((feed_of(key), one.verdict) for key, one in record.objects.items())
+    assert verdicts == {
+        ("ucl", "sound"): 4 * 60,
+        ("ucl", "frozen"): 120,
+        ("ucl", "elsewhere"): 60,
+        ("operator", "sound"): 9 * 60 - 3,
+    }
+    assert manifest.counts.balanced
+    assert manifest.counts.rows_out == len(found) * STATIONS == manifest.counts.lines_in
+    assert not lake.letters()
+
+    before = lake.rows("processed")
+    assert build(lake) == []
+    none: frozenset[date] = frozenset()
+    plan = plan_reconciliation_runs(
+        lake.store, lake.layout, None, area=lake.settings.area, now=local(17), today=DAY, started=none
+    )
+    assert plan.runs == ()
+    build(lake, full=True)
+    assert lake.rows("processed") == before
+
+
+def test_the_body_of_a_better_feed_that_arrives_late_takes_its_minute_back(two_feeds: Lake):
+    lake = two_feeds
+    put_both(lake, local(12), local(12, 2))
+    put(lake, "operator", local(12, 1), operator(local(12, 1)))
+    build(lake)
+    assert published(lake) == {"12:00": "ucl", "12:01": "operator", "12:02": "ucl"}
+    late = put(lake, "ucl", local(12, 1), ucl(local(12, 1)))
+    store = WatchedStore(lake.store)
+    assert build(lake, store=store) == ["processed", "enhanced"]
+    assert published(lake) == {"12:00": "ucl", "12:01": "ucl", "12:02": "ucl"}
+    assert len(lake.rows("enhanced")) == 3 * STATIONS
+    assert [key for operation, key in store.calls if operation == "get" and "/raw/" in key] == [late]
+
+
+def test_a_body_that_is_set_aside_changes_no_row_and_is_read_once(two_feeds: Lake):
+    lake = two_feeds
+    put(lake, "ucl", local(12), ucl(local(12)))
+    build(lake)
+    before = lake.rows("processed")
+    put(lake, "operator", local(12), operator(local(12)))
+    assert "processed" in build(lake)
+    assert lake.rows("processed") == before
+    store = WatchedStore(lake.store)
+    assert build(lake, store=store) == []
+    assert not [key for operation, key in store.calls if operation == "get" and "/raw/" in key]
+    assert len(FeedRecord.from_json(manifest_of(lake).feeds).objects) == 2
+    assert list(manifest_of(lake).sources) == [lake.layout.raw_key(local(12))]
+
+
+def test_a_new_order_of_trust_counts_for_new_minutes_only_until_the_day_is_rebuilt(two_feeds: Lake, monkeypatch):
+    put_both(two_feeds, local(12), local(12, 1))
+    build(two_feeds)
+    lake = with_feeds("operator,ucl", monkeypatch)
+    assert build(lake) == []
+    put_both(lake, local(12, 2))
+    build(lake)
+    assert published(lake) == {"12:00": "ucl", "12:01": "ucl", "12:02": "operator"}
+    build(lake, full=True)
+    assert set(published(lake).values()) == {"operator"}
+
+
+def test_a_day_of_one_feed_is_published_as_ever(lake: Lake, monkeypatch):
+    for minute in range(30):
+        put(lake, "ucl", at := local(12, minute), ucl(at, state=local(12)))
+    build(lake)
+    first = lake.digest(lake.partition_key("processed"))
+    assert manifest_of(lake).feeds == {}
+    assert len(published(lake)) == 30
+    # Neither does it change when a second feed is added later.
+    both = with_feeds("ucl,operator", monkeypatch)
+    assert build(both) == []
+    assert lake.digest(lake.partition_key("processed")) == first
+
+
+def test_minutes_that_were_published_before_the_second_feed_was_added_keep_their_rows(lake: Lake, monkeypatch):
+    for minute in range(3):
+        put(lake, "ucl", at := local(12, minute), ucl(at))
+    build(lake)
+    both = with_feeds("operator,ucl", monkeypatch)
+    put(both, "operator", local(12, 2), operator(local(12, 2)))
+    put_both(both, local(12, 3))
+    build(both)
+    assert published(both) == {"12:00": "ucl", "12:01": "ucl", "12:02": "ucl", "12:03": "operator"}
+
+
+def test_rows_of_a_raw_object_that_is_gone_stay_even_if_a_better_feed_arrives(two_feeds: Lake):
+    lake = two_feeds
+    lost = put(lake, "operator", local(12), operator(local(12)))
+    put_both(lake, local(12, 1))
+    build(lake)
+    lake.store.delete(lost)
+    put(lake, "ucl", local(12), ucl(local(12)))
+    build(lake)
+    assert published(lake) == {"12:00": "operator", "12:01": "ucl"}
+    build(lake, allow_shrink=True)
+    assert published(lake) == {"12:00": "ucl", "12:01": "ucl"}
+
+
+def test_where_no_feed_is_sound_the_first_of_the_right_city_is_published(two_feeds: Lake):
+    lake = two_feeds
+    for minute in range(40):
+        put(lake, "ucl", at := local(12, minute), ucl(at, state=local(12)))
+    build(lake)
+    assert len(published(lake)) == 40
+    assert Counter(one.verdict for one in FeedRecord.from_json(manifest_of(lake).feeds).objects.values()) == {
+        "sound": 20,
+        "frozen": 20,
+    }
+
+
+def test_lines_of_a_body_without_rows_are_dead_letters_and_another_feed_has_the_minute(two_feeds: Lake):
+    lake = two_feeds
+    put(lake, "ucl", local(12), body(line(lat="north"), line(id="15002", lat="south")))
+    put(lake, "operator", local(12), operator(local(12)))
+    build(lake)
+    assert published(lake) == {"12:00": "operator"}
+    assert manifest_of(lake).counts.dead_lettered == 2
+    assert len(lake.letters()) == 1
+    assert build(lake) == []
