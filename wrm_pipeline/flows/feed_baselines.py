@@ -6,11 +6,11 @@ from datetime import UTC, date
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.feeds.figures import Places, figures_of
 from wrm_pipeline.domain.feeds.record import FeedRecord, feed_of
 from wrm_pipeline.domain.feeds.soundness import NO_BASELINE, Baseline, Snapshot, judged, next_baseline
-from wrm_pipeline.domain.layout import LOCAL_ZONE
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.logs import get_logger
@@ -47,14 +47,14 @@ def baselines_after(dt: date, partitions: PublishedPartitions) -> Mapping[str, B
 
 def _of_record(record: FeedRecord) -> dict[str, Baseline]:
     snapshots = [snapshot for _, snapshot in record.snapshots()]
-    verdicts = judged(snapshots, record.baselines, LOCAL_ZONE)
+    verdicts = judged(snapshots, record.baselines, this_city().zone)
     after = {}
     for feed in sorted({snapshot.feed for snapshot in snapshots}):
         own = [pair for pair in zip(snapshots, verdicts, strict=True) if pair[0].feed == feed]
         before = record.baselines.get(feed, NO_BASELINE)
         places = record.latest[feed][1] if feed in record.latest else before.places
         after[feed] = next_baseline(
-            [one for one, _ in own], [verdict for _, verdict in own], places, before, LOCAL_ZONE
+            [one for one, _ in own], [verdict for _, verdict in own], places, before, this_city().zone
         )
     return after
 
@@ -73,5 +73,5 @@ def _of_rows(parts: ParquetParts) -> dict[str, Baseline]:
     ordered = sorted(snapshots, key=lambda snapshot: snapshot.at)
     for feed in sorted({snapshot.feed for snapshot in ordered}):
         own = [snapshot for snapshot in ordered if snapshot.feed == feed]
-        after[feed] = next_baseline(own, judged(own, {}, LOCAL_ZONE), places, NO_BASELINE, LOCAL_ZONE)
+        after[feed] = next_baseline(own, judged(own, {}, this_city().zone), places, NO_BASELINE, this_city().zone)
     return after

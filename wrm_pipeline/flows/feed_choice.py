@@ -11,10 +11,10 @@ from datetime import date, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.feeds.figures import NO_PLACES, Places, figures_of
 from wrm_pipeline.domain.feeds.record import Candidate, FeedRecord, JudgedObject, feed_of, select
 from wrm_pipeline.domain.feeds.soundness import SOUND, judged
-from wrm_pipeline.domain.layout import LOCAL_ZONE
 from wrm_pipeline.domain.manifest import Manifest, RawObject
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import BATCH_BYTES, ReadBodies
@@ -68,7 +68,7 @@ def choose_feeds(
         day.keep_vanished()
     latest = day.look_at_new(read)
     snapshots = replace(record, objects=day.judged).snapshots()
-    verdicts = judged([snapshot for _, snapshot in snapshots], record.baselines, LOCAL_ZONE)
+    verdicts = judged([snapshot for _, snapshot in snapshots], record.baselines, this_city().zone)
     found = {
         key: replace(day.judged[key], verdict=verdict.kind)
         for (key, _), verdict in zip(snapshots, verdicts, strict=True)
