@@ -1,4 +1,4 @@
-"""Archive and analysis of Wrocław's bike-share system (WRM) as a Dagster code location."""
+"""Archive and analysis of a city's bike-share system as a Dagster code location; made for Wrocław's (WRM)."""
 
 from typing import TYPE_CHECKING
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
@@ -27,6 +27,13 @@ def _instant(text: str) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def _zone(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time zone; give a name like Asia/Kolkata") from error
+
+
 def _place(text: str) -> tuple[float, float]:
     lat, lon = map(float, text.split(","))
     return lat, lon
@@ -38,7 +45,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8010, help="0 takes a free one (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="each seed is a different city (default %(default)s)")
     parser.add_argument("--city", default=WROCLAW.name, help="the city's name (default %(default)s)")
-    parser.add_argument("--timezone", type=ZoneInfo, default=WROCLAW.zone, help="its zone (default %(default)s)")
+    parser.add_argument("--timezone", type=_zone, default=WROCLAW.zone, help="its zone (default %(default)s)")
     parser.add_argument(
         "--centre", type=_place, default=(WROCLAW.lat, WROCLAW.lon), help="its middle, lat,lon (default: Wrocław's)"
     )

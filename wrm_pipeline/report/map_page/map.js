@@ -189,6 +189,8 @@ const drawBikeMap = (data, {
     }
   };
 
+  const degrees = (value, digits, [plus, minus]) => `${Math.abs(value).toFixed(digits)}° ${value < 0 ? minus : plus}`;
+
   // Lines of latitude and longitude, for orientation without a street map.
   const drawGrid = () => {
     layers.grid.clearLayers();
@@ -204,11 +206,11 @@ const drawBikeMap = (data, {
     const digits = step >= 0.01 ? 2 : 3;
     const corner = map.containerPointToLatLng([0, map.getSize().y]);
     for (let i = Math.ceil(view.getSouth() / step); i * step <= view.getNorth(); i += 1)
-      line([[i * step, view.getWest() - 1], [i * step, view.getEast() + 1]], `${(i * step).toFixed(digits)}° N`,
+      line([[i * step, view.getWest() - 1], [i * step, view.getEast() + 1]], degrees(i * step, digits, "NS"),
         [i * step, corner.lng]);
     const beforeScaleBar = map.containerPointToLatLng([map.getSize().x - 130, 0]).lng;
     for (let i = Math.ceil(view.getWest() / step); i * step <= view.getEast(); i += 1)
-      line([[view.getSouth() - 1, i * step], [view.getNorth() + 1, i * step]], i * step < beforeScaleBar ? `${(i * step).toFixed(digits)}° E` : "",
+      line([[view.getSouth() - 1, i * step], [view.getNorth() + 1, i * step]], i * step < beforeScaleBar ? degrees(i * step, digits, "EW") : "",
         [corner.lat, i * step]);
     layers.grid.addLayer(L.rectangle(area, {
       renderer: renderers.grid, interactive: false, fill: false, weight: 1.5, dashArray: "6 5", className: "area" }));
