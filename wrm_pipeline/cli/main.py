@@ -13,6 +13,7 @@ from wrm_pipeline.cli.command import Entrance, Group
 from wrm_pipeline.cli.compact import compact
 from wrm_pipeline.cli.dead_letters import dlq
 from wrm_pipeline.cli.diagnosis import config, doctor, smoke, trace
+from wrm_pipeline.cli.forecast import forecast
 from wrm_pipeline.cli.gbfs import gbfs
 from wrm_pipeline.cli.output import shown_safely
 from wrm_pipeline.cli.prune import prune
@@ -47,6 +48,7 @@ for command in (
     doctor,
     config,
     trace,
+    forecast,
     smoke,
     dlq,
     rebuild,

@@ -29,6 +29,7 @@ OWN_FOLDERS = frozenset(
         "dlq_set_aside",
         "duckdb",
         "findings",
+        "forecast",
         "lineage",
         "probe",
         "quarantine",
@@ -259,6 +260,10 @@ class Layout:
     def report_key(self, name: str) -> str:
         """Key of a page or file that people look at."""
         return f"{self.prefix}reports/{name}"
+
+    def forecast_model_key(self, dt: date) -> str:
+        """Key of what was learnt from the days before `dt`, for forecasts made on it."""
+        return f"{self.prefix}forecast/dt={dt:%Y-%m-%d}/forecast_model_{dt:%Y%m%d}_000000.zip"
 
     @property
     def backup_prefix(self) -> str:

@@ -33,6 +33,19 @@ class CitySettings(BaseModel):
         description="The city's time zone: days begin at its midnight. Never changed once there are snapshots",
     )
 
+    country: str = Field(
+        "PL",
+        alias="WRM_COUNTRY",
+        description="ISO 3166-1 code of the country whose holidays the forecast knows; empty: it knows none",
+    )
+
+    @field_validator("country")
+    @classmethod
+    def _known_country(cls, value: str) -> str:
+        if value and not (len(value) == 2 and value.isascii() and value.isalpha()):
+            raise ValueError("is not an ISO 3166-1 code of a country; give one like PL, or nothing")
+        return value.upper()
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:

@@ -120,7 +120,9 @@ class Features:
         self._come = np.cumsum(np.nan_to_num(np.maximum(change, 0)), axis=0)
         self._near = nearest(counts.stations)
         moved = np.where(change != 0, np.arange(counts.steps)[:, None], 0)
-        self._unchanged = np.arange(counts.steps)[:, None] - np.maximum.accumulate(moved, axis=0)
+        unchanged = np.arange(counts.steps)[:, None] - np.maximum.accumulate(moved, axis=0)
+        # A forecast is made from a grid of LOOK_BACK steps, so that no longer silence is seen in learning either.
+        self._unchanged = np.minimum(unchanged, LOOK_BACK)
 
     def of(self, steps: Indices, horizon: int, usual: UsualDay) -> Floats:
         """Features of forecasts made at `steps`, `horizon` steps ahead: (steps * stations, features)."""

@@ -375,6 +375,23 @@ def _with_stations(history: History, stations: Stations) -> History:
     return History(stations, history.days, history.is_free_day, bikes)
 
 
+def persistence(counts: Counts, step: int) -> list[Prediction]:
+    """The forecast while there is no model, by horizon: nothing changes.
+
+    The quantiles are those of the changes of all stations in the grid up to the step; NaN if it is too short.
+    """
+    now, full = counts.bikes[step], counts.full[step]
+    found = []
+    for horizon in HORIZONS:
+        changes = counts.bikes[horizon : step + 1] - counts.bikes[: max(0, step + 1 - horizon)]
+        changes = changes[~np.isnan(changes)]
+        low, high = np.quantile(changes, [(1 - BAND) / 2, (1 + BAND) / 2]) if len(changes) else (np.nan, np.nan)
+        no_bike = np.where(np.isnan(now), np.float32(np.nan), (now == 0).astype(np.float32))
+        band = np.asarray(np.maximum(now + low, 0), np.float32), np.asarray(now + high, np.float32)
+        found.append(Prediction(now, *band, no_bike, full, np.ones(len(now), np.bool_)))
+    return found
+
+
 def train(counts: Counts, *, trees: int = TREES) -> ForecastModel | None:
     """Learn from the whole days of a grid, the newest MAX_DAYS of them; None if they are fewer than MIN_DAYS.
 

@@ -1,0 +1,63 @@
+"""`wrm forecast`: the forecasts that could have been made at an instant."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wrm_pipeline.cli.command import Command, CommandError, pass_settings
+
+if TYPE_CHECKING:
+    from wrm_pipeline.settings import Settings
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("wrm forecast --output forecast.parquet", "as of the newest published snapshot"),
+        ("wrm forecast --at 2025-08-21T15:00 --output forecast.parquet", "as of a past instant, the city's time"),
+    ],
+)
+@click.option("--at", "time", default="", help="ISO 8601, the city's time if it has no zone. Default: now.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The Parquet file to write."
+)
+@pass_settings
+def forecast(settings: "Settings", time: str, output: Path) -> int:
+    """Forecast each station's bikes, 15 minutes to 6 hours ahead.
+
+    The file has the columns of the table mv_forecast. Nothing later than --at is used: the model is learnt from the
+    days before it, unless the lake has that day's, and the counts are those up to that instant.
+    """
+    from datetime import UTC, datetime
+
+    import pyarrow.parquet as pq
+
+    from wrm_pipeline.domain.forecast.holidays import holidays_of
+    from wrm_pipeline.domain.layout import local_date
+    from wrm_pipeline.flows.forecast import Forecasts
+    from wrm_pipeline.flows.trace import parse_time
+    from wrm_pipeline.lake.published_partitions import PublishedPartitions
+    from wrm_pipeline.resources.lake import connect_store
+
+    try:
+        at, assumed = parse_time(time) if time else (datetime.now(UTC), "")
+    except (ValueError, OverflowError):
+        raise CommandError(f"--at {time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04") from None
+    forecasts = Forecasts(PublishedPartitions(connect_store(settings), settings.layout), holidays_of(settings.country))
+    day = local_date(at)
+    model = forecasts.stored_model(day) or forecasts.learn(day)
+    rows = forecasts.at(at, model)
+    if not rows.num_rows:
+        raise click.ClickException(
+            f"No station was seen in the quarter of an hour before {at:%Y-%m-%d %H:%M} UTC, so there is nothing to "
+            "start from. Give a time at which snapshots are published (--at)."
+        )
+    partial = output.with_name(f".{output.name}.part")
+    pq.write_table(rows, partial)
+    partial.replace(output)
+    if assumed:
+        print(assumed)
+    learnt = f"learnt from {model.first} to {model.last}" if model else "without a model: nothing changes"
+    print(f"{output}: {rows.num_rows} forecasts made at {at:%Y-%m-%d %H:%M:%S} UTC, {learnt}.")
+    return 0
