@@ -17,6 +17,7 @@ from wrm_pipeline.domain.forecast.model import (
     HORIZONS_MIN,
     MAX_DAYS,
     ORIGIN_STEPS,
+    TREES,
     ForecastModel,
     Prediction,
     persistence,
@@ -55,10 +56,12 @@ class Forecasts:
     Attributes:
         partitions: Where they are.
         is_holiday: Whether a date is a public holiday.
+        trees: Of each booster; fewer learn faster, and less.
     """
 
     partitions: PublishedPartitions
     is_holiday: Callable[[date], bool]
+    trees: int = TREES
 
     def stored_model(self, dt: date) -> ForecastModel | None:
         """The model for forecasts made on a day; None if there is none of this version, or it is damaged.
@@ -91,7 +94,7 @@ class Forecasts:
         if not days:
             return None
         (start, _), (end, _) = partition_bounds(days[0]), partition_bounds(dt)
-        return train(self._counts(days, start, end - STEP))
+        return train(self._counts(days, start, end - STEP), trees=self.trees)
 
     def learn_and_store(self, dt: date) -> ForecastModel | None:
         """The same, kept in the lake for the forecasts of that day."""
@@ -111,6 +114,8 @@ class Forecasts:
         day = local_date(made_at)
         steps = LOOK_BACK if model is not None else max(HORIZONS) + LOOK_BACK
         counts = self._counts([day - timedelta(days=1), day], made_at - steps * STEP, made_at)
+        if not counts.stations.ids:
+            return FORECAST_SCHEMA.empty_table()
         found = model.predict(counts, steps) if model is not None else persistence(counts, steps)
         return pa.concat_tables(
             _table(counts.stations.ids, made_at, minutes, each)

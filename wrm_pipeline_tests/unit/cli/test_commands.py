@@ -165,6 +165,7 @@ WRITING: dict[str, tuple[bool, list[str]]] = {
 # Those that timers run, and those that change nothing of the pipeline's.
 OTHERS = {"wrm backup", "wrm reports", "wrm backup list", "wrm backup verify", "wrm doctor", "wrm config", "wrm trace"}
 OTHERS |= {"wrm smoke", "wrm dlq list", "wrm dlq show", "wrm secrets scan", "wrm alerts test", "wrm gbfs"}
+OTHERS |= {"wrm forecast"}
 
 
 def name_of(example: str) -> str:
