@@ -10,10 +10,13 @@ from datetime import UTC, datetime, timedelta
 from types import FrameType
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from wrm_pipeline.simulator.behaviour import FEEDS
 from wrm_pipeline.simulator.city import City
+from wrm_pipeline.simulator.lies import Lie
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
+from wrm_pipeline.simulator.other_feeds import OPERATOR_PATH
 from wrm_pipeline.simulator.places import WROCLAW, Home
-from wrm_pipeline.simulator.server import serve
+from wrm_pipeline.simulator.server import CONTROL_PATH, serve
 
 
 def _clock(start: datetime, speed: float) -> Callable[[], datetime]:
@@ -96,7 +99,12 @@ def main(argv: list[str] | None = None) -> int:
             print(f"export WRM_OPERATOR_URL='{feed.operator_url}'")
             print(f"export WRM_GBFS_URL='{feed.gbfs_url}'")
             print("Add &at=2025-08-21T12:00:00Z for another instant, and for a fault &misbehave= with one of:")
-            print("  " + " ".join(Misbehaviour), flush=True)
+            print("  " + " ".join(Misbehaviour))
+            print("or &lie= with one of:")
+            print("  " + " ".join(Lie))
+            control = feed.operator_url.replace(OPERATOR_PATH, CONTROL_PATH)
+            print("For all requests of a feed, until the next such call; also lie=, ttl=SECONDS, strict=1, etags=1:")
+            print(f"  curl '{control}?feed=operator&misbehave=slow'  # feed= is one of {' '.join(FEEDS)}", flush=True)
             stop.wait()
     except OSError as error:
         print(f"cannot listen on {options.host}:{options.port}: {error}", file=sys.stderr)

@@ -303,6 +303,12 @@ BODY_EDITS: dict[Misbehaviour, Callable[[bytes], bytes]] = {
 }
 
 
+# Faults of any body, whatever its format; the others are those of CSV.
+OF_ANY_BODY = (
+    frozenset(Misbehaviour) - frozenset(BODY_EDITS) | {Misbehaviour.EMPTY, Misbehaviour.GZIP, Misbehaviour.BOM}
+) - {Misbehaviour.WRONG_CHARSET}
+
+
 # --- the wire ---
 
 _ERRORS = {
@@ -329,9 +335,9 @@ def _refusal(kind: Misbehaviour, tuning: Tuning) -> Answer:
 
 
 def _cut(body: bytes) -> bytes:
-    """The first half of the body, up to the middle of a row's second field."""
-    row_start = body.index(b"\n", len(body) // 2) + 1
-    return body[: body.index(b",", row_start) + 15]
+    """The first half of the body, of CSV up to the middle of a row's second field."""
+    row_start = body.find(b"\n", len(body) // 2) + 1
+    return body[: body.index(b",", row_start) + 15] if row_start else body[: len(body) // 2]
 
 
 _WIRE_FAULTS: dict[Misbehaviour, Callable[[bytes, bytes | None, Tuning], Answer]] = {

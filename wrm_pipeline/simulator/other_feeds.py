@@ -1,17 +1,17 @@
 """The same city at the same instant as other kinds of feeds serve it: the operator's JSON, and GBFS 2.3 and 3.0."""
 
-import csv
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from wrm_pipeline.simulator.city import COMBINED, City
+from wrm_pipeline.simulator.lies import CAP, Row, Scene, is_free, scene
 
 OPERATOR_PATH = "/operator/locations"
 GBFS_VERSIONS = ("2.3", "3.0")
 
-_TTL_S = 60
+TTL_S = 60
 # What 3.0 asks for in addition.
 _NEW_ABOUT = {
     "languages": ["pl"],
@@ -34,14 +34,14 @@ def gbfs_path(version: str, name: str = "gbfs") -> str:
     return f"/gbfs/v{version}/{name}.json"
 
 
-def operator_answer(city: City, at: datetime) -> bytes:
-    """The operator's answer at an instant (aware): each place with the numbers of its bikes."""
-    docked = city.docked(at)
+def operator_answer(city: City, at: datetime, shown: Scene | None = None) -> bytes:
+    """The operator's answer at an instant (aware), or of another scene: each place with the numbers of its bikes."""
+    shown = shown or scene(city, at)
     places = []
-    for row in _rows(city, at):
-        free = row["#id"].startswith("fb")
+    for row in shown.rows:
+        free = is_free(row)
         level = row["givesbonus_acceptspedelecs_fbbattlevel"]
-        bikes = [(int(row["#id"][2:]), row["pedelecs"] == "1")] if free else docked[row["#id"]]
+        bikes = [(int(row["#id"][2:]), row["pedelecs"] == "1")] if free else shown.docked[row["#id"]]
         places.append(
             {
                 "name": row["name"],
@@ -49,7 +49,7 @@ def operator_answer(city: City, at: datetime) -> bytes:
                 "placeType": _place_type(row) if free else "STATION",
                 "geoCoords": {"lat": float(row["lat"]), "lng": float(row["lon"])},
                 "availabilityStatus": {
-                    "bikes": int(row["bikes"]),
+                    "bikes": _bikes(row),
                     "bikeRacks": int(row["total_docks"]),
                     "freeRacks": int(row["spaces"]),
                 },
@@ -67,7 +67,17 @@ def operator_answer(city: City, at: datetime) -> bytes:
     return json.dumps(answer, ensure_ascii=False).encode()
 
 
-def gbfs_file(city: City, at: datetime, version: str, name: str, base_url: str, query: str = "") -> bytes | None:
+def gbfs_file(
+    city: City,
+    at: datetime,
+    version: str,
+    name: str,
+    base_url: str,
+    query: str = "",
+    *,
+    shown: Scene | None = None,
+    ttl_s: int = TTL_S,
+) -> bytes | None:
     """A file of GBFS at an instant (aware); None if the version has no such file.
 
     Args:
@@ -77,6 +87,8 @@ def gbfs_file(city: City, at: datetime, version: str, name: str, base_url: str, 
         name: As in the discovery file.
         base_url: Scheme, host and port of the addresses in the discovery file.
         query: Appended to these addresses.
+        shown: In place of the city at that instant.
+        ttl_s: As the file says.
     """
     vehicles = "vehicle_status" if version == "3.0" else "free_bike_status"
     names = ("system_information", "station_information", "station_status", vehicles, "vehicle_types")
@@ -84,22 +96,22 @@ def gbfs_file(city: City, at: datetime, version: str, name: str, base_url: str, 
         feeds = [{"name": one, "url": f"{base_url}{gbfs_path(version, one)}{query}"} for one in names]
         data: Mapping[str, Any] = {"feeds": feeds} if version == "3.0" else {"pl": {"feeds": feeds}}
     elif name in names:
-        data = _contents(city, at, version)[name]
+        data = _contents(city, shown or scene(city, at), version)[name]
     else:
         return None
     updated = _time(version, int(at.timestamp()))
-    content = {"last_updated": updated, "ttl": _TTL_S, "version": version, "data": data}
+    content = {"last_updated": updated, "ttl": ttl_s, "version": version, "data": data}
     return json.dumps(content, ensure_ascii=False).encode()
 
 
-def _contents(city: City, at: datetime, version: str) -> dict[str, dict[str, Any]]:
+def _contents(city: City, shown: Scene, version: str) -> dict[str, dict[str, Any]]:
     new = version == "3.0"
     information, statuses, vehicles = [], [], []
-    for row in _rows(city, at):
+    for row in shown.rows:
         reported = _time(version, int(row[COMBINED].partition("|")[0]))
         place = {"lat": float(row["lat"]), "lon": float(row["lon"])}
         electric = int(row["pedelecs"])
-        if row["#id"].startswith("fb"):
+        if is_free(row):
             vehicle: dict[str, Any] = {
                 "vehicle_id" if new else "bike_id": row["#id"][2:],
                 **place,
@@ -124,11 +136,11 @@ def _contents(city: City, at: datetime, version: str) -> dict[str, dict[str, Any
                 "is_virtual_station": row["temporary"] == "true",
             }
         )
-        types = {"bike": int(row["bikes"]) - electric, "e-bike": electric}
+        types = {"bike": _bikes(row) - electric, "e-bike": electric}
         statuses.append(
             {
                 "station_id": row["#id"],
-                "num_vehicles_available" if new else "num_bikes_available": int(row["bikes"]),
+                "num_vehicles_available" if new else "num_bikes_available": _bikes(row),
                 "vehicle_types_available": [{"vehicle_type_id": kind, "count": n} for kind, n in types.items()],
                 "num_docks_available": int(row["spaces"]),
                 "is_installed": row["installed"] == "true",
@@ -152,8 +164,8 @@ def _contents(city: City, at: datetime, version: str) -> dict[str, dict[str, Any
     }
 
 
-def _rows(city: City, at: datetime) -> list[dict[str, str]]:
-    return list(csv.DictReader(city.snapshot(at).decode().splitlines()))
+def _bikes(row: Row) -> int:
+    return CAP if row["bikes"] == f"{CAP}+" else int(row["bikes"])
 
 
 def _place_type(row: Mapping[str, str]) -> str:

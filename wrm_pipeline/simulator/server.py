@@ -7,21 +7,39 @@ import socket
 import struct
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
+from wrm_pipeline.simulator.behaviour import (
+    FEEDS,
+    Behaviour,
+    FeedState,
+    asked_fault,
+    asked_lie,
+    behaviour_of,
+    check_fault,
+    feed_name,
+)
 from wrm_pipeline.simulator.city import City
-from wrm_pipeline.simulator.misbehaviour import Answer, Misbehaviour, Tuning, answer, misbehave
-from wrm_pipeline.simulator.other_feeds import GBFS_VERSIONS, OPERATOR_PATH, gbfs_file, gbfs_path, operator_answer
+from wrm_pipeline.simulator.lies import scene
+from wrm_pipeline.simulator.misbehaviour import CONTENT_TYPE, Answer, Misbehaviour, Tuning, misbehave
+from wrm_pipeline.simulator.other_feeds import (
+    GBFS_VERSIONS,
+    OPERATOR_PATH,
+    TTL_S,
+    gbfs_file,
+    gbfs_path,
+    operator_answer,
+)
 
 PATH = "/bikesapi/load.php"
 SCHEME = "wroclaw"
+CONTROL_PATH = "/control"
 _GBFS_PATH = re.compile(rf"/gbfs/v({'|'.join(map(re.escape, GBFS_VERSIONS))})/([a-z_]+)\.json")
 
 _log = logging.getLogger(__name__)
@@ -34,10 +52,12 @@ def _now() -> datetime:
 class SimulatedFeed:
     """A running feed, and the strings that a test pulls.
 
+    It serves one city in three forms, the feeds `ucl`, `operator` and `gbfs`, each with a behaviour of its own.
+
     Attributes:
-        url: The feed's full URL, query included.
+        url: The CSV feed's full URL, query included.
         operator_url, gbfs_url: Where the same city is served as the operator's JSON, and as GBFS 2.3 (put `v3.0` in
-            the place of `v2.3` for that version). Only a fault that the URL asks for happens there.
+            the place of `v2.3` for that version).
         clock: The instant of the next request; settable.
         tuning: Sizes and times of faults; settable.
     """
@@ -48,42 +68,66 @@ class SimulatedFeed:
         self.tuning = tuning
         self._city = city
         self._lock = threading.Lock()
-        self._planned: deque[Misbehaviour | None] = deque()
+        self._states = {name: FeedState() for name in FEEDS}
         self._probability = 0.0
         self._random = random.Random()
         self._kinds: Sequence[Misbehaviour] = ()
-        self._requests = 0
-        self._last_headers = Message()
-        self._last_body: bytes | None = None
         self.stopping = threading.Event()
 
     @property
     def requests(self) -> int:
-        """Requests for the feed so far; each hop of a redirect is one."""
+        """Requests for the CSV feed so far; each hop of a redirect is one."""
+        return self.requests_of("ucl")
+
+    def requests_of(self, feed: str) -> int:
+        """Requests for a feed so far; each file of GBFS is one."""
         with self._lock:
-            return self._requests
+            return self._states[feed].requests
 
     @property
     def last_headers(self) -> Message:
-        """The headers of the last request for the feed; names are found in any case."""
+        """The headers of the last request for the CSV feed; names are found in any case."""
         with self._lock:
-            return self._last_headers
+            return self._states["ucl"].last_headers
 
-    def plan(self, misbehaviour: Misbehaviour | str | None, times: int = 1) -> None:
+    def plan(self, misbehaviour: Misbehaviour | str | None, times: int = 1, feed: str = "ucl") -> None:
         """Queues a fault for the next requests, after those already queued.
 
         Args:
             misbehaviour: The fault; None for a good answer in between.
             times: For how many requests.
+            feed: Of which feed.
+
+        Raises:
+            ValueError: The feed cannot have it.
         """
         kind = None if misbehaviour is None else Misbehaviour(misbehaviour)
+        check_fault(feed, kind)
         with self._lock:
-            self._planned.extend([kind] * times)
+            self._states[feed].planned.extend([kind] * times)
+
+    def unplan(self, feed: str = "ucl") -> None:
+        """Forgets the faults that are still queued."""
+        with self._lock:
+            self._states[feed].planned.clear()
+
+    def behave(self, feed: str, behaviour: Behaviour | None = None) -> None:
+        """Lets a feed behave so from now on, or as it should. A lie begins now, unless it says since when.
+
+        Raises:
+            ValueError: The feed cannot have its fault.
+        """
+        behaviour = behaviour or Behaviour()
+        check_fault(feed, behaviour.fault)
+        with self._lock:
+            state = self._states[feed]
+            state.behaviour = replace(behaviour, since=behaviour.since or self.clock())
+            state.answered.clear()
 
     def misbehave_at_random(
         self, probability: float, seed: int, kinds: Sequence[Misbehaviour] = tuple(Misbehaviour)
     ) -> None:
-        """Lets requests for which nothing is planned meet a fault now and then.
+        """Lets requests for the CSV feed for which nothing is planned meet a fault now and then.
 
         Args:
             probability: Of a fault, 0 to 1, for each request.
@@ -95,59 +139,88 @@ class SimulatedFeed:
             self._random = random.Random(seed)
             self._kinds = kinds
 
-    def answer(self, query: Mapping[str, list[str]], headers: Message) -> Answer:
-        """Answers one request for the feed, and counts it.
+    def answer(self, path: str, query: Mapping[str, list[str]], headers: Message) -> Answer | None:
+        """Answers one request, and counts it if it is for a feed.
 
         Args:
-            query: The URL's parameters: `at` and `misbehave` are understood.
+            path: The URL's.
+            query: Its parameters: `at`, `misbehave` and `lie` are understood.
             headers: The request's.
 
         Returns:
-            What to send.
+            What to send; None for a path where nothing is.
 
         Raises:
             ValueError: A parameter makes no sense; the text says which and why.
         """
-        at, asked = _instant(query), _asked(query)
+        feed = _feed_at(path, query)
+        if feed is None:
+            return self._control(query) if path == CONTROL_PATH else None
+        at, asked = _instant(query) or self.clock(), asked_fault(query)
+        check_fault(feed, asked)
+        state = self._states[feed]
         with self._lock:
-            self._requests += 1
-            self._last_headers = headers
-            kind = asked or self._next_fault()
-        body = self._city.snapshot(at or self.clock())
-        with self._lock:
-            if kind is None or self._last_body is None:
-                self._last_body = body
-            previous = self._last_body
-        if kind is None:
-            return answer(body)
-        return misbehave(kind, body, previous=previous, tuning=self.tuning)
-
-    def other_answer(self, path: str, query: Mapping[str, list[str]]) -> Answer | None:
-        """Answers a request for the city as another kind of feed; None for a path of none.
-
-        Raises:
-            ValueError: See `answer`.
-        """
-        at = _instant(query) or self.clock()
-        body: bytes | None = None
-        if path == OPERATOR_PATH:
-            body = operator_answer(self._city, at)
-        elif found := _GBFS_PATH.fullmatch(path):
-            base = self.url.partition(PATH)[0]
-            same_instant = f"?at={quote(query['at'][0])}" if "at" in query else ""
-            body = gbfs_file(self._city, at, found[1], found[2], base, same_instant)
+            state.requests += 1
+            state.last_headers = headers
+            kind = asked or self._next_fault(feed)
+            wait_s = state.wait_s(path, at)
+        if wait_s > 0 and kind is None:
+            return misbehave(Misbehaviour.TOO_MANY_REQUESTS, b"", tuning=replace(self.tuning, retry_after=str(wait_s)))
+        body = self._body(feed, path, query, at)
         if body is None:
             return None
-        kind = _asked(query)
-        reply = answer(body) if kind is None else misbehave(kind, body, previous=body, tuning=self.tuning)
-        return replace(reply, content_type="application/json") if kind is None else reply
+        with self._lock:
+            if kind is None or path not in state.last_bodies:
+                state.last_bodies[path] = body
+            previous = state.last_bodies[path]
+            if kind is None:
+                state.answered[path] = at
+        if kind is not None:
+            return misbehave(kind, body, previous=previous, tuning=self.tuning)
+        return replace(state.good(body, headers), content_type=CONTENT_TYPE if feed == "ucl" else "application/json")
 
-    def _next_fault(self) -> Misbehaviour | None:
-        if self._planned:
-            return self._planned.popleft()
-        if self._random.random() < self._probability:
+    def _body(self, feed: str, path: str, query: Mapping[str, list[str]], at: datetime) -> bytes | None:
+        behaviour = self._states[feed].behaviour
+        asked = asked_lie(query)
+        lie, since = (behaviour.lie, behaviour.since) if asked is None else (asked, at.replace(minute=0, second=0))
+        if feed == "ucl":
+            return self._city.snapshot(at) if lie is None else scene(self._city, at, lie, since).csv()
+        shown = scene(self._city, at, lie, since)
+        if feed == "operator":
+            return operator_answer(self._city, at, shown)
+        found = _GBFS_PATH.fullmatch(path)
+        if found is None:
+            raise AssertionError(f"{path} is not a path of GBFS")
+        base = self.url.partition(PATH)[0]
+        kept = {name: query[name][0] for name in ("at", "lie") if name in query}
+        ttl_s = TTL_S if behaviour.ttl_s is None else behaviour.ttl_s
+        same = f"?{urlencode(kept)}" if kept else ""
+        return gbfs_file(self._city, at, found[1], found[2], base, same, shown=shown, ttl_s=ttl_s)
+
+    def _control(self, query: Mapping[str, list[str]]) -> Answer:
+        """Sets the behaviour of the feed named, or of all; says what it is."""
+        names = [feed_name(name) for name in query.get("feed", FEEDS)]
+        behaviour = behaviour_of(query, self.clock())
+        for name in names:
+            self.behave(name, behaviour)
+        return _plain(200, "\n".join(f"{name}: {behaviour}" for name in names))
+
+    def _next_fault(self, feed: str) -> Misbehaviour | None:
+        state = self._states[feed]
+        if state.planned:
+            return state.planned.popleft()
+        if state.behaviour.fault is None and feed == "ucl" and self._random.random() < self._probability:
             return self._random.choice(self._kinds)
-        return None
+        return state.behaviour.fault
+
+
+def _feed_at(path: str, query: Mapping[str, list[str]]) -> str | None:
+    """The feed that a URL leads to."""
+    if path == PATH and query.get("scheme") == [SCHEME]:
+        return "ucl"
+    if path == OPERATOR_PATH:
+        return "operator"
+    return "gbfs" if _GBFS_PATH.fullmatch(path) else None
 
 
 def _instant(query: Mapping[str, list[str]]) -> datetime | None:
@@ -159,15 +232,6 @@ def _instant(query: Mapping[str, list[str]]) -> datetime | None:
     return at
 
 
-def _asked(query: Mapping[str, list[str]]) -> Misbehaviour | None:
-    if "misbehave" not in query:
-        return None
-    try:
-        return Misbehaviour(query["misbehave"][0])
-    except ValueError:
-        raise ValueError("misbehave: one of " + ", ".join(Misbehaviour)) from None
-
-
 class _Handler(BaseHTTPRequestHandler):
     server: "_Server"
     protocol_version = "HTTP/1.1"
@@ -176,16 +240,13 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds to send a request in
 
     def do_GET(self) -> None:
-        """Answers any GET; only the feed's own path is counted and can misbehave."""
+        """Answers any GET; only paths of feeds are counted and can misbehave."""
         # One request per connection, so that no connection to this server stays in a client's pool.
         self.close_connection = True
         feed, url = self.server.feed, urlsplit(self.path)
         query = parse_qs(url.query)
         try:
-            if url.path == PATH and query.get("scheme") == [SCHEME]:
-                reply = feed.answer(query, self.headers)
-            else:
-                reply = feed.other_answer(url.path, query) or _plain(404, f"The feed is at {feed.url}")
+            reply = feed.answer(url.path, query, self.headers) or _plain(404, f"The feed is at {feed.url}")
         except ValueError as error:
             reply = _plain(400, str(error))
         self._send(reply)
@@ -205,14 +266,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_head(self, reply: Answer) -> None:
         self.send_response(reply.status)
-        self.send_header("Content-Type", reply.content_type)
+        if reply.status != 304:
+            self.send_header("Content-Type", reply.content_type)
         if reply.declared_bytes >= 0:
             self.send_header("Content-Length", str(reply.declared_bytes))
         for name, value in reply.headers:
             self.send_header(name, value)
         if reply.status == 301:
             # The fault is in the URL, so the next hop gets it again, whatever was planned for others.
-            location = f"{PATH}?scheme={SCHEME}&misbehave={Misbehaviour.REDIRECT_LOOP}"
+            scheme = f"scheme={SCHEME}&" if urlsplit(self.path).path == PATH else ""
+            location = f"{urlsplit(self.path).path}?{scheme}misbehave={Misbehaviour.REDIRECT_LOOP}"
             self.send_header("Location", location)
         self.send_header("Connection", "close")
         self.end_headers()
@@ -230,7 +293,7 @@ def _plain(status: int, text: str) -> Answer:
 def _chunks(reply: Answer) -> Iterator[bytes]:
     if reply.repeat_to_bytes:
         yield reply.body
-        rows = reply.body.partition(b"\n")[2]
+        rows = reply.body.partition(b"\n")[2] or reply.body
         for sent in range(len(reply.body), reply.repeat_to_bytes, len(rows)):
             yield rows[: reply.repeat_to_bytes - sent]
     else:

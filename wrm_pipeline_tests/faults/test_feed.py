@@ -98,7 +98,7 @@ def test_a_minute_without_an_answer_costs_only_itself(feed_world, impatient, rep
     assert isinstance(error, PermanentError if requests in {1, 6} else TransientError)
     assert feed.requests - asked == requests
     assert world.contents("") == before
-    feed._planned.clear()
+    feed.unplan()
     good_minute(world)
     assert len(world.served) == 2
     world.verify(REPAIRED)

@@ -156,7 +156,7 @@ def test_sigkill(feed_world, city, tmp_path, report, job, kill):
     if body is not None and after >= 1:
         world.served.append((killed_at, body))
     _readers_see_whole_things(world)
-    feed._planned.clear()
+    feed.unplan()
     world.now += MINUTE
     with_breaker = world.feed(breaker=Breakers(world.settings.breaker_dir, now=lambda: world.now).of("feed"))
     next_run = world.fetch(with_breaker)
