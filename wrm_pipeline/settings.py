@@ -530,6 +530,11 @@ class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, Bas
         return self.data_dir / "breakers"
 
     @property
+    def feed_dir(self) -> Path:
+        """What runs remember of the feeds."""
+        return self.data_dir / "feeds"
+
+    @property
     def database_path(self) -> Path:
         """The local analytics database."""
         return self.data_dir / "analytics.duckdb"

@@ -7,10 +7,8 @@ only. Two processes that count a failure in the same instant may count one: the 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wrm_pipeline.clients.errors import CircuitOpenError
+from wrm_pipeline.clients.whole_files import sweep_orphans, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +95,7 @@ class JsonFileStorage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._sweep_orphans()
-
-    def _sweep_orphans(self) -> None:
-        """Remove the temporary files of processes that were killed while writing; they are rare, and so is this."""
-        with contextlib.suppress(OSError):
-            for orphan in self.path.parent.glob(f".{self.path.name}.*-*"):
-                if not Path(f"/proc/{orphan.name.rpartition('.')[2].partition('-')[0]}").exists():
-                    orphan.unlink(missing_ok=True)
+        sweep_orphans(path)
 
     def read(self) -> State:
         """See `StateStorage.read`."""
@@ -118,15 +110,7 @@ class JsonFileStorage:
         Raises:
             OSError: the file cannot be written.
         """
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{threading.get_ident()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(state.to_json())
-            temporary.replace(self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        write_whole(self.path, state.to_json().encode())
 
 
 class RedisStorage:

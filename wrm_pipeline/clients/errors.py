@@ -97,6 +97,27 @@ class CircuitOpenError(TransientError):
         return type(self), (self.target, self.since, self.next_probe_at, self.operation, self.name)
 
 
+class AskedToWaitError(TransientError):
+    """No request was made: the other side asked for a pause (`Retry-After`) that is not over.
+
+    Attributes:
+        until: Its end (aware, UTC).
+    """
+
+    def __init__(self, target: str, until: datetime, operation: str = "", name: str = "") -> None:
+        super().__init__(
+            f"not asked, because it answered with Retry-After: the pause ends at {until:%H:%M:%S} UTC",
+            target,
+            operation,
+            name,
+            "If it lasts, fetch less often, or ask the operator of the feed",
+        )
+        self.until = until
+
+    def __reduce__(self) -> tuple[type[AskedToWaitError], tuple[str, datetime, str, str]]:
+        return type(self), (self.target, self.until, self.operation, self.name)
+
+
 class CertificateError(PermanentError):
     """The other side's certificate is not valid for its name, or not signed by a CA that is trusted here."""
 

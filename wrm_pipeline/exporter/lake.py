@@ -1,5 +1,6 @@
 """Metrics from the object store: the newest snapshot, the city in it, and the dead letters."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from wrm_pipeline.exporter.families import gauge, single
 from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue, UnreadableLetter, read_letter
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
-from wrm_pipeline.lake.raw_objects import fetched_since
+from wrm_pipeline.lake.raw_objects import IncompleteSnapshotError, fetched_since, whole_body
 from wrm_pipeline.lake.spool import Spool
 
 
@@ -80,7 +81,9 @@ class SnapshotSource:
             if self._stored is not None:
                 self._advance(self._stored.file_timestamp)
                 if self._stored.key != self._city_key:
-                    self._look_at_city(store.get(self._stored.key), self._stored)
+                    with contextlib.suppress(IncompleteSnapshotError):  # the run of its day reports it
+                        body = whole_body(self._stored.key, store.get(self._stored.key), store.get)
+                        self._look_at_city(body, self._stored)
         self._looked = True
 
     def _advance(self, at: datetime | None) -> None:

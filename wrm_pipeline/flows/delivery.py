@@ -2,16 +2,19 @@
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from wrm_pipeline.clients.cache import Cache
 from wrm_pipeline.clients.errors import TransientError
+from wrm_pipeline.clients.feed_memory import FeedMemory
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.drift import drift_of
 from wrm_pipeline.domain.feeds import UCL, FeedKind
+from wrm_pipeline.domain.feeds.fetching import STORED_AGAIN_AFTER
+from wrm_pipeline.domain.feeds.gbfs_zip import content_of, without_repeats
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.snapshot import FileReport, LineCounts
 from wrm_pipeline.flows.inspection import APART_FROM_BYTES, UNINSPECTED, inspect_apart, inspect_here, line_count
@@ -24,8 +27,8 @@ from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 
-# How far back to look for the last stored snapshot; a feed frozen for longer is stored once an hour.
-DUPLICATE_LOOK_BACK = timedelta(hours=1)
+# How far back to look for the last stored snapshot.
+DUPLICATE_LOOK_BACK = STORED_AGAIN_AFTER
 
 # Rows kept in the dead letter of a quarantined body after a change of format: such a body arrives each minute.
 DRIFT_ROWS_KEPT = 20
@@ -96,6 +99,7 @@ class Delivery:
 
     Attributes:
         connection: The object store.
+        memories: What is remembered of the feeds, by the names of their kinds; may lack some.
         spool: The spool.
         lock: To be held while bodies are added to the spool in other threads.
         fresh: Bodies that this run has added, and that are inspected by it before anything else is done with them.
@@ -103,8 +107,11 @@ class Delivery:
         done: The result of the latest call, even one that raised.
     """
 
-    def __init__(self, connection: Connection, layout: Layout, spool: Spool) -> None:
+    def __init__(
+        self, connection: Connection, layout: Layout, spool: Spool, memories: Mapping[str, FeedMemory]
+    ) -> None:
         self.connection = connection
+        self.memories = memories
         self.spool = spool
         self.lock = threading.Lock()
         self.fresh: set[Path] = set()
@@ -166,7 +173,7 @@ class Delivery:
     def _deliver_one(self, objects: CachedObjects, body: SpooledBody) -> bool:
         """Whether the body has left the spool."""
         new = self._new if self._new and self._new.spooled and body.path == self._new.spooled.path else None
-        data = new.body if new else body.read()
+        data = new.body if new and not new.known else body.read()
         report: FileReport | None = None
         if new:
             report = new.report
@@ -179,13 +186,19 @@ class Delivery:
         fault = report.fault if report else None
         kind: Kind = "quarantine" if fault else "raw"
         feed, last = body.feed, None
-        if kind == "raw" and feed.reports_times:
+        memory = self.memories.get(feed.name) if kind == "raw" and feed.of_files else None
+        if memory is not None:
+            # Its zips differ even if the files do not: they contain the times of the fetches.
+            state = memory.read()
+            sha256 = content_of(data)
+            last = state.content if state.is_recent(body.fetched_at) else None
+        elif kind == "raw" and feed.reports_times and not feed.of_files:
             last = self._last_sha256.get(feed.name) or last_sha256(objects, self._layout, body.fetched_at, feed)
         if kind == "raw" and sha256 == last:
             self._duplicates.append(body.fetched_at)
             self.outcomes[body.fetched_at] = ""
         else:
-            key = store_body(objects, self._layout, replace(body, kind=kind), data, sha256)
+            key = store_body(objects, self._layout, replace(body, kind=kind), data, memory)
             if report is not None and fault is not None:
                 record_quarantined(objects.store, self._layout, key, body, data, report)
                 if fault.error_type == UNINSPECTED:
@@ -226,17 +239,29 @@ def renamed(spool: Spool, body: SpooledBody, report: FileReport) -> SpooledBody:
     return spool.rename(body, "quarantine" if report.fault else "raw")
 
 
-def store_body(objects: CachedObjects, layout: Layout, waiting: SpooledBody, body: bytes, sha256: str) -> str:
-    """Store a body under its second, or the next free one if another body has it; returns the key."""
-    store = objects.store
-    metadata = {"sha256": sha256} | ({RUN_ID: waiting.run_id} if waiting.run_id else {})
+def store_body(
+    objects: CachedObjects, layout: Layout, waiting: SpooledBody, body: bytes, memory: FeedMemory | None = None
+) -> str:
+    """Store a body under its second, or the next free one if another body has it; returns the key.
+
+    With the `memory` of a feed of several files, those that are in an earlier object of the day are not repeated.
+    """
+    store, whole = objects.store, body
+    homes = memory.read().homes if memory else {}
     for seconds in range(60):
         at = waiting.fetched_at + timedelta(seconds=seconds)
         is_raw = waiting.kind == "raw"
         key = layout.raw_key(at, waiting.feed) if is_raw else layout.quarantine_key(at, waiting.feed)
+        found: dict[str, tuple[str, str]] = {}
+        if memory is not None:
+            body, found = without_repeats(whole, homes, key)
+        sha256 = hashlib.sha256(body).hexdigest()
+        metadata = {"sha256": sha256} | ({RUN_ID: waiting.run_id} if waiting.run_id else {})
         if objects.put_if_absent(key, body, metadata=metadata) or _sha256_of(store, key) == sha256:
             if is_raw:
                 objects.stored(key, body, sha256)
+            if memory is not None:
+                memory.update(kept_at=waiting.fetched_at, content=content_of(whole), homes=found)
             return key
     raise TransientError(
         "other bodies have all 60 seconds from this one on",

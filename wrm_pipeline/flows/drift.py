@@ -4,6 +4,7 @@ No state is kept between checks: the newest bodies decide. So an incident ends w
 stays open while the feed is silent.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
-from wrm_pipeline.lake.raw_objects import fetched_since
+from wrm_pipeline.lake.raw_objects import IncompleteSnapshotError, fetched_since, whole_body
 
 # Checked every 5 minutes, so an unreadable body is seen by two checks.
 LOOK_BACK = timedelta(minutes=10)
@@ -120,8 +121,13 @@ def _time(key: RawKey | None, info: ObjectInfo) -> datetime:
 
 
 def _read(store: ObjectStore, bodies: Sequence[_Body], cache: Cache) -> Iterator[tuple[_Body, bytes, FileReport]]:
+    other = functools.cache(store.get)
     contents = CachedObjects(store, cache).bodies([body.info for body in bodies])
-    for body, (_, content) in zip(bodies, contents, strict=True):
+    for body, (key, served) in zip(bodies, contents, strict=True):
+        try:
+            content = whole_body(key, served, other)
+        except IncompleteSnapshotError:
+            continue  # the run of its day reports it
         yield body, content, inspect_fetched(content, body.at, _kind(body).name)
 
 

@@ -14,7 +14,7 @@ from wrm_pipeline.flows.progress import Begin, unobserved
 from wrm_pipeline.flows.raw_inputs import published_manifest
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
-from wrm_pipeline.lake.raw_objects import fetched_since
+from wrm_pipeline.lake.raw_objects import IncompleteSnapshotError, fetched_since, whole_body
 
 # The second of two snapshots of the same second gets a later one.
 _LATEST_SECOND = timedelta(minutes=1)
@@ -70,9 +70,15 @@ def move_future(
         ExternalError: the store failed; another call continues.
     """
     found = list(future_raw(store, layout, now))
-    for info in found:
+    zips = [info for info in found if (kind := kind_of(info.key)) and kind.of_files]
+    # Those that need files of an earlier one come before it, and are whole from then on.
+    for info in [*(info for info in found if info not in zips), *reversed(zips)]:
         begin(PurePosixPath(info.key).name, len(found))
-        body = store.get(info.key)
+        try:
+            body = whole_body(info.key, store.get(info.key), store.get)
+        except IncompleteSnapshotError as error:
+            yield Move(info.key, "", None, f"It is left where it is: {error}")
+            continue
         at, why = _time_of(info, body, now)
         if at is None:
             yield Move(info.key, "", None, why)
@@ -83,7 +89,7 @@ def move_future(
         if not write or not target:
             yield Move(info.key, target, at, why)
             continue
-        metadata = (store.stat(info.key) or info).metadata
+        metadata = {**(store.stat(info.key) or info).metadata, "sha256": hashlib.sha256(body).hexdigest()}
         yield replace(_moved(store, layout, info.key, body, at, metadata), why=why)
 
 

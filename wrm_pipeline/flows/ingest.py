@@ -14,8 +14,10 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.clients.daemon_threads import LOOK_S, DaemonThreads
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import FetchedBody
+from wrm_pipeline.clients.feed_memory import FeedMemory, NotDueError
 from wrm_pipeline.domain.drift import Drift, drift_of
 from wrm_pipeline.domain.feeds import UCL, FeedKind
+from wrm_pipeline.domain.feeds.gbfs_zip import content_of
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.domain.snapshot import FileFault, LineCounts
 from wrm_pipeline.flows.delivery import (
@@ -43,6 +45,10 @@ class AnyFeed(Protocol):
     def kind(self) -> FeedKind:
         """What its answers are."""
 
+    @property
+    def memory(self) -> FeedMemory | None:
+        """What is remembered of it between runs."""
+
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         """Its current state."""
 
@@ -51,10 +57,12 @@ class AnyFeed(Protocol):
 class IngestResult:
     """The result of one fetch.
 
-    Stored under `key`, unless it is a `duplicate` (same bytes as the snapshot before; nothing stored) or `spooled`
+    Stored under `key`, unless it is a `duplicate` (same bytes as the snapshot before; nothing stored; with
+    `not_modified` the server said so, and the body is not known) or `spooled`
     (waiting on the disk, because of `spool_reason`). With a `fault` it is not a snapshot: it is in quarantine or, if
     `spooled`, on its way there. `drift` is the cause of at least a fifth of its dead rows, if there is one. `delivered`
-    covers older bodies; `run_id` is the run that fetched, `kind` the feed.
+    covers older bodies; `size_bytes` and `sha256` are those of the body as fetched; `run_id` is the run that fetched,
+    `kind` the feed.
     """
 
     fetched_at: datetime
@@ -62,6 +70,7 @@ class IngestResult:
     sha256: str
     key: str
     duplicate: bool = False
+    not_modified: bool = False
     spooled: bool = False
     spool_reason: str = ""
     fault: FileFault | None = None
@@ -78,11 +87,13 @@ class Minute:
 
     Attributes:
         results: Of the feeds whose answers are kept, in the order of trust.
-        failures: Why there is none of the others, by the name of their kind.
+        failures: Why there is none of others, by the name of their kind.
+        not_due: Those that were not asked, as their last answer is up to date by their own account.
     """
 
     results: tuple[IngestResult, ...]
     failures: Mapping[str, Exception]
+    not_due: Mapping[str, NotDueError] = field(default_factory=dict)
 
     @property
     def snapshots(self) -> tuple[IngestResult, ...]:
@@ -106,7 +117,7 @@ def take_snapshot(
         OSError: see above.
     """
     minute = take_snapshots([feed], connect, layout, spool, correlation_id=correlation_id, cache=cache)
-    for error in minute.failures.values():
+    for error in (*minute.failures.values(), *minute.not_due.values()):
         raise error
     return minute.results[0]
 
@@ -129,10 +140,15 @@ def take_snapshots(
 
     `correlation_id` identifies the run: it is sent to the feeds with the requests, and kept in the objects' metadata.
     """
-    run = _Run(Connection(connect, cache), layout, spool, correlation_id)
+    memories = {feed.kind.name: feed.memory for feed in feeds if feed.memory is not None}
+    run = _Run(Delivery(Connection(connect, cache), layout, spool, memories), layout, correlation_id)
     results: dict[str, IngestResult] = {}
     failures: dict[str, Exception] = {}
+    not_due: dict[str, NotDueError] = {}
     for kind, arrived in run.arrivals(feeds):
+        if isinstance(arrived, NotDueError):
+            not_due[kind.name] = arrived
+            continue
         if isinstance(arrived, Exception):
             failures[kind.name] = arrived
             continue
@@ -149,6 +165,7 @@ def take_snapshots(
     return Minute(
         tuple(results[name] for name in names if name in results),
         {name: failures[name] for name in names if name in failures},
+        {name: not_due[name] for name in names if name in not_due},
     )
 
 
@@ -165,11 +182,11 @@ class _Arrived:
 class _Run:
     """One call of `take_snapshots`."""
 
-    def __init__(self, connection: Connection, layout: Layout, spool: Spool, run_id: str) -> None:
-        self.delivery = Delivery(connection, layout, spool)
-        self._connection = connection
+    def __init__(self, delivery: Delivery, layout: Layout, run_id: str) -> None:
+        self.delivery = delivery
+        self._connection = delivery.connection
         self._layout = layout
-        self._spool = spool
+        self._spool = delivery.spool
         self._run_id = run_id
         self._suspects = False
 
@@ -181,7 +198,7 @@ class _Run:
         if len(feeds) == 1:
             try:
                 arrived: _Arrived | Exception = self._fetch(feeds[0])
-            except ExternalError as error:
+            except (ExternalError, NotDueError) as error:
                 arrived = error
             yield feeds[0].kind, arrived
             return
@@ -197,6 +214,8 @@ class _Run:
 
     def _fetch(self, feed: AnyFeed) -> _Arrived:
         fetched = feed.fetch(correlation_id=self._run_id)
+        if fetched.unchanged:
+            return _Arrived(fetched)
         with self.delivery.lock:
             try:
                 if known := _waits_already(self._spool, fetched.body, fetched.kind):
@@ -216,6 +235,8 @@ class _Run:
             SpoolFullError, OSError: neither the disk nor the store accepts it.
         """
         fetched, waiting = arrived.fetched, arrived.spooled
+        if fetched.unchanged:
+            return self._unchanged(fetched)
         if waiting is not None and (self._suspects or len(fetched.body) > APART_FROM_BYTES):
             report = inspect_apart(waiting.path, fetched.body, fetched.fetched_at, fetched.kind)
         else:
@@ -226,6 +247,8 @@ class _Run:
             result = self._store_without_spool(new, result, arrived.spool_error)
         else:
             result = self._deliver(new, result)
+        if result.fault is None:
+            fetched.remember(result.duplicate)
         _log.info(
             "took snapshot",
             feed=result.kind.name,
@@ -237,6 +260,23 @@ class _Run:
             drift=str(result.drift) if result.drift else None,
             delivered_from_spool=len(result.delivered.keys),
         )
+        return result
+
+    def _unchanged(self, fetched: FetchedBody) -> IngestResult:
+        """The server says that the feed is as it was when it was last stored."""
+        key = self._layout.raw_key(fetched.fetched_at, fetched.kind)
+        result = IngestResult(
+            fetched.fetched_at, 0, "", key, duplicate=True, not_modified=True, run_id=self._run_id, kind=fetched.kind
+        )
+        fetched.remember(True)
+        _log.info("the feed has not changed", feed=fetched.kind.name)
+        try:
+            if any(self._spool.waiting()):
+                self.delivery.deliver()
+                result = replace(result, delivered=self.delivery.done)
+        except (ExternalError, OSError) as error:
+            self._connection.failed(error)
+            result = replace(result, spool_reason=str(error), delivered=self.delivery.done)
         return result
 
     def _deliver(self, new: NewBody, result: IngestResult) -> IngestResult:
@@ -274,12 +314,13 @@ class _Run:
             objects = self._connection.objects()
             result = replace(result, delivered=self.delivery.done)
             fault = result.fault
-            is_new = fault is not None or not new.kind.reports_times
+            is_new = fault is not None or not new.kind.reports_times or new.kind.of_files
             if not is_new and last_sha256(objects, layout, result.fetched_at, new.kind) == result.sha256:
                 return replace(result, duplicate=True)
             kind: Kind = "quarantine" if fault else "raw"
             body = SpooledBody(Path(), kind, result.fetched_at, result.run_id, new.kind)
-            key = store_body(objects, layout, body, new.body, result.sha256)
+            memory = self.delivery.memories.get(new.kind.name) if kind == "raw" and new.kind.of_files else None
+            key = store_body(objects, layout, body, new.body, memory)
             if fault is not None:
                 record_quarantined(objects.store, layout, key, body, new.body, new.report)
             return replace(result, key=key)
@@ -294,6 +335,9 @@ def _waits_already(spool: Spool, body: bytes, kind: FeedKind) -> SpooledBody | N
         return None
     for last in [waiting for waiting in spool.waiting() if waiting.feed is kind][-1:]:
         with contextlib.suppress(FileNotFoundError, UnreadableBodyError):
+            if kind.of_files:
+                content = content_of(body)
+                return last if content and content_of(last.read()) == content else None
             if last.path.lstat().st_size == len(body) and last.read() == body:
                 return last
     return None

@@ -15,11 +15,14 @@ from wrm_pipeline.clients.errors import (
 )
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.raw_archive import ArchiveReader
-from wrm_pipeline.lake.raw_objects import RawDay, ReadVersions
+from wrm_pipeline.lake.raw_objects import RawDay, ReadVersions, whole_body
 
 # Problems of a single object: removed after the listing, in a cold storage class, with its own access rights, damaged,
 # on a bad sector. A store that does not answer affects all of them.
 _OF_ONE_OBJECT = (PermanentError, UnexpectedAnswerError)
+
+# Objects held in memory since others need files of them: the first of the day, and those in which a file changed.
+_OTHERS_HELD = 8
 
 # Objects to request in order to find out whether one object is at fault, or the store.
 _PROBES = 3
@@ -37,6 +40,7 @@ class ReadableBodies:
         self._raw = raw
         self._bodies = bodies
         self._archive: ArchiveReader | None = None
+        self._others: dict[str, bytes] = {}
         self.failed: dict[str, ExternalError] = {}
         self.was_read: list[str] = []
 
@@ -53,7 +57,8 @@ class ReadableBodies:
             # nothing is prefetched in vain.
             step = wanted[position : position + 1] if singly else wanted[position:]
             try:
-                for found in self._raw.read(step, self._bodies, archive=self._opened):
+                for key, body in self._raw.read(step, self._bodies, archive=self._opened):
+                    found = key, whole_body(key, body, self._other)
                     position += 1
                     if len(self.was_read) < _PROBES:
                         self.was_read.append(found[0])
@@ -65,6 +70,14 @@ class ReadableBodies:
                 self._blame(wanted[position:], error)
                 wanted = wanted[:position] + [key for key in wanted[position:] if key not in self.failed]
                 singly = True
+
+    def _other(self, key: str) -> bytes:
+        """Another object of the day, of which many others need files."""
+        if key not in self._others:
+            while len(self._others) >= _OTHERS_HELD:
+                self._others.pop(next(iter(self._others)))
+            ((_, self._others[key]),) = self._raw.read([key], archive=self._opened)
+        return self._others[key]
 
     def _opened(self) -> ArchiveReader:
         if self._archive is None:

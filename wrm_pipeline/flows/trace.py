@@ -22,7 +22,7 @@ from wrm_pipeline.domain.snapshot import RawSnapshot, SourceLine, lines_of, pars
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
-from wrm_pipeline.lake.raw_objects import RawDay
+from wrm_pipeline.lake.raw_objects import IncompleteSnapshotError, RawDay, whole_body
 
 
 class NothingToTraceError(LookupError):
@@ -145,8 +145,12 @@ def _find_lines(
     try:
         raw_day = RawDay.of(store, layout, dt)
         ((_, body),) = raw_day.read([key])
+        whole = whole_body(key, body, lambda other: next(raw_day.read([other]))[1])
     except ObjectNotFoundError:
         warnings.append(f"The raw object is gone: {key} is not in {store.name}. Its rows remain published.")
+        return None, []
+    except IncompleteSnapshotError as error:
+        warnings.append(f"{error}. Its rows remain published.")
         return None, []
     packed = next((info for info in raw_day.objects() if info.key == key and key not in raw_day.loose), None)
     info = packed or store.stat(key)
@@ -155,7 +159,7 @@ def _find_lines(
     fetched_by = info.metadata.get(RUN_ID, "") if info else ""
     raw = RawBody(key, len(body), sha256, stored_at, fetched_by, raw_day.archive_key if packed else "")
     corrections = dict(json.loads(source.corrections_id)) if source and source.corrections_id else {}
-    file = RawSnapshot(key, at, body, corrections)
+    file = RawSnapshot(key, at, whole, corrections)
     made = [made for made in parse_snapshots([file]).rows.to_pylist() if made["station_id"] == station_id]
     # A row of an older parser lacks the columns that came later.
     names = [name for name in PROCESSED.columns if name in row.values]

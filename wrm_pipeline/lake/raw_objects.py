@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from wrm_pipeline.clients.errors import UnexpectedAnswerError
+from wrm_pipeline.clients.errors import ObjectNotFoundError, PermanentError, UnexpectedAnswerError
 from wrm_pipeline.domain.feeds import UCL, FeedKind, kind_of
+from wrm_pipeline.domain.feeds.gbfs_zip import whole, zips_needed
 from wrm_pipeline.domain.layout import Layout, folder_date, local_date
 from wrm_pipeline.domain.raw_archive import MAX_INDEX_BYTES, ArchiveIndex, ArchiveReader, DamagedArchiveError, Member
 from wrm_pipeline.lake.object_store import RUN_ID, ObjectInfo, ObjectStore
@@ -29,6 +30,37 @@ def fetched_since(
         for info in store.list(prefix, start_after=after):
             if kind_of(info.key) is kind:
                 yield info
+
+
+class IncompleteSnapshotError(PermanentError):
+    """A raw object needs another one of its day, which is missing or differs from what it was."""
+
+
+def whole_body(key: str, body: bytes, read: Callable[[str], bytes]) -> bytes:
+    """A raw object as the parser needs it: with the files that an earlier one of the day holds.
+
+    Args:
+        key: Its key.
+        body: Its content; nearly always it is returned as it is.
+        read: The content of another raw object of the day, by key.
+
+    Raises:
+        IncompleteSnapshotError: the other one is missing.
+    """
+    kind = kind_of(key)
+    needed = zips_needed(body) if kind is not None and kind.of_files else ()
+    if not needed:
+        return body
+    folder = key.rpartition("/")[0]
+    try:
+        # A damaged description must not lead to other objects.
+        others = {name: read(f"{folder}/{name}") for name in needed if "/" not in name and kind_of(name) is kind}
+        return whole(body, others)
+    except (ObjectNotFoundError, LookupError) as error:
+        problem = error.problem if isinstance(error, ObjectNotFoundError) else str(error).strip("'")
+        remedy = "Bring that object back; the next run of the day reads both"
+        named = f"it needs files of {', '.join(sorted(needed))} of the same day: {problem}"
+        raise IncompleteSnapshotError(named, "raw", "read", key, remedy) from error
 
 
 class UnreadableArchiveError(UnexpectedAnswerError):

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field
 
 from wrm_pipeline.clients.feed import Feed
+from wrm_pipeline.clients.feed_memory import FeedMemory
 from wrm_pipeline.clients.retry import FEED_POLICY, SEVERAL_FEEDS_POLICY, RetryPolicy
 from wrm_pipeline.domain.configured import host_list, http_url, names_of
 from wrm_pipeline.domain.feeds import KINDS, UCL, FeedKind, named_kinds
@@ -81,6 +82,7 @@ class FeedResource(BaseResource):
             redirect_hosts=names_of(self.redirect_hosts),
             private_hosts=names_of(self.private_hosts),
             kind=kind,
+            memory=FeedMemory(settings.feed_dir, kind.name),
         )
 
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed, FetchedBody
+from wrm_pipeline.clients.feed_memory import FeedMemory
 from wrm_pipeline.clients.retry import STORAGE_POLICY, RetryPolicy
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.feeds import UCL, FeedKind
@@ -333,6 +334,10 @@ class Recorder:
     def kind(self) -> FeedKind:
         return self.feed.kind
 
+    @property
+    def memory(self) -> FeedMemory | None:
+        return self.feed.memory
+
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         fetched = self.feed.fetch(correlation_id=correlation_id)
         self.served.append((fetched.fetched_at, fetched.body))
@@ -346,6 +351,7 @@ class Says:
     now: Callable[[], datetime]
     bodies: list[bytes] = field(default_factory=list)
     kind: FeedKind = UCL
+    memory: FeedMemory | None = None
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         return FetchedBody(self.bodies.pop(0), self.now(), 200, "text/csv")

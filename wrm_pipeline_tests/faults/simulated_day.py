@@ -36,6 +36,7 @@ from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.breaker import Breaker, Breakers
 from wrm_pipeline.clients.errors import TransientError
 from wrm_pipeline.clients.feed import FetchedBody
+from wrm_pipeline.clients.feed_memory import FeedMemory
 from wrm_pipeline.clients.retry import RetryPolicy
 from wrm_pipeline.domain.feeds import FeedKind
 from wrm_pipeline.domain.parquet_parts import ParquetParts
@@ -154,6 +155,10 @@ class JournaledFeed:
     @property
     def kind(self) -> FeedKind:
         return self.feed.kind
+
+    @property
+    def memory(self) -> FeedMemory | None:
+        return self.feed.memory
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         fetched = self.feed.fetch(correlation_id=correlation_id)

@@ -308,6 +308,7 @@ def test_the_feed_is_down_when_the_store_comes_back(s3, report):
 
     class Down:
         kind = UCL
+        memory = None
 
         def fetch(self, *, correlation_id: str = ""):
             raise TransientError("nobody is there", "feed", "get")

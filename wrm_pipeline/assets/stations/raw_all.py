@@ -54,11 +54,13 @@ def wrm_stations_raw_data(
             correlation_id=context.run.run_id,
             cache=redis_cache.client,
         )
-        if not minute.results and len(minute.failures) == 1:
+        if not minute.results and not minute.not_due and len(minute.failures) == 1:
             raise next(iter(minute.failures.values()))
     _log_spool(context, minute, lake.spool)
     for name, error in minute.failures.items():
         context.log.error("The feed %s gave no snapshot: %s", name, error)
+    for waiting in minute.not_due.values():
+        context.log.info("Not fetched: %s", waiting)
     for result in minute.results:
         if result.drift:
             context.log.error("The feed %s has changed its format: %s.", result.kind.name, result.drift)
@@ -67,7 +69,7 @@ def wrm_stations_raw_data(
         elif result.spool_reason:
             context.log.warning("Spooled, because the store accepted nothing: %s", result.spool_reason)
     metadata = {**_metadata(minute, lake.spool), **requests_made()}
-    if not minute.snapshots:
+    if not minute.snapshots and not minute.not_due:
         raise _failure(minute, metadata)
     return dg.MaterializeResult(metadata=metadata)
 
@@ -115,7 +117,8 @@ def _metadata(minute: Minute, spool: Spool) -> dict[str, Any]:
     results = minute.results
     shown = next(iter(minute.snapshots or results), None)
     waiting = list(spool.waiting())
-    several = len(results) + len(minute.failures) > 1
+    several = len(results) + len(minute.failures) + len(minute.not_due) > 1
+    not_due = {name: str(waiting) for name, waiting in minute.not_due.items()}
     return {
         **(_described(shown) if shown else {}),
         "delivered_from_spool": sum(len(result.delivered.keys) for result in results),
@@ -125,6 +128,7 @@ def _metadata(minute: Minute, spool: Spool) -> dict[str, Any]:
         "drift": "; ".join(str(result.drift) for result in results if result.drift),
         **_rows(results),
         **({"feeds": _by_feed(minute), "feeds_failed": _problems(minute)} if several else {}),
+        **({"feeds_not_due": not_due} if not_due else {}),
     }
 
 
@@ -135,6 +139,7 @@ def _described(result: IngestResult) -> dict[str, Any]:
         "size_bytes": result.size_bytes,
         "sha256": result.sha256,
         "duplicate": result.duplicate,
+        **({"not_modified": True} if result.not_modified else {}),
         "spooled": result.spooled,
         "spool_reason": result.spool_reason,
     }

@@ -1,21 +1,21 @@
 """GBFS 1.0 to 3.0: auto-discovery, stations and free vehicles of several files, joined (data contract, section 1b).
 
-One snapshot is several files, so its raw object is a zip of them as served, with `fetch.json`, which contains the
-address and time of each. An object is a station of `station_status` with its `station_information`, or a free vehicle.
+One snapshot is several files, so its raw object is a zip (`gbfs_zip`). An object is a station of `station_status` with
+its `station_information`, or a free vehicle.
 """
 
-import io
+import contextlib
 import json
-import zipfile
-import zlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urljoin
 
-from wrm_pipeline.domain.feeds.fetching import Browser, Got
+from wrm_pipeline.domain.feeds.fetching import MAX_FRESH, Browser, Earlier, Fetched
+from wrm_pipeline.domain.feeds.gbfs_zip import elsewhere, files_of, sha256_of, split, zipped
 from wrm_pipeline.domain.feeds.translation import (
     BodyError,
     DeadObject,
@@ -29,6 +29,7 @@ from wrm_pipeline.domain.feeds.translation import (
     seconds_of,
     usable_id,
 )
+from wrm_pipeline.domain.masking import redact
 
 DISCOVERY = "gbfs"
 INFORMATION = "station_information"
@@ -36,39 +37,100 @@ STATUS = "station_status"
 # Their name up to 2.3, and from 3.0 on.
 VEHICLES = ("free_bike_status", "vehicle_status")
 TYPES = "vehicle_types"
-FETCH = "fetch.json"
+
+# These say how long a snapshot is up to date; the others seldom change.
+_MOVING = (STATUS, *VEHICLES)
 
 # For feeds in several languages.
 LANGUAGES = ("pl", "en")
 
-# The largest systems have 20 MB of vehicles; our own zip is never larger, and a foreign one is not unpacked beyond
-# this.
-MAX_UNPACKED_BYTES = 128 * 2**20
-
 _ELECTRIC = ("electric", "electric_assist")
-_EPOCH_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+_TTL = re.compile(rb'"ttl"\s*:\s*(\d{1,9})')
 
 
-def fetch(browser: Browser, url: str) -> bytes:
+def fetch(browser: Browser, url: str, earlier: Earlier) -> Fetched:
     """Fetch the files named in the discovery file, and zip them unchanged.
+
+    A file that the server says is unchanged, or that seldom changes and whose `ttl` has not passed, is taken from the
+    earlier snapshot.
 
     Raises:
         ExternalError: one of them cannot be fetched. Only vehicle types may be missing: the others belong together.
     """
-    got = {DISCOVERY: browser.get(url)}
+    files = _Files(browser, earlier.body)
+    files.get(DISCOVERY, url)
     try:
-        addresses = _addresses(got[DISCOVERY].served)
+        addresses = _addresses(files.served[DISCOVERY])
     except BodyError:
         # The zip goes into quarantine, and says why.
-        return _zipped(got)
+        return Fetched(files.zipped())
     for name in (STATUS, INFORMATION, *VEHICLES, TYPES):
-        if name not in addresses:
-            continue
-        address = urljoin(url, addresses[name])
-        answer = browser.try_get(address) if name == TYPES else browser.get(address)
-        if answer is not None:
-            got[name] = answer
-    return _zipped(got)
+        if name in addresses:
+            files.get(name, urljoin(url, addresses[name]), optional=name == TYPES)
+    fresh = [files.fresh_s[name] for name in _MOVING if name in files.fresh_s]
+    return Fetched(files.zipped(), fresh_s=min(fresh, default=None))
+
+
+class _Files:
+    """The files of a snapshot, with a description of each."""
+
+    def __init__(self, browser: Browser, earlier: bytes) -> None:
+        self.served: dict[str, bytes] = {}
+        self.fresh_s: dict[str, float] = {}
+        self._browser = browser
+        self._kept: dict[str, bytes] = {}
+        self._about: dict[str, dict[str, Any]] = {}
+        self._earlier: tuple[dict[str, bytes], dict[str, dict[str, Any]]] = ({}, {})
+        with contextlib.suppress(BodyError):  # there is none, or it is damaged: everything is fetched
+            self._earlier = split(earlier)
+
+    def get(self, name: str, url: str, *, optional: bool = False) -> None:
+        content, about = self._known(name, url)
+        if content is not None and name not in _MOVING and self._is_fresh(content, about):
+            self._keep(name, content, about)
+            return
+        get = self._browser.try_get if optional else self._browser.get
+        conditions = {one: str(about.get(one, "")) for one in ("etag", "last_modified")} if content is not None else {}
+        answer = get(url, **conditions)
+        if answer is None:
+            return
+        described = {"url": answer.shown_url, "status": answer.status, "etag": answer.etag}
+        if answer.last_modified:
+            described["last_modified"] = answer.last_modified
+        described["fetched_at"] = answer.fetched_at.isoformat()
+        if answer.status == 304 and content is not None:
+            self._keep(name, content, {**about, **{one: value for one, value in described.items() if value}})
+        else:
+            self._keep(name, answer.body, described, answer.served)
+        ttl = _ttl_s(self._kept[name])
+        fresh = ttl if ttl is not None else answer.fresh_s
+        if fresh is not None:
+            self.fresh_s[name] = fresh
+
+    def _known(self, name: str, url: str) -> tuple[bytes | None, dict[str, Any]]:
+        """The file as it was fetched earlier from this address."""
+        files, abouts = self._earlier
+        about = abouts.get(name, {})
+        as_served = name in files and about.get("sha256") == sha256_of(files[name]) and not about.get("masked")
+        known = as_served and about.get("url") == redact(url)
+        return (files[name], about) if known else (None, {})
+
+    def _is_fresh(self, content: bytes, about: Mapping[str, Any]) -> bool:
+        try:
+            age = self._browser.now() - datetime.fromisoformat(str(about.get("fetched_at")))
+        except (ValueError, TypeError):
+            return False
+        return timedelta(0) <= age < min(timedelta(seconds=_ttl_s(content) or 0), MAX_FRESH)
+
+    def _keep(self, name: str, kept: bytes, about: Mapping[str, Any], served: bytes | None = None) -> None:
+        self.served[name] = kept if served is None else served
+        self._kept[name] = kept
+        self._about[name] = {**about, "sha256": sha256_of(kept)}
+        if self.served[name] != kept:
+            self._about[name]["masked"] = True  # without its credentials it cannot be used again
+
+    def zipped(self) -> bytes:
+        return zipped(self._kept, self._about)
 
 
 def _addresses(served: bytes) -> dict[str, str]:
@@ -97,48 +159,10 @@ def _addresses(served: bytes) -> dict[str, str]:
     return found
 
 
-def _zipped(got: Mapping[str, Got]) -> bytes:
-    about = {
-        f"{name}.json": {
-            "url": answer.shown_url,
-            "status": answer.status,
-            "etag": answer.etag,
-            "fetched_at": answer.fetched_at.isoformat(),
-        }
-        for name, answer in got.items()
-    }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, answer in got.items():
-            file.writestr(zipfile.ZipInfo(f"{name}.json", _EPOCH_ZIP_TIME), answer.body, zipfile.ZIP_DEFLATED)
-        text = json.dumps(about, indent=1)
-        file.writestr(zipfile.ZipInfo(FETCH, _EPOCH_ZIP_TIME), text, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
-
-
-def files_of(body: bytes) -> dict[str, bytes]:
-    """The files of a raw object, by name without extension.
-
-    Raises:
-        BodyError: it is not a zip, or unpacks to more than MAX_UNPACKED_BYTES.
-    """
-    if not body.strip():
-        raise BodyError("file_empty", "The body is empty.")
-    try:
-        with zipfile.ZipFile(io.BytesIO(body)) as file:
-            infos = file.infolist()
-            size = sum(info.file_size for info in infos)
-            if size > MAX_UNPACKED_BYTES:
-                raise BodyError(
-                    "file_over_limit", f"The zip unpacks to {size} bytes; at most {MAX_UNPACKED_BYTES} are read."
-                )
-            # `read` stops at the size that the directory declares.
-            return {info.filename.removesuffix(".json"): file.read(info) for info in infos}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
-        if isinstance(error, BodyError):
-            raise
-        message = f"The body is not a zip of GBFS files; it starts with {body[:16]!r}: {error}."
-        raise BodyError("file_not_zip", message) from None
+def _ttl_s(content: bytes) -> float | None:
+    """Seconds until a file changes again, as it says; None if it does not."""
+    found = _TTL.search(content)
+    return float(found[1]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +195,8 @@ def translate(body: bytes, micros: int, corrections: Mapping[int, str]) -> Trans
 
 
 def _system_of(files: Mapping[str, bytes]) -> _System:
+    for name, home in elsewhere(files).items():
+        raise BodyError("file_incomplete", f"The file {name} is in {home}, which is missing.")
     vehicle_file = next((name for name in VEHICLES if name in files), "")
     if STATUS not in files and not vehicle_file:
         _addresses(files.get(DISCOVERY, b""))

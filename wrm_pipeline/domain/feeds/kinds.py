@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from wrm_pipeline.domain.feeds import gbfs, operator
-from wrm_pipeline.domain.feeds.fetching import Browser
+from wrm_pipeline.domain.feeds.fetching import Browser, Earlier, Fetched
 from wrm_pipeline.domain.feeds.translation import SourceObject, Translation
 
 # (body, the snapshot's time in microseconds since 1970, an operator's corrections by object number).
 Translate = Callable[[bytes, int, Mapping[int, str]], Translation]
-# (the getter, the feed's address): the body to keep.
-Fetch = Callable[[Browser, str], bytes]
+# (the getter, the feed's address, what is known from earlier fetches).
+Fetch = Callable[[Browser, str, Earlier], Fetched]
 # (body, number of an object): its place and its text.
 Locate = Callable[[bytes, int], SourceObject]
 
@@ -38,6 +38,8 @@ class FeedKind:
         reports_times: Whether its bodies contain their time; else the time of the fetch counts, and the same bytes a
             minute later are another snapshot, not a duplicate.
         any_ids: Whether ids of its stations may be arbitrary, not only digits.
+        of_files: Whether its raw object is a zip of files (`gbfs_zip`), in which those of an earlier one of the day are
+            not repeated.
     """
 
     name: str
@@ -50,6 +52,7 @@ class FeedKind:
     locate: Locate | None = None
     reports_times: bool = True
     any_ids: bool = False
+    of_files: bool = False
 
     @property
     def target(self) -> str:
@@ -67,8 +70,15 @@ class FeedKind:
         return re.fullmatch(f"{self.stem}_{_TIME}{re.escape(self.suffix)}", name, re.ASCII) is not None
 
 
-def _fetch_body(browser: Browser, url: str) -> bytes:
-    return browser.get(url).body
+def _fetch_body(browser: Browser, url: str, earlier: Earlier) -> Fetched:
+    got = browser.get(url, etag=earlier.etag, last_modified=earlier.last_modified)
+    return Fetched(got.body, got.status == 304, got.etag, got.last_modified, got.fresh_s)
+
+
+def _fetch_always(browser: Browser, url: str, earlier: Earlier) -> Fetched:  # noqa: ARG001 - see below
+    """Without conditions: the body does not contain its time, so each minute's is another snapshot, even if equal."""
+    got = browser.get(url)
+    return Fetched(got.body, fresh_s=got.fresh_s)
 
 
 UCL = FeedKind(
@@ -85,7 +95,7 @@ _OPERATOR = FeedKind(
     ".json",
     "WRM_OPERATOR_URL",
     "https://api-gateway.nextbike.pl/api/maps/service/pl/locations",
-    _fetch_body,
+    _fetch_always,
     operator.translate,
     operator.locate,
     reports_times=False,
@@ -100,6 +110,7 @@ _GBFS = FeedKind(
     gbfs.translate,
     gbfs.locate,
     any_ids=True,
+    of_files=True,
 )
 
 KINDS: Mapping[str, FeedKind] = {kind.name: kind for kind in (UCL, _OPERATOR, _GBFS)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrm_pipeline.domain.feeds import gbfs
-from wrm_pipeline.domain.feeds.fetching import Got
+from wrm_pipeline.domain.feeds import gbfs, gbfs_zip
+from wrm_pipeline.domain.feeds.fetching import NOTHING_EARLIER, Got
 from wrm_pipeline.domain.snapshot import RawSnapshot, inspect_fetched, lines_of, parse_snapshots
 from wrm_pipeline_tests.fixtures.gbfs_files import REPORTED, URL, VERSIONS, path_of, served, station_files
 from wrm_pipeline_tests.fixtures.snapshots import AT, property_settings
@@ -27,16 +28,23 @@ class Server:
     def __init__(self, answers: dict[str, bytes]) -> None:
         self.answers = answers
 
-    def get(self, url: str) -> Got:
+    def now(self) -> datetime:
+        return AT
+
+    def get(self, url: str, **_conditions: str) -> Got:
         body = self.answers[path_of(url)]
         return Got(body, body, url, 200, '"1"', AT)
 
-    def try_get(self, url: str) -> Got | None:
+    def try_get(self, url: str, **_conditions: str) -> Got | None:
         return self.get(url) if path_of(url) in self.answers else None
 
 
 def fetched(version: str, files: dict | None = None) -> bytes:
-    return gbfs.fetch(Server(served(version, files)), URL)
+    return fetch(Server(served(version, files)))
+
+
+def fetch(server: Server) -> bytes:
+    return gbfs.fetch(server, URL, NOTHING_EARLIER).body
 
 
 def rows_of(body: bytes) -> list[dict]:
@@ -71,7 +79,7 @@ def test_each_version_gives_the_same_rows(version):
 
 def test_the_zip_has_the_files_as_served_and_says_where_they_are_from():
     answers = served("2.3")
-    body = gbfs.fetch(Server(answers), URL)
+    body = fetch(Server(answers))
     files = gbfs.files_of(body)
     assert {f"/{name}.json": content for name, content in files.items() if name != "fetch"} == answers
     assert json.loads(files["fetch"])["station_status.json"] == {
@@ -79,8 +87,9 @@ def test_the_zip_has_the_files_as_served_and_says_where_they_are_from():
         "status": 200,
         "etag": '"1"',
         "fetched_at": AT.isoformat(),
+        "sha256": hashlib.sha256(files["station_status"]).hexdigest(),
     }
-    assert gbfs.fetch(Server(answers), URL) == body
+    assert fetch(Server(answers)) == body
 
 
 def test_a_system_of_stations_alone_of_vehicles_alone_and_without_types():
@@ -92,7 +101,7 @@ def test_a_system_of_stations_alone_of_vehicles_alone_and_without_types():
     ]
     answers = served("2.3")
     del answers["/vehicle_types.json"]
-    assert len(rows_of(gbfs.fetch(Server(answers), URL))) == 3
+    assert len(rows_of(fetch(Server(answers)))) == 3
 
 
 def test_what_cannot_be_joined_is_a_dead_letter_with_both_parts():
@@ -147,13 +156,13 @@ def test_a_body_without_a_row_says_why(body, fault, words):
 
 
 def test_a_discovery_file_that_is_none_is_kept_and_says_why():
-    body = gbfs.fetch(Server({"/gbfs.json": b"<html>Maintenance</html>"}), URL)
+    body = fetch(Server({"/gbfs.json": b"<html>Maintenance</html>"}))
     assert gbfs.files_of(body)["gbfs"] == b"<html>Maintenance</html>"
     assert inspect_fetched(body, AT, "gbfs").fault.error_type == "file_not_json"
 
 
 def test_a_zip_that_unpacks_to_too_much_is_not_read(monkeypatch):
-    monkeypatch.setattr(gbfs, "MAX_UNPACKED_BYTES", 100)
+    monkeypatch.setattr(gbfs_zip, "MAX_UNPACKED_BYTES", 100)
     assert inspect_fetched(fetched("2.3"), AT, "gbfs").fault.error_type == "file_over_limit"
 
 

@@ -15,7 +15,7 @@ from gbfs_validator.fetch import FetchError
 from wrm_pipeline.cli.main import main
 from wrm_pipeline.domain import parquet_parts
 from wrm_pipeline.domain.feeds import gbfs
-from wrm_pipeline.domain.feeds.fetching import Got
+from wrm_pipeline.domain.feeds.fetching import NOTHING_EARLIER, Got
 from wrm_pipeline.domain.gbfs_out import LIVE, VERSIONS
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.public_system import PublicSystem
@@ -73,10 +73,13 @@ class Folder:
 
     def rows(self, version: str, at: datetime) -> list[dict[str, Any]]:
         """What our own reader makes of it."""
-        zipped = gbfs.fetch(self, f"{URL}v{version}/gbfs.json")
+        zipped = gbfs.fetch(self, f"{URL}v{version}/gbfs.json", NOTHING_EARLIER).body
         return parse_snapshots([RawSnapshot("x", at, zipped, feed="gbfs")]).rows.to_pylist()
 
-    def get(self, url: str) -> Got:
+    def now(self) -> datetime:
+        return NOON
+
+    def get(self, url: str, **_conditions: str) -> Got:
         content = (self.path / url.removeprefix(URL)).read_bytes()
         return Got(content, content, url, 200, "", NOON)
 

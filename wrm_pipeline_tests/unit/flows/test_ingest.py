@@ -36,6 +36,7 @@ class Fetches:
         self.answers = iter(answers)
 
     kind = UCL
+    memory = None
 
     def fetch(self, *, correlation_id: str = "") -> FetchedBody:
         self.correlation_ids.append(correlation_id)

@@ -28,6 +28,7 @@ class Fetched:
     """A feed that answers once."""
 
     kind = OPERATOR
+    memory = None
 
     def __init__(self, body: bytes, at) -> None:
         self.answered = FetchedBody(body, at, 200, "application/json", OPERATOR)

@@ -27,6 +27,8 @@ HTML = b"<html><body>503</body></html>"
 class Answers:
     """A feed that answers with a body, or raises an error, once `ready` allows it."""
 
+    memory = None
+
     def __init__(
         self, kind: FeedKind, body: bytes | Exception, at: datetime = NOON, ready: Callable[[], bool] = lambda: True
     ) -> None:
