@@ -134,7 +134,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_stations_reconciliation_sensor,
             wrm_analytics_sensor,
             *alert_sensors(settings, overrides or {}),
-            wrm_lineage_sensor,
+            *([wrm_lineage_sensor] if settings.lineage_days else []),
             wrm_dead_runs_sensor,
         ],
         executor=dg.in_process_executor,

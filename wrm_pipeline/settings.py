@@ -170,7 +170,10 @@ class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, Bas
         "wrm_pipeline", alias="OPENLINEAGE_NAMESPACE", description="Of the jobs in lineage events"
     )
     lineage_days: int = Field(
-        30, alias="WRM_LINEAGE_DAYS", gt=0, description="Days that lineage events are kept in the object store"
+        30,
+        alias="WRM_LINEAGE_DAYS",
+        ge=0,
+        description="Days that lineage events are kept in the object store; 0: no lineage is recorded",
     )
     report_url: str | None = Field(
         None, alias="WRM_REPORT_URL", description="Address of the pages of reports/, for links"
@@ -212,6 +215,12 @@ class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, Bas
     )
     history_days: int = Field(
         7, alias="WRM_HISTORY_DAYS", ge=2, description="Age at which `wrm prune` removes ended runs of Dagster"
+    )
+    history_max_bytes: int = Field(
+        4 * 2**30,
+        alias="WRM_HISTORY_MAX_BYTES",
+        gt=0,
+        description="Size to which `wrm prune` reduces Dagster's history, down to two days of it",
     )
 
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 import sqlalchemy as sa
 from dagster._core.scheduler.instigation import TickData, TickStatus
 from dagster._core.storage.event_log.schema import (
@@ -24,7 +25,8 @@ from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from wrm_pipeline.exporter.runs import RunSource
 from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.exporter.vocabulary import Vocabulary
-from wrm_pipeline.jobs.run_history import Pruned, prune
+from wrm_pipeline.jobs.history_size import measure_history, what_goes
+from wrm_pipeline.jobs.run_history import MINIMUM_DAYS, Pruned, prune
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 ASSET = dg.AssetKey("days")
@@ -311,3 +313,26 @@ class HistoryContract:
     def bytes_used(history: History) -> dict[str, int]:
         root = Path(history.instance.root_directory)
         return {"bytes": sum(path.stat().st_size for path in root.rglob("*") if path.is_file())}
+
+
+class HistorySizeContract:
+    """What the size of the history is, and what goes because of it."""
+
+    def test_size_and_pace(self, history: History) -> None:
+        history.add([ago(days=3)] * 38)
+        found = measure_history(history.instance, NOW + timedelta(minutes=1))
+        assert found.runs == 40
+        assert found.bytes > 38 * 5_000
+        # Two runs in the last day.
+        assert found.runs_a_day == 2
+        assert found.after(days=7) == pytest.approx(found.bytes / 40 * 14)
+
+    def test_the_oldest_runs_go_until_the_rest_fits_but_two_days_stay(self, history: History) -> None:
+        ages = [*range(40, 4, -1)]
+        history.add([ago(days=days) for days in ages])
+        size = measure_history(history.instance, NOW)
+        assert what_goes(history.instance, 50, size.bytes + 1, NOW) < ago(days=49)
+        half = what_goes(history.instance, 50, size.bytes // 2, NOW)
+        assert ago(days=22) < half <= ago(days=19)
+        assert what_goes(history.instance, 10, size.bytes // 2, NOW) > ago(days=11)
+        assert ago(days=5) < what_goes(history.instance, 50, 1, NOW) <= ago(days=MINIMUM_DAYS)

@@ -112,6 +112,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ),
         ("enhanced files", _enhanced_files, "See the storage check first"),
         ("disk", _disk, "Check the data folder and its owner"),
+        ("history", _history, "Check DAGSTER_HOME and the storage of Dagster"),
         ("clock", _clock, "The time comes from the feed's server; see the feed check first"),
         ("future", _future, "See the storage check first"),
     ]
@@ -379,6 +380,32 @@ def _disk(settings: Settings) -> Finding:
     status: Status = "ok" if free > _DISK_WARNING_BYTES else "warning" if free > _DISK_FAILURE_BYTES else "failed"
     todo = "" if status == "ok" else f"Make room on the disk of {settings.data_dir}"
     return Finding("disk", status, f"free space at {settings.data_dir}", f"{free / 2**30:.1f} GiB", todo)
+
+
+def _history(settings: Settings) -> Finding:
+    """Dagster's own history, and what it will take."""
+    import dagster as dg
+
+    from wrm_pipeline.jobs.history_size import measure_history
+
+    if not os.environ.get("DAGSTER_HOME"):
+        return Finding("history", "not used", "DAGSTER_HOME is not set", "it is unknown where Dagster's history is")
+    with dg.DagsterInstance.get() as instance:
+        size = measure_history(instance, datetime.now(UTC))
+    days, most = settings.history_days, settings.history_max_bytes
+    to_come = size.after(days)
+    got = (
+        f"{size.runs:,} runs take {size.bytes / 2**20:,.0f} MiB; at {size.runs_a_day:,.0f} runs a day, "
+        f"{days} days will take {to_come / 2**20:,.0f} MiB"
+    )
+    tried = "measure Dagster's history"
+    if to_come <= most:
+        return Finding("history", "ok", tried, got)
+    todo = (
+        f"`wrm prune` keeps fewer days, down to two, to stay below WRM_HISTORY_MAX_BYTES ({most / 2**20:,.0f} MiB): "
+        "raise it, or lower WRM_HISTORY_DAYS"
+    )
+    return Finding("history", "warning", tried, got, todo)
 
 
 def _clock(settings: Settings) -> Finding:

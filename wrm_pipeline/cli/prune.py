@@ -37,16 +37,18 @@ def prune(settings: "Settings", days: float | None, apply: bool, as_json: bool) 
     """Remove Dagster's old history and superseded files."""
     from dataclasses import asdict
 
-    from wrm_pipeline.jobs import run_history
+    from wrm_pipeline.jobs import history_size, run_history
 
+    days = settings.history_days if days is None else days
     try:
-        before = run_history.oldest_to_keep(settings.history_days if days is None else days)
+        run_history.oldest_to_keep(days)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     instance = dagster_instance()
     if instance is None:
         raise click.ClickException("DAGSTER_HOME is not set, so it is unknown whose history to prune.")
     try:
+        before = history_size.what_goes(instance, days, settings.history_max_bytes, datetime.now(UTC))
         with progress("prune", printer(as_json)) as bar:
             done = run_history.prune(instance, before=before, apply=apply, begin=bar.begin)
     except run_history.UnknownStorageError as error:

@@ -1,11 +1,13 @@
 """The job that removes what is only kept for a while: Dagster's own history, and files that ours have replaced."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
 from wrm_pipeline.flows.take_over import remove_expired
-from wrm_pipeline.jobs.run_history import oldest_to_keep, prune
+from wrm_pipeline.jobs.history_size import what_goes
+from wrm_pipeline.jobs.run_history import prune
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.retention import RetentionResource
@@ -24,7 +26,8 @@ def prune_dagster_history(
 ) -> dict[str, Any]:
     """Counts of what was removed; this run is still in progress and stays."""
     days = config.days or retention.history_days
-    done = prune(context.instance, before=oldest_to_keep(days), apply=True)
+    before = what_goes(context.instance, days, retention.history_max_bytes, datetime.now(UTC))
+    done = prune(context.instance, before=before, apply=True)
     counts = {
         "runs": done.runs,
         "events": done.events,
@@ -50,7 +53,8 @@ def prune_superseded_files(context: dg.OpExecutionContext, lake: LakeResource, c
 @dg.job(
     executor_def=dg.in_process_executor,
     description=(
-        "Limit Dagster's own history to WRM_HISTORY_DAYS: materialization status of partitions and the newest check "
+        "Limit Dagster's own history to WRM_HISTORY_DAYS and WRM_HISTORY_MAX_BYTES: materialization status of "
+        "partitions and the newest check "
         "results stay, however old. Also remove files in superseded/ after 30 days. On a server a systemd timer does "
         "both (`wrm prune --apply`)."
     ),

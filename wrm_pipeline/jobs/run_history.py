@@ -80,11 +80,11 @@ def prune(instance: dg.DagsterInstance, *, before: datetime, apply: bool, begin:
     Raises:
         UnknownStorageError: the storage is neither SQLite nor PostgreSQL.
     """
-    runs, events, schedules = _storages(instance)
+    runs, events, schedules = storages_of(instance)
     with events.index_connection() as connection:
         kept_events, last_words = _to_keep(connection)
     with runs.connect() as connection:
-        old = _ended_before(connection, before)
+        old = [run_id for run_id, _ in ended_runs(connection, before)]
         all_runs = {run_id for (run_id,) in connection.execute(sa.select(Runs.run_id))}
     doomed = [run_id for run_id in old if run_id not in last_words]
     surviving = all_runs - set(doomed)
@@ -113,7 +113,12 @@ def prune(instance: dg.DagsterInstance, *, before: datetime, apply: bool, begin:
     return done
 
 
-def _storages(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage, SqlScheduleStorage]:
+def storages_of(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage, SqlScheduleStorage]:
+    """The storages of runs, events and ticks.
+
+    Raises:
+        UnknownStorageError: one of them is neither SQLite nor PostgreSQL.
+    """
     found = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
     kinds = (SqlRunStorage, SqlEventLogStorage, SqlScheduleStorage)
     for storage, kind in zip(found, kinds, strict=True):
@@ -156,12 +161,16 @@ def _to_keep(connection: sa.Connection) -> tuple[set[int], set[str]]:
     return kept, last_words
 
 
-def _ended_before(connection: sa.Connection, before: datetime) -> list[str]:
-    """Ended runs, oldest first. A run canceled before it began has no end time."""
+def ended_runs(connection: sa.Connection, before: datetime) -> list[tuple[str, datetime]]:
+    """Runs that ended before a time (aware) and when, oldest first. A run canceled before it began has no end time."""
     naive = before.astimezone(UTC).replace(tzinfo=None)  # as Dagster stores such columns
     ended = sa.or_(Runs.end_time < before.timestamp(), sa.and_(Runs.end_time.is_(None), Runs.update_timestamp < naive))
-    rows = connection.execute(sa.select(Runs.run_id).where(Runs.status.in_(_ENDED), ended).order_by(Runs.id))
-    return [run_id for (run_id,) in rows]
+    columns = (Runs.run_id, Runs.end_time, Runs.update_timestamp)
+    rows = connection.execute(sa.select(*columns).where(Runs.status.in_(_ENDED), ended).order_by(Runs.id))
+    return [
+        (run_id, datetime.fromtimestamp(end_time, UTC) if end_time else updated.replace(tzinfo=UTC))
+        for run_id, end_time, updated in rows
+    ]
 
 
 def _of_runs(run_ids: Collection[str]) -> sa.ColumnElement[bool]:
@@ -216,12 +225,7 @@ def _remove_files(
     apply: bool,
 ) -> None:
     """Event files of single runs (SQLite) and their captured output, including those of runs deleted earlier."""
-    folders: list[Path] = []
-    if isinstance(events, SqliteEventLogStorage):
-        folders.append(Path(events.path_for_shard("index")).parent)
-    if isinstance(instance.compute_log_manager, LocalComputeLogManager):
-        folders.append(Path(instance.storage_directory()))
-    for folder in folders:
+    for folder in folders_of_runs(instance, events):
         for path in _old_files(folder, surviving, before.timestamp()):
             done.files += 1
             done.file_bytes += _size(path)
@@ -230,6 +234,16 @@ def _remove_files(
             elif apply:
                 for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                     path.with_name(name).unlink(missing_ok=True)
+
+
+def folders_of_runs(instance: dg.DagsterInstance, events: SqlEventLogStorage) -> list[Path]:
+    """Where files and folders lie whose names are ids of runs."""
+    folders: list[Path] = []
+    if isinstance(events, SqliteEventLogStorage):
+        folders.append(Path(events.path_for_shard("index")).parent)
+    if isinstance(instance.compute_log_manager, LocalComputeLogManager):
+        folders.append(Path(instance.storage_directory()))
+    return folders
 
 
 def _old_files(folder: Path, surviving: Collection[str], before: float) -> Iterator[Path]:
@@ -258,9 +272,7 @@ def _shrink_sqlite(instance: dg.DagsterInstance, events: SqlEventLogStorage, don
     """Return unused pages to the file system. They would be reused anyway, so a busy file is left alone."""
     if not isinstance(events, SqliteEventLogStorage):
         return
-    home = Path(instance.root_directory)
-    files = [Path(events.path_for_shard("index")), home / "history" / "runs.db", home / "schedules" / "schedules.db"]
-    for file in files:
+    for file in databases_of(instance):
         if not file.exists():
             continue
         try:
@@ -273,6 +285,12 @@ def _shrink_sqlite(instance: dg.DagsterInstance, events: SqlEventLogStorage, don
                     connection.execute("VACUUM")
         except sqlite3.OperationalError as error:
             done.warnings.append(f"{file.name} was not compacted ({error}); its free space will be reused.")
+
+
+def databases_of(instance: dg.DagsterInstance) -> list[Path]:
+    """SQLite's files but those of single runs."""
+    home = Path(instance.root_directory)
+    return [home / "history" / "runs.db", home / "history" / "runs" / "index.db", home / "schedules" / "schedules.db"]
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -17,7 +17,7 @@ class LineageResource(BaseResource):
 
     vault: VaultResource
     namespace: str = Field(description="OPENLINEAGE_NAMESPACE: of the jobs in lineage events")
-    days: int = Field(gt=0, description="WRM_LINEAGE_DAYS: how long events are kept in the object store")
+    days: int = Field(ge=0, description="WRM_LINEAGE_DAYS: how long events are kept in the object store; 0: none")
     url: Annotated[str | None, optional(receiver_url)] = Field(
         None, description="OPENLINEAGE_URL: the receiver; its key is OPENLINEAGE_API_KEY"
     )

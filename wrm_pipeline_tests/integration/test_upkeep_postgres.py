@@ -17,7 +17,7 @@ from wrm_pipeline.flows.encrypted_file import new_key
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import DAY, ENHANCED, NOON, Lake
-from wrm_pipeline_tests.history_contract import History, HistoryContract, ago, run_both
+from wrm_pipeline_tests.history_contract import History, HistoryContract, HistorySizeContract, ago, run_both
 from wrm_pipeline_tests.integration.conftest import SeaweedFS
 from wrm_pipeline_tests.integration.postgres_server import PostgresServer, running_postgres
 
@@ -66,7 +66,7 @@ def copy_database(server: PostgresServer, name: str) -> str:
     return name
 
 
-class TestPostgres(HistoryContract):
+class TestPostgres(HistoryContract, HistorySizeContract):
     @pytest.fixture
     def history(
         self, server: PostgresServer, both_runs: tuple[str, str], tmp_path: Path, request: pytest.FixtureRequest

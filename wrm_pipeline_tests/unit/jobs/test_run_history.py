@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from wrm_pipeline.cli import doctor
 from wrm_pipeline.cli.main import main
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.flows.watch import LAST_RETRY_AFTER
@@ -20,7 +21,7 @@ from wrm_pipeline.jobs.run_history import MINIMUM_DAYS, UnknownStorageError, pru
 from wrm_pipeline.sensors.alerts import LONGEST_LOOK_BACK_S
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import run_job
-from wrm_pipeline_tests.history_contract import History, HistoryContract, ago, run_both
+from wrm_pipeline_tests.history_contract import History, HistoryContract, HistorySizeContract, ago, run_both
 
 OWN_FILES = ""
 SHARED_FILE = """
@@ -44,6 +45,10 @@ def history(environment: Path, both_runs: tuple[Path, tuple[str, str]]) -> Itera
     shutil.copytree(home, environment.parent / "dagster_home", dirs_exist_ok=True)
     with dg.DagsterInstance.get() as instance:
         yield History(instance, ids)
+
+
+class TestSize(HistorySizeContract):
+    pass
 
 
 class TestSqlite(HistoryContract):
@@ -93,6 +98,22 @@ def test_the_command_counts_first_and_removes_with_apply(
     monkeypatch.delenv("DAGSTER_HOME")
     assert main(["prune"]) == 1
     assert "DAGSTER_HOME is not set" in capsys.readouterr().err
+
+
+def test_the_command_and_the_doctor_know_the_limit(
+    history: History, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRM_HISTORY_DAYS", "100")
+    history.add([ago(days=30), ago(days=20)], day="2025-07-01")
+    finding = doctor._history(load_settings())
+    assert (finding.status, finding.got.partition(" take ")[0]) == ("ok", "4 runs")
+    assert "100 days will take" in finding.got
+    monkeypatch.setenv("WRM_HISTORY_MAX_BYTES", "1000")
+    finding = doctor._history(load_settings())
+    assert finding.status == "warning"
+    assert "WRM_HISTORY_MAX_BYTES" in finding.todo
+    assert main(["prune", "--apply", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == 2
 
 
 def test_the_job_prunes_all_but_itself(history: History) -> None:

@@ -83,9 +83,9 @@ def test_a_job_takes_its_ages_from_the_resource(lake):
     lake.put_day(2, dt=old.date())
     build_day(old.date())
     kept = lake.keys("raw/")
-    retention = {"retention": RetentionResource(history_days=7, compact_after_days=30)}
+    retention = {"retention": RetentionResource(history_days=7, history_max_bytes=2**30, compact_after_days=30)}
     assert run_job("wrm_compaction_job", overrides=retention).success
     assert lake.keys("raw/") == kept
-    retention = {"retention": RetentionResource(history_days=7, compact_after_days=10)}
+    retention = {"retention": RetentionResource(history_days=7, history_max_bytes=2**30, compact_after_days=10)}
     assert run_job("wrm_compaction_job", overrides=retention).success
     assert lake.keys("raw/") != kept

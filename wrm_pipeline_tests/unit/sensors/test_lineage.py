@@ -14,10 +14,12 @@ import pytest
 from wrm_pipeline.analytics.lineage import assets_with_lineage, column_lineage
 from wrm_pipeline.assets.stations import processed_all
 from wrm_pipeline.clients.openlineage import Receiver
+from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.sensors import lineage
 from wrm_pipeline.sensors.lineage import MOST_UNSENT, LineageCursor
+from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
@@ -408,3 +410,9 @@ def test_with_too_many_waiting_the_oldest_are_dropped_and_counted(lake: Lake) ->
 
 def test_a_receiver_shows_its_key_to_nobody() -> None:
     assert "CANARY" not in repr(Receiver("http://127.0.0.1:5000", "CANARY-key"))
+
+
+def test_without_lineage_there_is_no_sensor_for_it() -> None:
+    for days, there in ((30, True), (0, False)):
+        sensors = build_defs(load_settings({"lineage_days": days})).sensors or ()
+        assert ("wrm_lineage_sensor" in {sensor.name for sensor in sensors}) is there
