@@ -22,7 +22,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +42,7 @@ from sqlalchemy.pool import NullPool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
 
+from wrm_pipeline.resources.opened_storage import has_version
 from wrm_pipeline.resources.packed_text import unpack, use_packed_text
 
 _PACKED = (("event_logs", "event"), ("asset_check_executions", "evaluation_event"))
@@ -122,7 +123,7 @@ class SharedSqliteEventLogStorage(SqliteEventLogStorage):
                 if shard == INDEX_SHARD_NAME:
                     use_packed_text(self._engines[shard])
             if shard not in self._initialized_dbs:
-                if not _has_version(super().path_for_shard(shard)):
+                if not has_version(super().path_for_shard(shard)):
                     self._initdb(self._engines[shard])
                 self._initialized_dbs.add(shard)
             with self._engines[shard].connect() as connection, connection.begin():
@@ -142,13 +143,6 @@ class _Watchdog(SqliteEventLogStorageWatchdog):
     def on_modified(self, event: FileSystemEvent) -> None:  # noqa: ARG002 - either file
         """Read what is new."""
         self._process_log()
-
-
-def _has_version(path: str) -> bool:
-    """Whether the file has Dagster's tables: looked up here, since Alembic would load all migrations to compare."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        return connection.execute("SELECT version_num FROM alembic_version").fetchone() is not None
-    return False
 
 
 def unpack_history(index: Path) -> int:

@@ -97,7 +97,8 @@ def test_the_settings_that_both_have_are_the_same(production, tmp_path):
     local = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     deployed = yaml.safe_load((PROJECT / "deploy" / "dagster" / "dagster.yaml").read_text())
     assert deployed.pop("storage")["custom"]["config"] == {}
-    assert local.pop("event_log_storage")["class"] == "SharedSqliteEventLogStorage"
+    for name in ("run_storage", "event_log_storage", "schedule_storage"):
+        assert local.pop(name)["module"].startswith("wrm_pipeline.resources.")
     for settings in (local, deployed):
         settings["concurrency"]["runs"].pop("tag_concurrency_limits")
     assert deployed == local

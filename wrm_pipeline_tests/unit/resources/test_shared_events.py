@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from alembic.script import ScriptDirectory
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 from wrm_pipeline.resources.packed_text import pack, unpack
@@ -17,6 +18,8 @@ from wrm_pipeline.resources.shared_events import SharedSqliteEventLogStorage, un
 
 SHARED = """
 event_log_storage: {module: wrm_pipeline.resources.shared_events, class: SharedSqliteEventLogStorage}
+run_storage: {module: wrm_pipeline.resources.opened_storage, class: OpenedRunStorage}
+schedule_storage: {module: wrm_pipeline.resources.opened_storage, class: OpenedScheduleStorage}
 """
 ENDED = dg.DagsterEventType.RUN_SUCCESS
 
@@ -139,6 +142,18 @@ def test_a_run_is_watched_as_it_goes_on(upgraded: tuple[Path, str, list[str], st
         other.close()
         instance.event_log_storage.end_watch(followed, tell)
         assert seen == ["now"]
+
+
+def test_an_instance_is_opened_without_alembic(
+    upgraded: tuple[Path, str, list[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(ScriptDirectory, "from_config", loaded.append)
+    with instance_in(upgraded[0], SHARED) as instance:
+        assert instance.get_runs_count() >= 2
+        assert instance.all_instigator_state() == []
+        assert rows(instance)
+    assert loaded == []
 
 
 def test_a_deleted_run_is_gone(upgraded: tuple[Path, str, list[str], str]) -> None:
