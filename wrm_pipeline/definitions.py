@@ -17,12 +17,14 @@ from wrm_pipeline.assets.report.city_report import city_report
 from wrm_pipeline.assets.report.data_catalog import data_catalog
 from wrm_pipeline.assets.report.published_database import published_database
 from wrm_pipeline.assets.report.serving_tables import serving_tables
+from wrm_pipeline.assets.stations.bike_positions import bike_positions
 from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data_all
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks import clock as clock_checks
 from wrm_pipeline.checks import feed, published, quality, spool
 from wrm_pipeline.checks import lake as lake_checks
+from wrm_pipeline.domain.bike_positions import FEED
 from wrm_pipeline.io_managers.duckdb import (
     DuckDBHybridIOManager,
     DuckDBPublishingIOManager,
@@ -32,6 +34,7 @@ from wrm_pipeline.io_managers.hive_partitioned import HivePartitionedParquetIOMa
 from wrm_pipeline.io_managers.s3_values import S3ValuesIOManager
 from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
+    EACH_MINUTE,
     wrm_analytics_job,
     wrm_daily_analytics_job,
     wrm_freshness_job,
@@ -85,6 +88,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             for asset in (
                 wrm_stations_processed_data_all,
                 wrm_stations_enhanced_data_all,
+                _with_runs(bike_positions, settings),
                 query_station_summary,
                 bike_density_spatial_analysis,
             )
@@ -144,6 +148,13 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             **(overrides or {}),
         },
     )
+
+
+def _with_runs(asset: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:
+    """`bike_positions`, in the job of each minute if the feed that it is made from is fetched."""
+    if FEED not in settings.layout.feeds:
+        return asset
+    return asset.map_asset_specs(lambda spec: spec.merge_attributes(tags=EACH_MINUTE))
 
 
 def alert_sensors(settings: Settings, overrides: Mapping[str, Any]) -> list[dg.SensorDefinition]:

@@ -12,7 +12,7 @@ from wrm_pipeline.analytics.registry import TABLES, Column, Table, tables_of
 from wrm_pipeline.analytics.registry.answers import DENSITY_CELLS, STATION_SUMMARY
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.domain.schemas import PROCESSED
+from wrm_pipeline.domain.schemas import BIKE_POSITIONS, PROCESSED
 from wrm_pipeline.domain.snapshot import BATTERY_COLUMN, COMBINED_COLUMN
 
 
@@ -76,6 +76,8 @@ _PARQUET: Mapping[str, Mapping[str, tuple[Origin, ...]]] = {
             "stale": ["timestamp", "file_timestamp"],
         },
     ),
+    # The operator's JSON, which has none of the columns above.
+    asset_names.BIKE_POSITIONS: _from(asset_names.RAW, {name: [] for name in BIKE_POSITIONS.columns}),
 }
 
 # Of these assets' tables and views only the main one is shown.
@@ -126,6 +128,7 @@ def object_folder(asset: str, layout: Layout) -> str | None:
         asset_names.RAW: layout.raw_prefix,
         asset_names.PROCESSED: layout.layer_prefix("processed"),
         asset_names.ENHANCED: layout.layer_prefix("enhanced"),
+        asset_names.BIKE_POSITIONS: layout.layer_prefix(asset_names.BIKE_POSITIONS),
         asset_names.DEAD_LETTERS: layout.dead_letter_prefix,
         asset_names.DENSITY_MAP: layout.report_key("bike_density_map.html"),
         asset_names.REPORT: layout.report_key("site"),

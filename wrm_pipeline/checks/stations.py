@@ -6,12 +6,19 @@ rather than wrong is checked in `published.py`, every few minutes.
 """
 
 import dagster as dg
+import pyarrow as pa
 
 from wrm_pipeline.checks.results import result
 from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.domain.parquet_parts import ParquetParts
-from wrm_pipeline.domain.quality import Violations, column_differences, rows_out_of_order, unbalanced_sources
-from wrm_pipeline.domain.schemas import ENHANCED, PROCESSED, TableSchema
+from wrm_pipeline.domain.quality import (
+    Violations,
+    column_differences,
+    overlapping_stays,
+    rows_out_of_order,
+    unbalanced_sources,
+)
+from wrm_pipeline.domain.schemas import BIKE_POSITIONS, ENHANCED, PROCESSED, TableSchema
 
 
 def processed_check(asset: str) -> dg.AssetCheckSpec:
@@ -86,6 +93,37 @@ def check_enhanced(day: str, processed_rows: int, file: ParquetParts) -> dg.Asse
         rows=file.row_count,
         rows_processed=processed_rows,
         rows_out_of_order=disorder.count,
+        columns_that_differ=differences.count,
+    )
+
+
+def positions_check(asset: str) -> dg.AssetCheckSpec:
+    """The check whose result `check_positions` returns."""
+    return dg.AssetCheckSpec(
+        "stays_do_not_overlap",
+        asset=asset,
+        blocking=True,
+        description=(
+            "A bike is at one place at a time: rows ascend strictly by (bike_id, arrived_at), each stay ends before "
+            "the bike's next one begins, and only its last one may have no end. Columns are those of the data "
+            "contract. Otherwise nothing is published."
+        ),
+    )
+
+
+def check_positions(day: str, rows: pa.Table, file: ParquetParts) -> dg.AssetCheckResult:
+    """Check a partition of bike positions that is or will be published; `rows` are its rows."""
+    differences = column_differences(file, BIKE_POSITIONS)
+    overlapping = overlapping_stays(rows) if not differences.count else Violations(0)
+    return result(
+        "stays_do_not_overlap",
+        not overlapping.count and not differences.count,
+        f"{overlapping.count} of {rows.num_rows} stays begin before the bike's last one ends; "
+        f"{_columns(differences, BIKE_POSITIONS)}",
+        samples=overlapping.samples or differences.samples,
+        day=day,
+        rows=rows.num_rows,
+        rows_overlapping=overlapping.count,
         columns_that_differ=differences.count,
     )
 

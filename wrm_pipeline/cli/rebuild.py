@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ANALYTICS = "analytics"
 # The layers of `flows.rebuild.LAYERS`, and the tables; not imported, to keep `--help` fast.
-PARTS = ("processed", "enhanced", ANALYTICS)
+PARTS = ("processed", "enhanced", "bike_positions", ANALYTICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +265,7 @@ class _History:
         self._keys = {
             "processed": dg.AssetKey(asset_names.PROCESSED),
             "enhanced": dg.AssetKey(asset_names.ENHANCED),
+            "bike_positions": dg.AssetKey(asset_names.BIKE_POSITIONS),
         }
         self._known = {layer: instance.get_materialized_partitions(key) for layer, key in self._keys.items()}
 
@@ -276,7 +277,8 @@ class _History:
 
         day = built.dt.isoformat()
         for layer in layers:
-            if layer in built.written or day not in self._known[layer]:
+            # Not every day has bike positions.
+            if layer in built.written or (layer != "bike_positions" and day not in self._known[layer]):
                 rows = built.counts.rows_out
                 event = dg.AssetMaterialization(
                     asset_key=self._keys[layer],

@@ -3,6 +3,7 @@
 RAW = "wrm_stations_raw_data"
 PROCESSED = "wrm_stations_processed_data_all"
 ENHANCED = "wrm_stations_enhanced_data_all"
+BIKE_POSITIONS = "bike_positions"
 DEAD_LETTERS = "wrm_stations_dlq"
 VIEWS = "create_duckdb_enhanced_views"
 MATERIALIZED_VIEWS = "create_materialized_views"

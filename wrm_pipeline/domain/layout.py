@@ -18,6 +18,9 @@ _UTC_BY_NAME = ZoneInfo("UTC")
 FIRST_DATE = date(2025, 6, 1)
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
 
+BIKE_POSITIONS = "bike_positions"
+"""The layer of the bikes' stays: it has no other selection beside it, so its path has no `all`."""
+
 VALUES_FOLDER = "values"
 """Small values of assets, unless `s3_io_manager` has another `s3_prefix`."""
 
@@ -188,25 +191,25 @@ class Layout:
         return (dt, name, kind) if dt else None
 
     def partition_folder(self, layer: str, dt: date) -> str:
-        """Folder of one partition of a Parquet layer (`processed` or `enhanced`)."""
+        """Folder of one partition of a Parquet layer (`processed`, `enhanced` or `bike_positions`)."""
         return f"{self.layer_prefix(layer)}dt={dt:%Y-%m-%d}/"
 
     def layer_prefix(self, layer: str) -> str:
         """Prefix of all partitions of a Parquet layer."""
-        return f"{self.prefix}{layer}/all/"
+        return f"{self.prefix}{layer}/" if layer == BIKE_POSITIONS else f"{self.prefix}{layer}/all/"
 
     def partition_key(self, layer: str, dt: date) -> str:
         """The one object of a partition: a function of layer and date alone."""
-        return f"{self.partition_folder(layer, dt)}all_{layer.rpartition('/')[2]}_{dt:%Y%m%d}_000000.parquet"
+        return f"{self.partition_folder(layer, dt)}{_stem(layer)}_{dt:%Y%m%d}_000000.parquet"
 
     def layer_key(self, layer: str, folders: Sequence[tuple[str, str]] = ()) -> str:
         """The one object of a partition that is not a day, below Hive's folders; without any, of the whole layer."""
         path = "".join(f"{name}={value}/" for name, value in folders)
-        return f"{self.layer_prefix(layer)}{path}all_{layer.rpartition('/')[2]}.parquet"
+        return f"{self.layer_prefix(layer)}{path}{_stem(layer)}.parquet"
 
     def partition_glob(self, layer: str) -> str:
         """Pattern that matches every partition's object, but no stray file of an older writer."""
-        return f"{self.layer_prefix(layer)}dt=*/all_{layer}_*_000000.parquet"
+        return f"{self.layer_prefix(layer)}dt=*/{_stem(layer)}_*_000000.parquet"
 
     def dead_letter_folder(self, dt: date) -> str:
         """Folder of one partition's dead letters."""
@@ -283,6 +286,10 @@ class Layout:
             return datetime.strptime(match[1], "%Y-%m-%d_%H-%M-%S").replace(tzinfo=UTC)
         except ValueError:
             return None
+
+
+def _stem(layer: str) -> str:
+    return layer if layer == BIKE_POSITIONS else f"all_{layer.rpartition('/')[2]}"
 
 
 def _name_time(name: str, zone: tzinfo, *, fold: int = 0) -> datetime | None:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from wrm_pipeline.domain.manifest import Manifest
@@ -77,6 +78,24 @@ def rows_out_of_order(file: ParquetParts) -> Violations:
         samples += [{"row": row + at, "file_timestamp": str(times[at]), "station_id": str(ids[at])} for at in positions]
         last, row = (times[-1].as_py(), ids[-1].as_py()), row + group.num_rows
     return Violations(count, tuple(samples[:MAX_SAMPLES]))
+
+
+def overlapping_stays(rows: pa.Table) -> Violations:
+    """Stays of a bike that are not after its stay before: not sorted, or begun before that one ended."""
+    bikes = rows["bike_id"].to_pylist()
+    arrived, left = (rows[name].cast(pa.int64()).to_pylist() for name in ("arrived_at", "left_at"))
+    wrong = [
+        at
+        for at in range(rows.num_rows)
+        if (left[at] is not None and left[at] < arrived[at])
+        or (
+            at > 0
+            and not bikes[at - 1] < bikes[at]
+            and (bikes[at - 1] != bikes[at] or left[at - 1] is None or left[at - 1] >= arrived[at])
+        )
+    ]
+    samples = [{"row": at, "bike_id": bikes[at], "arrived_at": str(rows["arrived_at"][at])} for at in wrong]
+    return Violations(len(wrong), tuple(samples[:MAX_SAMPLES]))
 
 
 def count_by(file: ParquetParts, column: str) -> Counter[Any]:

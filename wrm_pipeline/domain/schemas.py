@@ -142,6 +142,28 @@ ENHANCED = TableSchema(
     },
 )
 
+BIKE_POSITIONS = TableSchema(
+    "bike_positions",
+    "One row for each stay of a bike at one place, as the operator's feed shows it, sorted by bike and arrival.",
+    {
+        "bike_id": Column(pa.string(), "Bike number"),
+        "station_id": Column(pa.string(), "Station number; null where the bike stands outside stations", nullable=True),
+        "lat": Column(pa.float64(), "Latitude when the bike was first seen there, WGS84", _LATITUDE, unit="deg"),
+        "lon": Column(pa.float64(), "Longitude when the bike was first seen there, WGS84", _LONGITUDE, unit="deg"),
+        "arrived_at": Column(UTC_TIMESTAMP, "Time of the day's first snapshot in which the bike is there"),
+        "left_at": Column(
+            UTC_TIMESTAMP,
+            "Time of the last snapshot in which the bike is there; null: it is in the day's last one",
+            nullable=True,
+        ),
+        "bike_type": Column(pa.string(), "Type as the feed names it; empty where it names none"),
+        "battery_pct": Column(
+            pa.int16(), "Battery level when the bike was last seen there", _PERCENT, nullable=True, unit="%"
+        ),
+        "feed": Column(pa.string(), "The feed that shows the bike", values=FEEDS),
+    },
+)
+
 SORT_KEY = ("file_timestamp", "station_id")
 FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale", "count_capped")
 

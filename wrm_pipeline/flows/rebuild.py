@@ -1,8 +1,9 @@
-"""Rebuilds processed and enhanced partitions from `raw/` and `dlq/`, with the code that every run uses.
+"""Rebuilds processed, enhanced and bike position partitions from `raw/` and `dlq/`, with the code that every run uses.
 
 Partitions that are already right are left alone, so an interrupted rebuild continues where it stopped.
 """
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -12,14 +13,15 @@ from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain.layout import Layout, folder_date
 from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.domain.snapshot import LineCounts
+from wrm_pipeline.flows.bike_positions import NoAnswersError, PositionsPartition, positions_partition
 from wrm_pipeline.flows.enhance import EnhancedPartition, enhance_partition
 from wrm_pipeline.flows.process import ProcessedPartition, process_partition
 from wrm_pipeline.flows.take_over import TakeOver
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
-Layer = Literal["processed", "enhanced"]
-LAYERS: tuple[Layer, ...] = ("processed", "enhanced")
+Layer = Literal["processed", "enhanced", "bike_positions"]
+LAYERS: tuple[Layer, ...] = ("processed", "enhanced", "bike_positions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def rebuild_partition(
     replaced: list[Layer] = []
     may_shrink = allow_shrink or bool(moved)
 
-    def publish(layer: Layer, result: ProcessedPartition | EnhancedPartition) -> None:
+    def publish(layer: Layer, result: ProcessedPartition | EnhancedPartition | PositionsPartition) -> None:
         file = result.to_publish(allow_shrink=may_shrink)
         if file is not None:
             partitions.publish(layer, dt, file)
@@ -140,6 +142,14 @@ def rebuild_partition(
         enhanced = enhance_partition(processed.file, partitions, dt, area=area, built_at=now, allow_shrink=allow_shrink)
         taken_over["enhanced"] = enhanced.take_over
         publish("enhanced", enhanced)
+    if "bike_positions" in layers:
+        with contextlib.suppress(NoAnswersError):  # most days have no answer of the operator's feed
+            publish(
+                "bike_positions",
+                positions_partition(
+                    partitions, dt, built_at=now, full_rebuild=full, allow_shrink=may_shrink, cache=cache
+                ),
+            )
     return RebuiltPartition(
         dt,
         tuple(written),

@@ -23,6 +23,9 @@ from wrm_pipeline.checks.published import today_is_fresh
 from wrm_pipeline.checks.spool import spool_is_readable
 from wrm_pipeline.domain import asset_names
 
+EACH_MINUTE = {"wrm/runs": "each_minute"}
+"""Tag of assets that the processing job builds only where a feed gives anything for them: each step costs time."""
+
 wrm_stations_ingest_job = dg.define_asset_job(
     "wrm_stations_ingest_job",
     selection=[wrm_stations_raw_data],
@@ -34,13 +37,17 @@ wrm_stations_ingest_job = dg.define_asset_job(
 
 wrm_stations_processing_job = dg.define_asset_job(
     "wrm_stations_processing_job",
-    selection=[
+    selection=dg.AssetSelection.assets(
         wrm_stations_processed_data_all,
         wrm_stations_enhanced_data_all,
         create_duckdb_enhanced_views,
-    ],
+    )
+    | dg.AssetSelection.tag(*next(iter(EACH_MINUTE.items()))),
     executor_def=dg.in_process_executor,
-    description="Turn a day's raw snapshots into its processed and enhanced partitions; the views follow a new day.",
+    description=(
+        "Turn a day's raw snapshots into its processed and enhanced partitions, and the operator's answers, if that "
+        "feed is fetched, into its bike positions; the views follow a new day."
+    ),
 )
 
 wrm_analytics_job = dg.define_asset_job(

@@ -4,8 +4,9 @@ A station is one object. At a place whose type begins with FREESTANDING each bik
 it lists none. The answer contains no time: it is the state at the fetch.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from wrm_pipeline.domain.feeds.translation import (
     BodyError,
@@ -49,6 +50,77 @@ def translate(body: bytes, micros: int, corrections: Mapping[int, str]) -> Trans
             dead.append(DeadObject(number, error.error_type, error.field, str(error)))
             lines.append("")
     return Translation(tuple(lines), tuple(objects), tuple(dead))
+
+
+class Sighting(NamedTuple):
+    """A bike at a place. `station_id` is None for a bike outside stations, `battery_pct` where none is given."""
+
+    bike_id: str
+    station_id: str | None
+    lat: float
+    lon: float
+    bike_type: str
+    battery_pct: int | None
+
+
+def sightings(body: bytes) -> dict[str, Sighting]:
+    """The bikes of an answer by number; of one that is listed twice, a station takes precedence over the pavement.
+
+    Places and bikes without a usable number or position are left out: they are dead letters of the stations' rows.
+
+    Raises:
+        BodyError: the body is not an answer.
+    """
+    found: dict[str, Sighting] = {}
+    for place in _places(parsed(decoded(body)[0])):
+        bikes = _list(place, "bikes")
+        if not bikes:
+            continue
+        lat, lon = _position(_object(place, "geoCoords"))
+        station_id = None if _is_free(place) else _number(place.get("number"))
+        if lat is None or lon is None or station_id == "":
+            continue
+        for bike in bikes:
+            bike_id = _number(bike.get("number")) if isinstance(bike, dict) else ""
+            if not bike_id or (bike_id in found and (station_id is None or found[bike_id].station_id is not None)):
+                continue
+            bike_type = bike.get("bikeType")
+            found[bike_id] = Sighting(
+                bike_id,
+                station_id,
+                lat,
+                lon,
+                bike_type if isinstance(bike_type, str) else "",
+                _percent(bike.get("battery")),
+            )
+    return found
+
+
+def _number(value: Any) -> str:
+    """A station's or bike's number as text; empty if it is not one."""
+    if type(value) is int:  # nearly always
+        return str(value) if value else ""
+    try:
+        return _id(value)
+    except ObjectError:
+        return ""
+
+
+def _position(where: dict[str, Any]) -> tuple[float | None, float | None]:
+    lat, lon = where.get("lat"), where.get("lng")
+    if isinstance(lat, bool) or not isinstance(lat, float | int):
+        return None, None
+    if isinstance(lon, bool) or not isinstance(lon, float | int):
+        return None, None
+    good = math.isfinite(lat) and math.isfinite(lon) and abs(lat) <= 90 and abs(lon) <= 180 and (lat or lon)
+    return (float(lat), float(lon)) if good else (None, None)
+
+
+def _percent(value: Any) -> int | None:
+    """A battery level, rounded half up as in the stations' rows."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        return None
+    return math.floor(value + 0.5)
 
 
 def _places(answer: Any) -> Iterator[Any]:
