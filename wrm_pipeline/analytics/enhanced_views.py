@@ -14,10 +14,11 @@ from wrm_pipeline.analytics.registry.views import (
     ENHANCED_DATA,
     NEWEST,
     OLD_NAME,
+    POSITIONS,
     STATIONS_LATEST,
     STATIONS_ONLY,
 )
-from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema
+from wrm_pipeline.domain.schemas import BIKE_POSITIONS, ENHANCED, TableSchema, arrow_schema
 
 # Columns that parser version 1 did not write, and their values in its rows.
 LATER_COLUMNS = {"feed": "'ucl'", "count_capped": "false"}
@@ -59,15 +60,16 @@ def missing_columns(columns: Mapping[str, str]) -> tuple[frozenset[str], str]:
     return frozenset(missing), "; ".join(wrong[:3]) + ("; …" if len(wrong) > 3 else "")
 
 
-def enhanced_views(files: str | Sequence[FileGroup], newest: date | None) -> ViewSet:
+def enhanced_views(files: str | Sequence[FileGroup], newest: date | None, positions: str = "") -> ViewSet:
     """The views of the data contract.
 
     `files` is a path or s3:// URL of all partitions whose last two parts are patterns. It includes new days
     automatically, but requires that all files have the same columns; groups of files are for other lakes. Without any
-    file the views are empty, with all columns.
+    file the views are empty, with all columns. `positions` is the path or URL of all partitions of bike positions;
+    empty without any.
     """
     if newest is None or not files:
-        everything = _nothing()
+        everything = _nothing(ENHANCED)
     elif isinstance(files, str):
         everything = _select([_as_pattern(files)], frozenset(), files)
     else:
@@ -77,11 +79,13 @@ def enhanced_views(files: str | Sequence[FileGroup], newest: date | None) -> Vie
     newest_date = str(newest or date(1970, 1, 1))
     derived = (STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST, OLD_NAME)
     others = {view.name: view.sql.replace(NEWEST, newest_date) for view in derived}
+    stays = _rows([_as_pattern(positions)], list(BIKE_POSITIONS.columns), positions, BIKE_POSITIONS)
+    others[POSITIONS.name] = stays if positions else _nothing(BIKE_POSITIONS)
     return ViewSet({ENHANCED_DATA.name: everything, **others}, newest)
 
 
-def _nothing() -> str:
-    columns = [f"NULL::{sql_type(field.type)} AS {field.name}" for field in arrow_schema(ENHANCED)]
+def _nothing(schema: TableSchema) -> str:
+    columns = [f"NULL::{sql_type(field.type)} AS {field.name}" for field in arrow_schema(schema)]
     return f"SELECT {', '.join(columns)}, NULL::DATE AS dt WHERE false"
 
 
@@ -93,9 +97,13 @@ def _select(patterns: Sequence[str], missing: Collection[str], path: str) -> str
         else field.name
         for field in arrow_schema(ENHANCED)
     ]
+    return _rows(patterns, columns, path, ENHANCED)
+
+
+def _rows(patterns: Sequence[str], columns: Sequence[str], path: str, schema: TableSchema) -> str:
     listed = ", ".join(f"'{pattern.replace(chr(39), chr(39) * 2)}'" for pattern in patterns)
     source = listed if len(patterns) == 1 else f"[{listed}]"
-    if _reads_as_column(path):
+    if _reads_as_column(path, schema):
         # Seven times slower to group by, but the only way if the lake's own path would set a column.
         dt, options = f"{_DT_OF_PATH} AS dt", "hive_partitioning = false, filename = true"
     else:
@@ -105,10 +113,10 @@ def _select(patterns: Sequence[str], missing: Collection[str], path: str) -> str
     return f"SELECT {', '.join(columns)}, {dt} FROM read_parquet({source}, {options})"
 
 
-def _reads_as_column(path: str) -> bool:
+def _reads_as_column(path: str, schema: TableSchema) -> bool:
     """Whether a folder above the partitions is named like a partition of one of the columns."""
     above = path.rsplit("/", 2)[0]
-    ours = {"dt", *(name.lower() for name in ENHANCED.columns)}
+    ours = {"dt", *(name.lower() for name in schema.columns)}
     return any(found[1].lower() in ours for found in map(_HIVE_PART.fullmatch, above.split("/")) if found)
 
 

@@ -1,4 +1,4 @@
-"""Enhanced partitions -> the tables mv_* of the analytics database, by the registry's SQL."""
+"""Enhanced partitions and bike positions -> the tables mv_* of the analytics database."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +9,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase
-from wrm_pipeline.analytics.refresh import Part, Refresh, RefreshPlan, Source, TableSet, delete_rows, refresh
+from wrm_pipeline.analytics.refresh import (
+    Part,
+    Refresh,
+    RefreshPlan,
+    Source,
+    TableSet,
+    delete_rows,
+    insert_rows,
+    refresh,
+)
 from wrm_pipeline.analytics.registry import TABLES, Refreshed, Table
 from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
 from wrm_pipeline.analytics.registry.local_time import in_local_time
+from wrm_pipeline.analytics.registry.rides import MV_RIDES
 from wrm_pipeline.analytics.registry.staging import SOURCE_COLUMNS, STAGING_SQL
+from wrm_pipeline.analytics.rides_by_day import RidesByDay
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
+from wrm_pipeline.domain.rides import RIDES_VERSION
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
@@ -36,7 +48,9 @@ def refresh_materialized_views(
 
 
 def version_of(view: Table) -> str:
-    """Changes with the SQL and the columns: rows of another version were made by another definition."""
+    """Changes with the SQL (or the rules) and the columns: rows of another version were made by another definition."""
+    if view is MV_RIDES:
+        return hashlib.sha256(repr((view.columns_sql, RIDES_VERSION)).encode()).hexdigest()[:12]
     staging = [(name, in_local_time(sql)) for name, sql in sorted(STAGING_SQL.items())]
     made_by = (view.columns_sql, view.local_sql, staging)
     return hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
@@ -51,18 +65,19 @@ class MaterializedViews(TableSet):
     def __init__(self, partitions: PublishedPartitions, now: datetime) -> None:
         super().__init__(partitions)
         self._now = now
+        self._rides = RidesByDay(partitions, now)
         # The day in the temporary tables.
         self._loaded: date | None = None
 
     def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
         """The day's object for a day's rows; for the latest views, the newest one and those of its profile."""
-        days = sorted(published)
         found: dict[Part, Source] = {}
         for view in self.tables:
             if view.by_day:
-                version = version_of(view)
+                version, etags = version_of(view), self._rides.etags() if view is MV_RIDES else published
+                days = sorted(etags)
                 kept = days[-view.kept_days :] if view.kept_days else days
-                found |= {(view.name, dt): Source(published[dt], version) for dt in kept}
+                found |= {(view.name, dt): Source(etags[dt], version) for dt in kept}
         begun = self._begun(published)
         recent = repr([(dt, published[dt]) for dt in begun if (begun[-1] - dt).days <= PROFILE_DAYS])
         recent_id = hashlib.sha256(recent.encode()).hexdigest()[:16]
@@ -70,8 +85,15 @@ class MaterializedViews(TableSet):
 
     def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
         """Rows by each table's SQL; none if the day's object cannot be read, until it changes."""
-        loaded = self._load(connection, dt)
-        return {name: _replace(connection, TABLES[name], dt, made=loaded) for name in names}
+        by_sql = [name for name in names if name != MV_RIDES.name]
+        loaded = bool(by_sql) and self._load(connection, dt)
+        rows = {name: _replace(connection, TABLES[name], dt, made=loaded) for name in by_sql}
+        if MV_RIDES.name in names:
+            rides = self._rides.rows(dt)
+            delete_rows(connection, [MV_RIDES], dt)
+            insert_rows(connection, MV_RIDES, rides)
+            rows[MV_RIDES.name] = rides.num_rows
+        return rows
 
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
         """Rows of the newest day that has any so far; none without one."""

@@ -11,6 +11,7 @@ from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS, MV_REFRESHES
 from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.quality import QUALITY_TABLES
+from wrm_pipeline.analytics.registry.rides import MV_RIDES
 from wrm_pipeline.analytics.registry.views import VIEWS_OF_PARQUET
 
 __all__ = ["SCHEMA", "TABLES", "Column", "Refreshed", "Table", "tables_of"]
@@ -23,6 +24,7 @@ TABLES: dict[str, Table] = {
         *ANSWERS,
         *LATEST_VIEWS,
         *DAILY_VIEWS,
+        MV_RIDES,
         MV_REFRESHES,
         *QUALITY_TABLES,
         *CATALOG_OF_ALL,

@@ -16,6 +16,10 @@ class Refreshed(Enum):
     OF_TABLE = "a view: its rows are those of its table at the moment of the query"
     BY_PARTITION = "a day at a time: by each run of its asset for that day (a partition)"
     BY_DAY = "a day at a time: when the day's enhanced object has another ETag, or the definition has changed"
+    BY_DAY_OF_BIKES = (
+        "a day at a time: when the bike positions of the day or of one beside it have another ETag (of today, beside "
+        "it: each hour), or the rules have changed"
+    )
     LATEST = "as a whole: when an object of the newest days has another ETag, or the definition has changed"
     WITH_OTHERS = "as a whole: in each refresh that changes another table of its asset"
     EVERY_RUN = "as a whole: in each run of its asset"
@@ -95,7 +99,7 @@ class Table:
     @property
     def by_day(self) -> bool:
         """Whether its rows belong to the day in `dt`, and are replaced a day at a time."""
-        return self.refreshed is Refreshed.BY_DAY
+        return self.refreshed in (Refreshed.BY_DAY, Refreshed.BY_DAY_OF_BIKES)
 
     @property
     def explained(self) -> str:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.types import short_type, sql_type
 from wrm_pipeline.domain import asset_names
-from wrm_pipeline.domain.schemas import ENHANCED
+from wrm_pipeline.domain.schemas import BIKE_POSITIONS, ENHANCED
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 
 # Placeholder in `sql` for the newest published date.
@@ -82,6 +82,23 @@ OLD_NAME = _view(
     f"SELECT * FROM {SCHEMA}.{_ALL}",
 )
 
+# As with ENHANCED_DATA, its SQL contains the files.
+POSITIONS = Table(
+    "bike_positions",
+    asset_names.VIEWS,
+    "Where each bike stood: one row for each stay of a bike at one place on a day. Empty without the operator's feed.",
+    columns=(
+        *(
+            Column(name, short_type(sql_type(column.type)), column.description, column.unit, (name,))
+            for name, column in BIKE_POSITIONS.columns.items()
+        ),
+        Column("dt", "DATE", "The partition, from the path: the city's calendar date of the fetch"),
+    ),
+    refreshed=Refreshed.AT_QUERY,
+    sources=(asset_names.BIKE_POSITIONS,),
+    columns_from=asset_names.BIKE_POSITIONS,
+)
+
 VIEW_DEFINITIONS = Table(
     "view_definitions",
     asset_names.VIEWS,
@@ -96,4 +113,4 @@ VIEW_DEFINITIONS = Table(
     columns_from="",
 )
 
-VIEWS_OF_PARQUET = (ENHANCED_DATA, STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST, OLD_NAME, VIEW_DEFINITIONS)
+VIEWS_OF_PARQUET = (ENHANCED_DATA, STATIONS_ONLY, BIKES_ONLY, STATIONS_LATEST, OLD_NAME, POSITIONS, VIEW_DEFINITIONS)

@@ -1,22 +1,29 @@
 """The tables mv_*: precomputed answers."""
 
+from typing import TYPE_CHECKING, Any
+
 import dagster as dg
 
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
 from wrm_pipeline.analytics.materialized_views import refresh_materialized_views
 from wrm_pipeline.analytics.registry import tables_of
 from wrm_pipeline.analytics.registry.daily import MV_DAILY_AGGREGATES
+from wrm_pipeline.analytics.registry.rides import MV_RIDES
 from wrm_pipeline.assets.duckdb.pictures import day_picture
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import markdown_table, page, preview, table_metadata
+from wrm_pipeline.assets.stations.bike_positions import bike_positions
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
 
+if TYPE_CHECKING:
+    import duckdb
+
 
 @dg.asset(
-    deps=[create_duckdb_enhanced_views],
+    deps=[create_duckdb_enhanced_views, bike_positions],
     metadata=table_metadata(asset_names.MATERIALIZED_VIEWS),
     group_name="analytics",
     kinds={"duckdb", "table"},
@@ -39,6 +46,7 @@ def create_materialized_views(
     with lake.database.reading() as connection:
         newest = query_arrow(connection, f"FROM {SCHEMA}.{MV_DAILY_AGGREGATES.name} ORDER BY dt DESC LIMIT 5")
         day = {"day": day_picture(connection, done.newest)} if done.newest else {}
+        rides = _rides(connection) if done.rows.get(MV_RIDES.name) else {}
     refreshed = ", ".join(map(str, done.days_refreshed[-20:]))
     return dg.MaterializeResult(
         metadata={
@@ -54,8 +62,19 @@ def create_materialized_views(
             ),
             "rows_by_table": dict(done.rows),
             **day,
+            **rides,
             "page": page(lake, "site/day.html"),
             **requests_made(),
             "preview": preview(newest),
         }
     )
+
+
+def _rides(connection: "duckdb.DuckDBPyConnection") -> dict[str, Any]:
+    """The newest day's moves of bikes by kind."""
+    sql = (
+        f"SELECT dt::VARCHAR, kind, count(*)::INTEGER FROM {SCHEMA}.{MV_RIDES.name} "
+        f"WHERE dt = (SELECT max(dt) FROM {SCHEMA}.{MV_RIDES.name}) GROUP BY ALL ORDER BY kind"
+    )
+    rows = connection.execute(sql).fetchall()
+    return {"rides_day": rows[0][0], **{f"bikes_{kind}": count for _, kind, count in rows}} if rows else {}

@@ -29,7 +29,7 @@ AUTUMN, SPRING = date(2025, 10, 26), date(2026, 3, 29)
 # The days before spring's: a Sunday, three working days that make a profile, one more, and a Saturday.
 SUNDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY, SATURDAY = (date(2026, 3, day) for day in (22, 24, 25, 26, 27, 28))
 DAYS = [view.name for view in DAILY_VIEWS]
-ALL = [*DAYS, *(view.name for view in LATEST_VIEWS)]
+ALL = [*DAYS, *(view.name for view in LATEST_VIEWS), "mv_rides"]
 
 
 @pytest.fixture
