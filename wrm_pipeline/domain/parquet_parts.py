@@ -13,7 +13,9 @@ import base64
 import io
 import json
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,9 @@ import pyarrow.parquet as pq
 # 9 groups in a day of 1,440 x 410 rows. Larger groups make each minute's write encode more (at twice the size, a
 # quarter more in all); smaller ones make the file larger, as dictionaries repeat (at twice the size, 3 to 8 % less).
 FROZEN_ROWS = 65_536
+
+# Row groups that wait to be encoded beside the caller's work: those of a batch of the parser, 10 MB each.
+_WAITING_GROUPS = 3
 
 _MAGIC = b"PAR1"
 # The keys that existing files use.
@@ -110,6 +115,8 @@ class PartsWriter:
             self._frozen.append_row_groups(previous.frozen)
             self._group_ids.extend(previous.group_ids)
         self._file = _GroupsFile(prefix)
+        self._encoder: ThreadPoolExecutor | None = None
+        self._encoding: deque[Future[None]] = deque()
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self.row_count = int(self._frozen.num_rows)
@@ -124,14 +131,29 @@ class PartsWriter:
         table = pa.concat_tables(self._pending)
         full = table.num_rows // FROZEN_ROWS * FROZEN_ROWS
         for start in range(0, full, FROZEN_ROWS):
-            self._file.write_group(_one_chunk(table.slice(start, FROZEN_ROWS)))
+            self._encode(table.slice(start, FROZEN_ROWS))
             self._group_ids.append(f"{self._build_id}/{len(self._group_ids)}")
         self._pending_rows = table.num_rows - full
         # An empty slice would keep all rows in memory.
         self._pending = [table.slice(full)] if self._pending_rows else []
 
+    def _encode(self, rows: pa.Table) -> None:
+        """Write a row group: in a thread beside the caller, who parses what follows, if Arrow may use a second core."""
+        if pa.cpu_count() == 1:
+            self._file.write_group(_one_chunk(rows))
+            return
+        if self._encoder is None:
+            self._encoder = ThreadPoolExecutor(1, "parquet")
+        while len(self._encoding) >= _WAITING_GROUPS:
+            self._encoding.popleft().result()
+        self._encoding.append(self._encoder.submit(lambda: self._file.write_group(_one_chunk(rows))))
+
     def finish(self, footer_metadata: Mapping[str, Any]) -> bytes:
         """Return the whole file. `footer_metadata` is any JSON value."""
+        while self._encoding:
+            self._encoding.popleft().result()
+        if self._encoder is not None:
+            self._encoder.shutdown()
         written = self._file.close()
         if written is not None:
             self._frozen.append_row_groups(written)

@@ -68,6 +68,31 @@ def test_pyarrow_reads_the_schema_of_the_contract_and_no_dictionaries():
     )
 
 
+@pytest.fixture(params=[1, 2], ids=["encoded in turn", "encoded beside"])
+def cores(request):
+    before = pa.cpu_count()
+    pa.set_cpu_count(request.param)
+    yield request.param
+    pa.set_cpu_count(before)
+
+
+def test_the_bytes_do_not_depend_on_the_cores(cores):
+    many = [rows(minute, 25) for minute in range(8)]
+    at_once = write(*many)
+    pa.set_cpu_count(3 - cores)
+    assert write(*many) == at_once
+    assert ParquetParts.open(at_once).frozen_count == 20
+
+
+def test_a_row_group_that_cannot_be_encoded_fails_the_build(cores, monkeypatch):
+    def full(*_):
+        raise MemoryError("no memory for a row group")
+
+    monkeypatch.setattr(parquet_parts._GroupsFile, "write_group", full)
+    with pytest.raises(MemoryError, match="row group"):
+        write(rows(0, FROZEN_ROWS))
+
+
 def test_the_file_names_no_arrow_schema_that_would_make_readers_disagree():
     assert b"ARROW:schema" not in pq.read_metadata(pa.BufferReader(grown(3).data)).metadata
 
