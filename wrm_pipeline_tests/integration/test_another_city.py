@@ -75,6 +75,12 @@ def test_a_city_elsewhere_from_its_feed_to_its_report(monkeypatch, home, day, mi
     assert south < home.lat < north < south + 1
     assert west < home.lon < east < west + 1
     assert [bike for bike in city["bikes"]["rows"] if bike[city["bikes"]["columns"].index("outside_service_area")]]
+    files = other.lake.settings.gbfs_folder / "v2.3"
+    system = json.loads((files / "system_information.json").read_text())["data"]
+    assert (system["name"], system["timezone"]) == (home.name, home.zone.key)
+    stations = json.loads((files / "station_information.json").read_text())["data"]["stations"]
+    assert len(stations) == 12
+    assert all(south < station["lat"] < north and west < station["lon"] < east for station in stations)
     for page in PAGES.values():
         text = (pages / page.file).read_text()
         assert "Wroc" not in text
