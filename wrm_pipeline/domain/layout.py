@@ -243,6 +243,11 @@ class Layout:
         return f"{self.prefix}duckdb/analytics.duckdb"
 
     @property
+    def feeds_key(self) -> str:
+        """Key of the state of the feeds, as the last check found it."""
+        return f"{self.prefix}findings/feeds.json"
+
+    @property
     def findings_key(self) -> str:
         """Key of the problems that the reconciliation has found and cannot fix."""
         return f"{self.prefix}findings/lake.json"

@@ -32,6 +32,7 @@ from wrm_pipeline.exporter.backups import BackupSource
 from wrm_pipeline.exporter.bounded_server import BoundedServer, Request, Response
 from wrm_pipeline.exporter.dagster_health import HealthSource, TickSource
 from wrm_pipeline.exporter.families import Source, gauge
+from wrm_pipeline.exporter.feeds import FeedSource
 from wrm_pipeline.exporter.lake import DeadLetterSource, SnapshotSource
 from wrm_pipeline.exporter.lake_files import LakeFilesSource
 from wrm_pipeline.exporter.machine import BreakerSource, DiskSource, SpoolSource
@@ -219,6 +220,7 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
         SnapshotSource(store, settings.layout, spool, settings.area, StateFile(folder / "snapshots.json")),
         DeadLetterSource(store, settings.layout),
         LakeFilesSource(store, settings.layout),
+        FeedSource(store, settings.layout),
         BackupSource(store, settings.layout, expected=settings.env == "production" or settings.backup_key is not None),
         SpoolSource(spool),
         BreakerSource(lambda: connect_breakers(settings)),

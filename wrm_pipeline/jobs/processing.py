@@ -19,6 +19,7 @@ from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_da
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks.clock import clock_was_not_ahead
 from wrm_pipeline.checks.feed import feed_format_is_read
+from wrm_pipeline.checks.feeds import feeds_tell_the_truth
 from wrm_pipeline.checks.published import today_is_fresh
 from wrm_pipeline.checks.spool import spool_is_readable
 from wrm_pipeline.domain import asset_names
@@ -85,10 +86,12 @@ wrm_daily_analytics_job = dg.define_asset_job(
 
 wrm_freshness_job = dg.define_asset_job(
     "wrm_freshness_job",
-    selection=dg.AssetSelection.checks(feed_format_is_read, today_is_fresh, clock_was_not_ahead, spool_is_readable),
+    selection=dg.AssetSelection.checks(
+        feed_format_is_read, feeds_tell_the_truth, today_is_fresh, clock_was_not_ahead, spool_is_readable
+    ),
     executor_def=dg.in_process_executor,
     description=(
         "Is the newest published snapshot current, and nothing dated in the future? Can the feed still be read? Can "
-        "everything in the spool be delivered?"
+        "everything in the spool be delivered? Do the feeds tell the truth?"
     ),
 )

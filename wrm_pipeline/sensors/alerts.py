@@ -16,10 +16,12 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.checks import clock, feed, lake, published, quality, spool
+from wrm_pipeline.checks import clock, feed, feeds, lake, published, quality, spool
 from wrm_pipeline.checks.feed import EXPLAINED_BY
+from wrm_pipeline.checks.feeds import FEEDS_CHECK, VERDICTS
 from wrm_pipeline.clients.errors import ExternalError, TransientError
 from wrm_pipeline.domain.feeds import KINDS
+from wrm_pipeline.domain.feeds.health import HEALTH_KINDS
 from wrm_pipeline.domain.incidents import Failure, Incidents, Outcome, first_line, without_variable_parts
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.jobs.processing import wrm_analytics_job
@@ -92,6 +94,10 @@ CHECK_REMEDIES = {
         "Nothing is lost: bodies are in raw/ and quarantine/, rows in dlq/. `wrm doctor` shows what changed; once a "
         "release can read it, `wrm dlq replay --drift` publishes everything"
     ),
+    "feeds_tell_the_truth": (
+        "Open the feed's URL and compare it with the city's own map. Its bodies are kept in raw/, and another feed in "
+        "WRM_FEEDS is published meanwhile; with one feed its rows are published as they are"
+    ),
     "dead_letters_are_readable": (
         "`wrm dlq list --status unreadable` lists them, `wrm dlq show ID` says why. Correct the object, or take it out "
         "of the queue with `wrm dlq discard ID --reason '…'`. It blocks nothing else"
@@ -123,6 +129,7 @@ _OF_NO_PARTITION = frozenset(
     key.name
     for check in (
         *feed.CHECKS,
+        *feeds.CHECKS,
         *lake.CHECKS,
         *published.CHECKS,
         *clock.CHECKS,
@@ -244,6 +251,9 @@ def check_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[O
         if not found.passed and EXPLAINED_BY in found.metadata:
             continue  # another check reports the cause
         asset = found.asset_key.to_user_string()
+        if found.check_name == FEEDS_CHECK:
+            outcomes += feed_outcomes(found, ended_at(record), run.run_id)
+            continue
         failure = None
         if not found.passed:
             failure = Failure(
@@ -257,6 +267,25 @@ def check_outcomes(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[O
         partition = "" if found.check_name in _OF_NO_PARTITION else run.tags.get("dagster/partition", "")
         scope = f"Check {found.check_name} of {asset}"
         outcomes.append(Outcome(scope, ended_at(record), run.run_id, partition, failure))
+    return outcomes
+
+
+def feed_outcomes(found: Any, at: float, run_id: str) -> list[Outcome]:
+    """One for each feed and verdict: a feed that was frozen and is now of another city is two incidents."""
+    outcomes = []
+    for name, (verdict, reason) in json.loads(str(found.metadata[VERDICTS].value)).items():
+        for kind in HEALTH_KINDS:
+            failure = None
+            if kind == verdict:
+                failure = Failure(
+                    cause="",
+                    error=redact(first_line(reason)),
+                    place=f"feed {name}",
+                    remedy=CHECK_REMEDIES[FEEDS_CHECK],
+                    severe=False,
+                    words=("has begun", "is over"),
+                )
+            outcomes.append(Outcome(f"Feed {name}: {kind.replace('_', ' ')}", at, run_id, "", failure))
     return outcomes
 
 

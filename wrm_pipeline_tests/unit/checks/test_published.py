@@ -111,7 +111,10 @@ def test_it_runs_by_the_clock_in_a_job_of_its_own(lake):
     materialize(VIEWS)
     run = run_job("wrm_freshness_job", overrides={"clock": ClockResource(fixed_at=NOON.isoformat())})
     found = {(found.check_name, found.passed) for found in run.get_asset_check_evaluations()}
-    names = ("today_is_fresh", "clock_was_not_ahead", "feed_format_is_read", "spool_is_readable")
+    names = (
+        *("today_is_fresh", "clock_was_not_ahead", "feed_format_is_read", "spool_is_readable"),
+        "feeds_tell_the_truth",
+    )
     assert found == {(name, True) for name in names}
     schedules = {schedule.name: schedule for schedule in definitions().schedules or ()}
     assert schedules["wrm_freshness_schedule"].cron_schedule == "*/5 * * * *"
@@ -279,6 +282,7 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
         "wrm_stations_dlq: spool_is_readable",
         "query_station_summary: raw_objects_are_all_there",
         "query_station_summary: partition_files_are_ours",
+        "data_quality: feeds_tell_the_truth",
         "data_quality: no_rule_fires_more_than_usual",
         "data_quality: distributions_are_usual",
         "data_quality: anomalies_are_few",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wrm_pipeline.domain.feeds.agreement import FeedCounts, agreement, matched
 from wrm_pipeline.domain.feeds.figures import NO_PLACES, Figures, Places, figures_of
 from wrm_pipeline.domain.feeds.soundness import (
     NO_BASELINE,
@@ -241,3 +242,19 @@ def test_a_baseline_knows_only_what_was_believed_and_survives_the_manifest():
     for _ in range(10):
         after = next_baseline(snapshots, found, YESTERDAY.places, after, ZONE)
     assert len(after.quiet) == 7
+
+
+def places_of(stations) -> Places:
+    return Places.of(rows_of(stations))
+
+
+def test_feeds_with_other_ids_are_compared_by_where_their_stations_are():
+    renamed = [(f"9{name}", lat + 0.0003, lon, bikes) for name, lat, lon, bikes in CITY[1:]]
+    assert matched(places_of(CITY), places_of(renamed)) == {name: f"9{name}" for name, *_ in CITY[1:]}
+    one = FeedCounts(places_of(CITY), {NOON: {name: bikes for name, _, _, bikes in CITY}})
+    other = FeedCounts(places_of(renamed), {NOON: {name: bikes + n for n, (name, _, _, bikes) in enumerate(renamed)}})
+    found = agreement(one, other)
+    assert found is not None
+    assert (found.missing, found.apart, found.share) == (1, 7, 4 / 12)
+    assert str(found) == "33% agree, 1 stations missing, 7 more than 3 apart"
+    assert agreement(one, FeedCounts(one.places, {NOON + MINUTE: {}})) is None

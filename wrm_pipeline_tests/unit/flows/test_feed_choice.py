@@ -8,12 +8,19 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from wrm_pipeline.checks.feeds import check_feeds
 from wrm_pipeline.domain.feeds import KINDS
+from wrm_pipeline.domain.feeds.agreement import Agreement
+from wrm_pipeline.domain.feeds.health import health_of
 from wrm_pipeline.domain.feeds.record import FeedRecord, feed_of
+from wrm_pipeline.domain.feeds.soundness import judged
+from wrm_pipeline.domain.incidents import Incidents
 from wrm_pipeline.domain.manifest import Manifest
+from wrm_pipeline.flows.feed_health import look_at_feeds
 from wrm_pipeline.flows.rebuild import rebuild_partition
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.sensors.alerts import feed_outcomes
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import DAY, Lake, WatchedStore
 from wrm_pipeline_tests.fixtures.operator_answers import answer, station
@@ -130,6 +137,25 @@ def feed_day(lake: Lake, *, every: int) -> None:
     build(lake)
 
 
+def told(record: FeedRecord) -> list[tuple[str, str, str]]:
+    """All messages, if the feeds are checked every five minutes: local time, first line, text."""
+    snapshots = [snapshot for _, snapshot in record.snapshots()]
+    verdicts = judged(snapshots, record.baselines, ZONE)
+    incidents, messages = Incidents(), []
+    for minute in range(7 * 60, 16 * 60, 5):
+        at = local(0) + minute * MINUTE
+        count = sum(snapshot.at <= at for snapshot in snapshots)
+        health = health_of(("ucl", "operator"), snapshots[:count], verdicts[:count], {})
+        for outcome in feed_outcomes(check_feeds(health), at.timestamp(), f"run {minute}"):
+            incidents.observe(outcome)
+        # The sensor comes half a minute later.
+        for message in incidents.to_report(at.timestamp() + 30, "http://ui", "webhook"):
+            incidents.reported(message, at.timestamp() + 30, "webhook", ["webhook"])
+            first, *_ = message.text.splitlines()
+            messages.append((f"{minute // 60:02}:{minute % 60:02}", first, message.text))
+    return messages
+
+
 def test_a_day_on_which_the_first_feed_dies_freezes_and_serves_another_city(two_feeds: Lake):
     lake = two_feeds
     evening = [local(23, 0, YESTERDAY) + minute * MINUTE for minute in range(10)]
@@ -159,6 +185,20 @@ def test_a_day_on_which_the_first_feed_dies_freezes_and_serves_another_city(two_
     assert manifest.counts.balanced
     assert manifest.counts.rows_out == len(found) * STATIONS == manifest.counts.lines_in
     assert not lake.letters()
+
+    messages = told(record)
+    assert [message[:2] for message in messages] == [
+        ("08:15", "🟡 *Feed ucl: silent* has begun (a warning)"),
+        ("10:00", "🟡 *Feed ucl: frozen* has begun (a warning)"),
+        ("10:05", "🟢 *Feed ucl: silent* is over"),
+        ("12:05", "🟢 *Feed ucl: frozen* is over"),
+        ("14:00", "🟡 *Feed ucl: elsewhere* has begun (a warning)"),
+        ("15:05", "🟢 *Feed ucl: elsewhere* is over"),
+    ]
+    seen = [text for _, _, text in messages]
+    assert "no new snapshot for 16 minutes, while another feed gives some" in seen[0]
+    assert "counts of all 12 stations unchanged for 121 minutes while report times move" in seen[1]
+    assert "0 of 12 stations are where one of the 12 stations of the day before was: another city" in seen[4]
 
     before = lake.rows("processed")
     assert build(lake) == []
@@ -270,3 +310,28 @@ def test_lines_of_a_body_without_rows_are_dead_letters_and_another_feed_has_the_
     assert manifest_of(lake).counts.dead_lettered == 2
     assert len(lake.letters()) == 1
     assert build(lake) == []
+
+
+def test_the_state_of_the_feeds_compares_them_and_one_feed_alone_is_judged_too(two_feeds: Lake, monkeypatch):
+    lake = two_feeds
+    times = [local(12, minute) for minute in range(10)]
+    for at in times:
+        put(lake, "ucl", at, ucl(at))
+        # It lacks nothing, and is two minutes late.
+        put(lake, "operator", at, operator(at - 2 * MINUTE))
+    build(lake)
+    partitions = PublishedPartitions(lake.store, lake.layout)
+    first, second = look_at_feeds(partitions, now=times[-1])
+    assert (first.feed, first.published, first.kind, first.agreement) == ("ucl", True, "sound", None)
+    assert (second.feed, second.published, second.kind) == ("operator", False, "sound")
+    assert second.agreement == Agreement(1.0, 0, 0, 2)
+    one = with_feeds("ucl", monkeypatch)
+    for minute in range(30):
+        at = local(15, minute, YESTERDAY)
+        put(one, "ucl", at, ucl(at, state=local(15, 0, YESTERDAY)))
+    build(one, YESTERDAY)
+    assert manifest_of(one, YESTERDAY).feeds == {}
+    (frozen,) = look_at_feeds(PublishedPartitions(one.store, one.layout), now=local(15, 30, YESTERDAY))
+    assert (frozen.kind, frozen.published) == ("frozen", True)
+    assert frozen.reason.startswith("counts of all 12 stations unchanged for 29 minutes while report times move")
+    assert look_at_feeds(PublishedPartitions(one.store, one.layout), now=local(12, 0, DAY + timedelta(days=1))) == []
