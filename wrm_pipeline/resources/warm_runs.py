@@ -40,20 +40,22 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import dagster as dg
 from dagster._core.code_pointer import FileCodePointer, ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
+from dagster._core.execution import compute_logs
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._grpc.types import ExecuteExternalJobArgs
-from dagster._serdes import deserialize_value, serialize_value
+from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
 
 from wrm_pipeline.clients.warm_parent import ForkedProcess, Load, NotForkedError, Parent
 from wrm_pipeline.logs import get_logger
+from wrm_pipeline.resources.forked_runs import mirrored, read_migrations_once
 
 _log = get_logger(__name__)
 
@@ -65,9 +67,12 @@ PRELOADED = (
     "_duckdb",
     "dagster._core.execution.plan.active",
     "dagster._core.executor.in_process",
+    "dagster._core.instance.factory",
     "dagster._core.secrets.env_file",
     "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.root",
     "dagster._core.storage.sqlite_storage",
+    "dagster._core.system_config.composite_descent",
     "dagster_postgres",
     "pandas",
     "pandera.pandas",
@@ -76,6 +81,8 @@ PRELOADED = (
     "pyarrow.pandas_compat",
     "pyarrow.parquet",
     "upath.implementations.local",
+    "wrm_pipeline.resources.dagster_storage",
+    "wrm_pipeline.resources.scheduler",
 )
 
 
@@ -88,6 +95,10 @@ LOAD_WAIT_S = 20.0
 
 class WarmRunLauncher(DefaultRunLauncher):
     """Dagster's `DefaultRunLauncher`, whose runs are forked where the code server can do it (see the module)."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(inst_data)
+        read_migrations_once()  # the daemon writes the first event of each run
 
 
 def use_warm_runs() -> None:
@@ -104,15 +115,8 @@ class RunProcess(SpawnProcess):
     @staticmethod
     def _Popen(process: Any) -> Any:  # noqa: N802 - multiprocessing's name
         repository = _to_be_warm(*process._args[:2])
-        for _ in range(2 if repository else 0):  # the second time if the parent was killed since the last run
-            parent = _parents.of(cast("ReconstructableRepository", repository))
-            if parent is None or (not parent.has_loaded(LOAD_WAIT_S) and parent.status() is None):
-                break
-            try:
-                return ForkedProcess(process, parent)
-            except NotForkedError as error:
-                _parents.drop(parent, str(error))
-        return SpawnProcess._Popen(process)
+        forked = _parents.fork(process, repository) if repository else None
+        return forked or SpawnProcess._Popen(process)
 
 
 class _Context(SpawnContext):
@@ -131,34 +135,60 @@ def _to_be_warm(serialized: str, job: ReconstructableJob) -> ReconstructableRepo
     return job.repository if in_process else None
 
 
-class _Parents:
-    """The parent of this code server's runs, and those before it that still have runs."""
+class Parents:
+    """The parent of this process's runs, and those before it that still have runs.
 
-    def __init__(self) -> None:
+    Args:
+        version: What a parent must be replaced for if it has changed.
+        modules: What a parent loads besides the definitions.
+        load_wait_s: How long a run waits for that.
+    """
+
+    def __init__(
+        self,
+        version: Callable[[ReconstructableRepository], str],
+        modules: tuple[str, ...] = PRELOADED,
+        load_wait_s: float = LOAD_WAIT_S,
+    ) -> None:
+        self._version = version
+        self._modules = modules
+        self._load_wait_s = load_wait_s
         self._lock = threading.Lock()
         self._parent: Parent | None = None
-        self._fingerprint = ""
-        self._unusable = ""
+        self._wanted: str | None = None
+        self._unusable: str | None = None
         self._retired: list[Parent] = []
 
-    def of(self, repository: ReconstructableRepository) -> Parent | None:
+    def fork(self, process: Any, repository: ReconstructableRepository) -> ForkedProcess | None:
+        """Start a `multiprocessing.Process`; None if it must start the ordinary way."""
+        for _ in range(2):  # the second time if the parent was killed since the last run
+            parent = self._parent_of(repository)
+            if parent is None or (not parent.has_loaded(self._load_wait_s) and parent.status() is None):
+                break
+            try:
+                return ForkedProcess(process, parent)
+            except NotForkedError as error:
+                self._drop(parent, str(error))
+        return None
+
+    def _parent_of(self, repository: ReconstructableRepository) -> Parent | None:
         """The parent for a run that starts now; None if there is no use in one."""
         with self._lock:
             self._retired = [parent for parent in self._retired if parent.status() is None]
-            wanted = fingerprint(repository)
+            wanted = self._version(repository)
             if wanted == self._unusable:
                 return None
-            if self._parent is not None and (wanted != self._fingerprint or self._parent.status() is not None):
+            if self._parent is not None and (wanted != self._wanted or self._parent.status() is not None):
                 self._retire()
             if self._parent is None:
-                load = Load(f"{__name__}:{load_repository.__name__}", serialize_value(repository), PRELOADED)
+                load = Load(f"{__name__}:{load_repository.__name__}", serialize_value(repository), self._modules)
                 try:
-                    self._parent, self._fingerprint = Parent(load), wanted
+                    self._parent, self._wanted = Parent(load), wanted
                 except OSError as error:
                     _log.warning("no parent for runs could be started; runs start the ordinary way", reason=str(error))
             return self._parent
 
-    def drop(self, parent: Parent, reason: str) -> None:
+    def _drop(self, parent: Parent, reason: str) -> None:
         """Take no more runs from a parent that did not fork."""
         _log.warning("the parent of runs did not fork", reason=reason)
         with self._lock:
@@ -166,7 +196,7 @@ class _Parents:
                 return
             # It ended by itself: what is installed cannot be loaded in it. After a kill the next one may succeed.
             if (parent.status() or -1) > 0:
-                self._unusable = self._fingerprint
+                self._unusable = self._wanted
             self._retire()
 
     def _retire(self) -> None:
@@ -176,14 +206,13 @@ class _Parents:
             self._parent = None
 
 
-_parents = _Parents()
-
-
 def load_repository(serialized: str) -> None:
     """In the parent: what a run would load."""
     deserialize_value(serialized, ReconstructableRepository).get_definition().load_all_definitions()
     import numpy as np
 
+    read_migrations_once()
+    compute_logs.tail_to_stream = mirrored
     os.register_at_fork(after_in_child=np.random.seed)
 
 
@@ -198,6 +227,9 @@ def fingerprint(repository: ReconstructableRepository) -> str:
     for path in (*_files_of_settings(), *_sources(repository), Path(sysconfig.get_path("purelib"))):
         digest.update(f"{path} {_version(path)}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+_parents = Parents(fingerprint)
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

@@ -1,6 +1,6 @@
 """Runs tasks in processes that kill themselves, by SIGKILL, just before their n-th change to the disk.
 
-The processes are forked from a clean server that has loaded the pipeline once, so a crash costs tenths of a second.
+The processes are forked as those of runs are (`warm_runs`): by a parent that has loaded the pipeline once.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,18 +15,52 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import TransientError
+from wrm_pipeline.resources.warm_runs import PRELOADED, Parents
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.faults.harness import _BUILDS, ANALYTICS, JOB, REPLAY, Harness, local_day
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pytest", "requests", f"{__package__}.prefork_server"])
+REPOSITORY = ReconstructableRepository(ModuleCodePointer("wrm_pipeline.definitions", "defs", None))
+
+
+def parents_of(module: str) -> Parents:
+    """A parent that has a module of tests loaded as well.
+
+    A test's environment is its own, and given to its processes: that is no reason for a new parent.
+    """
+    return Parents(lambda _: "", (*PRELOADED, "pytest", "requests", module), load_wait_s=120)
+
+
+class ForkedTask(SpawnProcess):
+    """A process that is forked as a run is.
+
+    Attributes:
+        parents: What it is forked from.
+    """
+
+    parents: ClassVar[Parents] = parents_of(__name__)
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        forked = type(process).parents.fork(process, REPOSITORY)
+        assert forked is not None, "no parent for runs; stderr has the reason"
+        return forked
+
+
+class _Context(SpawnContext):
+    Process = ForkedTask
+
+
+PROCESSES = _Context()
 
 Task = Callable[[Harness], None]
 

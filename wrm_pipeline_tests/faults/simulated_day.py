@@ -3,8 +3,9 @@
     python -m wrm_pipeline_tests.faults.simulated_day --minutes 1440 --seed 7
 
 Every request to the feed and every call of the store meets a fault with a probability of 5 %; the store goes away in
-mid-run now and then, and for an hour and ten minutes besides; the worker process is killed by SIGKILL at random
-moments. Afterwards every snapshot that the feed served within a successful fetch must be published once, byte for byte
+mid-run now and then, and for an hour and ten minutes besides. What is done at a minute is done by a process of its own,
+forked as a run is (`warm_runs`). These processes and their parent are killed by SIGKILL at random moments, and for a
+while the parent's clock is a day ahead. Afterwards every snapshot that the feed served within a successful fetch must be published once, byte for byte
 and row for row, and so must every body that was in the spool when its process was killed. The days are the two around
 the hour that comes twice.
 """
@@ -22,11 +23,11 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,16 @@ from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, Tuning
 from wrm_pipeline.simulator.server import SimulatedFeed, serve
-from wrm_pipeline_tests.faults.crash_runner import PROCESSES
+from wrm_pipeline_tests.faults.crash_runner import ForkedTask, parents_of
 from wrm_pipeline_tests.faults.harness import Harness, is_snapshot, local_day
 from wrm_pipeline_tests.fixtures.lake import WatchedStore
+from wrm_pipeline_tests.fixtures.shifted_clock import DAY_S, NoCompilerError, ShiftedClock
 
 START = datetime(2026, 10, 24, 12, 0, 2, tzinfo=UTC)
 FAULT_SHARE = 0.05
 KILLED_FETCHES, KILLED_OTHERS = 0.05, 0.15
+# One kill of the parent for so many minutes.
+PARENT_LIVES = 120
 EVERY = 15  # minutes between two looks of the reconciliation
 # Two attempts, so that some calls fail in spite of them.
 TWICE = RetryPolicy(attempts=2, deadline_s=5, base_wait_s=0.001, max_wait_s=0.002)
@@ -167,7 +171,7 @@ class JournaledFeed:
 
 
 def work(orders: Connection, environ: dict[str, str], feed_url: str, journal: Path, seed: int) -> None:
-    """Obey orders until the pipe closes or the process is killed."""
+    """Obey an order, or more until the pipe closes or the process is killed."""
     os.environ.update(environ)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
@@ -253,47 +257,81 @@ class Figures:
     builds: int = 0
     builds_failed: int = 0
     builds_killed: int = 0
+    parents_killed: int = 0
+    minutes_with_the_clock_ahead: int = 0
     looks_failed_or_killed: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
 
 
-class Worker:
-    """The process that does the work, restarted when it was killed."""
+class DayProcess(ForkedTask):
+    """A process of the day, forked from the day's own parent."""
 
-    def __init__(self, feed_url: str, journal: Path, dice: random.Random) -> None:
+
+class Worker:
+    """Has each order carried out by a new process.
+
+    Args:
+        clock: What its processes take the time from; None: the machine's.
+    """
+
+    def __init__(self, feed_url: str, journal: Path, dice: random.Random, clock: ShiftedClock | None) -> None:
         self._arguments = (feed_url, journal)
         self._dice = dice
         self._process: Any = None
-        self._orders: Connection
+        self.clock = clock
+        self.parents_killed = 0
+        DayProcess.parents = self._parents = parents_of(__name__)
 
-    def _start(self) -> None:
-        self._orders, theirs = PROCESSES.Pipe()
-        environ = {name: value for name, value in os.environ.items() if name.startswith(("WRM_", "DAGSTER"))}
-        self._process = PROCESSES.Process(
-            target=work, args=(theirs, environ, *self._arguments, self._dice.getrandbits(32)), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-
-    def order(self, killed_after_s: float | None, **order: Any) -> dict[str, Any] | None:
+    def order(
+        self, killed_after_s: float | None, *, kills_parent: bool = False, **order: Any
+    ) -> dict[str, Any] | None:
         """Have something done; None if the process was killed before it had answered."""
-        if self._process is None:
-            self._start()
-        self._orders.send(order)
+        orders, theirs = Pipe()
+        environ = {name: value for name, value in os.environ.items() if name.startswith(("WRM_", "DAGSTER"))}
+        with _environment(self.clock.environment if self.clock else {}):  # of a parent, if one is started
+            self._process = DayProcess(
+                target=work, args=(theirs, environ, *self._arguments, self._dice.getrandbits(32)), daemon=True
+            )
+            self._process.start()
+        theirs.close()
+        orders.send(order)
+        if kills_parent:
+            self._kill_parent()
+        answer = None
         try:
-            if killed_after_s is None or self._orders.poll(killed_after_s):
-                return self._orders.recv()
+            if killed_after_s is None or orders.poll(killed_after_s):
+                answer = orders.recv()
         except EOFError:
-            raise SystemExit(f"The worker ended by itself at {order}.") from None
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.join()
-        self._process = None
-        return None
+            raise SystemExit(f"The process ended by itself at {order}.") from None
+        if answer is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+        orders.close()
+        self._process.join(60)
+        assert self._process.exitcode is not None, "the process of an order does not end"
+        return answer
+
+    def _kill_parent(self) -> None:
+        """The order that is being carried out must come to its end, and the next one get a new parent."""
+        parent = self._parents._parent
+        assert parent is not None
+        os.kill(parent.pid, signal.SIGKILL)
+        self.parents_killed += 1
 
     def stop(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self._process.is_alive():
             self._process.kill()
             self._process.join()
+        self._parents._retire()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
 
 
 class Day:
@@ -313,6 +351,9 @@ class Day:
         # Fetches take tenths of a second, builds up to a second: kills fall anywhere in them.
         self._took = {"fetch": 0.1, "look": 0.1, "build": 0.5}
         first, second = self.dice.randrange(minutes // 4, minutes // 2), self.dice.randrange(minutes // 2, minutes)
+        self.kills_parent = {self.dice.randrange(minutes) for _ in range(-(-minutes // PARENT_LIVES))}
+        ahead = self.dice.randrange(minutes // 4)
+        self.ahead = range(ahead, ahead + minutes // 4) if worker.clock else range(0)
         self.away = {*range(first, first + min(60, minutes // 8)), *range(second, second + 10)}
 
     def order(self, minute: int, do: str, chance: float, **more: Any) -> dict[str, Any] | None:
@@ -322,6 +363,7 @@ class Day:
             self.dice.uniform(0, self._took[do]) if killed else None,
             do=do,
             at=(START + timedelta(minutes=minute)).isoformat(),
+            kills_parent=do == "fetch" and minute in self.kills_parent,
             calls_left=self._calls_left(minute),
             share=FAULT_SHARE if self.faults else 0.0,
             **more,
@@ -372,9 +414,11 @@ class Day:
 
     def run(self) -> None:
         for minute in range(self.minutes):
+            self._set_clock(minute)
             self.fetch(minute)
             if minute % EVERY == EVERY - 1:
                 self.look(minute)
+        self._set_clock(self.minutes)
         # The trouble is over: what the next minutes and looks do in peace.
         self.faults = False
         self.feed.misbehave_at_random(0, 0)
@@ -384,6 +428,11 @@ class Day:
             self.fetch(minute)
         while self.look(minute := minute + 420):
             pass
+
+
+    def _set_clock(self, minute: int) -> None:
+        if self.worker.clock:
+            self.worker.clock.shift(DAY_S if minute in self.ahead else 0)
 
 
 def count_faults(feed: SimulatedFeed, figures: Figures) -> None:
@@ -420,6 +469,15 @@ def check(day: Day, journal: Journal) -> tuple[Harness, int]:
     return world, died
 
 
+def clock_in(folder: Path) -> ShiftedClock | None:
+    """A clock that can be set, or None if there is no compiler to make it."""
+    try:
+        return ShiftedClock(folder)
+    except NoCompilerError as error:
+        say(f"The clock stays right: {error}")
+        return None
+
+
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
@@ -441,7 +499,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         journal.folder.mkdir()
         city = City(arguments.seed, arguments.stations, arguments.bikes)
         with serve(city, tuning=TUNING) as feed:
-            worker = Worker(feed.url, journal.folder, random.Random(arguments.seed))
+            worker = Worker(feed.url, journal.folder, random.Random(arguments.seed), clock_in(Path(folder)))
             day = Day(arguments.minutes, arguments.seed, worker, feed)
             count_faults(feed, day.figures)
             try:
@@ -449,6 +507,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 worker.stop()
             day.figures.feed_requests = feed.requests
+            day.figures.parents_killed, day.figures.minutes_with_the_clock_ahead = worker.parents_killed, len(day.ahead)
         worked_s = time.monotonic() - started
         try:
             world, died = check(day, journal)
@@ -482,4 +541,7 @@ def show(day: Day, world: Harness, died: int, worked_s: float, seconds: float) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Its processes load the module under its name.
+    from wrm_pipeline_tests.faults import simulated_day
+
+    sys.exit(simulated_day.main())

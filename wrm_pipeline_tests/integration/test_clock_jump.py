@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -16,12 +14,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from wrm_pipeline_tests.fixtures.shifted_clock import DAY_S, NoCompilerError, ShiftedClock
 from wrm_pipeline_tests.integration.conftest import wait_until
 
 pytestmark = pytest.mark.integration
 
-SHIM = Path(__file__).parents[1] / "fixtures" / "shifted_clock.c"
-DAY_S = 86_400
 CODE = """
 import dagster as dg
 
@@ -45,51 +42,23 @@ scheduler: {module: wrm_pipeline.resources.scheduler, class: ClockWatchedSchedul
 """
 
 
-class Clock:
-    """The wall clock of the processes that are started with `environment`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file, self.library = folder / "shift", folder / "shifted_clock.so"
-        self.file.write_bytes(struct.pack("=q", 0))
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            pytest.skip(
-                "there is no C compiler to make the clock that can be set (Debian: apt-get install gcc libc6-dev)"
-            )
-        made = subprocess.run(
-            [compiler, "-shared", "-fPIC", "-O1", "-o", str(self.library), str(SHIM)],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if made.returncode:
-            pytest.skip(f"the clock that can be set cannot be made here: {made.stderr[-200:]}")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "LD_PRELOAD": str(self.library), "SHIFTED_CLOCK": str(self.file)}
-
-    def set(self, days: int, second: int) -> None:
-        """So many days ahead, and at this second of the minute, at most half a minute from the true one."""
-        away = (second - int(time.time()) % 60 + 30) % 60 - 30
-        with self.file.open("r+b") as file:
-            file.write(struct.pack("=q", days * DAY_S + away))
+@pytest.fixture
+def clock(tmp_path: Path) -> ShiftedClock:
+    try:
+        return ShiftedClock(tmp_path)
+    except NoCompilerError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
-def clock(tmp_path: Path) -> Clock:
-    return Clock(tmp_path)
-
-
-@pytest.fixture
-def daemon(clock: Clock, environment: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(clock: ShiftedClock, environment: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     (Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml").write_text(CONFIGURATION)
     (tmp_path / "code.py").write_text(CODE)
-    clock.set(days=1, second=48)
+    clock.set_ahead(days=1, second=48)
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dagster._daemon", "run", "-f", str(tmp_path / "code.py")],
-            env=clock.environment,
+            env={**os.environ, **clock.environment},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -101,7 +70,7 @@ def daemon(clock: Clock, environment: Path, tmp_path: Path) -> Iterator[subproce
 
 
 def test_ticks_go_on_when_the_clock_is_right_again(
-    clock: Clock, daemon: subprocess.Popen[bytes], tmp_path: Path
+    clock: ShiftedClock, daemon: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     def newest(instance: dg.DagsterInstance) -> dict[str, float]:
         ticks = {
@@ -122,7 +91,7 @@ def test_ticks_go_on_when_the_clock_is_right_again(
         ahead = time.time() + DAY_S / 2
         wait_until(lambda: all_later_than(instance, ahead), timeout_s=120, what="ticks while the clock was ahead")
         right = time.time()
-        clock.set(days=0, second=48)
+        clock.set_ahead(days=0, second=48)
         wait_until(lambda: "The clock was ahead. Repaired" in log(), timeout_s=60, what="the repair")
         repaired = max(newest(instance).values())
         assert repaired < right + 120, "nothing is dated tomorrow any more"
