@@ -16,10 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
-import dagster as dg
 import psutil
 from dagster._core.workspace.load_target import ModuleTarget
 from tabulate import tabulate
@@ -35,7 +33,7 @@ _BAD = {10: "abort_job", 0: "misbehave_job"}  # by the number of a run modulo 20
 
 @dataclass(frozen=True)
 class Look:
-    """The parent between two runs; memory in MB, its proportional share of what it has in common with runs."""
+    """The parent while no run is there: MB in memory, descriptors, threads."""
 
     memory_mb: float
     descriptors: int
@@ -43,8 +41,8 @@ class Look:
 
     @classmethod
     def at(cls, parent: psutil.Process) -> Look:
-        memory = parent.memory_full_info()
-        return cls(memory.pss / 1e6, parent.num_fds(), parent.num_threads())
+        wait_until(lambda: not parent.children(), timeout_s=30, what="the processes of runs must end")
+        return cls(parent.memory_info().rss / 1e6, parent.num_fds(), parent.num_threads())
 
 
 @dataclass
@@ -56,7 +54,7 @@ class Figures:
         cpu_s: Processor time of all runs by the parent's account.
         parents: Process ids of the parents that runs came from.
         untouched: Whether no run found what another one had done to itself.
-        most_memory_mb: Of the parent and `AT_ONCE` runs together.
+        shares_mb: The parent's and each of the `AT_ONCE` runs' proportional share of their memory.
     """
 
     before: Look
@@ -67,7 +65,7 @@ class Figures:
     parents: set[int] = field(default_factory=set)
     untouched: bool = True
     at_once_s: float = 0.0
-    most_memory_mb: float = 0.0
+    shares_mb: list[float] = field(default_factory=list)
 
 
 class Endurance:
@@ -109,7 +107,7 @@ class Endurance:
             wait_until(lambda run_id=run_id: self._found(run_id) is not None, timeout_s=60, what="the run must begin")
         self.figures.at_once_s = time.time() - began
         runs = [self.location.process(run_id) for run_id in run_ids]
-        self.figures.most_memory_mb = sum(p.memory_full_info().pss for p in (self.parent, *runs)) / 1e6
+        self.figures.shares_mb = [process.memory_full_info().pss / 1e6 for process in (self.parent, *runs)]
         for run_id in run_ids:
             self.location.cancel(run_id)
         for run in runs:
@@ -150,14 +148,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = {
         "runs": figures.runs,
         "parents": len(figures.parents),
-        "memory of the parent, MB PSS": f"{before.memory_mb:.1f} -> {after.memory_mb:.1f}",
+        "memory of the parent, MB": f"{before.memory_mb:.1f} -> {after.memory_mb:.1f}",
         "its descriptors": f"{before.descriptors} -> {after.descriptors}",
         "its threads": f"{before.threads} -> {after.threads}",
         "runs found nothing of others": figures.untouched,
         "run that does nothing, median s": f"{median(figures.seconds):.3f}",
         "processor time of a run, s": f"{figures.cpu_s / arguments.runs:.3f}",
         f"{AT_ONCE} runs at once: all begun after, s": f"{figures.at_once_s:.2f}",
-        f"parent and {AT_ONCE} runs, MB PSS": f"{figures.most_memory_mb:.0f}",
+        f"PSS of the parent and {AT_ONCE} runs, MB": " + ".join(f"{share:.0f}" for share in figures.shares_mb),
     }
     sys.stdout.write(tabulate(rows.items(), tablefmt="plain") + "\n")
     return 0 if is_as_before(figures) else 1
@@ -178,7 +176,7 @@ def _quiet() -> Iterator[None]:
 
 
 def is_as_before(figures: Figures) -> bool:
-    """One parent throughout, with its memory (within 5 %), descriptors and thread, and no run that met another's doing."""
+    """One parent throughout, with its memory (± 5 %), descriptors and one thread; no run met another's doing."""
     before, after = figures.before, figures.after
     assert after is not None
     return (
