@@ -23,6 +23,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -136,6 +137,8 @@ class ForkedProcess(popen_forkserver.Popen):
         self._parent = parent
         self._fds: list[int]  # what the process is given by `duplicate_for_child`
         self._pidfd: int | None = None
+        self._reading = threading.Lock()
+        self._status_is_lost = False
         super().__init__(process)
 
     def _launch(self, process: Any) -> None:
@@ -182,17 +185,19 @@ class ForkedProcess(popen_forkserver.Popen):
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit status, or None as long as the process runs (`flag` 0: wait for its end)."""
+        timeout = 0 if flag == os.WNOHANG else None
+        if self.returncode is None and not wait([self.sentinel], timeout):
+            return None
+        with self._reading:  # it can be read once, and several threads of a code server ask
+            if self.returncode is None and not self._status_is_lost:
+                try:
+                    self.returncode = forkserver.read_signed(self.sentinel)
+                except (OSError, EOFError):  # nobody is left who knows it
+                    self._status_is_lost = True
         if self.returncode is None:
-            timeout = 0 if flag == os.WNOHANG else None
-            if not wait([self.sentinel], timeout):
+            if self._outlives_its_parent(timeout):
                 return None
-            try:
-                self.returncode = forkserver.read_signed(self.sentinel)
-            except (OSError, EOFError):
-                # Nobody is left who knows the status.
-                if self._outlives_its_parent(timeout):
-                    return None
-                self.returncode = _STATUS_LOST
+            self.returncode = _STATUS_LOST
         return self.returncode
 
     def _outlives_its_parent(self, timeout: int | None) -> bool:

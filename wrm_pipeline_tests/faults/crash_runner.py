@@ -15,49 +15,27 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
-from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from wrm_pipeline.clients.breaker import Breakers
 from wrm_pipeline.clients.errors import TransientError
-from wrm_pipeline.resources.warm_runs import PRELOADED, Parents
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.faults.harness import _BUILDS, ANALYTICS, JOB, REPLAY, Harness, local_day
-
-REPOSITORY = ReconstructableRepository(ModuleCodePointer("wrm_pipeline.definitions", "defs", None))
-
-
-def parents_of(module: str) -> Parents:
-    """A parent that has a module of tests loaded as well.
-
-    A test's environment is its own, and given to its processes: that is no reason for a new parent.
-    """
-    return Parents(lambda _: "", (*PRELOADED, "pytest", "requests", module), load_wait_s=120)
+from wrm_pipeline_tests.fixtures.forked import ForkedTask, parents_of
 
 
-class ForkedTask(SpawnProcess):
-    """A process that is forked as a run is.
+class CrashingTask(ForkedTask):
+    """A process of this module's tasks."""
 
-    Attributes:
-        parents: What it is forked from.
-    """
-
-    parents: ClassVar[Parents] = parents_of(__name__)
-
-    @staticmethod
-    def _Popen(process: Any) -> Any:  # noqa: N802 - multiprocessing's name
-        forked = type(process).parents.fork(process, REPOSITORY)
-        assert forked is not None, "no parent for runs; stderr has the reason"
-        return forked
+    parents = parents_of(__name__)
 
 
 class _Context(SpawnContext):
-    Process = ForkedTask
+    Process = CrashingTask
 
 
 PROCESSES = _Context()

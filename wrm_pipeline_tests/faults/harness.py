@@ -285,7 +285,9 @@ class Harness:
 
 def assert_same(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> None:
     """Equal keys and equal bytes, with a message that does not print the bytes."""
-    assert sorted(found) == sorted(expected)
+    assert found.keys() == expected.keys(), (
+        f"too many {found.keys() - expected.keys()}, none of {expected.keys() - found.keys()}"
+    )
     assert {k: hashlib.sha256(b).digest() for k, b in found.items()} == {
         k: hashlib.sha256(b).digest() for k, b in expected.items()
     }

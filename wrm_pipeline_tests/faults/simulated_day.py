@@ -49,8 +49,8 @@ from wrm_pipeline.settings import load_settings
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour, Tuning
 from wrm_pipeline.simulator.server import SimulatedFeed, serve
-from wrm_pipeline_tests.faults.crash_runner import ForkedTask, parents_of
 from wrm_pipeline_tests.faults.harness import Harness, is_snapshot, local_day
+from wrm_pipeline_tests.fixtures.forked import ForkedTask, parents_of
 from wrm_pipeline_tests.fixtures.lake import WatchedStore
 from wrm_pipeline_tests.fixtures.shifted_clock import DAY_S, NoCompilerError, ShiftedClock
 

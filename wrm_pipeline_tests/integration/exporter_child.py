@@ -1,16 +1,20 @@
-"""A process that executes runs, one after the other, as run workers do; the tests kill some of them.
+"""A process whose runs are forked as those of a code server are; the tests kill some of them.
 
 Arguments: numbers of runs; groups of them, apart by `/`, are executed at the same time. Run n fails if n % 7 == 0; if
-n < 0, it has a process of its own, which waits to be killed in its second step. The group with these comes last.
+n < 0, it waits to be killed in its second step. The group with these comes last.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
+
+from wrm_pipeline_tests.fixtures.forked import ForkedTask, parents_of, repository_of
 
 RAW = "wrm_stations_raw_data"
 PROCESSED = "wrm_stations_processed_data_all"
@@ -45,36 +49,45 @@ def processed(context):
     return dg.MaterializeResult(metadata={"handled_rows": {"out": 2}})
 
 
-def execute(job: dg.JobDefinition, numbers: list[int]) -> None:
+defs = dg.Definitions(assets=[raw, processed], jobs=[dg.define_asset_job(JOB)])
+job = defs.resolve_job_def(JOB)
+
+
+class ForkedRun(ForkedTask):
+    """The process of a run."""
+
+    parents = parents_of(__name__)
+    repository = repository_of(__name__)
+
+
+def execute(number: int) -> None:
     with dg.DagsterInstance.get() as instance:
-        for number in numbers:
-            tags = {"number": str(number)}
-            job.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=QUIET)
-            tell(str(number))
+        tags = {"number": str(number)}
+        job.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=QUIET)
+        tell(str(number))
 
 
-def in_a_process(job: dg.JobDefinition, numbers: list[int]) -> int:
-    """Forked: a process of its own without the seconds that loading Dagster takes."""
-    child = os.fork()
-    if child == 0:
-        execute(job, numbers)
-        os._exit(0)
-    return child
+def one_after_the_other(numbers: list[int]) -> None:
+    for number in numbers:
+        run = ForkedRun(target=execute, args=(number,))
+        run.start()
+        run.join()
+        assert run.exitcode == (0 if number > 0 else -signal.SIGKILL), (number, run.exitcode)
 
 
 def main() -> None:
-    job = dg.Definitions(assets=[raw, processed], jobs=[dg.define_asset_job(JOB)]).resolve_job_def(JOB)
-    workers = []
-    for group in " ".join(sys.argv[1:]).split("/"):
-        numbers = [int(text) for text in group.split()]
-        if numbers[0] > 0:
-            workers.append(in_a_process(job, numbers))
-            continue
-        for number in numbers:
-            os.waitpid(in_a_process(job, [number]), 0)
-    statuses = [os.waitpid(worker, 0)[1] for worker in workers]
-    sys.exit(any(statuses))
+    groups = [[int(text) for text in group.split()] for group in " ".join(sys.argv[1:]).split("/")]
+    with ThreadPoolExecutor(len(groups)) as pool:
+        beside = [pool.submit(one_after_the_other, numbers) for numbers in groups if numbers[0] > 0]
+        for numbers in groups:
+            if numbers[0] < 0:
+                one_after_the_other(numbers)
+        for work in beside:
+            work.result()
 
 
 if __name__ == "__main__":
-    main()
+    # Its processes load the module under its name.
+    from wrm_pipeline_tests.integration.exporter_child import main as main_of_the_module
+
+    main_of_the_module()

@@ -63,14 +63,17 @@ def exporter(tmp_path: Path) -> Iterator[Exporter]:
 def execute(*groups: Iterable[int], done: list[str]) -> None:
     """Runs to kill get SIGKILL in the middle of their second step: Dagster gets no report."""
     arguments = " / ".join(" ".join(map(str, numbers)) for numbers in groups).split()
-    child = subprocess.Popen([*CHILD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert child.stdout is not None
-    for line in child.stdout:
-        word, *pid = line.split()
-        if pid:
-            os.kill(int(pid[0]), signal.SIGKILL)
-        done.append(word)
-    assert child.wait() == 0
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen([*CHILD, *arguments], stdout=subprocess.PIPE, stderr=said, text=True)
+        assert child.stdout is not None
+        for line in child.stdout:
+            word, *pid = line.split()
+            if pid:
+                os.kill(int(pid[0]), signal.SIGKILL)
+            done.append(word)
+        status = child.wait()
+        said.seek(0)
+        assert status == 0, said.read()[-3000:]
 
 
 def totals_of_the_event_log(instance: dg.DagsterInstance) -> dict[tuple[Any, ...], float]:
