@@ -19,12 +19,12 @@ from dagster._core.workspace.load_target import PythonFileTarget
 from wrm_pipeline.sensors.dead_runs import end_dead_runs
 from wrm_pipeline_tests.integration.code_location import CodeLocation, code_location
 from wrm_pipeline_tests.integration.conftest import wait_until
+from wrm_pipeline_tests.integration.warm_endurance import AT_ONCE, Endurance, is_as_before
 from wrm_pipeline_tests.integration.warm_jobs import found_by
 
 pytestmark = pytest.mark.integration
 
 NAME = "warm"
-LAUNCHER = {"module": "wrm_pipeline.resources.warm_runs", "class": "WarmRunLauncher"}
 SOURCE = """
 from wrm_pipeline_tests.integration import warm_jobs
 from wrm_pipeline_tests.integration.warm_jobs import defs
@@ -49,7 +49,7 @@ def location(source: Path) -> Iterator[CodeLocation]:
     target = PythonFileTarget(str(source), attribute="defs", working_directory=None, location_name=NAME)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(source.parent))
-        with code_location(target, run_launcher=LAUNCHER) as location:
+        with code_location(target) as location:
             yield location
             source.write_text(SOURCE)
             parent = psutil.Process(run(location)["parent"])
@@ -100,6 +100,14 @@ def compute_log(location: CodeLocation, run_id: str) -> str:
     (entry,) = location.instance.all_logs(run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED)
     key = [run_id, "compute_logs", entry.dagster_event.logs_captured_data.file_key]  # type: ignore[union-attr]
     return (location.instance.compute_log_manager.get_log_data(key).stdout or b"").decode()
+
+
+def test_many_runs_leave_nothing_in_their_parent(location: CodeLocation) -> None:
+    figures = Endurance(location).run(20)
+    assert is_as_before(figures), figures
+    assert figures.runs == 20 + AT_ONCE
+    # Each run's own memory is a small part of what it has: the rest is the parent's pages.
+    assert max(figures.shares_mb[1:]) < figures.before.memory_mb / 2
 
 
 def test_a_run_is_cancelled_and_one_that_is_killed_is_noticed(location: CodeLocation) -> None:

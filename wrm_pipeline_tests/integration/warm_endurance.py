@@ -126,13 +126,6 @@ class Endurance:
         return times.children_user + times.children_system
 
 
-@contextmanager
-def endurance(launcher: dict[str, str] | None = None) -> Iterator[Endurance]:
-    """A code server with the shipped settings, or with another launcher, in the folder DAGSTER_HOME."""
-    with code_location(TARGET, launcher=launcher) as location:
-        yield Endurance(location)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 if the parent is as it was, and no run found what another had left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The server's last writes may come while the folder is removed.
     with tempfile.TemporaryDirectory(prefix="wrm-warm-", ignore_cleanup_errors=True) as folder, _quiet():
         os.environ |= {"DAGSTER_HOME": folder, "WRM_DATA_DIR": f"{folder}/data", "WRM_DOTENV": os.devnull}
-        with endurance() as endured:
-            figures = endured.run(arguments.runs)
+        with code_location(TARGET) as location:
+            figures = Endurance(location).run(arguments.runs)
     before, after = figures.before, figures.after
     assert after is not None
     rows = {

@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver, get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,19 @@ def test_how_a_child_ended_is_known(children: Children, target: Any, argument: A
     process.join(30)
     assert process.exitcode == code
     assert children.ask()["parent"] == children.parent.pid
+
+
+def test_threads_that_ask_at_once_get_the_same_status(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = forkserver.read_signed
+    process = children.start(os._exit, 3)
+
+    def read_slowly(fd: int) -> int:
+        time.sleep(0.05)  # the others come to this point meanwhile
+        return read(fd)
+
+    monkeypatch.setattr(forkserver, "read_signed", read_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: process._popen.wait(30), range(4))) == {3}  # type: ignore[attr-defined]
 
 
 def test_children_of_a_killed_parent_go_on_and_their_end_is_seen() -> None:
