@@ -67,7 +67,9 @@ class CodeLocation:
         """As the daemon does when it next looks after the time limit."""
         self.instance.add_run_tags(run_id, {MAX_RUNTIME_SECONDS_TAG: "0.001"})
         assert list(execute_run_monitoring_iteration(self.context, logging.getLogger("daemon"))) == [None]
-        assert self.run(run_id).status is dg.DagsterRunStatus.FAILURE
+        status = self.run(run_id).status
+        # The run reports its own end as well, and on a busy machine it may be the first to write.
+        assert status in {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}, status
 
     def steps_started(self, run_id: str) -> list[str]:
         logs = self.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)
