@@ -1,6 +1,6 @@
 """Runs that start in tenths of a second: forked from a process that has loaded the definitions.
 
-In dagster.yaml::
+In dagster.yaml, as it is shipped::
 
     run_launcher:
       module: wrm_pipeline.resources.warm_runs
@@ -51,7 +51,7 @@ from dagster._core.definitions.reconstruct import ReconstructableJob, Reconstruc
 from dagster._core.execution import compute_logs
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._grpc.types import ExecuteExternalJobArgs
-from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
+from dagster._serdes import deserialize_value, serialize_value
 
 from wrm_pipeline.clients.warm_parent import ForkedProcess, Load, NotForkedError, Parent
 from wrm_pipeline.logs import get_logger
@@ -83,6 +83,7 @@ PRELOADED = (
     "upath.implementations.local",
     "wrm_pipeline.resources.dagster_storage",
     "wrm_pipeline.resources.scheduler",
+    "wrm_pipeline.resources.shared_events",
 )
 
 
@@ -95,10 +96,6 @@ LOAD_WAIT_S = 20.0
 
 class WarmRunLauncher(DefaultRunLauncher):
     """Dagster's `DefaultRunLauncher`, whose runs are forked where the code server can do it (see the module)."""
-
-    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(inst_data)
-        read_migrations_once()  # the daemon writes the first event of each run
 
 
 def use_warm_runs() -> None:

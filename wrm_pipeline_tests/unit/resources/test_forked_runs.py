@@ -11,7 +11,6 @@ from dagster._core.execution import compute_logs
 from dagster._core.storage import local_compute_log_manager, sql
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 
-from wrm_pipeline.resources import forked_runs
 from wrm_pipeline.resources.forked_runs import mirrored, read_migrations_once
 from wrm_pipeline_tests.integration.conftest import wait_until
 
@@ -19,8 +18,6 @@ from wrm_pipeline_tests.integration.conftest import wait_until
 @pytest.fixture
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ScriptDirectory, "from_config", ScriptDirectory.from_config)
-    monkeypatch.setattr(forked_runs, "_keeping", [])
-    read_migrations_once()
     read_migrations_once()
 
 
