@@ -55,7 +55,7 @@ from dagster._serdes import deserialize_value, serialize_value
 
 from wrm_pipeline.clients.warm_parent import ForkedProcess, Load, NotForkedError, Parent
 from wrm_pipeline.logs import get_logger
-from wrm_pipeline.resources.forked_runs import mirrored, read_migrations_once
+from wrm_pipeline.resources.run_output import mirrored
 
 _log = get_logger(__name__)
 
@@ -82,6 +82,7 @@ PRELOADED = (
     "pyarrow.parquet",
     "upath.implementations.local",
     "wrm_pipeline.resources.dagster_storage",
+    "wrm_pipeline.resources.opened_storage",
     "wrm_pipeline.resources.scheduler",
     "wrm_pipeline.resources.shared_events",
 )
@@ -208,7 +209,6 @@ def load_repository(serialized: str) -> None:
     deserialize_value(serialized, ReconstructableRepository).get_definition().load_all_definitions()
     import numpy as np
 
-    read_migrations_once()
     compute_logs.tail_to_stream = mirrored
     os.register_at_fork(after_in_child=np.random.seed)
 

@@ -1,7 +1,4 @@
-"""What a forked run need not do again, or need not start a process for.
-
-Dagster's ways remain for runs that are not forked.
-"""
+"""Where the output of a forked run leads besides its file, which the UI shows: to the log of the code server."""
 
 import os
 import threading
@@ -9,31 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.sql import get_alembic_config
-
 _MIRROR_EVERY_S = 0.25
 _CHUNK_BYTES = 65_536
-
-
-def read_migrations_once() -> None:
-    """Have this process, and what is forked from it, keep which migrations of Dagster's SQLite files are installed.
-
-    Otherwise each run reads all 88 files again for each of its storages, which takes 0.03 s a time.
-    """
-    read = ScriptDirectory.from_config
-    known: dict[str | None, ScriptDirectory] = {}
-
-    def from_config(config: Config) -> ScriptDirectory:
-        place = config.get_main_option("script_location")
-        if place not in known:
-            known[place] = read(config)
-        return known[place]
-
-    ScriptDirectory.from_config = staticmethod(from_config)  # type: ignore[method-assign]
-    from_config(get_alembic_config(sqlite_run_storage.__file__)).as_revision_number("head")  # reads them
 
 
 @contextmanager

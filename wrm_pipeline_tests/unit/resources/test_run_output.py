@@ -1,35 +1,15 @@
-"""What forked runs do without: reading Dagster's migrations, and processes that mirror their output."""
+"""What a run prints, on its way to where its process writes."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import pytest
-from alembic.script import ScriptDirectory
 from dagster._core.execution import compute_logs
-from dagster._core.storage import local_compute_log_manager, sql
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage import local_compute_log_manager
 
-from wrm_pipeline.resources.forked_runs import mirrored, read_migrations_once
+from wrm_pipeline.resources.run_output import mirrored
 from wrm_pipeline_tests.integration.conftest import wait_until
-
-
-@pytest.fixture
-def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ScriptDirectory, "from_config", ScriptDirectory.from_config)
-    read_migrations_once()
-
-
-def test_migrations_are_read_once_and_are_those_that_are_installed(
-    read_once: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = sql.get_alembic_config(sqlite_run_storage.__file__)
-    unread = ScriptDirectory(str(Path(sql.__file__).parent / "alembic"))
-    scripts = ScriptDirectory.from_config(config)
-    assert scripts.as_revision_number("head") == unread.as_revision_number("head")
-    monkeypatch.setattr(ScriptDirectory, "_load_revisions", lambda _: pytest.fail("read again"))
-    assert ScriptDirectory.from_config(config).as_revision_number("head")
 
 
 def test_what_is_written_to_the_file_arrives_where_the_stream_led(tmp_path: Path) -> None:
