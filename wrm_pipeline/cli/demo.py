@@ -26,14 +26,18 @@ from wrm_pipeline.clients.env_file import CHOICE as ENV_FILE
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.definitions import build_defs
+from wrm_pipeline.domain.city import this_city
+from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.layout import local_date, partition_bounds
 from wrm_pipeline.domain.masking import redact
-from wrm_pipeline.flows.ingest import take_snapshot
+from wrm_pipeline.flows.ingest import IngestResult, take_snapshot, take_snapshots
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
 from wrm_pipeline.sensors.raw_data import wrm_analytics_sensor, wrm_stations_raw_data_sensor
 from wrm_pipeline.settings import Settings, load_settings
+from wrm_pipeline.simulator.behaviour import Behaviour
 from wrm_pipeline.simulator.city import City
+from wrm_pipeline.simulator.lies import Lie
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
 
@@ -50,6 +54,11 @@ _MISHAPS = {
     900: Misbehaviour.TRUNCATED_SILENTLY,
     1000: Misbehaviour.DUPLICATE_STATION,
 }
+# Minutes of the day in which the counts of the first feed stand still while its report times move; and those in which
+# the second feed is fetched, too: it costs ten times as much as the first, and a whole day of it a minute.
+_FROZEN = range(1150, 1195)
+_SECOND_FEED = range(1145, 1200)
+_FEEDS = "ucl,operator"
 _MARKER = ".wrm-demo"
 
 
@@ -84,6 +93,8 @@ def main(feed: str, minutes: int | None, dagster_yaml: Path) -> None:
     logging.getLogger("dagster").setLevel(logging.WARNING)
     started = time.monotonic()
     os.environ[ENV_FILE] = os.devnull  # a demonstration belongs into nobody's bucket
+    if feed == "simulated":
+        os.environ["WRM_FEEDS"] = _FEEDS
     settings = load_settings()
     _start_empty(settings.data_dir)
     shutil.copy(dagster_yaml, settings.data_dir / "dagster_home")
@@ -110,14 +121,21 @@ def _simulated_day(settings: Settings, first_minutes: int | None) -> Counter[str
     lake = LakeResource.of(settings)
     outcome: Counter[str] = Counter()
     with serve(City(seed=1), clock=lambda: start) as server, progress("fetch", print) as bar:
-        feed = Feed(server.url, settings.feed_max_bytes)
+        first = Feed(server.url, settings.feed_max_bytes)
+        second = Feed(server.operator_url, settings.feed_max_bytes, kind=KINDS["operator"])
         for minute in range(minutes):
             bar.begin("", minutes)
             now = _Clock(start + timedelta(minutes=minute, seconds=2))
             server.clock = now
             if minute in _MISHAPS:
                 server.plan(_MISHAPS[minute])
-            outcome[_fetch(replace(feed, now=now), lake)] += 1
+            if minute in (_FROZEN.start, _FROZEN.stop):
+                server.behave("ucl", Behaviour(lie=Lie.FROZEN_COUNTS) if minute in _FROZEN else None)
+            feeds = [replace(feed, now=now) for feed in ([first, second] if minute in _SECOND_FEED else [first])]
+            taken = take_snapshots(feeds, lambda: lake.store, lake.layout, lake.spool)
+            for error in taken.failures.values():
+                raise error
+            outcome.update(map(_outcome, taken.results))
     return outcome
 
 
@@ -126,13 +144,14 @@ def _live_snapshot(settings: Settings) -> Counter[str]:
     url = settings.url_of(kind)
     print(f"Fetching a snapshot from {redact(url)} ...", flush=True)
     try:
-        return Counter([_fetch(Feed(url, settings.feed_max_bytes, kind=kind), LakeResource.of(settings))])
+        lake = LakeResource.of(settings)
+        feed = Feed(url, settings.feed_max_bytes, kind=kind)
+        return Counter([_outcome(take_snapshot(feed, lambda: lake.store, lake.layout, lake.spool))])
     except ExternalError as error:
         sys.exit(f"{error}\nWithout a network, `make demo` uses a simulated feed.")
 
 
-def _fetch(feed: Feed, lake: LakeResource) -> str:
-    result = take_snapshot(feed, lambda: lake.store, lake.layout, lake.spool)
+def _outcome(result: IngestResult) -> str:
     if result.fault:
         return "quarantined"
     return "duplicate" if result.duplicate else "spooled" if result.spooled else "stored"
@@ -182,6 +201,10 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
             "count(*) FILTER (outside_service_area), count(*) FILTER (stale) "
             "FROM wrm_analytics.wrm_stations_enhanced_data"
         ).fetchone()
+        by_feed = connection.execute(
+            "SELECT feed, count(DISTINCT file_timestamp), min(file_timestamp), max(file_timestamp) "
+            "FROM wrm_analytics.wrm_stations_enhanced_data GROUP BY feed ORDER BY 2 DESC"
+        ).fetchall()
     if rows is None:
         raise AssertionError("a query without GROUP BY gives one row")
     letters = Counter(letter.error_type for letter in lake.dead_letters.all())
@@ -193,6 +216,7 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
                 ["days", ", ".join(map(str, days))],
                 ["snapshots stored", fetched["stored"]],
                 ["snapshots published", rows[1]],
+                *([f"  of the feed {feed}", _span(count, first, last)] for feed, count, first, last in by_feed),
                 ["same as the one before", fetched["duplicate"]],
                 ["in quarantine (not snapshots)", fetched["quarantined"]],
                 ["rows published", rows[0]],
@@ -212,6 +236,12 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
     print(f"\ndatabase  {settings.database_path}\nmap       {place}")
     print(f"report    {settings.reports_dir / 'site' / 'index.html'}")
     print(f"UI        make dev WRM_DATA_DIR={_shown(settings.data_dir)}")
+
+
+def _span(count: int, first: datetime, last: datetime) -> str:
+    """How many snapshots, and from when to when."""
+    times = (f"{at.astimezone(this_city().zone):%H:%M}" for at in (first, last))
+    return f"{count:,}, {' to '.join(times)}"
 
 
 def _shown(path: Path) -> Path:

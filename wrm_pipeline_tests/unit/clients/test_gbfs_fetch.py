@@ -127,6 +127,27 @@ def test_without_vehicle_types_there_is_a_snapshot_and_without_statuses_there_is
         server.feed().fetch()
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "error", "words"),
+    [
+        ("/gbfs.json", b"<html>Maintenance</html>", "file_not_json", "an HTML page"),
+        ("/gbfs.json", b'{"data": {"pl": {}}}', "file_no_header", "names no feeds"),
+        ("/station_status.json", b'{"data": {"stations": 1}}', "file_no_header", "lacks the list `data.stations`"),
+        ("/station_status.json", b'{"data"', "file_not_json", "JSON"),
+    ],
+)
+def test_an_invalid_document_goes_to_quarantine_and_says_why(server: Server, lake: Lake, path, content, error, words):
+    server.answers[path] = content
+    spool = Spool(lake.settings.spool_dir, 10_000_000)
+    result = take_snapshot(server.feed(), lambda: lake.store, lake.layout, spool)
+    assert result.key.endswith("quarantine/dt=2025-08-21/gbfs_2025-08-21_12-00-00.zip")
+    assert gbfs.files_of(lake.store.get(result.key))[path.strip("/").removesuffix(".json")] == content
+    (letter,) = (json.loads(lake.store.get(key)) for key in lake.letters(DAY))
+    assert (letter["error_type"], letter["source_key"]) == (error, result.key)
+    assert words in letter["error_message"]
+    assert lake.keys("raw/") == []
+
+
 def test_from_the_feed_to_published_rows_and_back(server: Server, lake: Lake, monkeypatch):
     monkeypatch.setenv("WRM_FEEDS", "gbfs")
     lake = Lake(load_settings())

@@ -9,6 +9,8 @@ import zipfile
 from datetime import UTC, datetime
 
 import pytest
+from gbfs_validator.feedhelpers import load_schema
+from gbfs_validator.validate import validate_file
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,6 +77,16 @@ def test_each_version_gives_the_same_rows(version):
     assert rows["a-1"]["timestamp"] == REPORTED_AT
     # Without a time of its own, a vehicle's is that of its file.
     assert (rows["fbx7"]["timestamp"] - REPORTED_AT).total_seconds() == (0 if knows_types else 30)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_examples_that_are_read_are_valid_by_the_standards_own_schemas(version):
+    files = station_files(version)
+    if version < "2":
+        # Only since 2.0 may free docks be left out.
+        files["station_status"]["data"]["stations"][1]["num_docks_available"] = 0
+    for name, content in files.items():
+        assert not validate_file(load_schema(version, name), content)["errors"], name
 
 
 def test_the_zip_has_the_files_as_served_and_says_where_they_are_from():
