@@ -25,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a figure is not as wanted")
     parser.add_argument("--write", action="store_true", help=f"keep the table in docs/{_DOCUMENT.name} and the history")
     parser.add_argument("--only", choices=list(GROUPS), action="append", help="measure this group (repeatable)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of steady state for `service` (%(default)s)")
     options = parser.parse_args(arguments)
-    if options.write and (options.quick or options.only):
+    if options.write and (options.quick or options.only or options.minutes < parser.get_default("minutes")):
         parser.error("--write keeps whole runs of the full size only")
 
     # An end from outside, too, removes the folder and stops what is being measured.
@@ -37,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     found: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="wrm-bench-") as folder:
-        bench = Bench(Path(folder), options.quick, lambda text: _say(f"{time.monotonic() - start:5.0f} s  {text}"))
+        bench = Bench(
+            Path(folder),
+            options.quick,
+            lambda text: _say(f"{time.monotonic() - start:5.0f} s  {text}"),
+            options.minutes,
+        )
         for name in options.only or [name for name in GROUPS if not (options.quick and name in SLOW_GROUPS)]:
             found += GROUPS[name](bench)
     if options.quick:

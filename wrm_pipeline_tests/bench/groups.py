@@ -3,6 +3,7 @@
 from wrm_pipeline_tests.bench.measures import Group, density, large_day, small_day, spellings, year_of_history
 from wrm_pipeline_tests.bench.ranges import bulk_reads, rebuild, sensor_tick
 from wrm_pipeline_tests.bench.runs import queryable, start_up
+from wrm_pipeline_tests.bench.service import cities, service
 
 _ALL: tuple[Group, ...] = (
     small_day,
@@ -15,8 +16,10 @@ _ALL: tuple[Group, ...] = (
     start_up,
     queryable,
     year_of_history,
+    service,
+    cities,
 )
 GROUPS: dict[str, Group] = {group.__name__: group for group in _ALL}
 
 # Left out of a quick run, as they run no code that the others or the tests do not.
-SLOW_GROUPS = {large_day.__name__, bulk_reads.__name__, queryable.__name__, year_of_history.__name__}
+SLOW_GROUPS = {group.__name__ for group in (large_day, bulk_reads, queryable, year_of_history, service, cities)}

@@ -20,6 +20,8 @@ class Bench:
     folder: Path
     quick: bool
     say: Callable[[str], None]
+    minutes: float = 10.0
+    """Of steady state, where a service is measured."""
 
     @property
     def rounds(self) -> int:
