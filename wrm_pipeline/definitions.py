@@ -9,6 +9,7 @@ import dagster as dg
 from wrm_pipeline import logs
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.forecast import forecast_model, forecast_skill, station_forecast
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
@@ -22,7 +23,7 @@ from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks import clock as clock_checks
-from wrm_pipeline.checks import feed, feeds, published, quality, spool
+from wrm_pipeline.checks import feed, feeds, forecast, published, quality, spool
 from wrm_pipeline.checks import lake as lake_checks
 from wrm_pipeline.domain.bike_positions import FEED
 from wrm_pipeline.io_managers.duckdb import (
@@ -37,6 +38,7 @@ from wrm_pipeline.jobs.processing import (
     EACH_MINUTE,
     wrm_analytics_job,
     wrm_daily_analytics_job,
+    wrm_forecast_job,
     wrm_freshness_job,
     wrm_stations_ingest_job,
     wrm_stations_processing_job,
@@ -63,6 +65,7 @@ from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.resources.warm_runs import use_warm_runs
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.schedules.compaction import compaction_schedule
+from wrm_pipeline.schedules.forecast import forecast_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.history import prune_history_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
@@ -96,6 +99,9 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         create_duckdb_enhanced_views,
         create_materialized_views,
         bike_density_map,
+        forecast_model,
+        station_forecast,
+        forecast_skill,
         data_quality,
         wrm_stations_dlq,
         data_catalog,
@@ -115,6 +121,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             *published.CHECKS,
             *clock_checks.CHECKS,
             *quality.CHECKS,
+            *forecast.CHECKS,
             *spool.CHECKS,
         ],
         jobs=[
@@ -122,6 +129,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_stations_processing_job,
             wrm_analytics_job,
             wrm_daily_analytics_job,
+            wrm_forecast_job,
             wrm_freshness_job,
             reprocess_dlq,
             wrm_compaction_job,
@@ -130,6 +138,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         schedules=[
             wrm_stations_ingest_schedule,
             wrm_freshness_schedule,
+            forecast_schedule(settings.timezone),
             *([compaction_schedule(settings.timezone)] if settings.compact_after_days else []),
             # On a server a systemd timer does this: it needs no daemon, and its failures are in the journal.
             *([prune_history_schedule(settings.timezone)] if settings.env == "local" else []),

@@ -1,4 +1,4 @@
-"""Writes the daily tables: a day's rows replace the existing ones, whichever run built them."""
+"""Writes tables of answers: a day's rows, or all rows, replace the existing ones, whichever run built them."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -40,11 +40,29 @@ def replace_days(database: AnalyticsDatabase, table: Table, rows: Mapping[date, 
     return int(count)
 
 
-def _create(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
-    """Create table and view unless they match the registry: a new view would lose its comments."""
+def replace_whole(database: AnalyticsDatabase, table: Table, rows: pa.Table) -> None:
+    """Replace all rows of a table, which is created if it is missing, in one refresh of the database.
+
+    Raises:
+        DatabaseLockedError: another refresh did not end in time.
+    """
+    with database.refresh() as connection:
+        connection.begin()
+        _create_table(connection, table)
+        delete_rows(connection, [table], None)
+        insert_rows(connection, table, rows)
+        connection.commit()
+
+
+def _create_table(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
     make_way(connection, table.name, "BASE TABLE")
     if with_other_columns(connection, [table]):
         connection.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.{table.name} ({table.columns_sql})")
+
+
+def _create(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
+    """Create table and view unless they match the registry: a new view would lose its comments."""
+    _create_table(connection, table)
     view = latest_of(table)
     make_way(connection, view.name, "VIEW")
     connection.execute(f"CREATE OR REPLACE TEMP VIEW {_PROBE} AS {view.local_sql}")

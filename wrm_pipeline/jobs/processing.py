@@ -7,6 +7,7 @@ import dagster as dg
 
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.forecast import forecast_model, forecast_skill, station_forecast
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
@@ -59,6 +60,7 @@ wrm_analytics_job = dg.define_asset_job(
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,
+        station_forecast,
         data_quality,
         wrm_stations_dlq,
         data_catalog,
@@ -72,6 +74,13 @@ wrm_analytics_job = dg.define_asset_job(
         "Makes tables, map, catalog, report, published database and (if configured) the tables in PostgreSQL from the "
         "enhanced data. Of the daily tables, the run's partition (by default the newest published day)."
     ),
+)
+
+wrm_forecast_job = dg.define_asset_job(
+    "wrm_forecast_job",
+    selection=[forecast_model, forecast_skill],
+    executor_def=dg.in_process_executor,
+    description="Learns from the last days for the forecasts of today, and scores those of yesterday.",
 )
 
 wrm_daily_analytics_job = dg.define_asset_job(

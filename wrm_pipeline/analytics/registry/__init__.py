@@ -8,6 +8,7 @@ rows are computed in Python is in the modules that compute them.
 from wrm_pipeline.analytics.registry.answers import ANSWERS
 from wrm_pipeline.analytics.registry.catalog import CATALOG_OF_ALL
 from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS, MV_REFRESHES
+from wrm_pipeline.analytics.registry.forecast import FORECAST_TABLES
 from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.quality import QUALITY_TABLES
@@ -26,6 +27,7 @@ TABLES: dict[str, Table] = {
         *DAILY_VIEWS,
         MV_RIDES,
         MV_REFRESHES,
+        *FORECAST_TABLES,
         *QUALITY_TABLES,
         *CATALOG_OF_ALL,
     )
