@@ -156,7 +156,7 @@ def _named(model: ForecastModel | None) -> str:
 
 @dg.asset(
     name=asset_names.FORECAST_SKILL,
-    deps=[forecast_model],
+    deps=[forecast_model, create_duckdb_enhanced_views],
     metadata=table_metadata(asset_names.FORECAST_SKILL),
     group_name="quality",
     kinds={"duckdb", "table"},
