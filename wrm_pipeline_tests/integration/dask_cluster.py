@@ -16,14 +16,6 @@ from wrm_pipeline_tests.integration.conftest import free_ports, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
-# As docs/scaling.md advises. Dask's own values suit long graphs of small tasks: free memory goes back at once, and each
-# worker's stack is looked at 100 times a second. A day is one task of a second and 400 MB.
-_TUNED = {
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-}
-
 
 @contextmanager
 def dask_cluster(folder: Path, environment: Mapping[str, str], workers: int = 2) -> Iterator[str]:
@@ -51,7 +43,7 @@ def dask_cluster(folder: Path, environment: Mapping[str, str], workers: int = 2)
 
         start([*scheduler, *preload])
         for _ in range(workers):
-            start([*worker, *preload], **_TUNED, **environment)
+            start([*worker, *preload], **environment)
         with Client(address, timeout=120, set_as_default=False) as client:
             wait_until(lambda: len(client.nthreads()) == workers, timeout_s=120, what="the Dask workers must come")
         yield address

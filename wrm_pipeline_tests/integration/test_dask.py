@@ -8,6 +8,7 @@ import signal
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from distributed import get_worker
 
 from wrm_pipeline.assets.stations.enhanced_all import enhance_published_day
 from wrm_pipeline.assets.stations.fan_out import BuildOptions, BuiltDay, DayTask, publish_day
@@ -32,6 +33,11 @@ def dies_once(lake: LakeResource, dt: date, options: BuildOptions) -> BuiltDay:
     if dt == DAYS[1] and lake.store.put_if_absent(f"{lake.layout.prefix}died", b"once"):
         os.kill(os.getpid(), signal.SIGKILL)
     return built
+
+
+def is_sampled(_: int) -> bool:
+    """Whether Dask looks at the stack of its tasks."""
+    return bool(get_worker().periodic_callbacks["profile"].is_running())
 
 
 def tasks(lake: Lake, layer: str, build) -> list[DayTask]:
@@ -68,6 +74,7 @@ def test_a_cluster_builds_the_same_bytes_with_its_own_credentials_and_survives_a
         workers = WorkersResource.of(load_settings()).client()
         assert workers.kind == "dask"
         assert rebuild(lake, workers) == expected
+        assert [outcome.result for outcome in workers.run(is_sampled, range(4))] == [False] * 4
         # The footers of a file that was built twice are equal, too: its build time is that of the options.
         assert rebuild(lake, workers, dies_once) == expected
         assert lake.store.stat(f"{lake.layout.prefix}died") is not None
