@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -40,6 +41,7 @@ def check_feeds(found: Sequence[FeedHealth]) -> dg.AssetCheckResult:
     """The state of the feeds in words."""
     unsound = [health for health in found if not health.sound]
     agreeing = [f"{health.feed}: {health.agreement}" for health in found if health.agreement is not None]
+    verdicts: dict[str, Any] = {VERDICTS: json.dumps({each.feed: [each.kind, each.reason] for each in found})}
     return result(
         FEEDS_CHECK,
         not unsound,
@@ -50,7 +52,7 @@ def check_feeds(found: Sequence[FeedHealth]) -> dg.AssetCheckResult:
         unsound=len(unsound),
         published=next((health.feed for health in found if health.published), ""),
         agreement="; ".join(agreeing),
-        **{VERDICTS: json.dumps({health.feed: [health.kind, health.reason] for health in found})},
+        **verdicts,
     )
 
 
