@@ -121,6 +121,7 @@ def test_a_view_set_becomes_views_beside_the_tables_and_none_leaves_them(lake):
     sql = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = 'wrm_analytics' ORDER BY 1"
     expected = [
         ("a_table", "BASE TABLE"),
+        ("bike_positions", "VIEW"),
         ("view_definitions", "BASE TABLE"),
         ("wrm_bikes_only", "VIEW"),
         ("wrm_stations_enhanced", "VIEW"),
