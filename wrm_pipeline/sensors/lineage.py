@@ -358,7 +358,8 @@ def remove_old(cursor: LineageCursor, store: ObjectStore, layout: Layout, today:
 
 @dg.sensor(
     name="wrm_lineage_sensor",
-    minimum_interval_seconds=30,
+    # A tick costs daemon and code server a tenth of a second; nobody waits for this.
+    minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Records what each ended run read and wrote as OpenLineage events in `lineage/` of the object store, and posts "

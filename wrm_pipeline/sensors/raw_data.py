@@ -89,7 +89,7 @@ def wrm_stations_reconciliation_sensor(context: dg.SensorEvaluationContext, lake
 @dg.sensor(
     name="wrm_analytics_sensor",
     jobs=[wrm_analytics_job, wrm_daily_analytics_job],
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         f"Requests {wrm_analytics_job.name} after new enhanced data, at most every {ANALYTICS_INTERVAL_S} s; of the "

@@ -71,7 +71,7 @@ def test_sensors_run_from_the_first_start_on_at_their_pace():
     assert {name: sensors[name].minimum_interval_seconds for name in (ARRIVALS, COMPARISON, ANALYTICS)} == {
         ARRIVALS: 30,
         COMPARISON: 300,
-        ANALYTICS: 30,
+        ANALYTICS: 60,
     }
     assert {sensor.default_status for sensor in sensors.values()} == {dg.DefaultSensorStatus.RUNNING}
 
