@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase
 from wrm_pipeline.analytics.enhanced_days import PartitionGoneError
+from wrm_pipeline.analytics.feed_quality import feed_rows
 from wrm_pipeline.analytics.refresh import (
     EVERY_TABLE,
     Part,
@@ -29,6 +30,7 @@ from wrm_pipeline.analytics.registry import Table
 from wrm_pipeline.analytics.registry.quality import (
     ACCOUNTING,
     ANOMALIES,
+    FEEDS,
     PROFILE,
     RULE_HITS,
     RULES,
@@ -153,6 +155,7 @@ def _assess_day(
         letters = DeadLetterQueue(partitions.store, partitions.layout).of_date(day)
         _insert(connection, RULE_HITS, _dead_letter_hits(day, manifest, area, letters))
         _replace(connection, ACCOUNTING, day, [_accounting(day, manifest)])
+        _replace(connection, FEEDS, day, feed_rows(day, manifest, rows))
 
 
 def _assess_rows(

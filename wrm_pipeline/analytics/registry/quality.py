@@ -140,6 +140,34 @@ ACCOUNTING = Table(
     refreshed=Refreshed.BY_DAY,
 )
 
+_COUNTED = ("station_id", "bikes", "spaces", "lat", "lon", "file_timestamp")
+FEEDS = Table(
+    "quality_feeds",
+    asset_names.QUALITY,
+    "Each feed in each hour: how many of its snapshots were believed, and how many are published. On a day of several "
+    "feeds those that were set aside count, too.",
+    columns=(
+        DT,
+        _HOUR,
+        Column("feed", "VARCHAR", "ucl, operator or gbfs", sources=("feed",)),
+        Column("snapshots", "INTEGER", "Raw objects with rows", "snapshots", ("file_timestamp",)),
+        Column("published", "INTEGER", "Those whose rows are published", "snapshots", ("file_timestamp",)),
+        Column("sound", "INTEGER", "Those that were believed", "snapshots", _COUNTED),
+        Column("frozen", "INTEGER", "Counts unchanged for longer than is ever quiet", "snapshots", _COUNTED),
+        Column("shrunken", "INTEGER", "A fifth of the stations or half of the bikes gone", "snapshots", _COUNTED),
+        Column("elsewhere", "INTEGER", "Stations are not those of the day before", "snapshots", _COUNTED),
+        Column("all_zero", "INTEGER", "No bike anywhere", "snapshots", _COUNTED),
+        Column("capped", "INTEGER", "Counts cut off at a small number", "snapshots", _COUNTED),
+        Column("stations_min", "INTEGER", "Fewest stations in a snapshot", "stations", ("station_id",)),
+        Column("bikes_min", "INTEGER", "Fewest bikes in a snapshot", "bikes", ("bikes",)),
+        Column("bikes_max", "INTEGER", "Most bikes in a snapshot", "bikes", ("bikes",)),
+        Column("longest_silence_s", "INTEGER", "Longest time without any change of a count or position", "s", _COUNTED),
+        Column("reason", "VARCHAR", "What was seen in the last snapshot that was not believed; null without any"),
+    ),
+    key=("dt", "hour_start", "feed"),
+    refreshed=Refreshed.BY_DAY,
+)
+
 STATION_HOURS = Table(
     "quality_station_hours",
     asset_names.QUALITY,
@@ -196,4 +224,4 @@ REFRESHES = Table(
 )
 
 
-QUALITY_TABLES = (RULES, RULE_HITS, PROFILE, ANOMALIES, ACCOUNTING, STATION_HOURS, REFRESHES)
+QUALITY_TABLES = (RULES, RULE_HITS, PROFILE, ANOMALIES, ACCOUNTING, FEEDS, STATION_HOURS, REFRESHES)

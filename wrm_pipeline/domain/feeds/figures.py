@@ -176,9 +176,10 @@ def _fingerprints(
         # -1 is no count, so unknown differs from each number; 1e6 keeps 0.1 m.
         values = np.nan_to_num(numbers[name], nan=-1.0) * (1e6 if name in ("lat", "lon") else 1.0)
         mixed = _mix(mixed ^ (np.round(values).astype(np.int64).astype(np.uint64) * _ODD[position % 3]))
-    totals = np.zeros(count, dtype=np.uint64)
-    np.add.at(totals, files, mixed)
-    return [int(total) for total in totals]
+    # In halves, whose sums are exact as floats for up to two million rows: ten times as fast as `np.add.at`.
+    halves = (mixed & np.uint64(0xFFFFFFFF), mixed >> np.uint64(32))
+    low, high = (np.bincount(files, weights=half.astype(np.float64), minlength=count) for half in halves)
+    return [((int(more) << 32) + int(less)) % 2**64 for less, more in zip(low, high, strict=True)]
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -78,6 +78,21 @@ def test_the_tables_are_as_they_are_defined(lake):
         assert all(column.description for column in table.columns)
 
 
+def test_the_feeds_of_a_day_are_judged_by_the_hour(lake):
+    for minute in range(80):
+        at = NOON + timedelta(minutes=minute)
+        lake.put_raw(at, snapshot(at, bikes=min(minute, 30)))
+    build_day(lake)
+    run(lake)
+    columns = "hour_start, feed, snapshots, published, sound, frozen, stations_min, bikes_min, longest_silence_s"
+    assert ask(lake, f"SELECT {columns} FROM quality_feeds ORDER BY hour_start") == [
+        (NOON, "ucl", 60, 60, 50, 10, 10, 46, 29 * 60),
+        (NOON + timedelta(hours=1), "ucl", 20, 20, 0, 20, 10, 46, 19 * 60),
+    ]
+    ((reason,),) = ask(lake, f"SELECT reason FROM quality_feeds WHERE hour_start = '{NOON}'")
+    assert reason.startswith("counts of all 10 stations unchanged for 29 minutes while report times move")
+
+
 def test_a_day_is_accounted_for_and_profiled(lake):
     lake.put_day(2)
     lake.put_raw(NOON + timedelta(minutes=2), snapshot(NOON + timedelta(minutes=2), 10, "15099,nonsense"))
