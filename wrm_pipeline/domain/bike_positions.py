@@ -26,8 +26,8 @@ FEED = "operator"
 # A free-standing bike gets another GPS fix now and then: of those that stood for 1 to 4 h in 32 h of the operator's
 # event log, 36 % had one, three quarters of them within 90 m. Within this distance of its first fix it has not moved.
 SAME_PLACE_M = 100.0
-# An answer with fewer of the bikes of the answer before is incomplete, or another city's (data contract, section 4a: half
-# of the bikes gone within 10 minutes). It is not used.
+# An answer with fewer of the bikes of the answer before is incomplete, or another city's, and is not used (data
+# contract, section 4a: half of the bikes gone within 10 minutes).
 MIN_SHARE_KEPT = 0.5
 # After this time it is used all the same: the fleet may have been renumbered.
 MAX_REFUSED_S = 3 * 3600
