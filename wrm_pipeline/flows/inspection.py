@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -97,7 +97,8 @@ def _main(path: str, fetched_at: str, limit: str, feed: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     report = inspect_fetched(Path(path).read_bytes(), datetime.fromisoformat(fetched_at), feed)
-    answer = asdict(report)
+    # Of a Counter, `asdict` would count the pairs.
+    answer = asdict(replace(report, dead_counts=dict(report.dead_counts)))
     del answer["source_key"]
     sys.stdout.write(json.dumps(answer))
 
