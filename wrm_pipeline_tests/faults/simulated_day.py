@@ -436,8 +436,8 @@ class Day:
 def count_faults(feed: SimulatedFeed, figures: Figures) -> None:
     draw = feed._next_fault
 
-    def counted() -> Misbehaviour | None:
-        kind = draw()
+    def counted(*arguments: Any) -> Misbehaviour | None:
+        kind = draw(*arguments)
         figures.feed_faults += kind is not None
         figures.kinds[str(kind)] += kind is not None
         return kind
@@ -461,6 +461,7 @@ def check(day: Day, journal: Journal) -> tuple[Harness, int]:
             assert not journal.was_spooled(at) or body == before, f"the body of {at} was on the disk, and is lost"
             died += 1
     served = {int(at.timestamp()) for at, _ in world.served}
+    assert len(day.kept) > day.minutes / 2, f"of {day.minutes} fetches only {len(day.kept)} kept a snapshot"
     assert day.kept <= served, "a fetch that succeeded is not in the journal"
     assert not list(world.spool.waiting())
     world.check()
