@@ -94,6 +94,14 @@ def choose_feeds(
     return FeedChoice(kept, set_aside, record, changed=record != before, held=held)
 
 
+def newest_feed(manifest: Manifest) -> str:
+    """The feed of the newest published snapshot; empty without one, or on a day of one feed."""
+    if not manifest.feeds:
+        return ""
+    newest = max(manifest.sources, key=lambda key: manifest.sources[key].file_timestamp, default="")
+    return feed_of(newest) if newest else ""
+
+
 def _has_several_feeds(objects: Sequence[RawObject], previous: ParquetParts | None, order: tuple[str, ...]) -> bool:
     if previous is not None and "feeds" in previous.footer_metadata:
         return True

@@ -24,7 +24,7 @@ from wrm_pipeline.domain.partition_build import (
 )
 from wrm_pipeline.domain.rules import NO_STRICT_RULES, StrictRules
 from wrm_pipeline.domain.strays import OurRows
-from wrm_pipeline.flows.feed_choice import FeedChoice, choose_feeds
+from wrm_pipeline.flows.feed_choice import FeedChoice, choose_feeds, newest_feed
 from wrm_pipeline.flows.raw_inputs import (
     held_first,
     published_manifest,
@@ -190,6 +190,9 @@ def process_partition(
         snapshots_parsed=len(build.reports),
         seconds=round(time.monotonic() - started, 3),
     )
+    was, now = newest_feed(plan.manifest), newest_feed(build.manifest)
+    if build.manifest.feeds and was and was != now:
+        _log.warning("another feed is published", dt=str(dt), was=was, now=now)
     partition = ProcessedPartition(build, build.manifest, previous, (), vanished, over, published.set_aside)
     if drifts := partition.drifts:
         _log.warning("the feed has changed its format", dt=str(dt), bodies=len(drifts), drift=str(drifts[-1]))

@@ -225,6 +225,16 @@ def test_the_body_of_a_better_feed_that_arrives_late_takes_its_minute_back(two_f
     assert [key for operation, key in store.calls if operation == "get" and "/raw/" in key] == [late]
 
 
+def test_taking_over_and_handing_back_are_events_in_the_log(two_feeds: Lake, caplog):
+    lake, events = two_feeds, []
+    for minute, feed in enumerate(["ucl", "ucl", "operator", "operator", "ucl"]):
+        caplog.clear()
+        put(lake, feed, at := local(12, minute), ucl(at) if feed == "ucl" else operator(at))
+        build(lake)
+        events.append("another feed is published" in caplog.text)
+    assert events == [False, False, True, False, True]
+
+
 def test_a_body_that_is_set_aside_changes_no_row_and_is_read_once(two_feeds: Lake):
     lake = two_feeds
     put(lake, "ucl", local(12), ucl(local(12)))
