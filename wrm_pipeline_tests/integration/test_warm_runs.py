@@ -25,7 +25,6 @@ from wrm_pipeline_tests.integration.warm_jobs import found_by
 pytestmark = pytest.mark.integration
 
 NAME = "warm"
-LAUNCHER = {"module": "wrm_pipeline.resources.warm_runs", "class": "WarmRunLauncher"}
 SOURCE = """
 from wrm_pipeline_tests.integration import warm_jobs
 from wrm_pipeline_tests.integration.warm_jobs import defs
@@ -50,7 +49,7 @@ def location(source: Path) -> Iterator[CodeLocation]:
     target = PythonFileTarget(str(source), attribute="defs", working_directory=None, location_name=NAME)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(source.parent))
-        with code_location(target, run_launcher=LAUNCHER) as location:
+        with code_location(target) as location:
             yield location
             source.write_text(SOURCE)
             parent = psutil.Process(run(location)["parent"])

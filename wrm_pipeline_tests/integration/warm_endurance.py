@@ -27,7 +27,6 @@ from wrm_pipeline_tests.integration.code_location import CodeLocation, code_loca
 from wrm_pipeline_tests.integration.conftest import wait_until
 
 TARGET = ModuleTarget(warm_jobs.__name__, attribute="defs", working_directory=None, location_name="warm")
-LAUNCHER = {"module": "wrm_pipeline.resources.warm_runs", "class": "WarmRunLauncher"}
 AT_ONCE = 4
 _BAD = {10: "abort_job", 0: "misbehave_job"}  # by the number of a run modulo 20
 
@@ -135,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The server's last writes may come while the folder is removed.
     with tempfile.TemporaryDirectory(prefix="wrm-warm-", ignore_cleanup_errors=True) as folder, _quiet():
         os.environ |= {"DAGSTER_HOME": folder, "WRM_DATA_DIR": f"{folder}/data", "WRM_DOTENV": os.devnull}
-        with code_location(TARGET, run_launcher=LAUNCHER) as location:
+        with code_location(TARGET) as location:
             figures = Endurance(location).run(arguments.runs)
     before, after = figures.before, figures.after
     assert after is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dagster._core.code_pointer import FileCodePointer, ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._grpc.server import DagsterApiServer
@@ -20,6 +21,7 @@ from wrm_pipeline.clients.warm_parent import ForkedProcess, Load, Parent
 from wrm_pipeline.resources import warm_runs
 from wrm_pipeline.resources.warm_runs import PRELOADED, fingerprint, use_warm_runs
 
+PROJECT = Path(__file__).parents[3]
 OURS = ReconstructableRepository(ModuleCodePointer("wrm_pipeline.definitions", "defs", None))
 
 
@@ -80,3 +82,15 @@ def test_dagster_takes_the_processes_of_runs_from_where_it_is_expected_to(monkey
     server = object.__new__(DagsterApiServer)
     server._mp_ctx = get_context("spawn")
     assert server._mp_ctx.Process is warm_runs.RunProcess
+
+
+@pytest.mark.parametrize("file", ["dagster.yaml", "deploy/dagster/dagster.yaml"])
+def test_the_shipped_settings_fork_runs(file: str) -> None:
+    launcher = yaml.safe_load((PROJECT / file).read_text())["run_launcher"]
+    assert f"{launcher['module']}.{launcher['class']}" in warm_runs._LAUNCHERS
+
+
+def test_a_code_server_that_is_stopped_or_killed_leaves_parent_and_runs_to_their_end() -> None:
+    unit = (PROJECT / "deploy/ansible/roles/dagster/templates/units/dagster-code@.service.j2").read_text()
+    # SIGTERM to the server alone, and no clean-up of the others; a run killed for its memory costs that run.
+    assert {"KillMode=process", "OOMPolicy=continue"} <= set(unit.splitlines())
