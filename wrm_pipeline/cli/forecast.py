@@ -18,7 +18,12 @@ if TYPE_CHECKING:
         ("wrm forecast --at 2025-08-21T15:00 --output forecast.parquet", "as of a past instant, the city's time"),
     ],
 )
-@click.option("--at", "time", default="", help="ISO 8601, the city's time if it has no zone. Default: now.")
+@click.option(
+    "--at",
+    "time",
+    default="",
+    help="ISO 8601, the city's time if it has no zone. Default: the newest published snapshot.",
+)
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The Parquet file to write."
 )
@@ -40,11 +45,11 @@ def forecast(settings: "Settings", time: str, output: Path) -> int:
     from wrm_pipeline.lake.published_partitions import PublishedPartitions
     from wrm_pipeline.resources.lake import connect_store
 
+    forecasts = Forecasts(PublishedPartitions(connect_store(settings), settings.layout), holidays_of(settings.country))
     try:
-        at, assumed = parse_time(time) if time else (datetime.now(UTC), "")
+        at, assumed = parse_time(time) if time else (forecasts.newest_snapshot() or datetime.now(UTC), "")
     except (ValueError, OverflowError):
         raise CommandError(f"--at {time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04") from None
-    forecasts = Forecasts(PublishedPartitions(connect_store(settings), settings.layout), holidays_of(settings.country))
     day = local_date(at)
     model = forecasts.stored_model(day) or forecasts.learn(day)
     rows = forecasts.at(at, model)

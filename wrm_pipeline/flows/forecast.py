@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.city import this_city
@@ -121,6 +122,13 @@ class Forecasts:
             _table(counts.stations.ids, made_at, minutes, each)
             for minutes, each in zip(HORIZONS_MIN, found, strict=True)
         )
+
+    def newest_snapshot(self) -> datetime | None:
+        """The time of the newest published snapshot; None if nothing is published."""
+        dt = self.partitions.newest("enhanced")
+        rows = self.partitions.read_enhanced_rows(dt, ["file_timestamp"]) if dt is not None else None
+        newest: datetime | None = pc.max(rows["file_timestamp"]).as_py() if rows is not None else None
+        return newest
 
     def day(self, dt: date) -> Counts:
         """The counts of a day, with what the forecasts made at its beginning look at."""
