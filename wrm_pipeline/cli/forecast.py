@@ -39,6 +39,7 @@ def forecast(settings: "Settings", time: str, output: Path) -> int:
     import pyarrow.parquet as pq
 
     from wrm_pipeline.domain.forecast.holidays import holidays_of
+    from wrm_pipeline.domain.forecast.model import NoLibraryError
     from wrm_pipeline.domain.layout import local_date
     from wrm_pipeline.flows.forecast import Forecasts
     from wrm_pipeline.flows.trace import parse_time
@@ -51,7 +52,11 @@ def forecast(settings: "Settings", time: str, output: Path) -> int:
     except (ValueError, OverflowError):
         raise CommandError(f"--at {time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04") from None
     day = local_date(at)
-    model = forecasts.stored_model(day) or forecasts.learn(day)
+    try:
+        model = forecasts.stored_model(day) or forecasts.learn(day)
+    except NoLibraryError as error:
+        print(error)
+        model = None
     rows = forecasts.at(at, model)
     if not rows.num_rows:
         raise click.ClickException(

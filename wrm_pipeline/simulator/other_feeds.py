@@ -129,8 +129,9 @@ def _contents(city: City, shown: Scene, version: str) -> dict[str, dict[str, Any
         name = row["name"]
         information.append(
             {
-                "station_id": row["#id"],
+                "station_id": _database_id(row),
                 "name": [{"text": name, "language": "pl"}] if new else name,
+                "short_name": [{"text": row["#id"], "language": "pl"}] if new else row["#id"],
                 **place,
                 "capacity": int(row["total_docks"]),
                 "is_virtual_station": row["temporary"] == "true",
@@ -139,7 +140,7 @@ def _contents(city: City, shown: Scene, version: str) -> dict[str, dict[str, Any
         types = {"bike": _bikes(row) - electric, "e-bike": electric}
         statuses.append(
             {
-                "station_id": row["#id"],
+                "station_id": _database_id(row),
                 "num_vehicles_available" if new else "num_bikes_available": _bikes(row),
                 "vehicle_types_available": [{"vehicle_type_id": kind, "count": n} for kind, n in types.items()],
                 "num_docks_available": int(row["spaces"]),
@@ -166,6 +167,11 @@ def _contents(city: City, shown: Scene, version: str) -> dict[str, dict[str, Any
 
 def _bikes(row: Row) -> int:
     return CAP if row["bikes"] == f"{CAP}+" else int(row["bikes"])
+
+
+def _database_id(row: Row) -> str:
+    """An id that is not the number on the sign, as nextbike's is."""
+    return str(2_500_000 + int(row["#id"])) if row["#id"].isdigit() else row["#id"]
 
 
 def _place_type(row: Mapping[str, str]) -> str:

@@ -173,6 +173,7 @@ class _System:
     updated: Mapping[str, Any]
     electric: Mapping[str, bool]
     docked_electric: Mapping[str, int]
+    numbers: Mapping[str, str]
 
 
 def translate(body: bytes, micros: int, corrections: Mapping[int, str]) -> Translation:
@@ -224,7 +225,25 @@ def _system_of(files: Mapping[str, bytes]) -> _System:
         {name: content.get("last_updated") for name, content in contents.items()},
         electric,
         docked_electric,
+        _numbers(information),
     )
+
+
+def _numbers(information: Sequence[Any]) -> dict[str, str]:
+    """The number on the sign of each station that has one of its own, by id.
+
+    nextbike's ids are those of its database, and `short_name` is the number by which the operator and other feeds know
+    the station: with it, a station is the same whichever feed is published.
+    """
+    names = {
+        str(one.get("station_id")): str(_text(one.get("short_name"))) for one in information if isinstance(one, dict)
+    }
+    shared = Counter(names.values())
+    return {
+        station: name
+        for station, name in names.items()
+        if name.isascii() and name.isdigit() and shared[name] == 1 and names.get(name, name) == name
+    }
 
 
 def _is_docked(vehicle: Any) -> bool:
@@ -274,7 +293,7 @@ def _station(status: Any, information: Any, system: _System, micros: int) -> Row
         message = f"The station {station_id[:80]!r} is in {STATUS} and not in {INFORMATION}."
         raise ObjectError("no_information", "", message)
     return Row(
-        station_id,
+        system.numbers.get(station_id, station_id),
         _time(status.get("last_reported"), system.updated.get(STATUS), micros),
         _text(information.get("name")),
         information.get("lat"),

@@ -155,9 +155,21 @@ def _examples_at(counts: Counts, features: Features, steps: Indices, horizon: in
 Boosters = Mapping[str, "Booster"]
 
 
-def _fit(rows: Rows, trees: int) -> Boosters:
-    import lightgbm
+class NoLibraryError(RuntimeError):
+    """LightGBM's wheel needs a library of the system that a bare Debian lacks."""
 
+
+def _library() -> Any:
+    try:
+        import lightgbm
+    except OSError as error:
+        remedy = "Install what it needs (apt-get install libgomp1); until then the forecast is: nothing changes."
+        raise NoLibraryError(f"LightGBM cannot be loaded: {error}. {remedy}") from error
+    return lightgbm
+
+
+def _fit(rows: Rows, trees: int) -> Boosters:
+    lightgbm = _library()
     targets = _targets(rows)
     found = {}
     for name, objective in _OBJECTIVES.items():
@@ -339,8 +351,7 @@ class ForecastModel:
         Raises:
             ValueError: it is something else, or damaged.
         """
-        import lightgbm
-
+        lightgbm = _library()
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 about = json.loads(archive.read("about.json"))

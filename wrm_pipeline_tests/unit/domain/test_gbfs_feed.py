@@ -116,6 +116,29 @@ def test_a_system_of_stations_alone_of_vehicles_alone_and_without_types():
     assert len(rows_of(fetch(Server(answers)))) == 3
 
 
+@pytest.mark.parametrize("version", ["2.3", "3.0"])
+@pytest.mark.parametrize(
+    ("short_names", "ids"),
+    [
+        (("15001", "15002"), ["15001", "15002"]),  # numbers on the signs
+        (("15001", None), ["15001", "2"]),
+        (("15001", "15001"), ["2", "a-1"]),  # not a station's own
+        (("2", "7"), ["7", "a-1"]),  # the id of another station, which is the same in the next snapshot
+        (("A32", ""), ["2", "a-1"]),
+    ],
+)
+def test_a_station_has_the_number_on_its_sign(version, short_names, ids):
+    files = station_files(version)
+    for one, short in zip(files["station_information"]["data"]["stations"], short_names, strict=True):
+        if short is not None:
+            one["short_name"] = [{"text": short, "language": "pl"}] if version == "3.0" else short
+
+    rows = rows_of(fetched(version, files))
+
+    assert sorted(row["station_id"] for row in rows if row["station_id"] != "fbx7") == ids
+    assert {row["pedelecs"] for row in rows if row["name"] == "Rynek"} == {2}
+
+
 def test_what_cannot_be_joined_is_a_dead_letter_with_both_parts():
     files = station_files("2.3")
     files["station_information"]["data"]["stations"][0]["station_id"] = "b-1"

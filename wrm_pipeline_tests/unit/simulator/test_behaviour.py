@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from wrm_pipeline.domain.feeds import KINDS, gbfs
-from wrm_pipeline.domain.feeds.fetching import Got
+from wrm_pipeline.domain.feeds.fetching import NOTHING_EARLIER, Got
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots
 from wrm_pipeline.simulator.behaviour import FEEDS, Behaviour
 from wrm_pipeline.simulator.city import City
@@ -27,7 +27,10 @@ Rows = dict[str, dict]
 class _Clients:
     """What `gbfs.fetch` asks."""
 
-    def get(self, url: str) -> Got:
+    def now(self) -> datetime:
+        return AT
+
+    def get(self, url: str, **_conditions: str) -> Got:
         answer = requests.get(url, timeout=5)
         assert answer.status_code == 200
         return Got(answer.content, answer.content, url, 200, "", AT)
@@ -62,7 +65,7 @@ def get(feed: SimulatedFeed, name: str, **headers: str) -> requests.Response:
 def rows(feed: SimulatedFeed, name: str) -> Rows:
     """Rows by station, as the pipeline reads them."""
     url = url_of(feed, name)
-    body = gbfs.fetch(_Clients(), url) if name == "gbfs" else requests.get(url, timeout=5).content
+    body = gbfs.fetch(_Clients(), url, NOTHING_EARLIER).body if name == "gbfs" else requests.get(url, timeout=5).content
     batch = parse_snapshots([RawSnapshot("x", feed.clock(), body, feed=name)])
     assert batch.reports[0].counts.dead_lettered == 0
     return {row["station_id"]: row for row in batch.rows.to_pylist()}
