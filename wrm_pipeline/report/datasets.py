@@ -134,6 +134,19 @@ SELECT station_id, empty_at, full_at, profile_days
 FROM wrm_analytics.mv_rebalancing
 ORDER BY station_id""",
         ),
+        "forecast": Dataset(
+            ("mv_forecast",),
+            """
+SELECT station_id, min(made_at) AS made_at, list(target_at ORDER BY horizon_min) AS target_at,
+       list(bikes_expected ORDER BY horizon_min) AS bikes_expected,
+       list(round(bikes_p10, 1) ORDER BY horizon_min) AS bikes_p10,
+       list(round(bikes_p90, 1) ORDER BY horizon_min) AS bikes_p90,
+       list(round(p_no_bike, 2) ORDER BY horizon_min) AS p_no_bike,
+       list(round(p_no_dock, 2) ORDER BY horizon_min) AS p_no_dock
+FROM wrm_analytics.mv_forecast
+GROUP BY station_id
+ORDER BY station_id""",
+        ),
     },
     "weeks": {
         "hours": Dataset(
@@ -199,6 +212,31 @@ FROM wrm_analytics.quality_anomalies
 WHERE dt > (SELECT max(dt) FROM wrm_analytics.quality_anomalies) - 7
 ORDER BY score DESC
 LIMIT 500""",
+        ),
+        "feeds": Dataset(
+            ("quality_feeds",),
+            """
+SELECT dt, feed, sum(snapshots)::BIGINT AS snapshots, sum(sound)::BIGINT AS sound, sum(published)::BIGINT AS published,
+       min(hour_start) FILTER (published > 0) AS published_from, max(hour_start) FILTER (published > 0) AS published_to,
+       max(longest_silence_s) AS longest_silence_s, arg_max(reason, hour_start) FILTER (reason IS NOT NULL) AS reason
+FROM wrm_analytics.quality_feeds
+WHERE dt > (SELECT max(dt) FROM wrm_analytics.quality_feeds) - 28
+GROUP BY dt, feed
+ORDER BY dt DESC, published DESC, feed""",
+        ),
+        "skill": Dataset(
+            ("forecast_skill",),
+            """
+SELECT horizon_min, count(DISTINCT dt) AS days, max(dt) AS newest_dt,
+       round(sum(error_mean * forecasts) / sum(forecasts), 3) AS error_mean,
+       round(sum(error_mean_persistence * forecasts) / sum(forecasts), 3) AS error_mean_persistence,
+       round(sum(brier_no_bike * forecasts) / sum(forecasts), 4) AS brier_no_bike,
+       round(sum(brier_no_bike_persistence * forecasts) / sum(forecasts), 4) AS brier_no_bike_persistence,
+       round(sum(share_in_band * forecasts) / sum(forecasts), 3) AS share_in_band
+FROM wrm_analytics.forecast_skill
+WHERE dt > (SELECT max(dt) FROM wrm_analytics.forecast_skill) - 7
+GROUP BY horizon_min
+ORDER BY horizon_min""",
         ),
         "profile": Dataset(
             ("quality_profile",),

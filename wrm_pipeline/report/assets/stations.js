@@ -2,9 +2,9 @@
 // Stations: a table of all, and a page for each, selected by the hash in the address.
 (() => {
   const { t, $, el, records, number, percent, time, clock, dayLong, weekdayShort, hour, href, hash, notice, source, locale } = site;
-  const { stations, week, coming } = WRM.stations;
+  const { stations, week, coming, forecast } = WRM.stations;
   const byId = (dataset) => new Map(records(dataset).map((row) => [row.station_id, row]));
-  const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows);
+  const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows), forecasts = byId(forecast);
   const rows = records(stations).map((row) => ({
     ...row, share_empty: weeks.get(row.station_id)?.share_empty ?? null, share_full: weeks.get(row.station_id)?.share_full ?? null,
     bikes_mean: weeks.get(row.station_id)?.bikes_mean ?? null,
@@ -75,6 +75,19 @@
     ["fill-3", t("⅔ to 1")], ["fill-4", t("above docks")], ["fill-none", t("docks unknown")]].map(([name, label]) =>
     el("li", {}, el("span", { class: `dot ${name}`, "aria-hidden": "true" }), label)));
   const fact = (term, value) => el("div", {}, el("dt", {}, term), el("dd", {}, value));
+  // The next six hours: what is expected, the band that 80 % of the counts fall into, and the chances of no bike and no dock.
+  const ahead = (station) => {
+    const mine = forecasts.get(station.station_id);
+    if (!mine) return [];
+    const line = (label, cell) => el("tr", {}, el("th", { scope: "row" }, label), mine.target_at.map((_, i) => el("td", { class: "number" }, cell(i))));
+    return [el("h2", {}, t("Its next six hours")), el("p", { class: "quiet" }, t("Forecast made at {time}. 80 % of the counts should lie in the band.", { time: clock(mine.made_at) })),
+      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("Its next six hours") }, el("table", { class: "data" },
+        el("caption", { class: "hidden-label" }, t("Its next six hours")),
+        el("thead", {}, el("tr", {}, el("td"), mine.target_at.map((at) => el("th", { scope: "col", class: "number" }, clock(at))))),
+        el("tbody", {}, line(t("Bikes expected"), (i) => number(mine.bikes_expected[i])),
+          line(t("Band"), (i) => (mine.bikes_p10[i] == null ? "–" : `${number(mine.bikes_p10[i], 1)} – ${number(mine.bikes_p90[i], 1)}`)),
+          line(t("Chance of no bike"), (i) => percent(mine.p_no_bike[i])), line(t("Chance of no free dock"), (i) => percent(mine.p_no_dock[i]))))), source(forecast)];
+  };
   const anomalies = (station) => {
     const dataset = WRM.quality.anomalies, mine = records(dataset).filter((row) => row.station_id === station.station_id);
     if (dataset.missing.length) return [];
@@ -96,7 +109,7 @@
       flags(station).length ? el("p", { class: "notice" }, `${t("Flags")}: ${flags(station).join(", ")}`) : null,
       station.empty_at && !station.empty ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
       station.full_at && !station.full ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
-      el("h2", {}, t("Its week, mean bikes by hour")), legend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
+      ...ahead(station), el("h2", {}, t("Its week, mean bikes by hour")), legend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
   };
   const pageTitle = document.title;
   const follow = (event) => {

@@ -60,6 +60,17 @@ const words = {
 
   "Where the lines went": "Co się stało z wierszami", "Lines in = rows published + dead letters + duplicates + remarks. Nothing is dropped in silence.":
     "Wiersze wejściowe = opublikowane + odrzucone + powtórzone + uwagi. Nic nie ginie po cichu.",
+  "Its next six hours": "Najbliższe sześć godzin", "Forecast made at {time}. 80 % of the counts should lie in the band.":
+    "Prognoza z godziny {time}. W przedziale powinno leżeć 80 % liczb.",
+  "Bikes expected": "Spodziewane rowery", "Band": "Przedział", "Chance of no bike": "Szansa braku rowerów", "Chance of no free dock": "Szansa braku wolnych stojaków",
+  "Feeds": "Źródła", "Whose snapshots were believed and published. Where a feed does not tell the truth, the next one takes over.":
+    "Czyim migawkom uwierzono i czyje opublikowano. Gdy jedno źródło nie mówi prawdy, zastępuje je następne.",
+  "Feed": "Źródło", "Believed": "Wiarygodne", "Published": "Opublikowane", "From hour": "Od godziny", "To hour": "Do godziny", "What was seen": "Co zauważono",
+  "Forecast": "Prognoza", "The forecasts of the last seven days against what came true, beside the forecast that nothing changes. 80 % of the counts should lie in the band.":
+    "Prognozy z ostatnich siedmiu dni i to, co się sprawdziło, obok prognozy, że nic się nie zmieni. W przedziale powinno leżeć 80 % liczb.",
+  "No day is scored yet.": "Nie oceniono jeszcze żadnego dnia.", "Minutes ahead": "Minuty naprzód", "Mean error, bikes": "Średni błąd, rowery",
+  "If nothing changes": "Gdyby nic się nie zmieniło", "Brier, no bike": "Brier, brak rowerów",
+  "Brier if nothing changes": "Brier, gdyby nic się nie zmieniło", "In the band": "W przedziale",
   "Rules fired": "Reguły, które zadziałały", "A flag keeps the row, a dead letter takes it out.": "Flaga pozostawia wiersz, odrzucenie go usuwa.",
   "Hours in which a station was far from its usual self. Often a true event, sometimes a broken radio. A score above 1 is an anomaly, 2 is twice as far as that.":
     "Godziny, w których stacja zachowywała się inaczej niż zwykle. Często prawdziwe zdarzenie, czasem awaria łączności. Wynik powyżej 1 to anomalia, 2 to dwa razy dalej od zwykłego.",
