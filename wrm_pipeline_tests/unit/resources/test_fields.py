@@ -570,11 +570,13 @@ def test_lineage_goes_where_a_run_says(environment):
     assert in_a_run("lineage", look, {"lineage": fields}) == ("n", 2, "http://127.0.0.1:9")
 
 
-@tries("retention.history_days", "retention.compact_after_days")
-def test_ages_are_those_of_the_run(environment):
-    fields = {"history_days": 3, "compact_after_days": 4}
-    look = in_a_run("retention", lambda it: (it.history_days, it.compact_after_days), {"retention": fields})
-    assert look == (3, 4)
+@tries("retention.history_days", "retention.history_max_bytes", "retention.compact_after_days")
+def test_ages_and_sizes_are_those_of_the_run(environment):
+    def look(retention: Any) -> tuple[int, int, int | None]:
+        return retention.history_days, retention.history_max_bytes, retention.compact_after_days
+
+    fields = {"history_days": 3, "history_max_bytes": 5_000_000, "compact_after_days": 4}
+    assert in_a_run("retention", look, {"retention": fields}) == (3, 5_000_000, 4)
 
 
 @tries("metrics.folder", "metrics.max_series")
@@ -661,7 +663,7 @@ def test_a_logger_has_the_level_and_the_correlation_id_of_the_run(environment, c
         ("postgres_resource", {"port": 0}, "port\n"),
         ("postgres_resource", {"connect_timeout_s": 0}, "connect_timeout_s\n"),
         ("lineage", {"url": "http://user:s3cr3t-canary@h"}, "url\n  Value error, is not the address"),
-        ("lineage", {"days": 0}, "days\n"),
+        ("lineage", {"days": -1}, "days\n"),
         ("retention", {"history_days": 1}, "history_days\n"),
         ("metrics", {"max_series": 0}, "max_series\n"),
         ("dlq", {"max_retries": 0}, "max_retries\n"),
