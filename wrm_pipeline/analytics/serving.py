@@ -69,6 +69,9 @@ _TYPES = {
 _AS_TEXT = ("HUGEINT", "UHUGEINT", "INTERVAL", "UUID")
 
 
+_MADE_SQL = "SELECT table_name FROM duckdb_tables() WHERE schema_name = ?"
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """Where tables are published.
@@ -106,12 +109,15 @@ def publish(
 ) -> Mapping[str, int]:
     """Replace the published tables by the current ones, in the transaction of `target`; returns rows by table.
 
+    A table that no run has made yet is left out.
+
     Raises:
         PermanentError: a name is taken by something that is not ours, or a foreign view depends on a table.
         TransientError: readers hold the tables for too long.
         psycopg.Error: PostgreSQL refused; in each case nothing is changed.
     """
-    chosen = served_tables() if tables is None else list(tables)
+    made = {name for (name,) in source.execute(_MADE_SQL, [SCHEMA]).fetchall()}
+    chosen = [table for table in (served_tables() if tables is None else tables) if table.name in made]
     schema = _Schema(target, serving)
     schema.prepare()
     ours = schema.ours()

@@ -345,7 +345,7 @@ def test_the_catalog_is_searched_and_lineage_goes_by_keyboard(site, offline):
         assert page.evaluate("document.activeElement.dataset.name") == "wrm_stations_raw_data"
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        assert page.locator("#chosen h2").inner_text() == "wrm_stations_processed_data_all"
+        assert page.locator("#chosen h2").inner_text() == "bike_positions"
         assert "wrm_stations_raw_data" in page.locator("#chosen").inner_text()
         assert page.locator(".edge.chosen").count() >= 2
 

@@ -11,6 +11,7 @@ from wrm_pipeline.analytics.lineage import object_folder
 from wrm_pipeline.analytics.registry import TABLES
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
+from wrm_pipeline.assets.duckdb.forecast import station_forecast
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
@@ -27,6 +28,7 @@ _PARQUET_LAYERS = ("processed", "enhanced")
 @dg.asset(
     deps=[
         create_materialized_views,
+        station_forecast,
         query_station_summary,
         bike_density_spatial_analysis,
         bike_density_map,

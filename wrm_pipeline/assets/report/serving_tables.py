@@ -6,6 +6,7 @@ import dagster as dg
 
 from wrm_pipeline.analytics.serving import publish
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
+from wrm_pipeline.assets.duckdb.forecast import station_forecast
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.clients import retry
@@ -19,7 +20,7 @@ from wrm_pipeline.resources.requests import record_requests_on_failure, requests
 
 @dg.asset(
     name=asset_names.SERVING,
-    deps=[create_materialized_views, data_quality],
+    deps=[create_materialized_views, station_forecast, data_quality],
     group_name="reports",
     kinds={"postgres", "table"},
     owners=["team:wrm"],
