@@ -60,6 +60,10 @@ FIRST_BUILD = [
     "remove metadata of stray enhanced",
 ]
 DATABASE = "rename analytics.duckdb"
+GBFS = "rename reports"
+# Of both versions: all files at first, then those that change each minute; and whose stays the vehicles' ids are of.
+FIRST_GBFS = ["rename key", *[GBFS] * 15, "rename stays.json"]
+NEXT_GBFS = [*[GBFS] * 4, "rename stays.json"]
 REPORT = ["rename metadata of reports", "rename reports"]
 SITE_FILES = 34
 
@@ -77,14 +81,16 @@ CHANGES = {
     "fetch without store": ["rename spool", "rename spool"],  # there, and what it is
     "delivery": [RAW[0], *RAW[1:] * 3],
     "fetch with breaker": ["rename breakers"],
-    "build": [*[*LETTER, CACHE] * 2, *BUILD],
-    "first build": [*FIRST_BUILD, "rename enhanced_files.json", DATABASE],
+    "build": [*[*LETTER, CACHE] * 2, *BUILD, *NEXT_GBFS],
+    "first build": [*FIRST_BUILD, *FIRST_GBFS, "rename enhanced_files.json", DATABASE],
     "analytics": [
         *[DATABASE] * 3,
         *REPORT,  # the map
         CACHE,
-        DATABASE,
+        *[DATABASE] * 3,
         *REPORT,  # the expectations
+        "rename metadata of feeds.json.json",
+        "rename feeds.json",
         DATABASE,
         *["rename site"] * SITE_FILES,
         *["rename metadata of site", "rename site"] * (SITE_FILES + 1),  # and what they are
