@@ -107,6 +107,9 @@ class CodeLocation:
 def code_location(target: WorkspaceLoadTarget = OURS, **changes: Mapping[str, Any]) -> Iterator[CodeLocation]:
     """Served until the end of the block; `changes` are sections for dagster.yaml in place of its own."""
     configuration = yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text())
+    if "storage" in changes:  # Dagster takes one of all kinds, or one of each
+        for kind in ("event_log_storage", "run_storage", "schedule_storage"):
+            del configuration[kind]
     del configuration["concurrency"]
     configuration["run_coordinator"] = {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"}
     configuration |= changes
