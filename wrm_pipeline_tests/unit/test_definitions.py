@@ -65,6 +65,7 @@ GRAPH = {
             "bike_density_spatial_analysis",
             "bike_density_map",
             "create_materialized_views",
+            "station_forecast",
             "data_quality",
             "wrm_stations_dlq",
         },
