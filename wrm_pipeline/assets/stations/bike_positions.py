@@ -9,17 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wrm_pipeline.assets.presentation import column_lineage, handled_rows, picture, preview, table_schema
-from wrm_pipeline.assets.stations.fan_out import (
-    BuildOptions,
-    BuiltDay,
-    NothingToDoError,
-    days_of,
-    nothing_to_do,
-    publish_days,
-)
+from wrm_pipeline.assets.stations.fan_out import BuildOptions, BuiltDay, NothingToDoError, publish_day_or_days
 from wrm_pipeline.assets.stations.processed_all import BuildConfig
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.checks.results import publish_if_check_passes
 from wrm_pipeline.checks.stations import check_positions, positions_check
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain import asset_names
@@ -33,7 +25,7 @@ from wrm_pipeline.report.plots import line_chart
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
-from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
+from wrm_pipeline.resources.requests import requests_made
 from wrm_pipeline.resources.workers import WorkersResource
 
 _HOUR_MICROS = 3600 * 1_000_000
@@ -76,21 +68,15 @@ def bike_positions(
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Add what is new."""
     options = BuildOptions.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
-    days = days_of(context)
-    if len(days) > 1:
-        layer = asset_names.BIKE_POSITIONS
-        yield from publish_days(context, layer, build_positions_day, options, lake=lake, workers=workers)
-        return
-    try:
-        with record_requests_on_failure(context):
-            built = build_positions_day(lake, days[0], options, redis_cache.client)
-    except NothingToDoError as nothing:
-        context.log.info("Nothing to do: %s", nothing)
-        metadata, found = nothing_to_do(positions_check(asset_names.BIKE_POSITIONS).name, str(nothing))
-        yield dg.Output(None, metadata=metadata)
-        yield found
-        return
-    yield from publish_if_check_passes(dg.Output(built.file, metadata=built.metadata), built.check)
+    yield from publish_day_or_days(
+        context,
+        asset_names.BIKE_POSITIONS,
+        build_positions_day,
+        options,
+        lake=lake,
+        workers=workers,
+        one=lambda lake, dt, options: build_positions_day(lake, dt, options, redis_cache.client),
+    )
 
 
 def build_positions_day(lake: LakeResource, dt: date, options: BuildOptions, cache: Cache = NO_CACHE) -> BuiltDay:

@@ -12,12 +12,9 @@ from wrm_pipeline.assets.stations.fan_out import (
     BuiltDay,
     NextLayer,
     NothingToDoError,
-    days_of,
-    nothing_to_do,
-    publish_days,
+    publish_day_or_days,
 )
 from wrm_pipeline.assets.stations.processed_all import BuildConfig
-from wrm_pipeline.checks.results import publish_if_check_passes
 from wrm_pipeline.checks.stations import check_enhanced, enhanced_check
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain import asset_names
@@ -31,7 +28,7 @@ from wrm_pipeline.lake.raw_objects import RawDay
 from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
-from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
+from wrm_pipeline.resources.requests import requests_made
 from wrm_pipeline.resources.workers import WorkersResource
 
 
@@ -71,26 +68,15 @@ def wrm_stations_enhanced_data_all(
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Classify and flag."""
     options = BuildOptions.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
-    days = days_of(context)
-    if len(days) > 1:
-        yield from publish_days(context, "enhanced", enhance_published_day, options, lake=lake, workers=workers)
-        return
-    try:
-        with record_requests_on_failure(context):
-            built = (
-                enhance_published_day(lake, days[0], options)
-                if processed is None
-                else _enhance(lake, processed, days[0], options)
-            )
-    except NothingToDoError as nothing:
-        context.log.info("Nothing to do: %s", nothing)
-        metadata, found = nothing_to_do(enhanced_check(asset_names.ENHANCED).name, str(nothing))
-        yield dg.Output(None, metadata=metadata)
-        yield found
-        return
-    yield from publish_if_check_passes(dg.Output(built.file, metadata=built.metadata), built.check)
-    if built.file is not None:
-        _publish_gbfs(context, lake, built.file, clock.now())
+
+    def build_given(lake: LakeResource, dt: date, options: BuildOptions) -> BuiltDay:
+        return enhance_published_day(lake, dt, options) if processed is None else _enhance(lake, processed, dt, options)
+
+    file = yield from publish_day_or_days(
+        context, "enhanced", enhance_published_day, options, lake=lake, workers=workers, one=build_given
+    )
+    if file is not None:
+        _publish_gbfs(context, lake, file, clock.now())
 
 
 def _publish_gbfs(context: dg.AssetExecutionContext, lake: LakeResource, file: PartitionFile, now: datetime) -> None:

@@ -7,7 +7,7 @@ twice, because its worker died or was presumed dead, is written twice, with the 
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
@@ -18,7 +18,7 @@ import dagster as dg
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from wrm_pipeline import logs
-from wrm_pipeline.checks.results import ERROR, result
+from wrm_pipeline.checks.results import ERROR, publish_if_check_passes, result
 from wrm_pipeline.clients.workers import TaskFailedError
 from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.enhanced_build import RULES_VERSION
@@ -28,7 +28,7 @@ from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.lake.published_partitions import PartitionFile
 from wrm_pipeline.partitions import no_day_given
 from wrm_pipeline.resources.lake import LakeResource
-from wrm_pipeline.resources.requests import write_requests
+from wrm_pipeline.resources.requests import record_requests_on_failure, write_requests
 from wrm_pipeline.resources.workers import WorkersResource
 from wrm_pipeline.settings import load_settings
 
@@ -112,10 +112,9 @@ def days_of(context: dg.AssetExecutionContext) -> list[date]:
     return [date.fromisoformat(key) for key in context.partition_keys]
 
 
-def nothing_to_do(name: str, reason: str) -> tuple[dict[str, Any], dg.AssetCheckResult]:
-    """Metadata and check result of a day without data: it succeeds, and says why it is empty."""
-    metadata = {NOTHING: reason, "rows_out": 0, "dagster/partition_row_count": 0}
-    return metadata, result(name, True, f"Nothing to do: {reason}")
+def _metadata_of_nothing(reason: str) -> dict[str, Any]:
+    """Of a day without data, which succeeds and says why it is empty."""
+    return {NOTHING: reason, "rows_out": 0, "dagster/partition_row_count": 0}
 
 
 def _code_version() -> str:
@@ -184,7 +183,7 @@ def build_and_publish(lake: LakeResource, task: DayTask) -> dict[str, Any]:
     try:
         built = task.build(lake, task.dt, task.options)
     except NothingToDoError as nothing:
-        return {NOTHING: str(nothing), "rows_out": 0, "dagster/partition_row_count": 0}
+        return _metadata_of_nothing(str(nothing))
     if not built.check.passed and built.check.severity is ERROR:
         raise UnsoundDayError(f"{built.check.check_name} failed. {built.check.description}")
     metadata = dict(built.metadata)
@@ -192,6 +191,49 @@ def build_and_publish(lake: LakeResource, task: DayTask) -> dict[str, Any]:
         info = lake.partitions.publish(task.layer, task.dt, built.file)
         metadata |= {"path": dg.MetadataValue.path(lake.store.url(info.key)), "size_bytes": info.size_bytes}
     return metadata | write_requests()
+
+
+def publish_day_or_days(
+    context: dg.AssetExecutionContext,
+    layer: str,
+    build: BuildDay,
+    options: BuildOptions,
+    *,
+    lake: LakeResource,
+    workers: WorkersResource,
+    one: BuildDay | None = None,
+    then: NextLayer | None = None,
+) -> Generator[dg.Output[PartitionFile | None] | dg.AssetCheckResult, None, PartitionFile | None]:
+    """Build, check and publish the partitions of a run: a single one here, several wherever the workers are.
+
+    Args:
+        context: Of the run.
+        layer: Which layer its partitions are of.
+        build: Builds a day in any process.
+        options: The same for each day.
+        lake: Where they are published.
+        workers: Who builds several days.
+        one: Builds a single day, with what only this process has; None: `build`.
+        then: See `publish_days`.
+
+    Returns:
+        The file of a single day; None if nothing changed, or there were several.
+    """
+    days = days_of(context)
+    if len(days) > 1:
+        yield from publish_days(context, layer, build, options, lake=lake, workers=workers, then=then)
+        return None
+    try:
+        with record_requests_on_failure(context):
+            built = (one or build)(lake, days[0], options)
+    except NothingToDoError as nothing:
+        context.log.info("Nothing to do: %s", nothing)
+        yield dg.Output(None, metadata=_metadata_of_nothing(str(nothing)))
+        (check,) = context.selected_asset_check_keys
+        yield result(check.name, True, f"Nothing to do: {nothing}")
+        return None
+    yield from publish_if_check_passes(dg.Output(built.file, metadata=built.metadata), built.check)
+    return built.file
 
 
 def publish_days(

@@ -18,12 +18,9 @@ from wrm_pipeline.assets.stations.fan_out import (
     BuildOptions,
     BuiltDay,
     NothingToDoError,
-    days_of,
-    nothing_to_do,
-    publish_days,
+    publish_day_or_days,
 )
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
-from wrm_pipeline.checks.results import publish_if_check_passes
 from wrm_pipeline.checks.stations import check_processed, processed_check
 from wrm_pipeline.clients.cache import NO_CACHE, Cache
 from wrm_pipeline.domain import asset_names
@@ -36,7 +33,7 @@ from wrm_pipeline.partitions import daily_partitions
 from wrm_pipeline.resources.cache import RedisCacheResource
 from wrm_pipeline.resources.feed import ClockResource
 from wrm_pipeline.resources.lake import LakeResource
-from wrm_pipeline.resources.requests import record_requests_on_failure, requests_made
+from wrm_pipeline.resources.requests import requests_made
 from wrm_pipeline.resources.workers import WorkersResource
 
 
@@ -88,23 +85,19 @@ def wrm_stations_processed_data_all(
 ) -> Iterator[dg.Output[PartitionFile | None] | dg.AssetCheckResult]:
     """Parse what is new."""
     options = BuildOptions.of(context, clock.now(), full_rebuild=config.full_rebuild, allow_shrink=config.allow_shrink)
-    days = days_of(context)
-    if len(days) > 1:
-        # Imported here, since the module of the next layer imports this one.
-        from wrm_pipeline.assets.stations.enhanced_all import THEN
+    # Imported here, since the module of the next layer imports this one.
+    from wrm_pipeline.assets.stations.enhanced_all import THEN
 
-        yield from publish_days(context, "processed", process_day, options, lake=lake, workers=workers, then=THEN)
-        return
-    try:
-        with record_requests_on_failure(context):
-            built = process_day(lake, days[0], options, redis_cache.client)
-    except NothingToDoError as nothing:
-        context.log.info("Nothing to do: %s", nothing)
-        metadata, found = nothing_to_do(processed_check(asset_names.PROCESSED).name, str(nothing))
-        yield dg.Output(None, metadata=metadata)
-        yield found
-        return
-    yield from publish_if_check_passes(dg.Output(built.file, metadata=built.metadata), built.check)
+    yield from publish_day_or_days(
+        context,
+        "processed",
+        process_day,
+        options,
+        lake=lake,
+        workers=workers,
+        one=lambda lake, dt, options: process_day(lake, dt, options, redis_cache.client),
+        then=THEN,
+    )
 
 
 def process_day(lake: LakeResource, dt: date, options: BuildOptions, cache: Cache = NO_CACHE) -> BuiltDay:
