@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.exporter.connection import Connection
 from wrm_pipeline.exporter.families import single
+from wrm_pipeline.exporter.store_source import StoreSource
 from wrm_pipeline.lake.object_store import ObjectStore
 
 # Backups are daily; a listing each 15 s would show nothing new.
@@ -17,13 +17,14 @@ LOOK_EVERY_S = 300.0
 MAX_AHEAD_S = 300.0
 
 
-class BackupSource:
+class BackupSource(StoreSource):
     """When the newest backup was taken. Only backups that could be read back are in the store.
 
     Without any backup, and none `expected`, no metric is exported: on a laptop nobody waits for one.
     """
 
     name = "backups"
+    every_s = LOOK_EVERY_S
 
     def __init__(
         self,
@@ -34,28 +35,20 @@ class BackupSource:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(connect, layout, clock=clock)
         self._time = wall_clock
-        self._connection = Connection(connect)
-        self._layout = layout
         self._expected = expected
-        self._clock = clock
-        self._looked_at: float | None = None
         self._found: tuple[float, int, int] | None = None
 
-    def collect(self) -> None:
-        """One listing every few minutes."""
-        now = self._clock()
-        if self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S:
-            return
-        with self._connection.use() as store:
-            taken = [
-                (at.timestamp(), info.size_bytes)
-                for info in store.list(self._layout.backup_prefix)
-                if (at := self._layout.backup_time(info.key)) is not None
-                and at.timestamp() <= self._time() + MAX_AHEAD_S
-            ]
+    def look(self, store: ObjectStore) -> None:
+        """One listing."""
+        taken = [
+            (at.timestamp(), info.size_bytes)
+            for info in store.list(self.layout.backup_prefix)
+            if (at := self.layout.backup_time(info.key)) is not None and at.timestamp() <= self._time() + MAX_AHEAD_S
+        ]
         newest, size = max(taken, default=(0.0, 0))
-        self._found, self._looked_at = (newest, size, len(taken)), now
+        self._found = newest, size, len(taken)
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
         """Time and size of the newest backup, and the number of backups."""

@@ -1,16 +1,14 @@
 """The state of the feeds, as their check found it."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.feeds.soundness import SOUND
-from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.exporter.connection import Connection
 from wrm_pipeline.exporter.families import gauge
+from wrm_pipeline.exporter.store_source import StoreSource
 from wrm_pipeline.lake.findings import FeedStates
 from wrm_pipeline.lake.object_store import ObjectStore
 
@@ -18,29 +16,17 @@ from wrm_pipeline.lake.object_store import ObjectStore
 LOOK_EVERY_S = 60.0
 
 
-class FeedSource:
+class FeedSource(StoreSource):
     """One series for each feed that is fetched; none before the first check."""
 
     name = "feeds"
+    every_s = LOOK_EVERY_S
+    _states: Sequence[Mapping[str, Any]] = ()
 
-    def __init__(
-        self, connect: Callable[[], ObjectStore], layout: Layout, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._connection = Connection(connect)
-        self._layout = layout
-        self._clock = clock
-        self._looked_at: float | None = None
-        self._states: list[dict[str, Any]] = []
-
-    def collect(self) -> None:
-        """One request a minute."""
-        now = self._clock()
-        if self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S:
-            return
-        with self._connection.use() as store:
-            found = FeedStates(store, self._layout).read()
+    def look(self, store: ObjectStore) -> None:
+        """One request."""
+        found = FeedStates(store, self.layout).read()
         self._states = [state for state in found if state.get("feed") in KINDS]
-        self._looked_at = now
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
         """Soundness, agreement, and whose snapshots are published."""

@@ -1,14 +1,12 @@
 """The reconciliation's findings about files of the lake."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.domain.lake_findings import totals
-from wrm_pipeline.domain.layout import Layout
-from wrm_pipeline.exporter.connection import Connection
 from wrm_pipeline.exporter.families import gauge
+from wrm_pipeline.exporter.store_source import StoreSource
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.object_store import ObjectStore
 
@@ -16,28 +14,16 @@ from wrm_pipeline.lake.object_store import ObjectStore
 LOOK_EVERY_S = 300.0
 
 
-class LakeFilesSource:
+class LakeFilesSource(StoreSource):
     """Counts by kind; zero if nothing is wrong."""
 
     name = "lake_files"
+    every_s = LOOK_EVERY_S
+    _counts: Mapping[str, int] | None = None
 
-    def __init__(
-        self, connect: Callable[[], ObjectStore], layout: Layout, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._connection = Connection(connect)
-        self._layout = layout
-        self._clock = clock
-        self._looked_at: float | None = None
-        self._counts: Mapping[str, int] | None = None
-
-    def collect(self) -> None:
-        """One request every few minutes."""
-        now = self._clock()
-        if self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S:
-            return
-        with self._connection.use() as store:
-            counts = totals(LakeFindings(store, self._layout).read())
-        self._counts, self._looked_at = counts, now
+    def look(self, store: ObjectStore) -> None:
+        """One request."""
+        self._counts = totals(LakeFindings(store, self.layout).read())
 
     def families(self, now: float) -> Sequence[Metric]:  # noqa: ARG002
         """By kind of finding."""
