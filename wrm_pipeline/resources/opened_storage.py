@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import dagster as dg
 import sqlalchemy as sa
@@ -37,35 +37,48 @@ def has_version(path: str | Path) -> bool:
     return False
 
 
-def _engine(address: str) -> sa.Engine:
+def engine_of(address: str) -> sa.Engine:
+    """An engine that is kept, for the statements that it has compiled; its connections are not."""
     return sa.create_engine(address, poolclass=NullPool, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
 
 
-class OpenedRunStorage(SqliteRunStorage):
-    """`SqliteRunStorage` at its usual place (see the module)."""
+class InPlace:
+    """A storage whose place follows from the instance's folder, so that dagster.yaml only names the class."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Nothing to configure."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:  # noqa: ARG003
+        """As dagster.yaml has it."""
+        return cls(inst_data)  # type: ignore[call-arg]
+
+
+class _Opened(InPlace):
+    """What the storages of runs and of ticks have in common; each names its folder and its file."""
+
+    _folder: ClassVar[str]
+    _file: ClassVar[str]
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         # The folder is the instance's, which is known once it registers itself.
-        super().__init__("", inst_data)
-
-    @classmethod
-    def config_type(cls) -> UserConfigSchema:
-        """Nothing to configure."""
-        return {}
-
-    @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:  # noqa: ARG003
-        """As dagster.yaml has it."""
-        return cls(inst_data)
+        super().__init__("", inst_data)  # type: ignore[call-arg]
 
     def register_instance(self, instance: dg.DagsterInstance) -> None:
         """Open the file below the instance's folder, or create it."""
-        folder = str(Path(instance.root_directory, "history"))
-        if not has_version(Path(folder, "runs.db")):
-            SqliteRunStorage.from_local(folder)
-        self._conn_string = create_db_conn_string(folder, "runs")
-        self._engine = _engine(self._conn_string)
-        super().register_instance(instance)
+        folder = str(Path(instance.root_directory, self._folder))
+        if not has_version(Path(folder, f"{self._file}.db")):
+            self._create(folder)
+        self._conn_string = create_db_conn_string(folder, self._file)
+        self._engine = engine_of(self._conn_string)
+        super().register_instance(instance)  # type: ignore[misc]
+
+    @staticmethod
+    def _create(folder: str) -> None:
+        """Create the file as Dagster's own class does."""
+        raise NotImplementedError
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
@@ -74,33 +87,21 @@ class OpenedRunStorage(SqliteRunStorage):
             yield connection
 
 
-class OpenedScheduleStorage(SqliteScheduleStorage):
+class OpenedRunStorage(_Opened, SqliteRunStorage):
+    """`SqliteRunStorage` at its usual place (see the module)."""
+
+    _folder, _file = "history", "runs"
+
+    @staticmethod
+    def _create(folder: str) -> None:
+        SqliteRunStorage.from_local(folder)
+
+
+class OpenedScheduleStorage(_Opened, SqliteScheduleStorage):
     """`SqliteScheduleStorage` at its usual place (see the module)."""
 
-    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__("", inst_data)
+    _folder, _file = "schedules", "schedules"
 
-    @classmethod
-    def config_type(cls) -> UserConfigSchema:
-        """Nothing to configure."""
-        return {}
-
-    @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:  # noqa: ARG003
-        """As dagster.yaml has it."""
-        return cls(inst_data)
-
-    def register_instance(self, instance: dg.DagsterInstance) -> None:
-        """Open the file below the instance's folder, or create it."""
-        folder = str(Path(instance.root_directory, "schedules"))
-        if not has_version(Path(folder, "schedules.db")):
-            SqliteScheduleStorage.from_local(folder)
-        self._conn_string = create_db_conn_string(folder, "schedules")
-        self._engine = _engine(self._conn_string)
-        super().register_instance(instance)
-
-    @contextmanager
-    def connect(self) -> Iterator[sa.Connection]:
-        """A connection of its own, in a transaction."""
-        with self._engine.connect() as connection, connection.begin():
-            yield connection
+    @staticmethod
+    def _create(folder: str) -> None:
+        SqliteScheduleStorage.from_local(folder)

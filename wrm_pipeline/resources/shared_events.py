@@ -24,11 +24,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._config.config_schema import UserConfigSchema
 from dagster._core.event_api import EventHandlerFn, EventLogRecord, EventRecordsFilter
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
@@ -36,35 +35,23 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     SqliteEventLogStorage,
     SqliteEventLogStorageWatchdog,
 )
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy.pool import NullPool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
 
-from wrm_pipeline.resources.opened_storage import has_version
+from wrm_pipeline.resources.opened_storage import InPlace, engine_of, has_version
 from wrm_pipeline.resources.packed_text import unpack, use_packed_text
 
 _PACKED = (("event_logs", "event"), ("asset_check_executions", "evaluation_event"))
 
 
-class SharedSqliteEventLogStorage(SqliteEventLogStorage):
+class SharedSqliteEventLogStorage(InPlace, SqliteEventLogStorage):
     """`SqliteEventLogStorage` that keeps new runs in `index.db` (see the module)."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         # The folder is the instance's, which is known once it registers itself.
         self._inst_data = inst_data
         self._engines: dict[str, sa.Engine] = {}
-
-    @classmethod
-    def config_type(cls) -> UserConfigSchema:
-        """Nothing to configure."""
-        return {}
-
-    @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:  # noqa: ARG003
-        """As dagster.yaml has it."""
-        return cls(inst_data)
 
     def register_instance(self, instance: dg.DagsterInstance) -> None:
         """Open the log below the instance's folder, where Dagster's default has it, or create it."""
@@ -114,12 +101,8 @@ class SharedSqliteEventLogStorage(SqliteEventLogStorage):
     def _connect(self, shard: str) -> Iterator[sa.Connection]:
         with self._db_lock:
             if shard not in self._engines:
-                # One engine for each file, since it keeps the statements that it has compiled: 1 ms an event.
-                self._engines[shard] = sa.create_engine(
-                    self.conn_string_for_shard(shard),
-                    poolclass=NullPool,
-                    connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
-                )
+                # One for each file: compiling takes 1 ms an event.
+                self._engines[shard] = engine_of(self.conn_string_for_shard(shard))
                 if shard == INDEX_SHARD_NAME:
                     use_packed_text(self._engines[shard])
             if shard not in self._initialized_dbs:
