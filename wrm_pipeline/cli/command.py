@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
@@ -149,6 +149,23 @@ class _LazyChoice(click.ParamType[str]):
 
 
 DAY = _Day()
+
+
+def typed_time(text: str, option: str = "") -> tuple[datetime, str]:
+    """A time that was typed as the value of an `option` or as an argument, as an aware one, and the assumptions made.
+
+    Raises:
+        CommandError: it is not an ISO 8601 time.
+    """
+    from wrm_pipeline.flows.trace import parse_time
+
+    try:
+        return parse_time(text)
+    except (ValueError, OverflowError):
+        raise CommandError(
+            f"{option} {text!r}".strip()
+            + " is not an ISO 8601 time; give one like 2025-08-21T15:04 (the city's time) or 2025-08-21T13:04Z"
+        ) from None
 
 
 def lazy_choice(names: Callable[[], Sequence[str]]) -> click.ParamType[str]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wrm_pipeline.cli.command import Command, CommandError, json_option, pass_settings
+from wrm_pipeline.cli.command import Command, json_option, pass_settings, typed_time
 from wrm_pipeline.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -102,12 +102,7 @@ def trace(settings: "Settings", station_id: str, time: str, as_json: bool) -> in
     from wrm_pipeline.flows import trace as tracing
     from wrm_pipeline.resources.lake import connect_store
 
-    try:
-        at, assumed = tracing.parse_time(time)
-    except (ValueError, OverflowError):
-        raise CommandError(
-            f"{time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04 (the city's time) or 2025-08-21T13:04Z"
-        ) from None
+    at, assumed = typed_time(time)
     try:
         found = tracing.trace(connect_store(settings), settings.layout, station_id, at)
     except tracing.NothingToTraceError as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wrm_pipeline.cli.command import Command, CommandError, pass_settings
+from wrm_pipeline.cli.command import Command, pass_settings, typed_time
 
 if TYPE_CHECKING:
     from wrm_pipeline.settings import Settings
@@ -36,21 +36,19 @@ def forecast(settings: "Settings", time: str, output: Path) -> int:
     """
     from datetime import UTC, datetime
 
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from wrm_pipeline.clients.whole_files import write_whole
     from wrm_pipeline.domain.forecast.holidays import holidays_of
     from wrm_pipeline.domain.forecast.model import NoLibraryError
     from wrm_pipeline.domain.layout import local_date
     from wrm_pipeline.flows.forecast import Forecasts
-    from wrm_pipeline.flows.trace import parse_time
     from wrm_pipeline.lake.published_partitions import PublishedPartitions
     from wrm_pipeline.resources.lake import connect_store
 
     forecasts = Forecasts(PublishedPartitions(connect_store(settings), settings.layout), holidays_of(settings.country))
-    try:
-        at, assumed = parse_time(time) if time else (forecasts.newest_snapshot() or datetime.now(UTC), "")
-    except (ValueError, OverflowError):
-        raise CommandError(f"--at {time!r} is not an ISO 8601 time; give one like 2025-08-21T15:04") from None
+    at, assumed = typed_time(time, "--at") if time else (forecasts.newest_snapshot() or datetime.now(UTC), "")
     day = local_date(at)
     try:
         model = forecasts.stored_model(day) or forecasts.learn(day)
@@ -63,9 +61,12 @@ def forecast(settings: "Settings", time: str, output: Path) -> int:
             f"No station was seen in the quarter of an hour before {at:%Y-%m-%d %H:%M} UTC, so there is nothing to "
             "start from. Give a time at which snapshots are published (--at)."
         )
-    partial = output.with_name(f".{output.name}.part")
-    pq.write_table(rows, partial)
-    partial.replace(output)
+    file = pa.BufferOutputStream()
+    pq.write_table(rows, file)
+    try:
+        write_whole(output, file.getvalue().to_pybytes())
+    except OSError as error:
+        raise click.ClickException(f"{output} cannot be written: {error}.") from error
     if assumed:
         print(assumed)
     learnt = f"learnt from {model.first} to {model.last}" if model else "without a model: nothing changes"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wrm_pipeline.cli.command import Command, CommandError, pass_settings
+from wrm_pipeline.cli.command import Command, CommandError, pass_settings, typed_time
 
 if TYPE_CHECKING:
     from wrm_pipeline.settings import Settings
@@ -31,14 +31,10 @@ def gbfs(settings: "Settings", time: str | None, output: Path, url: str | None) 
     """
     from wrm_pipeline.domain.configured import public_url
     from wrm_pipeline.flows import gbfs_out
-    from wrm_pipeline.flows.trace import parse_time
     from wrm_pipeline.lake.published_partitions import PublishedPartitions
     from wrm_pipeline.resources.lake import connect_store
 
-    try:
-        at, assumed = parse_time(time) if time else (datetime.now(UTC), "")
-    except (ValueError, OverflowError):
-        raise CommandError(f"--at {time!r} is not an ISO 8601 time; give one like 2025-08-21T13:04Z") from None
+    at, assumed = typed_time(time, "--at") if time else (datetime.now(UTC), "")
     try:
         address = output.absolute().as_uri() if url is None else public_url(url)
     except ValueError as error:

@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file, and create its folder if necessary.
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replace a file, and create its folder if necessary; its permissions are `mode`, less the umask.
 
     Raises:
         OSError: the file cannot be written.
@@ -15,7 +15,8 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(content)
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

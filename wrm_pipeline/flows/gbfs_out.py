@@ -1,7 +1,6 @@
 """Writes published snapshots as GBFS to a folder that a web server serves (docs/gbfs.md)."""
 
 import contextlib
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from wrm_pipeline.clients.whole_files import write_whole
 from wrm_pipeline.domain.gbfs_out import COLUMNS, VERSIONS, gbfs_files, is_same
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
@@ -46,7 +46,7 @@ class IdFiles:
             if len(key) == _KEY_BYTES:
                 return key
         key = secrets.token_bytes(_KEY_BYTES)
-        _replace(path, key.hex().encode(), mode=0o600)
+        write_whole(path, key.hex().encode(), mode=0o600)
         return key
 
     def stays(self) -> Stays | None:
@@ -58,7 +58,7 @@ class IdFiles:
 
     def keep(self, stays: Stays) -> None:
         """Keep the stays of the snapshot that has been published."""
-        _replace(self.folder / "stays.json", stays.to_json().encode(), mode=0o600)
+        write_whole(self.folder / "stays.json", stays.to_json().encode(), mode=0o600)
 
 
 def publish_latest(
@@ -134,20 +134,11 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if is_same(name, path.read_bytes(), content):
                 continue
-        _replace(path, content)
+        write_whole(path, content, mode=0o644)
     for version in VERSIONS:
         for path in (folder / f"v{version}").glob("*.json"):
             if path.relative_to(folder).as_posix() not in files:
                 path.unlink()
-
-
-def _replace(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file atomically; its permissions are `mode`, less the umask."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.part")
-    with open(new, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(content)
-    new.replace(path)
 
 
 def _bounds(parts: ParquetParts, group: int) -> tuple[datetime, datetime]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wrm_pipeline.clients.whole_files import write_whole
 from wrm_pipeline.lake.object_store import ObjectStore
 from wrm_pipeline.report.site import changed_files, manifest
 
@@ -36,7 +37,7 @@ def publish_site(site: Mapping[str, bytes], folder: Path, store: ObjectStore, pr
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in site.items()}
     local = changed_files(site, digests, _digests_on_disk(folder, site))
     for path in local:
-        _write(folder / path, site[path])
+        write_whole(folder / path, site[path])
     _remove_others(folder, site)
 
     there = {info.key.removeprefix(prefix) for info in store.list(prefix)}
@@ -70,14 +71,6 @@ def _digests_in_store(store: ObjectStore, key: str) -> dict[str, str]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write atomically: somebody may be reading."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_bytes(content)
-    new.replace(path)
 
 
 def _remove_others(folder: Path, site: Mapping[str, bytes]) -> None:
