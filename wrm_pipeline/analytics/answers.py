@@ -1,6 +1,6 @@
 """Writes tables of answers: a day's rows, or all rows, replace the existing ones, whichever run built them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -40,14 +40,19 @@ def replace_days(database: AnalyticsDatabase, table: Table, rows: Mapping[date, 
     return int(count)
 
 
-def replace_whole(database: AnalyticsDatabase, table: Table, rows: pa.Table) -> None:
-    """Replace all rows of a table, which is created if it is missing, in one refresh of the database.
+def replace_whole(database: AnalyticsDatabase, table: Table, rows: pa.Table, *, beside: Sequence[Table] = ()) -> None:
+    """Replace all rows of a table, in one refresh of the database.
+
+    The table is created if it is missing, and so are daily tables `beside` it that get their rows from other runs: a
+    query of them finds no rows, instead of no table.
 
     Raises:
         DatabaseLockedError: another refresh did not end in time.
     """
     with database.refresh() as connection:
         connection.begin()
+        for other in beside:
+            _create(connection, other)
         _create_table(connection, table)
         delete_rows(connection, [table], None)
         insert_rows(connection, table, rows)

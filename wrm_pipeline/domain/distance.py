@@ -3,6 +3,8 @@
 from math import asin, cos, radians, sin, sqrt
 
 EARTH_RADIUS_M = 6_371_000
+# Of latitude, on average.
+METRES_PER_DEGREE = 111_320
 
 
 def metres_between(lat: float, lon: float, other_lat: float, other_lon: float) -> float:

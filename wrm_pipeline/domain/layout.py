@@ -269,9 +269,14 @@ class Layout:
         """Key of a page or file that people look at."""
         return f"{self.prefix}reports/{name}"
 
+    @property
+    def forecast_prefix(self) -> str:
+        """What is learnt for forecasts is below this prefix, in a folder for each day."""
+        return f"{self.prefix}forecast/"
+
     def forecast_model_key(self, dt: date) -> str:
         """Key of what was learnt from the days before `dt`, for forecasts made on it."""
-        return f"{self.prefix}forecast/dt={dt:%Y-%m-%d}/forecast_model_{dt:%Y%m%d}_000000.zip"
+        return f"{self.forecast_prefix}dt={dt:%Y-%m-%d}/forecast_model_{dt:%Y%m%d}_000000.zip"
 
     @property
     def backup_prefix(self) -> str:

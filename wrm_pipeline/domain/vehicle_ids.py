@@ -8,15 +8,13 @@ another one after each trip, and without the key neither of them leads to the nu
 import hashlib
 import hmac
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-# Farther than positions of a standing bike stray, and shorter than trips are.
-MOVED_M = 100.0
+from wrm_pipeline.domain.bike_positions import SAME_PLACE_M
+from wrm_pipeline.domain.distance import metres_between
 
-_M_PER_DEGREE = 111_195.0
 _ID_CHARACTERS = 24
 
 Position = tuple[float, float]
@@ -68,8 +66,8 @@ class Stays:
 def next_stays(before: Stays | None, at: datetime, positions: Mapping[str, Position]) -> Stays:
     """The stays after one more snapshot.
 
-    A bike goes on standing if it was in the previous snapshot, at most MOVED_M from where its stay began. A bike that
-    was missing has been on a trip, even if it is back.
+    A bike goes on standing if it was in the previous snapshot, at most SAME_PLACE_M from where its stay began. A bike
+    that was missing has been on a trip, even if it is back.
 
     Args:
         before: Of the previous snapshot; None if there is none.
@@ -84,7 +82,4 @@ def next_stays(before: Stays | None, at: datetime, positions: Mapping[str, Posit
 def _stay(before: tuple[int, Position] | None, now: int, position: Position) -> tuple[int, Position]:
     if before is None:
         return now, position
-    _, (lat, lon) = before
-    north = position[0] - lat
-    east = (position[1] - lon) * math.cos(math.radians(lat))
-    return before if math.hypot(north, east) * _M_PER_DEGREE <= MOVED_M else (now, position)
+    return before if metres_between(*before[1], *position) <= SAME_PLACE_M else (now, position)

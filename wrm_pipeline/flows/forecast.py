@@ -24,7 +24,7 @@ from wrm_pipeline.domain.forecast.model import (
     persistence,
     train,
 )
-from wrm_pipeline.domain.layout import local_date, partition_bounds
+from wrm_pipeline.domain.layout import folder_date, local_date, partition_bounds
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.logs import get_logger
 
@@ -81,8 +81,10 @@ class Forecasts:
 
     def newest_model(self, dt: date) -> ForecastModel | None:
         """The model for a day, or else that of one of the MAX_MODEL_AGE_DAYS before it."""
-        candidates = (self.stored_model(dt - timedelta(days=age)) for age in range(MAX_MODEL_AGE_DAYS + 1))
-        return next((model for model in candidates if model is not None), None)
+        folders = self.partitions.store.list_folders(self.partitions.layout.forecast_prefix)
+        oldest = dt - timedelta(days=MAX_MODEL_AGE_DAYS)
+        days = sorted((day for folder in folders if (day := folder_date(folder)) and oldest <= day <= dt), reverse=True)
+        return next((model for day in days if (model := self.stored_model(day)) is not None), None)
 
     def learn(self, dt: date) -> ForecastModel | None:
         """What the days before `dt` teach; None if they are too few.

@@ -89,7 +89,7 @@ CHANGES = {
         *[DATABASE] * 3,
         *REPORT,  # the map
         CACHE,
-        *[DATABASE] * 3,
+        *[DATABASE] * 2,
         *REPORT,  # the expectations
         *FEEDS,
         DATABASE,

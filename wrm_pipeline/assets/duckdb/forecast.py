@@ -133,9 +133,7 @@ def station_forecast(lake: LakeResource) -> dg.MaterializeResult[None]:
     forecasts = forecasts_of(lake)
     model = forecasts.newest_model(local_date(made_at))
     rows = forecasts.at(made_at, model)
-    replace_whole(lake.database, MV_FORECAST, rows)
-    if not _has_skill(lake):
-        replace_days(lake.database, FORECAST_SKILL, {})  # a query of it finds no rows, instead of no table
+    replace_whole(lake.database, MV_FORECAST, rows, beside=[FORECAST_SKILL])
     with lake.database.reading() as connection:
         soon = query_arrow(connection, _EMPTY_SOON_SQL)
     return dg.MaterializeResult(
@@ -148,12 +146,6 @@ def station_forecast(lake: LakeResource) -> dg.MaterializeResult[None]:
             "empty_in_an_hour": dg.MetadataValue.md(markdown_table(soon.to_pylist())),
         }
     )
-
-
-def _has_skill(lake: LakeResource) -> bool:
-    with lake.database.reading() as connection:
-        sql = "SELECT 1 FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?"
-        return bool(query_arrow(connection, sql, [SCHEMA, FORECAST_SKILL.name]).num_rows)
 
 
 def _named(model: ForecastModel | None) -> str:

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
+from wrm_pipeline.domain.distance import METRES_PER_DEGREE
 from wrm_pipeline.domain.feeds.figures import NEAR_M, Places
 
 # Two reads of a city within a minute differ by a few bikes.
 MAX_APART = 3
 MAX_LAG_MINUTES = 5
-_METRES_PER_DEGREE = 111_320
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ def matched(mine: Places, theirs: Places) -> dict[str, str]:
     if not left or not free:
         return pairs
     lat, lon = np.array(mine.lat)[left], np.array(mine.lon)[left]
-    north = (lat[:, None] - np.array(theirs.lat)[free]) * _METRES_PER_DEGREE
-    east = (lon[:, None] - np.array(theirs.lon)[free]) * _METRES_PER_DEGREE * np.cos(np.radians(lat))[:, None]
+    north = (lat[:, None] - np.array(theirs.lat)[free]) * METRES_PER_DEGREE
+    east = (lon[:, None] - np.array(theirs.lon)[free]) * METRES_PER_DEGREE * np.cos(np.radians(lat))[:, None]
     metres = np.hypot(north, east)
     taken: set[int] = set()
     for row, column in zip(*np.unravel_index(np.argsort(metres, axis=None), metres.shape), strict=True):

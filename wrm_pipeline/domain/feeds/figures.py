@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from wrm_pipeline.domain.distance import METRES_PER_DEGREE
+
 FREE_BIKE = "fb"
 
 # A station may be surveyed again; another station is rarely nearer.
 NEAR_M = 50.0
-_CELL_DEGREES = NEAR_M / 111_320
+_CELL_DEGREES = NEAR_M / METRES_PER_DEGREE
 
 _ROWS = ("station_id", "lat", "lon", "bikes", "spaces", "total_docks", "pedelecs", "s3_source_key")
 _ODD = tuple(np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))

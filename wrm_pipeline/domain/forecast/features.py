@@ -69,17 +69,17 @@ class History:
         others = self.days != but
         same = others & (self.is_free_day == is_free_day)
         chosen = self.bikes[same if same.sum() >= MIN_DAYS_OF_KIND or not others.any() else others]
-        with np.errstate(all="ignore"):
-            mean, lowest, highest = _mean(chosen), _extreme(np.fmin, chosen), _extreme(np.fmax, chosen)
-            change = np.diff(chosen, axis=1, prepend=chosen[:, :1])
-            gone, come = _mean(np.maximum(-change, 0)), _mean(np.maximum(change, 0))
+        mean, lowest, highest = _known_mean(chosen, 0), _extreme(np.fmin, chosen), _extreme(np.fmax, chosen)
+        change = np.diff(chosen, axis=1, prepend=chosen[:, :1])
+        gone, come = _known_mean(np.maximum(-change, 0), 0), _known_mean(np.maximum(change, 0), 0)
         return UsualDay(_smoothed(mean), lowest, highest, _cumulated(gone), _cumulated(come))
 
 
-def _mean(days: Floats) -> Floats:
-    known = ~np.isnan(days)
-    total = np.where(known, days, 0).sum(axis=0)
-    return np.asarray(total / np.where(known.any(axis=0), known.sum(axis=0), np.nan), np.float32)
+def _known_mean(values: Floats, axis: int) -> Floats:
+    """The mean of what is known along an axis; NaN where nothing is."""
+    known = ~np.isnan(values)
+    total, number = np.where(known, values, 0).sum(axis=axis), known.sum(axis=axis)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
 
 def _extreme(which: np.ufunc, days: Floats) -> Floats:
@@ -140,7 +140,7 @@ class Features:
             *(self._lag(counts.bikes, steps, lag) for lag in _LAGS),
             *(self._lag(self._gone, steps, lag) for lag in _FLOWS),
             *(self._lag(self._come, steps, lag) for lag in _FLOWS),
-            _nan_mean(bikes[:, self._near]), _nan_mean(near_change),
+            _known_mean(bikes[:, self._near], -1), _known_mean(near_change, -1),
             self._lag(self._gone, steps, 12).mean(axis=1)[:, None],
             self._unchanged[steps], now[:, None], counts.is_free_day[steps][:, None], np.array([[horizon]]),
         ]  # fmt: skip
@@ -160,9 +160,3 @@ def nearest(stations: Stations) -> Indices:
     squared = (lat[:, None] - lat) ** 2 + ((lon[:, None] - lon) * middle) ** 2
     np.fill_diagonal(squared, np.inf)
     return np.argsort(squared, axis=1, kind="stable")[:, : max(1, min(NEIGHBOURS, len(lat) - 1))]
-
-
-def _nan_mean(values: Floats) -> Floats:
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(axis=-1)
-    return np.asarray(np.where(known.any(axis=-1), total / np.maximum(known.sum(axis=-1), 1), np.nan), np.float32)
