@@ -45,8 +45,8 @@ DEPOT_BIKES, DEPOT_S, DEPOT_DEGREES = 10, 12 * 3600, 0.001
 
 # How much a move looks like a van's: the sum over its figures of the points from the bound that it reaches on. They are
 # logarithms of odds, fitted on two days of real rides (2024-06-03 and -04); bounds and threshold were then chosen with
-# two more days in view, so no figure here is of days that were not seen. Nothing else
-# told more: neither the hour, nor how often the two stations are linked by rides.
+# two more days in view, so no figure here is of days that were not seen. Nothing else told more: neither the hour, nor
+# how often the two stations are linked by rides.
 #   metres     vans go farther
 #   seconds    of absence: the reference data take an unrecorded move to last 20 minutes, which a feed of one snapshot
 #              a minute shows as 21; nobody has measured it
