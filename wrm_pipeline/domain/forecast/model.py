@@ -122,7 +122,7 @@ def examples(counts: Counts, history: History, days: Sequence[int], seed: int = 
 
 
 def _examples_by_day(
-    counts: Counts, history: History, features: Features, days: Sequence[int], random: np.random.Generator
+    counts: Counts, history: History, features: Features, days: Sequence[int], random: "np.random.Generator"
 ) -> Iterator[Rows]:
     kinds = dict(zip(history.days.tolist(), history.is_free_day.tolist(), strict=True))
     quota = MAX_ROWS // (len(days) * len(HORIZONS))
