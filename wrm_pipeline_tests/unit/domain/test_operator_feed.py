@@ -58,8 +58,8 @@ def test_a_station_and_a_free_bike():
     assert second == common | {
         "station_id": "fb590072",
         "name": "BIKE 590072",
-        "lat": 52.2733,
-        "lon": 21.0271,
+        "lat": 52.25,
+        "lon": 21.05,
         "bikes": 1,
         "spaces": 0,
         "total_docks": 0,
