@@ -47,7 +47,7 @@ CONTRACT_LOCK := wrm_pipeline_tests/contract/requirements.lock
 test: setup $(CONTRACT_VENV)/.ready ## all tests (real servers are started where they are needed)
 	@failed=0; \
 	$(BIN)/pytest wrm_pipeline_tests/unit --numprocesses auto --dist loadfile || failed=1; \
-	$(BIN)/pytest wrm_pipeline_tests/integration wrm_pipeline_tests/faults || failed=1; \
+	$(BIN)/pytest wrm_pipeline_tests/integration wrm_pipeline_tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder || failed=1; \
 	exit $$failed
 
 $(CONTRACT_VENV)/.ready: $(CONTRACT_LOCK)

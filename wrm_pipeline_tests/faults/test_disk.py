@@ -212,8 +212,9 @@ def lake_of_another_user(world: Harness) -> None:
     ingest(world)
     world.settings.spool_dir.mkdir(exist_ok=True)
     world.settings.spool_dir.chmod(0o777)
-    for folder in [world.settings.data_dir, *world.settings.data_dir.parents][:4]:
-        folder.chmod(0o755)
+    for folder in [world.settings.data_dir, *world.settings.data_dir.parents]:
+        if folder.stat().st_mode & 0o055 != 0o055:
+            folder.chmod(0o755)
     world.settings.lake_dir.chmod(0o700)
     _become_nobody()
     try:
