@@ -207,7 +207,10 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
         ).fetchall()
     if rows is None:
         raise AssertionError("a query without GROUP BY gives one row")
-    letters = Counter(letter.error_type for letter in lake.dead_letters.all())
+    entries, lines = 0, Counter[str]()  # an entry of the queue holds all lines of a snapshot with one kind of error
+    for letter in lake.dead_letters.all():
+        entries += 1
+        lines[letter.error_type] += letter.records_total
     place = lake.store.url(lake.layout.report_key("bike_density_map.html"))
     print()
     print(
@@ -225,8 +228,8 @@ def _report(settings: Settings, fetched: Counter[str], days: list[date], seconds
                 ["  flagged no_docks", rows[5]],
                 ["  flagged outside_service_area", rows[6]],
                 ["  flagged stale", rows[7]],
-                ["dead letters", letters.total()],
-                *([f"  {kind}", count] for kind, count in sorted(letters.items())),
+                [f"dead letters, lines (in {entries} entries of `wrm dlq list`)", lines.total()],
+                *([f"  {kind}", count] for kind, count in sorted(lines.items())),
                 ["time", f"{seconds:.0f} s"],
             ],
             tablefmt="simple",

@@ -326,17 +326,20 @@ class Answers:
 
     def page_value(self, dataset: Dataset, refreshed: Mapping[str, datetime]) -> dict[str, Any]:
         """A dataset as the page needs it, with its source."""
-        found = self.rows(dataset)
-        about = {
+        found, about = self.rows(dataset), self.about(dataset, refreshed)
+        if found is None:
+            return about | {"columns": [], "rows": []}
+        columns = [[plain(value) for value in column.to_pylist()] for column in found.columns]
+        return about | {"columns": found.schema.names, "rows": list(zip(*columns, strict=True))}
+
+    def about(self, dataset: Dataset, refreshed: Mapping[str, datetime]) -> dict[str, Any]:
+        """The source of a dataset, without its rows."""
+        return {
             "tables": [f"wrm_analytics.{table}" for table in dataset.tables],
             "missing": sorted(set(dataset.tables) - set(self.existing)),
             "refreshed": plain(min((refreshed[table] for table in dataset.tables if table in refreshed), default=None)),
             "sql": dataset.sql.strip(),
         }
-        if found is None:
-            return about | {"columns": [], "rows": []}
-        columns = [[plain(value) for value in column.to_pylist()] for column in found.columns]
-        return about | {"columns": found.schema.names, "rows": list(zip(*columns, strict=True))}
 
 
 def plain(value: Any) -> Any:

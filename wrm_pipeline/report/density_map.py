@@ -154,7 +154,7 @@ def map_scripts() -> dict[str, str]:
 def map_styles() -> dict[str, str]:
     """The styles by file name; they load no images."""
     leaflet = re.sub(r"url\(images/[^)]*\)", "none", _page_file("leaflet.css"))
-    return {"leaflet.css": leaflet, "tokens.css": _page_file("tokens.css"), "map.css": _page_file("map.css")}
+    return {"leaflet.css": leaflet} | {name: _page_file(name) for name in ("tokens.css", "marks.css", "map.css")}
 
 
 def map_body(**texts: str) -> str:

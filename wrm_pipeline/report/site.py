@@ -4,7 +4,7 @@ import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -22,6 +22,7 @@ from wrm_pipeline.report.density_map import (
     map_scripts,
     map_styles,
 )
+from wrm_pipeline.report.replay import STEPS, replays
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,17 @@ class _Page:
 # In the order of the menu.
 PAGES: Mapping[str, _Page] = {
     "city": _Page("City now", "index.html", ("city",), tuple(map_scripts())),
-    "day": _Page("A day", "day.html", ("day",), ("uplot.js", "charts.js")),
+    "day": _Page("A day", "day.html", ("day",), ("uplot.js", "charts.js", "leaflet.js", "smallmap.js", "replay.js")),
     "stations": _Page("Stations", "stations.html", ("stations", "weeks", "quality"), ("tables.js",)),
     "quality": _Page("Data quality", "quality.html", ("quality",), ("uplot.js", "charts.js", "tables.js")),
     "catalog": _Page("Catalog", "catalog.html", ("catalog",), ("tables.js",)),
     "lineage": _Page("Lineage", "lineage.html", ("lineage",), ("tables.js",)),
 }
-_STYLES = {"city": ("leaflet.css", "tokens.css", "map.css", "site.css")}
-_WITH_CHARTS = ("uplot.css", "tokens.css", "site.css")
-_SHARED = ("site.css", "words.js", "site.js", "uplot.js", "uplot.css", "uplot-LICENSE.txt", "charts.js", "tables.js")
+_STYLES = {"city": ("leaflet.css", "tokens.css", "marks.css", "map.css", "site.css")}
+_SHARED = (
+    "site.css", "words.js", "site.js", "uplot.js", "uplot.css", "uplot-LICENSE.txt", "charts.js", "tables.js",
+    "smallmap.js", "replay.js",
+)  # fmt: skip
 
 
 def build_site(answers: Answers, area: ServiceArea, built_at: datetime) -> dict[str, bytes]:
@@ -69,14 +72,18 @@ def build_site(answers: Answers, area: ServiceArea, built_at: datetime) -> dict[
     site |= {page.file: _html(name, page) for name, page in PAGES.items()}
     site |= {f"data/{name}.js": text for name, text in _data(answers, area).items()}
     city, about = this_city(), {"built": plain(built_at), "missing": sorted(answers.missing)}
-    site["data/about.js"] = _script("about", about | {"city": city.name, "zone": city.zone.key})
+    box = [area.lat_min, area.lon_min, area.lat_max, area.lon_max]
+    site["data/about.js"] = _script("about", about | {"city": city.name, "zone": city.zone.key, "area": box})
     return {path: text.encode() for path, text in site.items()}
 
 
 def _html(name: str, page: _Page) -> str:
     scripts = ["assets/words.js", "data/about.js", *(f"data/{data}.js" for data in page.data), "assets/site.js"]
     scripts += [f"assets/{script}" for script in (*page.uses, f"{name}.js")]
-    styles = _STYLES.get(name) or (_WITH_CHARTS if "uplot.js" in page.uses else _WITH_CHARTS[1:])
+    styles = _STYLES.get(name) or (
+        *(["uplot.css"] if "uplot.js" in page.uses else []), *(["leaflet.css"] if "leaflet.js" in page.uses else []),
+        "tokens.css", *(["marks.css"] if "leaflet.js" in page.uses else []), "site.css",
+    )  # fmt: skip
     links = "\n".join(
         f'    <li><a href="{other.file}"{" aria-current=page" if other is page else ""}>{other.title}</a></li>'
         for other in PAGES.values()
@@ -107,14 +114,20 @@ def _data(answers: Answers, area: ServiceArea) -> dict[str, str]:
         for file, datasets in DATASETS.items()
     }
     cells = answers.rows(CELLS)
-    about = answers.page_value(CELLS, refreshed)
-    values["city"]["cells"] = about | {"columns": [], "rows": []}
+    values["city"]["cells"] = answers.about(CELLS, refreshed) | {"columns": [], "rows": []}
     values["city"]["density"] = density_data(CELL_SCHEMA.empty_table() if cells is None else cells, area)
-    return {file: _script(file, value) for file, value in values.items()}
+    days = replays(answers.rows(STEPS))
+    values["day"]["steps"] = answers.about(STEPS, refreshed) | {"columns": ["dt"], "rows": [[plain(dt)] for dt in days]}
+    scripts = {file: _script(file, value) for file, value in values.items()}
+    return scripts | {f"replay-{dt}": _replay_script(dt, day) for dt, day in days.items()}
 
 
 def _script(name: str, value: Any) -> str:
     return f"(window.WRM ??= {{}}).{name} = {json_for_script(value)};\n"
+
+
+def _replay_script(dt: date, day: Any) -> str:
+    return f'((window.WRM ??= {{}}).replays ??= {{}})["{dt}"] = {json_for_script(day)};\n'
 
 
 def _file(folder: str, name: str) -> str:

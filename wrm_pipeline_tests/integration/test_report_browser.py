@@ -219,7 +219,7 @@ def test_the_language_is_chosen_and_remembered(site, offline):
         assert re.search(r"\d,\d", page.locator("#table tbody tr td:nth-child(7)").first.inner_text())
         page.get_by_role("link", name="Dzień").click()
         page.locator("#built:not(:empty)").wait_for(state="attached")
-        assert page.locator("h2").first.inner_text() == "Rowery w ruchu według godzin"
+        assert page.locator("h2").first.inner_text() == "Dzień na mapie"
         go(page, site, "quality")  # without the language in the address
         assert page.locator("h1").inner_text() == "Jakość danych"
         page.locator("#language").click()
@@ -330,6 +330,28 @@ def test_a_day_is_compared_with_its_kind(site, offline):
         assert "no earlier Wednesday" in page.locator("#day-summary").inner_text()
         page.locator("#out summary").first.click()
         assert page.locator("#out tbody tr").count() == 24
+
+
+def test_a_day_is_replayed_by_keyboard(site, offline):
+    with duckdb.connect(str(site.parents[1] / "analytics.duckdb"), read_only=True) as database:
+        bikes = database.execute(
+            "SELECT sum(bikes[98]) FROM wrm_analytics.mv_station_steps WHERE dt = ?", [LAST_DAY]
+        ).fetchone()[0]
+    with offline(site) as page:
+        go(page, site, "day")
+        time, slider, play = page.locator(".replay-time"), page.locator("#replay-step"), page.locator("#replay-play")
+        playwright.expect(time).to_have_text("08:00")
+        assert page.locator(".small-map path.station").count() >= FEWEST["city"]["stations"]
+        slider.press("ArrowRight")
+        assert time.inner_text() == slider.get_attribute("aria-valuetext") == "08:05"
+        assert page.locator(".replay-counts dd").first.inner_text() == f"{bikes:,}"
+        slider.press(" ")
+        assert play.inner_text() == "❚❚ Pause"
+        playwright.expect(time).to_have_text("09:05")  # without motion, an hour at a time
+        slider.press(" ")
+        assert play.inner_text() == "▶ Play"
+        page.evaluate("day => { location.hash = day; }", DAYS[0].isoformat())
+        playwright.expect(page.locator("#replay-step")).to_have_attribute("max", "285")  # the last snapshot is at 23:45
 
 
 def test_the_catalog_is_searched_and_lineage_goes_by_keyboard(site, offline):

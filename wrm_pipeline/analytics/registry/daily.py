@@ -14,6 +14,7 @@ from wrm_pipeline.analytics.registry.staging import (
     STAYS,
     metres,
 )
+from wrm_pipeline.analytics.registry.steps import MV_STATION_STEPS
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL, IN_WORDS
 
@@ -298,4 +299,4 @@ MV_REFRESHES = Table(
 )
 
 
-DAILY_VIEWS = (MV_DAILY_AGGREGATES, MV_STATION_HOURLY, MV_CITY_HOURLY, MV_FLOWS, MV_BIKE_TRIPS)
+DAILY_VIEWS = (MV_DAILY_AGGREGATES, MV_STATION_HOURLY, MV_STATION_STEPS, MV_CITY_HOURLY, MV_FLOWS, MV_BIKE_TRIPS)

@@ -24,6 +24,9 @@
   if (asOf) $(".bike-map header time").dateTime = asOf;
   $("#snapshot-count").textContent = snapshots.rows.length
     ? t("mean of {n} snapshot|mean of {n} snapshots", { n: records(snapshots)[0].snapshots }) : t("mean of the day");
+  if (outside(all.stations)) {
+    $("#counts").after(el("p", { class: "quiet" }, t("{n} more station lies outside the service area; Stations lists it, too.|{n} more stations lie outside the service area; Stations lists them, too.", { n: outside(all.stations) })));
+  }
   $(".bike-map footer").prepend(t("{n} square of the newest day held a bike.|{n} squares of the newest day held a bike.", { n: density.squares.length }), " ");
   $(".bike-map footer").append(source(stations, bikes, cells));
   for (const dataset of [stations, bikes].filter(({ rows }) => !rows.length)) $("#counts").before(notice(dataset));

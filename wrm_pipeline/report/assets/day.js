@@ -2,7 +2,7 @@
 // A day: its hours compared with the usual values of that weekday.
 (() => {
   const { t, $, el, records, number, percent, dayLong, day, dayShort, weekday, hour, hash, notice, source } = site;
-  const { hours, rides, days } = WRM.day;
+  const { hours, rides, days, steps } = WRM.day;
   const hourRows = records(hours), rideRows = records(rides);
   const dates = [...new Set([...hourRows, ...rideRows].map((row) => row.dt))].sort().reverse();
   const pick = $("#day");
@@ -38,6 +38,7 @@
     part("#full", hours, here, t("Full stations"), [
       { key: "full", label: t("full"), colour: "--c3" }, { key: "full_usual", ...usual }], 1);
     drawDays();
+    replay($("#replay"), steps, date);
     const out = peak(here, "bikes_out"), empty = peak(here, "empty");
     $("#day-summary").textContent = !out ? "" : [
       t("{day}: most bikes out in the hour from {hour}, {n}.", { day: dayLong(date), hour: hour(out.local_hour), n: out.bikes_out }),

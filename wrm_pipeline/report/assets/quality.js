@@ -12,7 +12,7 @@
     $("#verdict").append(
       tile("", t("Newest day"), day(newest.dt), t("{n} snapshot, the last {time}|{n} snapshots, the last {time}", { n: newest.snapshots, time: time(newest.last_snapshot) })),
       tile(sums(newest) ? "good" : "bad", t("Lines accounted for"), sums(newest) ? t("all") : t("not all"), t("{n} line in|{n} lines in", { n: newest.lines_in })),
-      tile(share > 0.01 ? "bad" : "good", t("Dead letters"), number(newest.dead_lettered), t("{share} of the lines", { share: percent(share, 2) })));
+      tile(share > 0.01 ? "bad" : "good", t("Dead letters"), number(newest.dead_lettered), t("{share} of the lines; an entry of the queue holds several", { share: percent(share, 2) })));
   }
   if (rules.rows.length) $("#verdict").append(tile("", t("Rules that fired"), `${number(firing.length)} / ${number(rules.rows.length)}`, t("on the newest day")));
   if (!anomalies.missing.length) $("#verdict").append(tile("", t("Anomalies"), number(anomalies.rows.length), t("in seven days")));

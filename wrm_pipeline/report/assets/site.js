@@ -102,6 +102,18 @@ const site = (() => {
   // Descriptions are Markdown, of which only `code` is rendered.
   const prose = (text) => text.replaceAll("**", "").split("`").map((part, i) => (i % 2 ? el("code", {}, breakable(part)) : part));
 
+  // The colour of a station by its bikes per dock, and what the colours mean.
+  const fillClass = (bikes, docks) => {
+    if (bikes == null) return "fill-none";
+    if (bikes < 0.5) return "fill-0";
+    if (!docks) return "fill-none";
+    const share = bikes / docks;
+    return share > 1 ? "fill-4" : share >= 2 / 3 ? "fill-3" : share >= 1 / 3 ? "fill-2" : "fill-1";
+  };
+  const fillLegend = () => el("ul", { class: "fills" }, [["fill-0", t("none")], ["fill-1", t("below ⅓")], ["fill-2", t("⅓ to ⅔")],
+    ["fill-3", t("⅔ to 1")], ["fill-4", t("above docks")], ["fill-none", t("docks unknown")]].map(([name, label]) =>
+    el("li", {}, el("span", { class: `dot ${name}`, "aria-hidden": "true" }), label)));
+
   const records = (dataset) => dataset.rows.map((row) => Object.fromEntries(dataset.columns.map((name, i) => [name, row[i]])));
 
   const notice = (dataset) => el("p", { class: "notice" }, dataset.missing.length
@@ -142,6 +154,6 @@ const site = (() => {
 
   return {
     t, el, $, language, locale, number, percent, day, dayLong, dayShort, weekday, weekdayShort, time, clock, hour, plain,
-    href, hash, isDark, onTheme, colour, records, notice, source, figure, breakable, prose,
+    href, hash, isDark, onTheme, colour, records, notice, source, figure, breakable, prose, fillClass, fillLegend,
   };
 })();

@@ -1,7 +1,7 @@
 "use strict";
 // Stations: a table of all, and a page for each, selected by the hash in the address.
 (() => {
-  const { t, $, el, records, number, percent, time, clock, dayLong, weekdayShort, hour, href, hash, notice, source, locale } = site;
+  const { t, $, el, records, number, percent, time, clock, dayLong, weekdayShort, hour, href, hash, notice, source, fillClass, fillLegend } = site;
   const { stations, week, coming, forecast } = WRM.stations;
   const byId = (dataset) => new Map(records(dataset).map((row) => [row.station_id, row]));
   const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows), forecasts = byId(forecast);
@@ -14,14 +14,11 @@
   const flags = (row) => [
     row.over_capacity && t("more bikes than docks"), row.no_docks && t("no docks"), row.stale && t("old report"),
     row.outside_service_area && t("outside the area")].filter(Boolean);
-  const fillClass = (bikes, docks) => {
-    if (bikes == null) return "fill-none";
-    if (bikes < 0.5) return "fill-0";
-    if (!docks) return "fill-none";
-    const share = bikes / docks;
-    return share > 1 ? "fill-4" : share >= 2 / 3 ? "fill-3" : share >= 1 / 3 ? "fill-2" : "fill-1";
-  };
 
+  const outside = rows.filter((row) => row.outside_service_area).length;
+  if (outside) {
+    $("#all .lead").append(" ", t("{n} of them lies outside the service area, so that City now counts one station less.|{n} of them lie outside the service area, so that City now counts as many less.", { n: outside }));
+  }
   const host = $("#table");
   if (!rows.length) host.append(notice(stations));
   else {
@@ -71,9 +68,6 @@
       el("table", { class: "heat" }, el("caption", { class: "hidden-label" }, t("Mean bikes by day and hour")),
         el("thead", {}, el("tr", {}, el("td"), lines.head)), el("tbody", {}, lines.body.map((cells) => el("tr", {}, cells)))));
   };
-  const legend = () => el("ul", { class: "fills" }, [["fill-0", t("none")], ["fill-1", t("below ⅓")], ["fill-2", t("⅓ to ⅔")],
-    ["fill-3", t("⅔ to 1")], ["fill-4", t("above docks")], ["fill-none", t("docks unknown")]].map(([name, label]) =>
-    el("li", {}, el("span", { class: `dot ${name}`, "aria-hidden": "true" }), label)));
   const fact = (term, value) => el("div", {}, el("dt", {}, term), el("dd", {}, value));
   // The next six hours: what is expected, the band that 80 % of the counts fall into, and the chances of no bike and no dock.
   const ahead = (station) => {
@@ -109,7 +103,7 @@
       flags(station).length ? el("p", { class: "notice" }, `${t("Flags")}: ${flags(station).join(", ")}`) : null,
       station.empty_at && !station.empty ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
       station.full_at && !station.full ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
-      ...ahead(station), el("h2", {}, t("Its week, mean bikes by hour")), legend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
+      ...ahead(station), el("h2", {}, t("Its week, mean bikes by hour")), fillLegend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
   };
   const pageTitle = document.title;
   const follow = (event) => {

@@ -29,6 +29,20 @@ const words = {
   "of them e-bikes": "w tym elektryczne", "Free docks": "Wolne miejsca", "Docks": "Miejsca", "unknown": "nieznane", "Station": "Stacja",
   "Unclassified record": "Rekord nieokreślony", "Battery": "Bateria", "Standing here, hours": "Stoi tu, godzin", "Zoom in": "Przybliż", "Zoom out": "Oddal",
 
+  "{n} more station lies outside the service area; Stations lists it, too.|{n} more stations lie outside the service area; Stations lists them, too.":
+    "Poza obszarem systemu leży jeszcze {n} stacja; strona Stacje także ją wymienia.|Poza obszarem systemu leżą jeszcze {n} stacje; strona Stacje także je wymienia.|Poza obszarem systemu leży jeszcze {n} stacji; strona Stacje także je wymienia.",
+  "{n} of them lies outside the service area, so that City now counts one station less.|{n} of them lie outside the service area, so that City now counts as many less.":
+    "{n} z nich leży poza obszarem systemu, dlatego Miasto teraz liczy o jedną mniej.|{n} z nich leżą poza obszarem systemu, dlatego Miasto teraz liczy o tyle mniej.|{n} z nich leży poza obszarem systemu, dlatego Miasto teraz liczy o tyle mniej.",
+
+  "The day on the map": "Dzień na mapie",
+  "Every station, every five minutes: the colour is its fill, the larger the circle, the more bikes. Stations outside the service area are counted, not drawn.":
+    "Każda stacja co pięć minut: kolor to zapełnienie, im większe koło, tym więcej rowerów. Stacje poza obszarem systemu są liczone, ale nie rysowane.",
+  "A bike in every dock": "Rower na każdym miejscu", "Time of the day": "Pora dnia", "▶ Play": "▶ Odtwórz", "❚❚ Pause": "❚❚ Wstrzymaj",
+  "Map of the stations at the chosen time; arrow keys move it, plus and minus zoom": "Mapa stacji o wybranej porze; strzałki ją przesuwają, plus i minus zmieniają skalę",
+  "{n} bike|{n} bikes": "{n} rower|{n} rowery|{n} rowerów",
+  "There is no replay of {day}: the newest days have one, from {first} to {last}.": "Dla tego dnia ({day}) nie ma odtworzenia; mają je najnowsze dni, od {first} do {last}.",
+  "The file of this day cannot be loaded: data/{file}.": "Nie można wczytać pliku tego dnia: data/{file}.",
+
   "Day": "Dzień", "← Day before": "← Dzień wcześniej", "Day after →": "Dzień później →", "Hour": "Godzina",
   "Bikes out by hour": "Rowery w ruchu według godzin",
   "On the way, or taken away: the most bikes parked in an hour of this day, less those parked in this hour. An estimate.":
@@ -79,7 +93,7 @@ const words = {
   "Freshness": "Świeżość", "When each table and asset was last made, the oldest first.": "Kiedy ostatnio powstała każda tabela i zasób, od najstarszych.",
   "Newest day": "Najnowszy dzień", "{n} snapshot, the last {time}|{n} snapshots, the last {time}": "{n} migawka, ostatnia {time}|{n} migawki, ostatnia {time}|{n} migawek, ostatnia {time}",
   "Lines accounted for": "Rozliczone wiersze", "all": "wszystkie", "not all": "nie wszystkie", "{n} line in|{n} lines in": "{n} wiersz wejściowy|{n} wiersze wejściowe|{n} wierszy wejściowych",
-  "Dead letters": "Odrzucone", "{share} of the lines": "{share} wierszy", "Rules that fired": "Reguły, które zadziałały", "on the newest day": "w najnowszym dniu",
+  "Dead letters": "Odrzucone", "{share} of the lines; an entry of the queue holds several": "{share} wierszy; jeden wpis kolejki obejmuje ich kilka", "Rules that fired": "Reguły, które zadziałały", "on the newest day": "w najnowszym dniu",
   "Anomalies": "Anomalie", "in seven days": "w siedem dni", "Snapshots by day": "Migawki według dni", "snapshots": "migawki", "Dead letters by day": "Odrzucone według dni",
   "dead letters": "odrzucone", "Snapshots": "Migawki", "Lines in": "Wiersze wejściowe", "Rows published": "Opublikowane", "Duplicates": "Powtórzone", "Remarks": "Uwagi",
   "Adds up": "Zgadza się", "First snapshot": "Pierwsza migawka", "Last snapshot": "Ostatnia migawka", "Rule": "Reguła", "Severity": "Waga", "Share of rows": "Udział wierszy",
