@@ -11,6 +11,7 @@ from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.forecast import forecast_model, forecast_skill, station_forecast
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
+from wrm_pipeline.assets.duckdb.station_history import stations_history
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
@@ -40,6 +41,7 @@ from wrm_pipeline.jobs.processing import (
     wrm_daily_analytics_job,
     wrm_forecast_job,
     wrm_freshness_job,
+    wrm_stations_history_job,
     wrm_stations_ingest_job,
     wrm_stations_processing_job,
 )
@@ -69,6 +71,7 @@ from wrm_pipeline.schedules.forecast import forecast_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
 from wrm_pipeline.schedules.history import prune_history_schedule
 from wrm_pipeline.schedules.ingest import wrm_stations_ingest_schedule
+from wrm_pipeline.schedules.stations import stations_history_schedule
 from wrm_pipeline.sensors.alerts import wrm_check_alerts_sensor, wrm_run_alerts_sensor
 from wrm_pipeline.sensors.dead_runs import wrm_dead_runs_sensor
 from wrm_pipeline.sensors.lineage import wrm_lineage_sensor
@@ -102,6 +105,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
         forecast_model,
         station_forecast,
         forecast_skill,
+        stations_history,
         data_quality,
         wrm_stations_dlq,
         data_catalog,
@@ -130,6 +134,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_analytics_job,
             wrm_daily_analytics_job,
             wrm_forecast_job,
+            wrm_stations_history_job,
             wrm_freshness_job,
             reprocess_dlq,
             wrm_compaction_job,
@@ -139,6 +144,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_stations_ingest_schedule,
             wrm_freshness_schedule,
             forecast_schedule(settings.timezone),
+            stations_history_schedule(settings.timezone),
             *([compaction_schedule(settings.timezone)] if settings.compact_after_days else []),
             # On a server a systemd timer does this: it needs no daemon, and its failures are in the journal.
             *([prune_history_schedule(settings.timezone)] if settings.env == "local" else []),

@@ -20,6 +20,7 @@ from wrm_pipeline.cli.prune import prune
 from wrm_pipeline.cli.rebuild import rebuild
 from wrm_pipeline.cli.reports import reports
 from wrm_pipeline.cli.secrets import secrets
+from wrm_pipeline.cli.stations import stations
 
 # The shell's exit status of a program that SIGINT ended.
 _INTERRUPTED = 130
@@ -61,6 +62,7 @@ for command in (
     secrets,
     reports,
     gbfs,
+    stations,
     alerts,
 ):
     wrm.add_command(command)

@@ -38,6 +38,7 @@ OWN_FOLDERS = frozenset(
         "quarantine",
         "raw",
         "reports",
+        "stations",
         "superseded",
         VALUES_FOLDER,
     }
@@ -256,6 +257,15 @@ class Layout:
     def service_area_key(self) -> str:
         """Key of the service area that was found, where none is configured."""
         return f"{self.prefix}findings/service_area.json"
+
+    @property
+    def station_decisions_prefix(self) -> str:
+        """What people decided about stations is below this prefix; it cannot be rebuilt."""
+        return f"{self.prefix}stations/decisions/"
+
+    def station_decision_key(self, at: datetime) -> str:
+        """Key of a decision about stations made at `at` (aware)."""
+        return f"{self.station_decisions_prefix}{at.astimezone(UTC):%Y-%m-%d_%H-%M-%S.%f}.json"
 
     def superseded_prefix(self, layer: str) -> str:
         """Files that one of our partitions has replaced are kept below this prefix for a while."""

@@ -9,6 +9,7 @@ from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.forecast import forecast_model, forecast_skill, station_forecast
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
+from wrm_pipeline.assets.duckdb.station_history import stations_history
 from wrm_pipeline.assets.duckdb.station_summary import query_station_summary
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.error_handling.dead_letters import wrm_stations_dlq
@@ -81,6 +82,13 @@ wrm_forecast_job = dg.define_asset_job(
     selection=[forecast_model, forecast_skill],
     executor_def=dg.in_process_executor,
     description="Learns from the last days for the forecasts of today, and scores those of yesterday.",
+)
+
+wrm_stations_history_job = dg.define_asset_job(
+    "wrm_stations_history_job",
+    selection=[stations_history],
+    executor_def=dg.in_process_executor,
+    description="Finds out which station is which, after each day: renamed, moved, renumbered, vanished, returned.",
 )
 
 wrm_daily_analytics_job = dg.define_asset_job(

@@ -161,11 +161,13 @@ WRITING: dict[str, tuple[bool, list[str]]] = {
     "wrm raw move-future": (False, ["--write"]),
     "wrm restore": (False, []),
     "wrm prune": (False, []),
+    "wrm stations merge 15001 15002 --reason x": (False, []),
+    "wrm stations split 15001 --at 2025-08-21 --reason x": (False, []),
 }
 # Those that timers run, and those that change nothing of the pipeline's.
 OTHERS = {"wrm backup", "wrm reports", "wrm backup list", "wrm backup verify", "wrm doctor", "wrm config", "wrm trace"}
 OTHERS |= {"wrm smoke", "wrm dlq list", "wrm dlq show", "wrm secrets scan", "wrm alerts test", "wrm gbfs"}
-OTHERS |= {"wrm forecast"}
+OTHERS |= {"wrm forecast", "wrm stations list", "wrm stations decisions"}
 
 
 def name_of(example: str) -> str:
@@ -244,6 +246,8 @@ JSON = {
     "wrm repair-clock": ["", "--apply"],
     "wrm secrets import": ["FILE", "FILE --apply"],
     "wrm secrets scan": ["FILE"],
+    "wrm stations list": ["15001"],
+    "wrm stations decisions": [""],
 }
 CALLS = [(name, arguments) for name, calls in JSON.items() for arguments in calls]
 
@@ -252,6 +256,7 @@ def test_every_command_with_a_table_has_json() -> None:
     with_json = {name for name in LEAVES if "--json" in options_of(name)}
     assert with_json == set(JSON)
     one_line = {"wrm backup", "wrm smoke", "wrm reports", "wrm gbfs", "wrm forecast", "wrm dlq correct"}
+    one_line |= {"wrm stations merge", "wrm stations split"}
     assert LEAVES - with_json == one_line
 
 
@@ -283,7 +288,8 @@ def test_json_is_all_that_stdout_has(
         status = main([*name.split()[1:], *words, "--json"])
     content = json.loads(capsys.readouterr().out)
     assert status == (1 if name in ("wrm doctor", "wrm alerts test") else 0), "no feed answers, no channel is there"
-    assert content or "parked" in arguments or name in ("wrm secrets scan", "wrm alerts test")
+    may_be_empty = ("wrm secrets scan", "wrm alerts test", "wrm stations list", "wrm stations decisions")
+    assert content or "parked" in arguments or name in may_be_empty
     if isinstance(content, dict) and "applied" in content and name != "wrm repair-clock":
         writes = next((writes for example, (writes, _) in WRITING.items() if name_of(example) == name), False)
         assert content["applied"] is ("--apply" in words or (writes and "--dry-run" not in words))
