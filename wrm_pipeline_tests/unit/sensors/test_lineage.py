@@ -15,7 +15,13 @@ from wrm_pipeline.analytics.lineage import assets_with_lineage, column_lineage
 from wrm_pipeline.assets.stations import processed_all
 from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.definitions import build_defs
-from wrm_pipeline.domain.asset_names import BIKE_POSITIONS, FORECAST_SKILL, MATERIALIZED_VIEWS, QUALITY
+from wrm_pipeline.domain.asset_names import (
+    BIKE_POSITIONS,
+    FORECAST_SKILL,
+    MATERIALIZED_VIEWS,
+    QUALITY,
+    STATIONS_HISTORY,
+)
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.sensors import lineage
@@ -76,8 +82,9 @@ def fetched_day(lake: Lake) -> date:
 
 # Dagster names their columns with their tables.
 OF_MANY_TABLES = {MATERIALIZED_VIEWS, QUALITY}
-# Bike positions, from which rides are made, need the operator's feed; forecasts are scored at night.
-NOT_RUN = {BIKE_POSITIONS, FORECAST_SKILL}
+# Bike positions, from which rides are made, need the operator's feed; forecasts are scored, and
+# stations followed, at night.
+NOT_RUN = {BIKE_POSITIONS, FORECAST_SKILL, STATIONS_HISTORY}
 
 
 def run_everything(lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
