@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,6 +20,8 @@ from wrm_pipeline.analytics.refresh import (
     refresh,
 )
 from wrm_pipeline.analytics.registry import TABLES, Refreshed, Table
+from wrm_pipeline.analytics.registry.daily import MV_FLOWS
+from wrm_pipeline.analytics.registry.departures import DAY_FLOWS_SQL, DAY_KNOWN_SQL, MV_DEPARTURES
 from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
 from wrm_pipeline.analytics.registry.local_time import in_local_time
 from wrm_pipeline.analytics.registry.rides import MV_RIDES
@@ -27,12 +29,18 @@ from wrm_pipeline.analytics.registry.staging import SOURCE_COLUMNS, STAGING_SQL
 from wrm_pipeline.analytics.rides_by_day import RidesByDay
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
-from wrm_pipeline.domain.rides import RIDES_VERSION
+from wrm_pipeline.domain.rides import RIDES_VERSION, judged_moves, rentals_table
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
 if TYPE_CHECKING:
     import duckdb
+
+
+# Tables of which the known rentals are a source, beside the counts, and what they are made from.
+_OF_FLOWS = (MV_FLOWS, MV_DEPARTURES)
+_NO_RENTALS = rentals_table(judged_moves([]))
+_FLOWS_SQL = {"day_known": DAY_KNOWN_SQL, "day_flows": DAY_FLOWS_SQL}
 
 
 def refresh_materialized_views(
@@ -51,8 +59,9 @@ def version_of(view: Table) -> str:
     """Changes with the SQL (or the rules) and the columns: rows of another version were made by another definition."""
     if view is MV_RIDES:
         return hashlib.sha256(repr((view.columns_sql, RIDES_VERSION)).encode()).hexdigest()[:12]
-    staging = [(name, in_local_time(sql)) for name, sql in sorted(STAGING_SQL.items())]
-    made_by = (view.columns_sql, view.local_sql, staging)
+    staged = {**STAGING_SQL, **_FLOWS_SQL} if view in _OF_FLOWS else STAGING_SQL
+    staging = [(name, in_local_time(sql)) for name, sql in sorted(staged.items())]
+    made_by = (view.columns_sql, view.local_sql, staging, *([RIDES_VERSION] if view in _OF_FLOWS else []))
     return hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
 
 
@@ -77,7 +86,10 @@ class MaterializedViews(TableSet):
                 version, etags = version_of(view), self._rides.etags() if view is MV_RIDES else published
                 days = sorted(etags)
                 kept = days[-view.kept_days :] if view.kept_days else days
-                found |= {(view.name, dt): Source(etags[dt], version) for dt in kept}
+                known = self._rides.etags() if view in _OF_FLOWS else {}
+                found |= {
+                    (view.name, dt): Source("+".join(filter(None, (etags[dt], known.get(dt)))), version) for dt in kept
+                }
         begun = self._begun(published)
         recent = repr([(dt, published[dt]) for dt in begun if (begun[-1] - dt).days <= PROFILE_DAYS])
         recent_id = hashlib.sha256(recent.encode()).hexdigest()[:16]
@@ -87,6 +99,8 @@ class MaterializedViews(TableSet):
         """Rows by each table's SQL; none if the day's object cannot be read, until it changes."""
         by_sql = [name for name in names if name != MV_RIDES.name]
         loaded = bool(by_sql) and self._load(connection, dt)
+        if loaded and any(view.name in names for view in _OF_FLOWS):
+            self._load_flows(connection, dt)
         rows = {name: _replace(connection, TABLES[name], dt, made=loaded) for name in by_sql}
         if MV_RIDES.name in names:
             rides = self._rides.rows(dt)
@@ -140,6 +154,17 @@ class MaterializedViews(TableSet):
         for name, sql in STAGING_SQL.items():
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {in_local_time(sql)}")
         return True
+
+    def _load_flows(self, connection: "duckdb.DuckDBPyConnection", dt: date) -> None:
+        """Make the temporary tables of the flows of the day that is loaded."""
+        sql = "SELECT epoch(min(file_timestamp)), epoch(max(file_timestamp)), count(*) FROM day_snapshots"
+        ((first, last, snapshots),) = connection.execute(sql).fetchall()
+        begin, end = (datetime.fromtimestamp(seconds, UTC) for seconds in (first, last))
+        known = self._rides.rentals(dt, begin, end, snapshots)
+        connection.register("known_ends", _NO_RENTALS if known is None else known)
+        for name, sql in _FLOWS_SQL.items():
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {in_local_time(sql)}")
+        connection.unregister("known_ends")
 
 
 def _replace(connection: "duckdb.DuckDBPyConnection", view: Table, dt: date | None, *, made: bool) -> int:

@@ -5,15 +5,20 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wrm_pipeline.domain.bike_positions import FEED, PositionsState, read_positions
-from wrm_pipeline.domain.layout import BIKE_POSITIONS, folder_date, local_date
-from wrm_pipeline.domain.rides import PositionedDay, rides_of
+from wrm_pipeline.domain.layout import BIKE_POSITIONS, folder_date, local_date, partition_bounds
+from wrm_pipeline.domain.rides import JudgedMoves, PositionedDay, judged_moves, rentals_table, rides_table
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.logs import get_logger
 
 _log = get_logger(__name__)
 _DAY = timedelta(days=1)
+# The bikes of a day are known if the operator's answers cover it like the snapshots, but for an outage of this length
+# at either end, and for a tenth of them.
+MAX_UNKNOWN = timedelta(minutes=15)
+MIN_SHARE_ANSWERED = 0.9
 
 
 class RidesByDay:
@@ -24,6 +29,9 @@ class RidesByDay:
         self._now = now
         self._published: dict[date, str] | None = None
         self._read: dict[date, PositionedDay | None] = {}
+        # How many answers a day's positions were made from.
+        self._answers: dict[date, int] = {}
+        self._judged: tuple[date, JudgedMoves] | None = None
 
     def etags(self) -> Mapping[date, str]:
         """What the rows of each published day are made from; empty where the operator's feed is not fetched.
@@ -47,9 +55,34 @@ class RidesByDay:
         Raises:
             ExternalError: the store failed.
         """
-        days = [day for day in (self._day(dt - _DAY), self._day(dt), self._day(dt + _DAY)) if day is not None]
-        rides = rides_of(days, dt)
+        rides = rides_table(self._judged_around(dt), dt)
         return rides.add_column(0, "dt", pa.repeat(pa.scalar(dt, pa.date32()), rides.num_rows))
+
+    def rentals(self, dt: date, first: datetime, last: datetime, snapshots: int) -> pa.Table | None:
+        """Each begin and end of a rental on a day at a station (see `rentals_table`).
+
+        None if its positions do not tell them all: they begin or end more than MAX_UNKNOWN from its first or last
+        snapshot, or were made from fewer than MIN_SHARE_ANSWERED of so many answers.
+
+        Raises:
+            ExternalError: the store failed.
+        """
+        if dt not in self.etags() or (day := self._day(dt)) is None or day.first is None or day.last is None:
+            return None
+        unknown_s = max(day.first / 1e6 - first.timestamp(), last.timestamp() - day.last / 1e6)
+        if unknown_s > MAX_UNKNOWN.total_seconds() or self._answers[dt] < MIN_SHARE_ANSWERED * snapshots:
+            return None
+        begin, end = partition_bounds(dt)
+        found = rentals_table(self._judged_around(dt))
+        times = found["moved_at"]
+        of_day = pc.and_(pc.greater_equal(times, pa.scalar(begin)), pc.less(times, pa.scalar(end)))
+        return found.filter(of_day)
+
+    def _judged_around(self, dt: date) -> JudgedMoves:
+        if self._judged is None or self._judged[0] != dt:
+            days = [day for day in (self._day(dt - _DAY), self._day(dt), self._day(dt + _DAY)) if day is not None]
+            self._judged = dt, judged_moves(days)
+        return self._judged[1]
 
     def _listed(self) -> dict[date, str]:
         if FEED not in self._partitions.layout.feeds:
@@ -69,6 +102,7 @@ class RidesByDay:
             state = PositionsState.of(parts)
             if parts is None or state is None:
                 return None
+            self._answers[dt] = len(state.answers) - len(state.refused)
             return PositionedDay(dt, read_positions(parts), state.first, state.last)
         except (UnreadablePartitionError, pa.ArrowException, OSError) as error:
             _log.warning("bike positions cannot be read; mv_rides omits them", dt=str(dt), error=str(error))

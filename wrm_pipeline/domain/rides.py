@@ -12,6 +12,7 @@ from datetime import date
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wrm_pipeline.domain.bike_positions import SAME_PLACE_M
 from wrm_pipeline.domain.distance import metres_between
@@ -114,17 +115,63 @@ class _Move(NamedTuple):
     false: bool
 
 
+class JudgedMoves(NamedTuple):
+    """What bikes did in a few days: their moves with their kinds, and the last stays of those that are not back.
+
+    `last` is the time of the last snapshot, in seconds since 1970.
+    """
+
+    moves: Sequence[tuple[_Move, str]]
+    away: Sequence[_Stay]
+    last: float
+
+
 def rides_of(days: Sequence[PositionedDay], dt: date) -> pa.Table:
     """The rows of a day, from its positions and those of the days around it (in order; any may be missing).
 
     The day after is needed for bikes that arrive shortly before midnight: whether they stay, and for how long.
     """
+    return rides_table(judged_moves(days), dt)
+
+
+def judged_moves(days: Sequence[PositionedDay]) -> JudgedMoves:
+    """All moves of the bikes in these days (in order; any may be missing)."""
     chains = _chains(days)
     moves = [move for chain in chains.values() for move in _moves(chain)]
     kinds = _kinds(moves, [stay for chain in chains.values() for stay in chain])
-    own = [(move, kind) for move, kind in zip(moves, kinds, strict=True) if move.after.day == dt]
+    away = [chain[-1] for chain in chains.values() if not chain[-1].cut_after]
+    last = max((day.last / 1e6 for day in days if day.last is not None), default=0.0)
+    return JudgedMoves(list(zip(moves, kinds, strict=True)), away, last)
+
+
+def rides_table(judged: JudgedMoves, dt: date) -> pa.Table:
+    """The moves that ended on a day."""
+    own = [(move, kind) for move, kind in judged.moves if move.after.day == dt]
     own.sort(key=lambda item: (item[0].before.bike_id, item[0].after.arrived_at))
     return _table(own)
+
+
+def rentals_table(judged: JudgedMoves) -> pa.Table:
+    """When and at which station rentals began and ended: rides and round trips, also those that still go on.
+
+    One row for each end: `station_id`, `moved_at`, `departures` and `arrivals` (1 or 0). A bike that is not back after
+    MAX_RIDE_S went elsewhere.
+    """
+    rentals = [move for move, kind in judged.moves if kind in (RIDE, SAME_PLACE)]
+    left = [(move.start.station_id, move.before.left_at) for move in rentals]
+    left += [(stay.station_id, stay.left_at) for stay in judged.away if judged.last - stay.left_at <= MAX_RIDE_S]
+    came = [(move.end.station_id, move.after.arrived_at) for move in rentals]
+    ends = [(*end, 1, 0) for end in left] + [(*end, 0, 1) for end in came]
+    stations, times, departures, arrivals = zip(*ends, strict=True) if ends else ((), (), (), ())
+    moved_at = pa.array([round(at * 1e6) for at in times], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    columns = [
+        pa.array(stations, pa.string()),
+        moved_at,
+        pa.array(departures, pa.int32()),
+        pa.array(arrivals, pa.int32()),
+    ]
+    found = pa.table(columns, names=["station_id", "moved_at", "departures", "arrivals"])
+    return found.filter(pc.is_valid(found["station_id"]))
 
 
 def _chains(days: Sequence[PositionedDay]) -> dict[str, list[_Stay]]:

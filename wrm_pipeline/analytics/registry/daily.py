@@ -5,6 +5,7 @@ neighbours, and anything that spans midnight is cut there.
 """
 
 from wrm_pipeline.analytics.registry.columns import DT, EMPTY, FULL, HOUR_START, LOCAL_HOUR, PLACE, STATION_ID
+from wrm_pipeline.analytics.registry.departures import MV_DEPARTURES, high, low
 from wrm_pipeline.analytics.registry.local_time import LOCAL_HOUR_SQL, hour_of
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.staging import (
@@ -183,6 +184,15 @@ MV_FLOWS = Table(
             "bikes",
             ("bikes", "file_timestamp"),
         ),
+        *(
+            Column(f"{flow}_{column}", type_name, text, "bikes", ("bikes", "file_timestamp"))
+            for flow, what in (("departures", "Rentals that began"), ("arrivals", "Rentals that ended"))
+            for column, type_name, text in (
+                ("estimate", "DOUBLE", f"{what}: known, or estimated from the counts"),
+                ("lo", "INTEGER", "Lower end of its 90 % interval"),
+                ("hi", "INTEGER", "Upper end; the same where bikes are known"),
+            )
+        ),
     ),
     key=("dt", "hour_start", "station_id"),
     refreshed=Refreshed.BY_DAY,
@@ -191,29 +201,24 @@ MV_FLOWS = Table(
         "departures, positive ones arrivals, in the hour of the later snapshot. A difference over more than "
         "{MAX_STEP_MINUTES} "
         "minutes counts as neither and goes into gap_change, so over a day bikes at the end - bikes at the start = "
-        "arrivals - departures + gap_change."
+        "arrivals - departures + gap_change. The estimates are those of mv_departures, by hour: what is known of the "
+        "bikes, or what counts show without flickers, with what they hide."
     ),
     limits=(
-        "A lower bound: a difference of 0 hides a departure and an arrival within one interval, a difference of -1 "
-        "hides two departures and an arrival. Bikes that a van brings or takes count like those of riders. A station "
-        "that reports late moves its rides into the hour of the report. The change since the day before belongs to no "
-        "day."
+        "departures and arrivals are a lower bound: a difference of 0 hides a departure and an arrival within one "
+        "interval, a difference of -1 hides two departures and an arrival. Bikes that a van brings or takes count like "
+        "those of riders. A station that reports late moves its rides into the hour of the report. The change since "
+        "the day before belongs to no day."
     ),
     sql=f"""
-WITH steps AS (
-    SELECT
-        dt, {hour_of("file_timestamp")} AS hour_start, station_id, bikes - lag(bikes) OVER one AS change,
-        file_timestamp - lag(file_timestamp) OVER one > INTERVAL {MAX_STEP_MINUTES} MINUTES AS after_gap
-    FROM day_rows WHERE record_type = 'station'
-    WINDOW one AS (PARTITION BY station_id ORDER BY file_timestamp)
-)
 SELECT
-    dt, hour_start, {LOCAL_HOUR_SQL} AS local_hour, station_id,
-    coalesce(sum(-change) FILTER (change < 0 AND NOT after_gap), 0)::INTEGER AS departures,
-    coalesce(sum(change) FILTER (change > 0 AND NOT after_gap), 0)::INTEGER AS arrivals,
-    coalesce(sum(change) FILTER (after_gap), 0)::INTEGER AS gap_change
-FROM steps WHERE change IS NOT NULL
-GROUP BY dt, hour_start, station_id ORDER BY station_id, hour_start
+    dt, hour_start, {LOCAL_HOUR_SQL} AS local_hour, station_id, departures_min::INTEGER AS departures,
+    arrivals_min::INTEGER AS arrivals, gap_change::INTEGER AS gap_change,
+    round(departures, 2) AS departures_estimate, {low("departures", "departures_unseen")} AS departures_lo,
+    {high("departures", "departures_unseen")} AS departures_hi,
+    round(arrivals, 2) AS arrivals_estimate, {low("arrivals", "arrivals_unseen")} AS arrivals_lo,
+    {high("arrivals", "arrivals_unseen")} AS arrivals_hi
+FROM day_flows WHERE steps > 0 ORDER BY station_id, hour_start
 """,
     kept_days=DETAIL_DAYS,
 )
@@ -299,4 +304,12 @@ MV_REFRESHES = Table(
 )
 
 
-DAILY_VIEWS = (MV_DAILY_AGGREGATES, MV_STATION_HOURLY, MV_STATION_STEPS, MV_CITY_HOURLY, MV_FLOWS, MV_BIKE_TRIPS)
+DAILY_VIEWS = (
+    MV_DAILY_AGGREGATES,
+    MV_STATION_HOURLY,
+    MV_STATION_STEPS,
+    MV_CITY_HOURLY,
+    MV_FLOWS,
+    MV_DEPARTURES,
+    MV_BIKE_TRIPS,
+)

@@ -207,8 +207,16 @@ def test_the_database_shows_stays_and_rides(lake, monkeypatch):
             "SELECT dt, bike_id, left_station_id, arrived_station_id, duration_s, kind FROM wrm_analytics.mv_rides"
         ).fetchall()
         shown = connection.execute("SELECT count(*), min(dt) FROM wrm_analytics.bike_positions").fetchone()
+        departures = connection.execute(
+            "SELECT station_id, departures, departures_lo, departures_hi FROM wrm_analytics.mv_departures ORDER BY ALL"
+        ).fetchall()
+        by_hour = connection.execute(
+            "SELECT sum(departures_estimate), sum(arrivals_estimate), sum(arrivals_hi) FROM wrm_analytics.mv_flows"
+        ).fetchone()
     assert ride == (DAY, "1", "15001", "15002", 420, "ride")
     assert shown == (13, DAY)
+    assert [row for row in departures if row[1]] == [("15001", 1, 1, 1)]
+    assert by_hour == (1, 1, 1)
 
 
 def test_rides_of_a_day_are_made_again_when_the_day_beside_it_changes(lake, monkeypatch):
@@ -230,6 +238,28 @@ def test_rides_of_a_day_are_made_again_when_the_day_beside_it_changes(lake, monk
     assert first == later != next_hour
     monkeypatch.setenv("WRM_FEEDS", "ucl")
     assert RidesByDay(LakeResource.of(load_settings()).partitions, now).etags() == {}
+
+
+def test_rentals_of_a_day_are_known_if_the_answers_cover_it(lake, monkeypatch):
+    monkeypatch.setenv("WRM_FEEDS", "ucl,operator")
+    put(lake, 0, place(15001, 1, 2))
+    put(lake, 1, place(15001, 2), place(15002))
+    put(lake, 9, place(15001, 2), place(15002, 1))
+    put(lake, 10, place(15002, 1))
+    build(lake)
+    rides = RidesByDay(LakeResource.of(load_settings()).partitions, datetime(2025, 8, 21, 20, tzinfo=UTC))
+    first = datetime(2025, 8, 21, 12, tzinfo=UTC)
+    last = first + 10 * MINUTE
+    ends = rides.rentals(DAY, first, last, 4).to_pylist()
+    # Bike 2 is still away.
+    assert sorted((end["station_id"], end["departures"], end["arrivals"]) for end in ends) == [
+        ("15001", 1, 0),
+        ("15001", 1, 0),
+        ("15002", 0, 1),
+    ]
+    assert rides.rentals(DAY, first, last, 5) is None
+    assert rides.rentals(DAY, first, last + 16 * MINUTE, 4) is None
+    assert rides.rentals(date(2025, 8, 22), first, last, 4) is None
 
 
 def test_rebuild_makes_bike_positions(lake):

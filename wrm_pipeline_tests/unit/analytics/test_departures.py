@@ -1,0 +1,140 @@
+"""Departures with a range: stations with a known truth, of which only the counts of snapshots are seen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from wrm_pipeline.analytics.registry.departures import DAY_FLOWS_SQL, DAY_KNOWN_SQL, MV_DEPARTURES
+from wrm_pipeline.analytics.registry.local_time import in_local_time
+from wrm_pipeline.analytics.registry.staging import STAGING_SQL
+from wrm_pipeline.domain.rides import judged_moves, rentals_table
+
+MIDNIGHT = datetime(2025, 6, 2, 22, tzinfo=UTC)
+DAY_MIN = 24 * 60
+
+
+class Day(NamedTuple):
+    """Of each station: when bikes left and came, in minutes of the day."""
+
+    left: list[list[float]]
+    came: list[list[float]]
+
+    @property
+    def departures(self) -> list[int]:
+        return [len(times) for times in self.left]
+
+
+def poisson_day(rates: Iterable[float], seed: int = 1) -> Day:
+    """Stations that bikes leave and reach at these rates a minute; every ninth rental fails within two minutes."""
+    draw = random.Random(seed)
+    left, came = [], []
+    for rate in rates:
+        times = [[draw.uniform(0, DAY_MIN) for _ in range(int(rate * DAY_MIN))] for _ in range(2)]
+        failed = [t for t in times[0] if draw.random() < 1 / 8]
+        times[0] += failed
+        times[1] += [t + draw.gammavariate(2, 0.37) for t in failed]
+        left.append(times[0])
+        came.append(times[1])
+    return Day(left, came)
+
+
+def counts_of(day: Day, every: int, seen: Callable[[int], bool] = lambda _: True) -> dict[int, list[int]]:
+    """By minute, the bikes of each station, which has 1000 at first."""
+    return {
+        minute: [
+            1000 - sum(t < minute for t in left) + sum(t < minute for t in came)
+            for left, came in zip(day.left, day.came, strict=True)
+        ]
+        for minute in range(0, DAY_MIN, every)
+        if seen(minute)
+    }
+
+
+def estimated(counts: dict[int, list[int]], known: pa.Table | None = None) -> list[tuple[float, int, int, int]]:
+    """Of each station: departures with their range, and the minimum."""
+    rows = [
+        {"station_id": f"{number:03}", "bikes": bikes, "file_timestamp": MIDNIGHT + timedelta(minutes=minute)}
+        for minute, stations in counts.items()
+        for number, bikes in enumerate(stations)
+    ]
+    table = pa.Table.from_pylist(rows)
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("rows", table)
+        connection.register("known_ends", rentals_table(judged_moves([])) if known is None else known)
+        connection.execute(
+            f"CREATE TABLE day_rows AS SELECT *, DATE '{date(2025, 6, 3)}' AS dt, 'station' AS record_type, "
+            "0 AS spaces, 1 AS total_docks, false AS outside_service_area FROM rows"
+        )
+        staged = {"day_snapshots": STAGING_SQL["day_snapshots"], "day_known": DAY_KNOWN_SQL, "day_flows": DAY_FLOWS_SQL}
+        for name, sql in staged.items():
+            connection.execute(f"CREATE TABLE {name} AS {in_local_time(sql)}")
+        connection.execute(f"CREATE TABLE departures AS {MV_DEPARTURES.local_sql}")
+        return connection.execute(
+            "SELECT departures, departures_lo, departures_hi, (SELECT sum(departures_min)::INTEGER FROM day_flows "
+            "WHERE station_id = departures.station_id) FROM departures ORDER BY station_id"
+        ).fetchall()
+
+
+def covered(found: list[tuple[float, int, int, int]], day: Day) -> float:
+    hits = [low <= true <= high for (_, low, high, _), true in zip(found, day.departures, strict=True)]
+    return sum(hits) / len(hits)
+
+
+@pytest.mark.parametrize("every", [2, 5, 10])
+def test_what_snapshots_hide_is_estimated(every):
+    day = poisson_day([0.003 * number for number in range(1, 13)])
+    true = sum(day.departures)
+    found = estimated(counts_of(day, every))
+    estimate, least = sum(row[0] for row in found), sum(row[3] for row in found)
+    assert abs(estimate / true - 1) < 0.09 < 1 - least / true
+    assert covered(found, day) >= 0.75
+
+
+def test_an_interval_is_wider_where_more_is_hidden():
+    day = poisson_day([0.01, 0.04])
+    (quiet, busy), (quiet_seldom, busy_seldom) = (estimated(counts_of(day, every)) for every in (1, 10))
+    widths = [high - low for _, low, high, _ in (quiet, busy, busy_seldom)]
+    assert widths == sorted(set(widths))
+    assert quiet_seldom[2] - quiet_seldom[1] > widths[0]
+
+
+def test_flickers_of_the_feed_are_no_departures():
+    quiet = Day([[600.0, 601.0]] * 20, [[700.0, 701.0]] * 20)
+    counts = counts_of(quiet, 1)
+    for number in range(20):
+        for minute in range(30 + number, 300, 30):  # by night, away in one snapshot
+            counts[minute][number] -= 1
+    found = estimated(counts)
+    assert all(least == 2 + 9 for *_, least in found)
+    assert all(abs(departures - 2) < 0.8 for departures, *_ in found)
+
+
+def test_an_outage_hides_departures_and_widens_the_interval():
+    day = poisson_day([0.02] * 10)
+    found, whole = estimated(counts_of(day, 5, lambda minute: not 600 <= minute < 780)), estimated(counts_of(day, 5))
+    assert abs(sum(row[0] for row in found) / sum(day.departures) - 1) < 0.1
+    assert sum(row[3] for row in found) < 0.9 * sum(row[3] for row in whole)
+    assert sum(row[2] - row[1] for row in found) > sum(row[2] - row[1] for row in whole)
+    assert covered(found, day) >= 0.8
+
+
+def test_nothing_moves_at_a_station_without_a_change():
+    assert estimated(counts_of(Day([[]], [[]]), 5)) == [(0, 0, 0, 0)]
+
+
+def test_known_rentals_are_exact():
+    day = poisson_day([0.02, 0.0])
+    at = [MIDNIGHT + timedelta(minutes=minute) for minute in sorted(day.left[0])]
+    ends = {"station_id": ["000"] * len(at), "moved_at": at, "departures": [1] * len(at), "arrivals": [0] * len(at)}
+    true = len(at)
+    found = estimated(counts_of(day, 5), pa.table(ends))
+    assert [row[:3] for row in found] == [(true, true, true), (0, 0, 0)]
+    assert found[0][3] < true
