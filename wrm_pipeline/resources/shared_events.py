@@ -93,6 +93,13 @@ class SharedSqliteEventLogStorage(InPlace, SqliteEventLogStorage):
         watchdog = _Watchdog(self, run_id, callback, cursor)
         self._watchers[run_id][callback] = (watchdog, observer.schedule(watchdog, self._base_dir, recursive=True))
 
+    def dispose(self) -> None:
+        """Close what is open; the next query would open it again."""
+        super().dispose()
+        with self._db_lock:
+            for engine in self._engines.values():
+                engine.dispose()
+
     def _shard_of(self, run_id: str) -> str:
         own = run_id != INDEX_SHARD_NAME and Path(super().path_for_shard(run_id)).exists()
         return run_id if own else INDEX_SHARD_NAME
@@ -101,8 +108,9 @@ class SharedSqliteEventLogStorage(InPlace, SqliteEventLogStorage):
     def _connect(self, shard: str) -> Iterator[sa.Connection]:
         with self._db_lock:
             if shard not in self._engines:
-                # One for each file: compiling takes 1 ms an event.
-                self._engines[shard] = engine_of(self.conn_string_for_shard(shard))
+                # One for each file: compiling takes 1 ms an event. Files of single runs are many, and soon not asked.
+                address, keeps_connection = self.conn_string_for_shard(shard), shard == INDEX_SHARD_NAME
+                self._engines[shard] = engine_of(address, keeps_connection=keeps_connection)
                 if shard == INDEX_SHARD_NAME:
                     use_packed_text(self._engines[shard])
             if shard not in self._initialized_dbs:

@@ -156,6 +156,36 @@ def test_an_instance_is_opened_without_alembic(
     assert loaded == []
 
 
+def test_queries_share_a_connection_which_ends_with_the_instance(
+    upgraded: tuple[Path, str, list[str], str],
+) -> None:
+    home, before, _, since = upgraded
+    opened: list[str] = []
+    connect = sqlite3.connect
+
+    def counted(place: str, *args, **kwargs) -> sqlite3.Connection:
+        if not place.startswith("file:"):  # a look at the version
+            opened.append(Path(place).name)
+        return connect(place, *args, **kwargs)
+
+    with instance_in(home, SHARED) as instance, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3.dbapi2, "connect", counted)
+        for _ in range(3):
+            instance.report_engine_event("now", instance.get_run_by_id(since))
+            assert instance.all_instigator_state() == []
+        assert sorted(opened) == ["index.db", "runs.db", "schedules.db"]
+        assert messages(instance, before)
+        assert descriptors(home) >= {"index.db", "runs.db"}
+        assert f"{before}.db" not in descriptors(home)
+    assert not descriptors(home) & {"index.db", "runs.db"}
+
+
+def descriptors(folder: Path) -> set[str]:
+    """Names of the files below a folder that this process has open."""
+    links = (link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    return {link.name for link in links if link.is_relative_to(folder)}
+
+
 def test_a_deleted_run_is_gone(upgraded: tuple[Path, str, list[str], str]) -> None:
     home, stays, _, _ = upgraded
     with instance_in(home, SHARED) as instance:
