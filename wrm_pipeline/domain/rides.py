@@ -18,7 +18,7 @@ from wrm_pipeline.domain.bike_positions import SAME_PLACE_M
 from wrm_pipeline.domain.distance import metres_between
 
 # Stored with the rows: another version means that they are made again.
-RIDES_VERSION = "1"
+RIDES_VERSION = "2"
 
 RIDE, RELOCATION, SAME_PLACE, FLICKER = KINDS = ("ride", "relocation", "same_place", "flicker")
 
@@ -44,25 +44,28 @@ MANY_BIKES, TOGETHER_S = 5, 300
 # Bikes that stand free at one spot (0.001 degrees: 111 by 70 m) for this long: a depot. 63 stood in Warsaw.
 DEPOT_BIKES, DEPOT_S, DEPOT_DEGREES = 10, 12 * 3600, 0.001
 
-# How much a move looks like a van's: the sum over its figures of the points from the bound that it reaches on. They are
-# logarithms of odds, fitted on two days of real rides (2024-06-03 and -04); bounds and threshold were then chosen with
-# two more days in view, so no figure here is of days that were not seen. Nothing else told more: neither the hour, nor
-# how often the two stations are linked by rides.
-#   metres     vans go farther
-#   seconds    of absence: the reference data take an unrecorded move to last 20 minutes, which a feed of one snapshot
-#              a minute shows as 21; nobody has measured it
-#   kmh        riders mostly make 6 to 15 km/h; slower ones went round about, and only 34 rides were faster than 20
+# Of 67 moves between this and MAX_KMH, 14 were no rides (and of all moves 1.4 %).
+VAN_KMH = 18
+# The reference data take an unrecorded move to last 20 minutes, which a feed of one snapshot a minute shows as 21: 331
+# of 717 such absences were moves, and elsewhere 78 of 24,900. Nobody has measured it.
+VAN_S = (1230, 1290)
+# How much such an absence looks like a van's: the sum over its figures of the points from the bound that it reaches
+# on. They are logarithms of odds, rounded to halves; points fitted on three of four days of real rides (2024-06-03 to
+# -06) tell the moves of the fourth as well as these do.
+#   metres     riders make 2 to 4 km in that time
 #   idle_s     the shorter one of the stays before and after: vans take bikes that nobody rides
 #   free_end   1 if the move ends outside stations
 VAN_POINTS: Mapping[str, Sequence[tuple[float, float]]] = {
-    "metres": ((4000, 0.5),),
-    "seconds": ((300, -1.5), (1230, 3.5), (1290, -2.0), (2400, -2.0)),
-    "kmh": ((4, -1.0), (8, -1.5), (15, 0.5), (18, 2.0), (20, 4.0)),
-    "idle_s": ((7200, 0.5), (14400, 1.0), (28800, 1.5)),
-    "free_end": ((1, 1.0),),
+    "metres": ((1500, -0.5), (2200, -2.0), (4700, 1.0)),
+    "idle_s": ((600, 1.5), (3600, 2.0), (14400, 3.0), (28800, 4.0)),
+    "free_end": ((1, 1.5),),
 }
-# Here 1.1 % of the rides are taken for relocations, and four fifths of the relocations are found.
-VAN_THRESHOLD = 2.5
+# From here on 9 of 10 of those moves are found, with 181 of the 370 rides of that length.
+VAN_THRESHOLD = 0.0
+# A rider who returns a bike and takes it again at once, so that no ride is longer than the 20 minutes that are free, is
+# seen at the station in between in one snapshot or in none. With a stay of one snapshot before or after it, 45 of 165
+# absences of this length were two rides; with longer stays 7 % were, and of shorter absences 0.3 %.
+TWO_RIDES_S = (1290, 2700)
 
 
 class PositionedDay(NamedTuple):
@@ -302,7 +305,7 @@ def _kinds(moves: Sequence[_Move], stays: Iterable[_Stay]) -> list[str]:
         elif move.start.is_at(move.end):
             # A station that the feed leaves out loses all its bikes at once.
             kind = FLICKER if holes[_hole(move)] >= MANY_BIKES and _away_s(move) <= TOGETHER_S else SAME_PLACE
-        elif number in together or _at_depot(move, depots) or is_van_like(move.start, move.end, _away_s(move)):
+        elif number in together or _at_depot(move, depots) or is_no_single_ride(move.start, move.end, _away_s(move)):
             kind = RELOCATION
         else:
             kind = RIDE
@@ -357,20 +360,19 @@ def _at_depot(move: _Move, depots: frozenset[tuple[int, int]]) -> bool:
     return any(stay.station_id is None and stay.cell in depots for stay in (move.start, move.end))
 
 
-def is_van_like(start: _Stay, end: _Stay, away_s: float) -> bool:
-    """Whether a move looks like a van's rather than a rider's."""
+def is_no_single_ride(start: _Stay, end: _Stay, away_s: float) -> bool:
+    """Whether a move looks like a van's, or like two rides with a stay between them that no snapshot shows."""
     metres = start.metres_to(end)
     if away_s > MAX_RIDE_S or metres > min(MAX_RIDE_M, MAX_KMH / 3.6 * away_s):
         return True
     known = [stay.seconds for stay, cut in ((start, start.cut_before), (end, end.cut_after)) if not cut]
-    figures = {
-        "metres": metres,
-        "seconds": away_s,
-        "kmh": metres / away_s * 3.6,
-        "idle_s": min(known, default=MAX_RIDE_S),
-        "free_end": float(end.station_id is None),
-    }
-    return sum(_points(name, figure) for name, figure in figures.items()) >= VAN_THRESHOLD
+    idle_s = min(known, default=MAX_RIDE_S)
+    if VAN_S[0] <= away_s < VAN_S[1]:
+        figures = {"metres": metres, "idle_s": idle_s, "free_end": float(end.station_id is None)}
+        return sum(_points(name, figure) for name, figure in figures.items()) >= VAN_THRESHOLD
+    if TWO_RIDES_S[0] <= away_s < TWO_RIDES_S[1] and idle_s == 0:
+        return True
+    return metres >= VAN_KMH / 3.6 * away_s
 
 
 def _points(name: str, figure: float) -> float:

@@ -133,6 +133,30 @@ def test_a_van_goes_far_takes_what_nobody_rides_and_is_fast():
     assert kinds((1, A, 0, 600), (1, far, 630, None)) == ["ride"]  # 12 km/h
 
 
+def test_what_is_away_for_21_minutes_is_a_ride_unless_it_goes_far_or_outside_or_the_bike_stood_for_hours():
+    near, far, outside = ("15005", 51.1270, 17.03), ("15006", 51.1450, 17.03), (None, 51.1270, 17.0300)  # 3 and 5 km
+
+    def kind(place: Place, idle_min: int, away_min: int = 21) -> str:
+        arrives = 600 + away_min
+        stays = [(1, C, 0, 600 - idle_min - 30), (1, A, 600 - idle_min, 600), (1, place, arrives, arrives + 700)]
+        return kinds(*stays)[1]
+
+    assert kind(near, 50) == "ride"
+    assert kind(near, 300) == "relocation"
+    assert kind(outside, 50) == "relocation"
+    assert kind(far, 5) == "relocation"
+    assert {kind(place, 300, away) for place in (near, outside) for away in (20, 22)} == {"ride"}
+
+
+def test_a_long_absence_beside_a_stay_of_one_snapshot_is_no_single_ride():
+    def kind(left: int, away_min: int) -> str:
+        arrives = left + away_min
+        return kinds((1, C, 0, 590), (1, A, 600, left), (1, B, arrives, arrives + 100), (1, A, 1200, None))[1]
+
+    assert kind(600, 30) == "relocation"
+    assert {kind(601, 30), kind(600, 15), kind(600, 50)} == {"ride"}
+
+
 def test_a_ride_over_midnight_is_a_row_of_the_day_of_arrival():
     before = day_of([(1, A, 0, 1435), (2, B, 0, None)], DAY)
     after = day_of([(1, B, 5, 300), (1, C, 310, None), (2, B, 0, 100), (2, A, 108, None)], DAY + timedelta(days=1))
