@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase
+from wrm_pipeline.analytics.lost_demand import RULES
+from wrm_pipeline.analytics.planner import PlannerTables
 from wrm_pipeline.analytics.refresh import (
     Part,
     Refresh,
@@ -24,6 +26,7 @@ from wrm_pipeline.analytics.registry.daily import MV_FLOWS
 from wrm_pipeline.analytics.registry.departures import DAY_FLOWS_SQL, DAY_KNOWN_SQL, MV_DEPARTURES
 from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
 from wrm_pipeline.analytics.registry.local_time import in_local_time
+from wrm_pipeline.analytics.registry.planner import MV_LOST_DEMAND, PLANNER_TABLES
 from wrm_pipeline.analytics.registry.rides import MV_RIDES
 from wrm_pipeline.analytics.registry.staging import SOURCE_COLUMNS, STAGING_SQL
 from wrm_pipeline.analytics.rides_by_day import RidesByDay
@@ -61,7 +64,13 @@ def version_of(view: Table) -> str:
         return hashlib.sha256(repr((view.columns_sql, RIDES_VERSION)).encode()).hexdigest()[:12]
     staged = {**STAGING_SQL, **_FLOWS_SQL} if view in _OF_FLOWS else STAGING_SQL
     staging = [(name, in_local_time(sql)) for name, sql in sorted(staged.items())]
-    made_by = (view.columns_sql, view.local_sql, staging, *([RIDES_VERSION] if view in _OF_FLOWS else []))
+    made_by = (
+        view.columns_sql,
+        view.local_sql,
+        staging,
+        *([RIDES_VERSION] if view in _OF_FLOWS else []),
+        *(RULES if view is MV_LOST_DEMAND else ()),
+    )
     return hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
 
 
@@ -75,6 +84,7 @@ class MaterializedViews(TableSet):
         super().__init__(partitions)
         self._now = now
         self._rides = RidesByDay(partitions, now)
+        self._planner = PlannerTables(self._rides, local_date(now), f"{now:%Y-%m-%dT%H}")
         # The day in the temporary tables.
         self._loaded: date | None = None
 
@@ -82,7 +92,7 @@ class MaterializedViews(TableSet):
         """The day's object for a day's rows; for the latest views, the newest one and those of its profile."""
         found: dict[Part, Source] = {}
         for view in self.tables:
-            if view.by_day:
+            if view.by_day and view not in PLANNER_TABLES:
                 version, etags = version_of(view), self._rides.etags() if view is MV_RIDES else published
                 days = sorted(etags)
                 kept = days[-view.kept_days :] if view.kept_days else days
@@ -93,12 +103,15 @@ class MaterializedViews(TableSet):
         begun = self._begun(published)
         recent = repr([(dt, published[dt]) for dt in begun if (begun[-1] - dt).days <= PROFILE_DAYS])
         recent_id = hashlib.sha256(recent.encode()).hexdigest()[:16]
-        return found | {(view.name, None): Source(recent_id, version_of(view)) for view in self._latest}
+        found |= {(view.name, None): Source(recent_id, version_of(view)) for view in self._latest}
+        planned = self._planner.etags(published)
+        return found | {part: Source(etag, version_of(TABLES[part[0]])) for part, etag in planned.items()}
 
     def write_day(self, connection: "duckdb.DuckDBPyConnection", dt: date, names: Sequence[str]) -> Mapping[str, int]:
         """Rows by each table's SQL; none if the day's object cannot be read, until it changes."""
-        by_sql = [name for name in names if name != MV_RIDES.name]
-        loaded = bool(by_sql) and self._load(connection, dt)
+        planned = [name for name in names if TABLES[name] in PLANNER_TABLES]
+        by_sql = [name for name in names if name != MV_RIDES.name and name not in planned]
+        loaded = bool(by_sql or self._planner.reads_rows(planned)) and self._load(connection, dt)
         if loaded and any(view.name in names for view in _OF_FLOWS):
             self._load_flows(connection, dt)
         rows = {name: _replace(connection, TABLES[name], dt, made=loaded) for name in by_sql}
@@ -107,17 +120,19 @@ class MaterializedViews(TableSet):
             delete_rows(connection, [MV_RIDES], dt)
             insert_rows(connection, MV_RIDES, rides)
             rows[MV_RIDES.name] = rides.num_rows
-        return rows
+        return rows | self._planner.write_day(connection, dt, planned, loaded=loaded)
 
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
         """Rows of the newest day that has any so far; none without one."""
         # A day that was unreadable before belongs to the profile of mv_rebalancing.
         given = plan.asked_again.difference(self.days.denied)
         outdated = [view for view in self._latest if given or (view.name, None) in plan.write]
+        planned = [name for name, dt in plan.write if dt is None and TABLES[name] in PLANNER_TABLES]
+        rows = self._planner.write_whole(connection, plan.published, planned)
         if not outdated:
-            return {}
+            return rows
         found = self._load_newest(connection, self._begun(plan.published))
-        return {view.name: _replace(connection, view, None, made=found) for view in outdated}
+        return rows | {view.name: _replace(connection, view, None, made=found) for view in outdated}
 
     @property
     def _latest(self) -> list[Table]:

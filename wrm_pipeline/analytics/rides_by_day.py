@@ -49,6 +49,14 @@ class RidesByDay:
 
         return {dt: source(dt) for dt in published}
 
+    def positions(self, dt: date) -> PositionedDay | None:
+        """The bike positions of a day; None if it has none, or they cannot be read.
+
+        Raises:
+            ExternalError: the store failed.
+        """
+        return self._day(dt) if dt in self.etags() else None
+
     def rows(self, dt: date) -> pa.Table:
         """The rows of a day, with `dt`; none if its partition cannot be read.
 

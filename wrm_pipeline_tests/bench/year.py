@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from wrm_pipeline.analytics.answers import replace_days
 from wrm_pipeline.analytics.database import AnalyticsDatabase, create_views, enhanced_views, query_arrow
-from wrm_pipeline.analytics.materialized_views import refresh_materialized_views, version_of
-from wrm_pipeline.analytics.refresh import published_days
+from wrm_pipeline.analytics.materialized_views import MaterializedViews, refresh_materialized_views
+from wrm_pipeline.analytics.refresh import Part, Source, published_days
 from wrm_pipeline.analytics.registry.answers import STATION_SUMMARY
 from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS
+from wrm_pipeline.analytics.registry.planner import MV_LOST_DEMAND, MV_TURNOVER
 from wrm_pipeline.domain.layout import partition_bounds
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
 from wrm_pipeline.flows.enhance import enhance_partition
@@ -61,16 +62,17 @@ def fill(lake: BenchLake) -> dict[str, Any]:
         refresh_materialized_views(database, partitions, refreshed_at=now)
         rows = _write_days(folder, templates, range(8, days))
         with database.refresh() as connection:
-            _add_weeks(connection, published_days(partitions))
+            published = published_days(partitions)
+            _add_weeks(connection, published, MaterializedViews(partitions, now).sources(published))
             views = enhanced_views(store.url(LAYOUT.partition_glob("enhanced")), NEWEST)
             create_views(connection, views, refreshed_at=now)
     return {"rows": rows + sum(rows.num_rows for rows in templates) + pq.read_metadata(io.BytesIO(newest)).num_rows}
 
 
-def _add_weeks(connection: Any, published: dict[date, str]) -> None:
+def _add_weeks(connection: Any, published: dict[date, str], sources: dict[Part, Source]) -> None:
     """What the refresh of the earlier weeks gives, without the minutes that it takes: the first one's rows, shifted."""
     weeks = -(-len(published) // 7)
-    for view in DAILY_VIEWS:
+    for view in (*DAILY_VIEWS, MV_LOST_DEMAND, MV_TURNOVER):
         instants = [column.name for column in view.columns if column.type == "TIMESTAMPTZ"]
         computed = ", ".join(column.name for column in view.columns if column.computed)
         but = f" EXCLUDE ({computed})" if computed else ""
@@ -84,7 +86,7 @@ def _add_weeks(connection: Any, published: dict[date, str]) -> None:
             )
         connection.executemany(
             f"INSERT INTO wrm_analytics.mv_refreshes SELECT '{view.name}', ?, now(), 0, ?",
-            [[dt, f"{published[dt]} {version_of(view)}"] for dt in sorted(published) if (NEWEST - dt).days > 7],
+            [[dt, str(sources[view.name, dt])] for dt in sorted(published) if (NEWEST - dt).days > 7],
         )
 
 

@@ -26,9 +26,18 @@ def week(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WRM_DATA_DIR", str(tmp_path_factory.mktemp("week") / "data"))
         history = History(Lake(load_settings()))
     for day in range(23, 30):
-        history.put(date(2026, 3, day), history.times(date(2026, 3, day), 20))
+        # Lost demand needs snapshots within a quarter of an hour.
+        history.put(date(2026, 3, day), history.times(date(2026, 3, day), 20 if day < 29 else 10))
     history.create_views()
     history.refresh()
+    with history.database.refresh() as connection:  # the simulated feed does not number bikes
+        connection.execute(
+            "INSERT INTO wrm_analytics.mv_idle_bikes "
+            "SELECT '1', station_id, lat, lon, now(), 1, NULL, now() FROM wrm_analytics.mv_station_latest LIMIT 1"
+        )
+        connection.execute(
+            "INSERT INTO wrm_analytics.mv_origin_destination VALUES ('2026-03-29', '15001', '15002', 3, 600)"
+        )
     return history.database.path
 
 

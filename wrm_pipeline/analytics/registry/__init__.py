@@ -11,6 +11,7 @@ from wrm_pipeline.analytics.registry.daily import DAILY_VIEWS, MV_REFRESHES
 from wrm_pipeline.analytics.registry.forecast import FORECAST_TABLES
 from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
+from wrm_pipeline.analytics.registry.planner import PLANNER_TABLES
 from wrm_pipeline.analytics.registry.quality import QUALITY_TABLES
 from wrm_pipeline.analytics.registry.rides import MV_RIDES
 from wrm_pipeline.analytics.registry.stations import STATION_TABLES
@@ -27,6 +28,7 @@ TABLES: dict[str, Table] = {
         *LATEST_VIEWS,
         *DAILY_VIEWS,
         MV_RIDES,
+        *PLANNER_TABLES,
         MV_REFRESHES,
         *FORECAST_TABLES,
         *STATION_TABLES,

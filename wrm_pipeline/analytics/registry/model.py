@@ -20,7 +20,13 @@ class Refreshed(Enum):
         "a day at a time: when the bike positions of the day or of one beside it have another ETag (of today, beside "
         "it: each hour), or the rules have changed"
     )
+    BY_DAY_HOURLY = (
+        "a day at a time: when an object that it is made from has another ETag (of today: once an hour), or the "
+        "definition has changed"
+    )
     LATEST = "as a whole: when an object of the newest days has another ETag, or the definition has changed"
+    LATEST_OF_BIKES = "as a whole: when the bike positions of the newest days have another ETag"
+    EACH_DAY = "as a whole: when another day is over, or a day of the profile has another ETag"
     WITH_OTHERS = "as a whole: in each refresh that changes another table of its asset"
     EVERY_RUN = "as a whole: in each run of its asset"
     LEDGER = "by the refresh that it records, in the same transaction"
@@ -99,7 +105,7 @@ class Table:
     @property
     def by_day(self) -> bool:
         """Whether its rows belong to the day in `dt`, and are replaced a day at a time."""
-        return self.refreshed in (Refreshed.BY_DAY, Refreshed.BY_DAY_OF_BIKES)
+        return self.refreshed in (Refreshed.BY_DAY, Refreshed.BY_DAY_OF_BIKES, Refreshed.BY_DAY_HOURLY)
 
     @property
     def explained(self) -> str:

@@ -206,6 +206,12 @@ def test_the_database_shows_stays_and_rides(lake, monkeypatch):
         (ride,) = connection.execute(
             "SELECT dt, bike_id, left_station_id, arrived_station_id, duration_s, kind FROM wrm_analytics.mv_rides"
         ).fetchall()
+        trips = connection.execute("SELECT * EXCLUDE (dt) FROM wrm_analytics.mv_origin_destination").fetchall()
+        turnover = connection.execute("FROM wrm_analytics.mv_turnover").fetchall()
+        idle = connection.execute(
+            "SELECT bike_id, station_id, epoch(seen_at - since) / 60, idle_h FROM wrm_analytics.mv_idle_bikes "
+            "ORDER BY bike_id"
+        ).fetchall()
         shown = connection.execute("SELECT count(*), min(dt) FROM wrm_analytics.bike_positions").fetchone()
         departures = connection.execute(
             "SELECT station_id, departures, departures_lo, departures_hi FROM wrm_analytics.mv_departures ORDER BY ALL"
@@ -217,6 +223,9 @@ def test_the_database_shows_stays_and_rides(lake, monkeypatch):
     assert shown == (13, DAY)
     assert [row for row in departures if row[1]] == [("15001", 1, 1, 1)]
     assert by_hour == (1, 1, 1)
+    assert trips == [("15001", "15002", 1, 420)]
+    assert turnover == [(DAY, 12, 1, 0.08, "bikes")]
+    assert (idle[0], idle[1], len(idle)) == (("1", "15002", 0, 0), ("100", "15001", 7, 0.12), 12)
 
 
 def test_rides_of_a_day_are_made_again_when_the_day_beside_it_changes(lake, monkeypatch):
