@@ -122,8 +122,8 @@ MV_TURNOVER = Table(
     refreshed=Refreshed.BY_DAY_HOURLY,
     formula=(
         "bikes: the different bikes in bike_positions, and the rows of kind ride in mv_rides. counts: the most bikes "
-        "in one snapshot, at stations and free-standing within the service area, and the departures in mv_departures, less "
-        f"{100 * FAILED_SHARE:.0f} % failed rentals."
+        "in one snapshot, at stations and free-standing within the service area, and the departures in "
+        f"mv_departures, less {100 * FAILED_SHARE:.0f} % failed rentals."
     ),
     limits="From counts, bikes in use at that moment and those in the workshop are not seen.",
     sql=f"""
