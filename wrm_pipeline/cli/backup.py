@@ -208,12 +208,14 @@ def _stored(store: "ObjectStore", settings: "Settings", found: Sequence[Any]) ->
 @pass_settings
 @_explained
 def verify(settings: "Settings", name: str | None, as_json: bool) -> int:
-    """Fetch a backup, open it and compare its content.
+    """Fetch a backup, open it, compare its content and read its dump to the end.
 
+    The alert RestoreUntried wants that once a month; a timer does it each week.
     NAME is its key, its name, or the beginning of its time; default the newest.
     """
     from wrm_pipeline.clients.retry import BACKUP_POLICY
     from wrm_pipeline.flows.backup import choose, opened
+    from wrm_pipeline.flows.restore_record import note_tried
     from wrm_pipeline.resources.lake import connect_store
 
     store = connect_store(settings, BACKUP_POLICY)
@@ -221,6 +223,8 @@ def verify(settings: "Settings", name: str | None, as_json: bool) -> int:
     key, scratch = _key(settings), _places(settings).scratch
     with progress("verify", printer(as_json)) as bar, opened(store, chosen, key, scratch, bar.begin) as found:
         members = [{"member": member, "bytes": facts["bytes"]} for member, facts in found.manifest["members"].items()]
+        found.read_dump()
+    note_tried(settings.data_dir, found.key, datetime.now(UTC))
     if as_json:
         print_json({"key": found.key, "taken_at": chosen.taken_at, "members": members, "dump": found.dump})
     else:
@@ -253,6 +257,7 @@ def restore(
     """
     from wrm_pipeline.clients.retry import BACKUP_POLICY
     from wrm_pipeline.flows import backup as backups
+    from wrm_pipeline.flows.restore_record import note_tried
     from wrm_pipeline.resources.lake import connect_store
 
     parts = backups.PARTS if only is None else only.split(",")
@@ -269,6 +274,7 @@ def restore(
             _print_plan(opened, chosen.taken_at, steps)
         _put_back(steps, overwrite=overwrite, apply=apply, say=say)
     if apply:
+        note_tried(settings.data_dir, opened.key, datetime.now(UTC))
         say(
             f"\nConfiguration is in {places.restored_files}, to be compared and put in place by hand. Start the "
             "services; `wrm rebuild --dry-run` says if partitions are missing."

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
 from typing import Literal
@@ -16,13 +15,13 @@ from typing import Literal
 from wrm_pipeline.analytics.database import AnalyticsDatabase, httpfs_path
 from wrm_pipeline.analytics.database_files import moved_aside
 from wrm_pipeline.analytics.enhanced_files import describe_by, look_at_enhanced
-from wrm_pipeline.clients import outgoing
 from wrm_pipeline.clients.cache_values import BYTES
 from wrm_pipeline.clients.causes import cause_of, host_and_port
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.redis_client import TIMEOUT_S, connect_redis
 from wrm_pipeline.clients.retry import VAULT_POLICY, RetryPolicy
+from wrm_pipeline.clients.server_clock import seconds_apart
 from wrm_pipeline.clients.vault_errors import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.feeds import FeedKind
@@ -410,11 +409,10 @@ def _history(settings: Settings) -> Finding:
 
 def _clock(settings: Settings) -> Finding:
     feed = _feed_of(settings, settings.feed_kinds[0])
-    answer = outgoing.request(replace(feed.outgoing, total_s=8, read_s=5), "HEAD", feed.url, name=feed.url)
-    now = datetime.now(UTC)
-    if "date" not in answer.headers:
+    apart = seconds_apart(feed.outgoing, feed.url)
+    if apart is None:
         return Finding("clock", "warning", "compare with the feed server's Date", "it sends none", "Check NTP by hand")
-    skew = abs((parsedate_to_datetime(answer.headers["date"]) - now).total_seconds())
+    skew = abs(apart)
     status: Status = "ok" if skew <= _CLOCK_WARNING_S else "warning" if skew <= _CLOCK_FAILURE_S else "failed"
     todo = "" if status == "ok" else "Start time synchronisation (systemd-timesyncd or chrony)"
     return Finding("clock", status, "compare with the feed server's Date", f"{skew:.0f} s apart", todo)

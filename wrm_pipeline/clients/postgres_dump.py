@@ -164,6 +164,34 @@ def describe(dump: Path) -> str:
     return f"PostgreSQL {version[1] if version else '?'}, {len(tables)} tables"
 
 
+def read_through(dump: Path) -> None:
+    """Unpack all of a dump and keep nothing: its table of contents says nothing about the rows.
+
+    Raises:
+        PostgresToolError: it is damaged, or not a dump.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603
+            [_find("pg_restore"), "--file=/dev/null", str(dump)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise PostgresToolError(
+            f"not read within {TIMEOUT_S:g} s", "postgresql", "pg_restore", str(dump), "Try again when it is quieter"
+        ) from None
+    if done.returncode:
+        raise PostgresToolError(
+            done.stderr.strip() or "no reason given",
+            "postgresql",
+            "pg_restore",
+            str(dump),
+            "Use an older backup (`wrm backup list`)",
+        )
+
+
 def _find(program: str) -> str:
     found = shutil.which(program) or _newest(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}")))
     if found is None:

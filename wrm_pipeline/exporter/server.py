@@ -27,15 +27,18 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.retry import SENSOR_POLICY
+from wrm_pipeline.clients.server_clock import seconds_apart
 from wrm_pipeline.exporter.backups import BackupSource
 from wrm_pipeline.exporter.bounded_server import BoundedServer, Request, Response
 from wrm_pipeline.exporter.dagster_health import HealthSource, TickSource
 from wrm_pipeline.exporter.families import Source, gauge
 from wrm_pipeline.exporter.feeds import FeedSource
+from wrm_pipeline.exporter.host import CertificateSource, ClockSource
 from wrm_pipeline.exporter.lake import DeadLetterSource, SnapshotSource
 from wrm_pipeline.exporter.lake_files import LakeFilesSource
-from wrm_pipeline.exporter.machine import BreakerSource, DiskSource, SpoolSource
+from wrm_pipeline.exporter.machine import BreakerSource, DiskSource, MemorySource, SpoolSource
 from wrm_pipeline.exporter.runs import RunSource
 from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.exporter.vocabulary import Vocabulary
@@ -213,6 +216,8 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
     if os.environ.get("DAGSTER_HOME"):
         volumes["dagster"] = Path(os.environ["DAGSTER_HOME"])
     store = partial(connect_store, settings, SENSOR_POLICY)
+    kind = settings.feed_kinds[0]
+    feed = Feed(settings.url_of(kind), settings.feed_max_bytes, private_hosts=settings.private_host_names, kind=kind)
     return [
         RunSource(dg.DagsterInstance.get, words, StateFile(folder / "runs.json"), metrics=settings.metrics_dir),
         HealthSource(dg.DagsterInstance.get),
@@ -221,10 +226,18 @@ def build_sources(settings: Settings, words: Vocabulary, folder: Path) -> list[S
         DeadLetterSource(store, settings.layout),
         LakeFilesSource(store, settings.layout),
         FeedSource(store, settings.layout),
-        BackupSource(store, settings.layout, expected=settings.env == "production" or settings.backup_key is not None),
+        BackupSource(
+            store,
+            settings.layout,
+            data_dir=settings.data_dir,
+            expected=settings.env == "production" or settings.backup_key is not None,
+        ),
         SpoolSource(spool),
         BreakerSource(lambda: connect_breakers(settings)),
         DiskSource(volumes),
+        MemorySource(),
+        ClockSource(partial(seconds_apart, feed.outgoing, feed.url)),
+        CertificateSource(settings.ui_url),
     ]
 
 

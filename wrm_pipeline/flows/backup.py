@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from wrm_pipeline.clients.errors import ExternalError
-from wrm_pipeline.clients.postgres_dump import PostgresDatabase, describe
+from wrm_pipeline.clients.postgres_dump import PostgresDatabase, describe, read_through
 from wrm_pipeline.domain.backup_retention import Retention
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.flows import encrypted_file
@@ -86,6 +86,15 @@ class OpenBackup:
     members: Mapping[str, Path]
     dump: str = ""
     """A readable description of the PostgreSQL dump."""
+
+    def read_dump(self) -> None:
+        """Turn the PostgreSQL dump, if there is one, into SQL that nobody keeps: all of it can be restored.
+
+        Raises:
+            PostgresToolError: it cannot.
+        """
+        if POSTGRES_DUMP in self.members:
+            read_through(self.members[POSTGRES_DUMP])
 
 
 # --- Taking one ----------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ RECORDED = [
     for group in yaml.safe_load((MONITORING / "rules" / "recording.yml").read_text())["groups"]
     for rule in group["rules"]
 ]
+RULE_TESTS = sorted((MONITORING / "tests").glob("*_test.yml"))
 DASHBOARDS = sorted((MONITORING / "grafana" / "dashboards").glob("*.json"))
 
 
@@ -64,11 +65,11 @@ def test_prometheus_accepts_its_configuration_and_rules() -> None:
 
 
 def test_every_rule_does_what_its_test_says() -> None:
-    check(tool("promtool", "prometheus"), "test", "rules", "tests/alerts_test.yml")
+    check(tool("promtool", "prometheus"), "test", "rules", *(str(path) for path in RULE_TESTS))
 
 
 def test_every_alert_and_recording_has_such_tests_for_yes_and_no() -> None:
-    tests = yaml.safe_load((MONITORING / "tests" / "alerts_test.yml").read_text())["tests"]
+    tests = [test for path in RULE_TESTS for test in yaml.safe_load(path.read_text())["tests"]]
     fires: set[str] = set()
     silent: set[str] = set()
     recorded: set[str] = set()

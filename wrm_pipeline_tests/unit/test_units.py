@@ -33,6 +33,7 @@ WANTED = {
     "wrm-gate@.service": set(GIVEN),
     "wrm-migrate@.service": DATABASE,
     "wrm-backup.service": DATABASE | STORE | {"wrm_backup_key"},
+    "wrm-restore-test.service": STORE | {"wrm_backup_key"},
     "wrm-prune.service": DATABASE,
 }
 SETTINGS = {
@@ -62,7 +63,7 @@ def test_the_table_has_every_unit() -> None:
 def test_a_unit_gets_the_credentials_that_it_uses(name: str) -> None:
     assert credentials_of(unit(name, GIVEN)) == WANTED[name]
     # With Vault there is one thing that opens it, and each of them asks it for something.
-    backup = {"wrm_backup_key"} if name == "wrm-backup.service" else set()
+    backup = WANTED[name] & {"wrm_backup_key"}
     assert credentials_of(unit(name, ["vault_secret_id"])) == {"vault_secret_id"} | backup
     # What nobody knows, say the key of a feed, is for what fetches.
     unknown = credentials_of(unit(name, ["some_feed_token"])) - {"wrm_backup_key"}

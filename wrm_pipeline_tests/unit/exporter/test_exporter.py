@@ -25,7 +25,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from wrm_pipeline.clients.errors import ExternalError, TransientError
+from wrm_pipeline.clients.feed import Feed
 from wrm_pipeline.clients.retry import REQUESTS
+from wrm_pipeline.clients.server_clock import seconds_apart
 from wrm_pipeline.definitions import defs
 from wrm_pipeline.domain.dead_letters import DeadLetter
 from wrm_pipeline.domain.declared_metrics import RESERVED_PREFIXES
@@ -35,8 +37,9 @@ from wrm_pipeline.exporter.backups import BackupSource
 from wrm_pipeline.exporter.connection import Connection
 from wrm_pipeline.exporter.dagster_health import HealthSource, TickSource
 from wrm_pipeline.exporter.families import Source, single
+from wrm_pipeline.exporter.host import CertificateSource, ClockSource
 from wrm_pipeline.exporter.lake import DeadLetterSource, SnapshotSource
-from wrm_pipeline.exporter.machine import BreakerSource, DiskSource, SpoolSource
+from wrm_pipeline.exporter.machine import BreakerSource, DiskSource, MemorySource, SpoolSource
 from wrm_pipeline.exporter.runs import LAG_S, PAGE, REMEMBERED_S, RunSource, facts_of
 from wrm_pipeline.exporter.server import (
     AlreadyRunningError,
@@ -50,12 +53,14 @@ from wrm_pipeline.exporter.server import (
 from wrm_pipeline.exporter.state_file import StateFile
 from wrm_pipeline.exporter.totals import BUCKETS_S, RunFacts, Totals
 from wrm_pipeline.exporter.vocabulary import Vocabulary
+from wrm_pipeline.flows.restore_record import last_tried, note_tried
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.resources.breakers import connect_breakers
 from wrm_pipeline.simulator.city import City
 from wrm_pipeline.simulator.misbehaviour import Misbehaviour
 from wrm_pipeline.simulator.server import serve
 from wrm_pipeline_tests.fixtures.lake import Lake, WatchedStore, run_job, snapshot
+from wrm_pipeline_tests.fixtures.tls import tls_context
 
 RAW = "wrm_stations_raw_data"
 PROCESSED = "wrm_stations_processed_data_all"
@@ -683,6 +688,79 @@ def test_spool_breakers_and_disk(lake: Any) -> None:
     assert [found[f"wrm_{name}",] for name in ("spooled_snapshots", "spool_bytes", "spool_max_bytes")] == [2, 8, 1000]
     assert (found["wrm_circuit_open", "feed"], found["wrm_circuit_open", "s3"]) == (1, 0)
     assert 0 < found["wrm_disk_free_bytes", "data"] < found["wrm_disk_size_bytes", "data"]
+    assert 0 < found["wrm_disk_free_inodes", "data"] < found["wrm_disk_inodes", "data"]
+
+
+def test_memory_is_what_the_kernel_counts(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:        4000 kB\nMemAvailable:    1000 kB\nHugePages_Total: 0\n")
+    (tmp_path / "vmstat").write_text("nr_free_pages 3\noom_kill 2\n")
+    source = MemorySource(tmp_path)
+    assert source.families(NOW) == []
+    source.collect()
+    found = scrape(source)
+    assert found["wrm_memory_available_bytes",] == 1000 * 1024
+    assert found["wrm_memory_size_bytes",] == 4000 * 1024
+    assert found["wrm_oom_kills_total",] == 2
+    MemorySource().collect()  # this machine's own
+
+
+def test_the_clock_is_compared_every_five_minutes_and_no_answer_is_no_value() -> None:
+    answers: list[float | Exception | None] = [-7.0, TransientError("away", "feed", "head", "x"), None, 3.0]
+    now = [0.0]
+
+    def compare() -> float | None:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    source = ClockSource(compare, clock=lambda: now[0])
+    seen = []
+    for at in (0.0, 299.0, 300.0, 600.0, 900.0):
+        now[0] = at
+        source.collect()
+        seen.append(scrape(source).get(("wrm_clock_ahead_seconds",)))
+    assert seen == [-7.0, -7.0, None, None, 3.0]
+
+
+def test_the_clock_is_compared_with_the_date_of_the_server() -> None:
+    with serve(City(1)) as feed:
+        client = Feed(feed.url)
+        in_an_hour = datetime.now(UTC) + timedelta(hours=1)
+        ahead = seconds_apart(client.outgoing, client.url, now=lambda: in_an_hour)
+    assert ahead is not None
+    assert 3598 < ahead < 3620
+
+
+def test_the_certificate_is_the_one_that_is_served_here(tmp_path: Path) -> None:
+    context = tls_context(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with context.wrap_socket(connection, server_side=True):
+                pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        source = CertificateSource(f"https://wrm.example.org:{port}")
+        source.collect()
+        thread.join()
+    ends = scrape(source)["wrm_certificate_end_timestamp_seconds",]
+    assert abs(ends - time.time() - 86400) < 60
+    away = CertificateSource(f"https://wrm.example.org:{port}")
+    away.collect()
+    assert away.families(NOW) == []
+
+
+def test_a_page_without_https_has_no_certificate() -> None:
+    def fetch(host: str, port: int) -> bytes:
+        raise AssertionError(f"{host}:{port} was asked")
+
+    source = CertificateSource("http://127.0.0.1:3000", fetch)
+    source.collect()
+    assert source.families(NOW) == []
 
 
 # --- the process ----------------------------------------------------------------------------------------------------
@@ -857,7 +935,9 @@ def backup_samples(source: BackupSource) -> dict[str, float]:
 
 def test_the_newest_backup_is_reported_and_looked_for_every_five_minutes(lake: Lake) -> None:
     store, clock = WatchedStore(lake.store), [0.0]
-    source = BackupSource(lambda: store, lake.layout, expected=True, clock=lambda: clock[0])
+    source = BackupSource(
+        lambda: store, lake.layout, data_dir=lake.settings.data_dir, expected=True, clock=lambda: clock[0]
+    )
     assert backup_samples(source)["wrm_last_backup_timestamp_seconds"] == 0
     for days in (3, 1, 2):
         lake.store.put(lake.layout.backup_key(datetime.fromtimestamp(NOW, UTC) - timedelta(days=days)), b"x" * days)
@@ -865,14 +945,31 @@ def test_the_newest_backup_is_reported_and_looked_for_every_five_minutes(lake: L
     clock[0] = 200.0
     assert backup_samples(source)["wrm_backups"] == 0
     clock[0] = 301.0
-    newest = {"wrm_last_backup_timestamp_seconds": NOW - 86400, "wrm_last_backup_bytes": 1.0, "wrm_backups": 3.0}
+    newest = {
+        "wrm_last_backup_timestamp_seconds": NOW - 86400,
+        "wrm_last_backup_bytes": 1.0,
+        "wrm_backups": 3.0,
+        "wrm_last_restore_test_timestamp_seconds": 0.0,
+    }
     assert backup_samples(source) == newest
     assert store.counts["list"] == 2
+    note_tried(lake.settings.data_dir, "the newest", datetime.fromtimestamp(NOW - 60, UTC))
+    clock[0] = 602.0
+    assert backup_samples(source) == newest | {"wrm_last_restore_test_timestamp_seconds": NOW - 60}
+
+
+def test_a_damaged_note_of_a_tried_restore_is_none(tmp_path: Path) -> None:
+    for text in ("", "[]", '{"at": 7}', '{"at": "2026-01-01T00:00:00"}', "{}"):
+        (tmp_path / "restore-tried.json").write_text(text)
+        assert last_tried(tmp_path) is None
 
 
 def test_where_nobody_expects_backups_their_absence_is_no_alarm(lake: Lake) -> None:
-    assert backup_samples(BackupSource(lambda: lake.store, lake.layout, expected=False)) == {}
+    assert (
+        backup_samples(BackupSource(lambda: lake.store, lake.layout, data_dir=lake.settings.data_dir, expected=False))
+        == {}
+    )
     lake.store.put(lake.layout.backup_key(datetime.fromtimestamp(NOW, UTC)), b"x")
     assert "wrm_last_backup_timestamp_seconds" in backup_samples(
-        BackupSource(lambda: lake.store, lake.layout, expected=False)
+        BackupSource(lambda: lake.store, lake.layout, data_dir=lake.settings.data_dir, expected=False)
     )

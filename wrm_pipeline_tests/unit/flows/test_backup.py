@@ -15,6 +15,7 @@ import pytest
 
 from wrm_pipeline.cli.main import main
 from wrm_pipeline.flows.encrypted_file import new_key
+from wrm_pipeline.flows.restore_record import last_tried
 from wrm_pipeline.lake.spool import Spool
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.lake import NOON, Lake
@@ -75,7 +76,9 @@ def test_backup_and_restore_onto_a_bare_machine(
     (listed,) = json.loads(out[out.index("[") :])
     assert listed["name"] == key.rpartition("/")[2]
     assert listed["stays"]
+    assert last_tried(machine.settings.data_dir) is None
     assert wrm("backup", "verify") == 0
+    assert last_tried(machine.settings.data_dir) is not None
     encrypted = machine.store.get(key)
     assert b"a database" not in encrypted
 
@@ -92,6 +95,7 @@ def test_backup_and_restore_onto_a_bare_machine(
 
     assert wrm("restore", "--apply") == 0
     settings = load_settings()
+    assert last_tried(settings.data_dir) is not None
     assert settings.database_path.read_bytes() == b"a database" * 300_000
     (waiting,) = Spool(settings.spool_dir, 10**9).waiting()
     assert (waiting.fetched_at, waiting.read()) == (NOON, b"a snapshot")
