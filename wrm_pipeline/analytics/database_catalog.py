@@ -31,6 +31,12 @@ def existing_tables(connection: "duckdb.DuckDBPyConnection") -> set[str]:
     return {name for (name,) in rows}
 
 
+def existing_columns(connection: "duckdb.DuckDBPyConnection") -> set[str]:
+    """Names of the columns of the analytics schema, as `table.column`."""
+    sql = "SELECT table_name || '.' || column_name FROM duckdb_columns() WHERE schema_name = ?"
+    return {name for (name,) in connection.execute(sql, [SCHEMA]).fetchall()}
+
+
 def describe_database(connection: "duckdb.DuckDBPyConnection", newest: date | None) -> list[FoundTable]:
     """Every table and view with its columns, size, and sample values.
 

@@ -1,28 +1,10 @@
-"""The datasets of the report's pages: one query each, which the page shows below its result.
+"""The datasets of the report's pages: one query each, which the page shows below its result."""
 
-A dataset whose tables do not exist yet is omitted, and its page says which asset makes them.
-"""
-
-import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from decimal import Decimal
-from typing import Any
-
-import pyarrow as pa
+from collections.abc import Mapping
 
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL, FULL_SQL
-from wrm_pipeline.domain.shown import shortened
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """One query over tables of `wrm_analytics`, all of whose names are in `tables`."""
-
-    tables: tuple[str, ...]
-    sql: str
-
+from wrm_pipeline.report.answers import Dataset
+from wrm_pipeline.report.planning import GOOD, PLAN, RIDES
 
 # "A day" can show 29 days; the usual value of a weekday is the mean of up to eight earlier ones, 56 days. By file,
 # `data/<file>.js`, and name in it.
@@ -139,11 +121,29 @@ ORDER BY station_id""",
             """
 SELECT station_id, min(made_at) AS made_at, list(target_at ORDER BY horizon_min) AS target_at,
        list(bikes_expected ORDER BY horizon_min) AS bikes_expected,
+       list(horizon_min ORDER BY horizon_min) AS horizon_min,
        list(round(bikes_p10, 1) ORDER BY horizon_min) AS bikes_p10,
        list(round(bikes_p90, 1) ORDER BY horizon_min) AS bikes_p90,
        list(round(p_no_bike, 2) ORDER BY horizon_min) AS p_no_bike,
        list(round(p_no_dock, 2) ORDER BY horizon_min) AS p_no_dock
 FROM wrm_analytics.mv_forecast
+GROUP BY station_id
+ORDER BY station_id""",
+        ),
+        "skill": Dataset(
+            ("forecast_skill",),
+            """
+WITH scored AS (
+    SELECT station_id, horizon_min, sum(share_in_band * forecasts) / sum(forecasts) AS share_in_band,
+           sum(error_mean * forecasts) / sum(forecasts) AS error_mean
+    FROM wrm_analytics.forecast_skill
+    WHERE dt > (SELECT max(dt) FROM wrm_analytics.forecast_skill) - 7
+    GROUP BY station_id, horizon_min
+)
+SELECT station_id, list(round(share_in_band, 2) ORDER BY horizon_min) AS share_in_band,
+       list(round(error_mean, 1) ORDER BY horizon_min) AS error_mean,
+       list(horizon_min ORDER BY horizon_min) AS horizon_min
+FROM scored
 GROUP BY station_id
 ORDER BY station_id""",
         ),
@@ -213,31 +213,6 @@ WHERE dt > (SELECT max(dt) FROM wrm_analytics.quality_anomalies) - 7
 ORDER BY score DESC
 LIMIT 500""",
         ),
-        "feeds": Dataset(
-            ("quality_feeds",),
-            """
-SELECT dt, feed, sum(snapshots)::BIGINT AS snapshots, sum(sound)::BIGINT AS sound, sum(published)::BIGINT AS published,
-       min(hour_start) FILTER (published > 0) AS published_from, max(hour_start) FILTER (published > 0) AS published_to,
-       max(longest_silence_s) AS longest_silence_s, arg_max(reason, hour_start) FILTER (reason IS NOT NULL) AS reason
-FROM wrm_analytics.quality_feeds
-WHERE dt > (SELECT max(dt) FROM wrm_analytics.quality_feeds) - 28
-GROUP BY dt, feed
-ORDER BY dt DESC, published DESC, feed""",
-        ),
-        "skill": Dataset(
-            ("forecast_skill",),
-            """
-SELECT horizon_min, count(DISTINCT dt) AS days, max(dt) AS newest_dt,
-       round(sum(error_mean * forecasts) / sum(forecasts), 3) AS error_mean,
-       round(sum(error_mean_persistence * forecasts) / sum(forecasts), 3) AS error_mean_persistence,
-       round(sum(brier_no_bike * forecasts) / sum(forecasts), 4) AS brier_no_bike,
-       round(sum(brier_no_bike_persistence * forecasts) / sum(forecasts), 4) AS brier_no_bike_persistence,
-       round(sum(share_in_band * forecasts) / sum(forecasts), 3) AS share_in_band
-FROM wrm_analytics.forecast_skill
-WHERE dt > (SELECT max(dt) FROM wrm_analytics.forecast_skill) - 7
-GROUP BY horizon_min
-ORDER BY horizon_min""",
-        ),
         "profile": Dataset(
             ("quality_profile",),
             """
@@ -255,6 +230,9 @@ FROM wrm_analytics.catalog_tables
 ORDER BY refreshed_at NULLS FIRST, kind, name""",
         ),
     },
+    "rides": RIDES,
+    "plan": PLAN,
+    "good": GOOD,
     "catalog": {
         "tables": Dataset(
             ("catalog_tables",),
@@ -293,65 +271,3 @@ CELLS = Dataset(
 SELECT cell_x, cell_y, south, west, north, east, bikes_mean, bikes_max, stations, density_per_km2
 FROM wrm_analytics.bike_density_spatial_analysis_latest""",
 )
-
-# When each table was last made, for the line below each figure.
-REFRESHED = Dataset(
-    ("catalog_tables",),
-    "SELECT name, refreshed_at FROM wrm_analytics.catalog_tables WHERE kind <> 'asset' AND refreshed_at IS NOT NULL",
-)
-
-
-# Of a value in a page: the SQL of a view is our longest.
-MAX_VALUE_LENGTH = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """The database's answers; `missing` contains the tables that were requested but do not exist."""
-
-    existing: Collection[str] = ()
-    query: Callable[[str], pa.Table] | None = None
-    missing: set[str] = field(default_factory=set)
-
-    def rows(self, dataset: Dataset) -> pa.Table | None:
-        """The result, or None if a table is missing."""
-        absent = set(dataset.tables) - set(self.existing)
-        self.missing.update(absent)
-        return None if absent or self.query is None else self.query(dataset.sql.strip())
-
-    def refreshed(self) -> dict[str, datetime]:
-        """When each table was last made; empty without a catalog."""
-        found = self.rows(REFRESHED)
-        return {} if found is None else {row["name"]: row["refreshed_at"] for row in found.to_pylist()}
-
-    def page_value(self, dataset: Dataset, refreshed: Mapping[str, datetime]) -> dict[str, Any]:
-        """A dataset as the page needs it, with its source."""
-        found, about = self.rows(dataset), self.about(dataset, refreshed)
-        if found is None:
-            return about | {"columns": [], "rows": []}
-        columns = [[plain(value) for value in column.to_pylist()] for column in found.columns]
-        return about | {"columns": found.schema.names, "rows": list(zip(*columns, strict=True))}
-
-    def about(self, dataset: Dataset, refreshed: Mapping[str, datetime]) -> dict[str, Any]:
-        """The source of a dataset, without its rows."""
-        return {
-            "tables": [f"wrm_analytics.{table}" for table in dataset.tables],
-            "missing": sorted(set(dataset.tables) - set(self.existing)),
-            "refreshed": plain(min((refreshed[table] for table in dataset.tables if table in refreshed), default=None)),
-            "sql": dataset.sql.strip(),
-        }
-
-
-def plain(value: Any) -> Any:
-    """A value for JSON: instants in UTC, dates as YYYY-MM-DD, no NaN."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, float):
-        return None if not math.isfinite(value) else int(value) if value.is_integer() else value
-    if isinstance(value, Decimal):
-        return plain(float(value))
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return shortened(value, MAX_VALUE_LENGTH) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from wrm_pipeline.domain.layout import partition_bounds
-from wrm_pipeline.report.datasets import Dataset, plain
+from wrm_pipeline.report.answers import Dataset, plain
 
 STEPS = Dataset(
     ("mv_station_steps",),

@@ -12,7 +12,8 @@ from typing import Any
 from wrm_pipeline.domain.city import this_city
 from wrm_pipeline.domain.density import CELL_SCHEMA
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.report.datasets import CELLS, DATASETS, Answers, plain
+from wrm_pipeline.report.answers import Answers, plain
+from wrm_pipeline.report.datasets import CELLS, DATASETS
 from wrm_pipeline.report.density_map import (
     TILE_HOST,
     density_data,
@@ -38,19 +39,24 @@ class _Page:
     uses: tuple[str, ...] = ()
 
 
+_CHARTS = ("uplot.js", "charts.js")
+_MAP = ("leaflet.js", "smallmap.js")
 # In the order of the menu.
 PAGES: Mapping[str, _Page] = {
     "city": _Page("City now", "index.html", ("city",), tuple(map_scripts())),
-    "day": _Page("A day", "day.html", ("day",), ("uplot.js", "charts.js", "leaflet.js", "smallmap.js", "replay.js")),
+    "day": _Page("A day", "day.html", ("day",), (*_CHARTS, *_MAP, "days.js", "replay.js")),
     "stations": _Page("Stations", "stations.html", ("stations", "weeks", "quality"), ("tables.js",)),
-    "quality": _Page("Data quality", "quality.html", ("quality",), ("uplot.js", "charts.js", "tables.js")),
+    "rides": _Page("Rides", "rides.html", ("rides",), (*_CHARTS, *_MAP, "days.js", "tables.js")),
+    "plan": _Page("Plan", "plan.html", ("plan",), (*_CHARTS, *_MAP, "tables.js")),
+    "good": _Page("How good are we", "good.html", ("good",), (*_CHARTS, "tables.js")),
+    "quality": _Page("Data quality", "quality.html", ("quality",), (*_CHARTS, "tables.js")),
     "catalog": _Page("Catalog", "catalog.html", ("catalog",), ("tables.js",)),
     "lineage": _Page("Lineage", "lineage.html", ("lineage",), ("tables.js",)),
 }
 _STYLES = {"city": ("leaflet.css", "tokens.css", "marks.css", "map.css", "site.css")}
 _SHARED = (
     "site.css", "words.js", "site.js", "uplot.js", "uplot.css", "uplot-LICENSE.txt", "charts.js", "tables.js",
-    "smallmap.js", "replay.js",
+    "smallmap.js", "days.js", "replay.js",
 )  # fmt: skip
 
 

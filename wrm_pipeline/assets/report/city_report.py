@@ -6,10 +6,10 @@ from functools import partial
 import dagster as dg
 
 from wrm_pipeline.analytics.database import query_arrow
-from wrm_pipeline.analytics.database_catalog import existing_tables
+from wrm_pipeline.analytics.database_catalog import existing_columns, existing_tables
 from wrm_pipeline.assets.presentation import page
 from wrm_pipeline.assets.report.data_catalog import data_catalog
-from wrm_pipeline.report.datasets import Answers
+from wrm_pipeline.report.answers import Answers
 from wrm_pipeline.report.site import PAGES, build_site
 from wrm_pipeline.report.site_files import publish_site
 from wrm_pipeline.resources.feed import ClockResource
@@ -27,10 +27,10 @@ SITE = "site/"
     owners=["team:wrm"],
     tags={"layer": "report"},
     description=(
-        "The report for people: the city now, a day, stations, data quality, catalog and lineage, in Polish and "
-        "English. A static site that opens from disk and needs no network; written to `$WRM_DATA_DIR/reports/site/` "
-        "and to `reports/site/` in the object store, only what changed. A page says so if a table that it needs does "
-        "not exist yet."
+        "The report for people: the city now, a day, stations, rides, planning, how good the figures are, data "
+        "quality, catalog and lineage, in Polish and English. A static site that opens from disk and needs no "
+        "network; written to `$WRM_DATA_DIR/reports/site/` and to `reports/site/` in the object store, only what "
+        "changed. A page says so if a table or column that it needs does not exist yet."
     ),
 )
 def city_report(
@@ -41,7 +41,8 @@ def city_report(
         answers = Answers()
         if lake.database.path.exists():
             connection = stack.enter_context(lake.database.reading())
-            answers = Answers(existing_tables(connection), partial(query_arrow, connection))
+            existing = existing_tables(connection) | existing_columns(connection)
+            answers = Answers(existing, partial(query_arrow, connection))
         site = build_site(answers, lake.area, clock.now())
     folder = lake.settings.reports_dir / SITE
     prefix = lake.layout.report_key(SITE)

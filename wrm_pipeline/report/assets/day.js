@@ -1,13 +1,10 @@
 "use strict";
 // A day: its hours compared with the usual values of that weekday.
 (() => {
-  const { t, $, el, records, number, percent, dayLong, day, dayShort, weekday, hour, hash, notice, source } = site;
+  const { t, $, records, dayLong, day, dayShort, weekday, hour, notice, source } = site;
   const { hours, rides, days, steps } = WRM.day;
   const hourRows = records(hours), rideRows = records(rides);
   const dates = [...new Set([...hourRows, ...rideRows].map((row) => row.dt))].sort().reverse();
-  const pick = $("#day");
-  pick.append(...dates.map((date) => el("option", { value: date }, dayLong(date))));
-  if (!dates.length) for (const control of [pick, $("#day-before"), $("#day-after")]) control.disabled = true;
 
   const part = (selector, dataset, rows, title, series, digits) => {
     const host = $(selector);
@@ -24,8 +21,8 @@
   };
   const peak = (rows, key) => rows.reduce((best, row) => (row[key] > (best?.[key] ?? -1) ? row : best), null);
 
-  const show = () => {
-    const date = pick.value, name = weekday(date);
+  const show = (date) => {
+    const name = weekday(date);
     const here = hourRows.filter((row) => row.dt === date), rode = rideRows.filter((row) => row.dt === date);
     const usual = { label: t("usual, {weekday}", { weekday: name }), colour: "--quiet", dashed: true };
     window.wrmCharts.length = 0;
@@ -46,9 +43,6 @@
         : t("Usual for that hour: {n}.", { n: out.bikes_out_usual }),
       t("Most empty stations from {hour}: {n}.", { hour: hour(empty.local_hour), n: empty.empty }),
     ].join(" ");
-    const at = dates.indexOf(date);
-    $("#day-before").disabled = at === dates.length - 1;
-    $("#day-after").disabled = at === 0;
   };
   const drawDays = () => {
     const host = $("#days");
@@ -64,17 +58,7 @@
       });
     });
   };
-  const go = (date) => {
-    if (!dates.includes(date)) return;
-    pick.value = date;
-    show();
-  };
-  const choose = (date) => { history.replaceState(null, "", `#${date}`); go(date); };
-  pick.addEventListener("change", () => choose(pick.value));
-  $("#day-before").addEventListener("click", () => choose(dates[dates.indexOf(pick.value) + 1]));
-  $("#day-after").addEventListener("click", () => choose(dates[dates.indexOf(pick.value) - 1]));
-  addEventListener("hashchange", () => go(hash()));
   // A complete day says more than one that has just begun.
   const whole = dates.find((date) => new Set(hourRows.filter((row) => row.dt === date).map((row) => row.local_hour)).size >= 23);
-  if (dates.includes(hash())) go(hash()); else if (dates.length) go(whole ?? dates[0]); else show();
+  dayPicker(dates, show, whole);
 })();

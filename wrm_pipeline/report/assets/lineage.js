@@ -107,7 +107,7 @@
     for (const edge of document.querySelectorAll(".edge")) edge.classList.toggle("chosen", Boolean(row) && [edge.dataset.from, edge.dataset.to].includes(row.name));
     $("#chosen").replaceChildren(...(row ? [el("h2", {}, row.name), el("p", { lang: "en" }, prose(row.description)), el("dl", { class: "facts" },
       el("div", {}, el("dt", {}, t("Layer")), el("dd", {}, t(row.layer))),
-      el("div", {}, el("dt", {}, t("Made from")), el("dd", {}, links(row.from))), el("div", {}, el("dt", {}, t("Feeds")), el("dd", {}, links(feeds(row)))),
+      el("div", {}, el("dt", {}, t("Made from")), el("dd", {}, links(row.from))), el("div", {}, el("dt", {}, t("Feeds into")), el("dd", {}, links(feeds(row)))),
       el("div", {}, el("dt", {}, t("Tables and views")), el("dd", {}, row.tables.length ? breakable(row.tables.join(", ")) : ["–"])),
       el("div", {}, el("dt", {}, t("Refreshed")), el("dd", {}, time(row.refreshed_at)))),
     el("p", {}, el("a", { href: href("catalog.html", `asset-${row.name}`) }, t("In the catalog")))] : []));
@@ -123,7 +123,7 @@
       sort: { key: "depth", descending: false },
       columns: [{ key: "name", label: t("Asset"), cell: (row) => el("a", { href: `#${encodeURIComponent(row.name)}` }, breakable(row.name)) },
         { key: "layer", label: t("Layer"), value: (row) => t(row.layer) }, { key: "depth", label: t("Steps from the raw data"), kind: "number" },
-        { key: "fromText", label: t("Made from") }, { key: "feedsText", label: t("Feeds") }, { key: "tablesText", label: t("Tables and views") }],
+        { key: "fromText", label: t("Made from") }, { key: "feedsText", label: t("Feeds into") }, { key: "tablesText", label: t("Tables and views") }],
     });
   }
   $("#list").append(source(assets));

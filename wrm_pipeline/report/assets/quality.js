@@ -2,20 +2,19 @@
 // Data quality: whether today's data can be trusted.
 (() => {
   const { t, $, el, records, number, percent, day, dayShort, time, clock, href, figure } = site;
-  const { accounting, feeds, skill, rules, anomalies, profile, freshness } = WRM.quality;
+  const { accounting, rules, anomalies, profile, freshness } = WRM.quality;
   const sums = (row) => row.lines_in === row.rows_out + row.dead_lettered + row.duplicate_rows + row.remark_lines;
 
-  const tile = (state, term, value, note) => el("div", { class: state }, el("p", { class: "term" }, term), el("p", { class: "value" }, value), el("p", { class: "quiet" }, note));
   const [newest] = records(accounting), firing = records(rules).filter((row) => row.newest_hits > 0);
   if (newest) {
     const share = newest.dead_lettered / Math.max(1, newest.lines_in);
     $("#verdict").append(
-      tile("", t("Newest day"), day(newest.dt), t("{n} snapshot, the last {time}|{n} snapshots, the last {time}", { n: newest.snapshots, time: time(newest.last_snapshot) })),
-      tile(sums(newest) ? "good" : "bad", t("Lines accounted for"), sums(newest) ? t("all") : t("not all"), t("{n} line in|{n} lines in", { n: newest.lines_in })),
-      tile(share > 0.01 ? "bad" : "good", t("Dead letters"), number(newest.dead_lettered), t("{share} of the lines; an entry of the queue holds several", { share: percent(share, 2) })));
+      site.tile("", t("Newest day"), day(newest.dt), t("{n} snapshot, the last {time}|{n} snapshots, the last {time}", { n: newest.snapshots, time: time(newest.last_snapshot) })),
+      site.tile(sums(newest) ? "good" : "bad", t("Lines accounted for"), sums(newest) ? t("all") : t("not all"), t("{n} line in|{n} lines in", { n: newest.lines_in })),
+      site.tile(share > 0.01 ? "bad" : "good", t("Dead letters"), number(newest.dead_lettered), t("{share} of the lines; an entry of the queue holds several", { share: percent(share, 2) })));
   }
-  if (rules.rows.length) $("#verdict").append(tile("", t("Rules that fired"), `${number(firing.length)} / ${number(rules.rows.length)}`, t("on the newest day")));
-  if (!anomalies.missing.length) $("#verdict").append(tile("", t("Anomalies"), number(anomalies.rows.length), t("in seven days")));
+  if (rules.rows.length) $("#verdict").append(site.tile("", t("Rules that fired"), `${number(firing.length)} / ${number(rules.rows.length)}`, t("on the newest day")));
+  if (!anomalies.missing.length) $("#verdict").append(site.tile("", t("Anomalies"), number(anomalies.rows.length), t("in seven days")));
 
   figure($("#accounting"), accounting, (rows) => {
     const ordered = rows.toReversed();
@@ -37,30 +36,6 @@
         { key: "first_snapshot", label: t("First snapshot"), kind: "time", cell: (row) => clock(row.first_snapshot) }, { key: "last_snapshot", label: t("Last snapshot"), kind: "time", cell: (row) => clock(row.last_snapshot) }],
     });
   });
-
-  figure($("#feeds"), feeds, (rows) => dataTable($("#feeds"), {
-    label: t("Feeds"), rows, sort: { key: "dt", descending: true }, save: "feeds",
-    columns: [{ key: "dt", label: t("Day"), kind: "day" }, { key: "feed", label: t("Feed") },
-      { key: "snapshots", label: t("Snapshots"), kind: "number" }, { key: "sound", label: t("Believed"), kind: "number" },
-      { key: "published", label: t("Published"), kind: "number" },
-      { key: "published_from", label: t("From hour"), kind: "time", cell: (row) => (row.published_from ? clock(row.published_from) : "") },
-      { key: "published_to", label: t("To hour"), kind: "time", cell: (row) => (row.published_to ? clock(row.published_to) : "") },
-      { key: "reason", label: t("What was seen"), lang: "en" }],
-    fields: feeds.columns,
-  }));
-
-  const scored = $("#skill");
-  if (!skill.missing.length && !skill.rows.length) scored.append(el("p", {}, t("No day is scored yet.")), site.source(skill));
-  else figure(scored, skill, (rows) => dataTable(scored, {
-    label: t("Forecast"), rows, sort: { key: "horizon_min", descending: false }, save: "skill",
-    columns: [{ key: "horizon_min", label: t("Minutes ahead"), kind: "number" },
-      { key: "error_mean", label: t("Mean error, bikes"), kind: "number", digits: 2 },
-      { key: "error_mean_persistence", label: t("If nothing changes"), kind: "number", digits: 2 },
-      { key: "brier_no_bike", label: t("Brier, no bike"), kind: "number", digits: 3 },
-      { key: "brier_no_bike_persistence", label: t("Brier if nothing changes"), kind: "number", digits: 3 },
-      { key: "share_in_band", label: t("In the band"), kind: "percent", digits: 0 }],
-    fields: skill.columns,
-  }));
 
   const svg = (tag, attributes, ...children) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);

@@ -114,6 +114,7 @@ const site = (() => {
     ["fill-3", t("⅔ to 1")], ["fill-4", t("above docks")], ["fill-none", t("docks unknown")]].map(([name, label]) =>
     el("li", {}, el("span", { class: `dot ${name}`, "aria-hidden": "true" }), label)));
 
+  const tile = (state, term, value, note) => el("div", { class: state }, el("p", { class: "term" }, term), el("p", { class: "value" }, value), el("p", { class: "quiet" }, note));
   const records = (dataset) => dataset.rows.map((row) => Object.fromEntries(dataset.columns.map((name, i) => [name, row[i]])));
 
   const notice = (dataset) => el("p", { class: "notice" }, dataset.missing.length
@@ -154,6 +155,6 @@ const site = (() => {
 
   return {
     t, el, $, language, locale, number, percent, day, dayLong, dayShort, weekday, weekdayShort, time, clock, hour, plain,
-    href, hash, isDark, onTheme, colour, records, notice, source, figure, breakable, prose, fillClass, fillLegend,
+    href, hash, isDark, onTheme, colour, records, notice, source, figure, breakable, prose, fillClass, fillLegend, tile,
   };
 })();

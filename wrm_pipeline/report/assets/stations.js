@@ -2,9 +2,9 @@
 // Stations: a table of all, and a page for each, selected by the hash in the address.
 (() => {
   const { t, $, el, records, number, percent, time, clock, dayLong, weekdayShort, hour, href, hash, notice, source, fillClass, fillLegend } = site;
-  const { stations, week, coming, forecast } = WRM.stations;
+  const { stations, week, coming, forecast, skill } = WRM.stations;
   const byId = (dataset) => new Map(records(dataset).map((row) => [row.station_id, row]));
-  const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows), forecasts = byId(forecast);
+  const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows), forecasts = byId(forecast), skills = byId(skill);
   const rows = records(stations).map((row) => ({
     ...row, share_empty: weeks.get(row.station_id)?.share_empty ?? null, share_full: weeks.get(row.station_id)?.share_full ?? null,
     bikes_mean: weeks.get(row.station_id)?.bikes_mean ?? null,
@@ -73,6 +73,7 @@
   const ahead = (station) => {
     const mine = forecasts.get(station.station_id);
     if (!mine) return [];
+    const scored = skills.get(station.station_id), score = (values, i) => values[scored.horizon_min.indexOf(mine.horizon_min[i])];
     const line = (label, cell) => el("tr", {}, el("th", { scope: "row" }, label), mine.target_at.map((_, i) => el("td", { class: "number" }, cell(i))));
     return [el("h2", {}, t("Its next six hours")), el("p", { class: "quiet" }, t("Forecast made at {time}. 80 % of the counts should lie in the band.", { time: clock(mine.made_at) })),
       el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("Its next six hours") }, el("table", { class: "data" },
@@ -80,7 +81,9 @@
         el("thead", {}, el("tr", {}, el("td"), mine.target_at.map((at) => el("th", { scope: "col", class: "number" }, clock(at))))),
         el("tbody", {}, line(t("Bikes expected"), (i) => number(mine.bikes_expected[i])),
           line(t("Band"), (i) => (mine.bikes_p10[i] == null ? "–" : `${number(mine.bikes_p10[i], 1)} – ${number(mine.bikes_p90[i], 1)}`)),
-          line(t("Chance of no bike"), (i) => percent(mine.p_no_bike[i])), line(t("Chance of no free dock"), (i) => percent(mine.p_no_dock[i]))))), source(forecast)];
+          line(t("Chance of no bike"), (i) => percent(mine.p_no_bike[i])), line(t("Chance of no free dock"), (i) => percent(mine.p_no_dock[i])),
+          scored ? [line(t("Was in the band, 7 days"), (i) => percent(score(scored.share_in_band, i))), line(t("Was off by, bikes"), (i) => number(score(scored.error_mean, i), 1))] : null))),
+      scored ? null : el("p", { class: "quiet" }, t("How often the band was right is not known yet: no day is scored.")), source(forecast, skill)];
   };
   const anomalies = (station) => {
     const dataset = WRM.quality.anomalies, mine = records(dataset).filter((row) => row.station_id === station.station_id);

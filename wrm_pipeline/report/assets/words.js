@@ -101,6 +101,59 @@ const words = {
   "Nulls": "Puste", "Distinct": "Różne", "Minimum": "Najmniej", "Maximum": "Najwięcej", "Mean": "Średnia", "Drift": "Dryf", "Name": "Nazwa", "Kind": "Rodzaj",
   "Refreshed": "Odświeżono", "Made by": "Tworzy",
 
+  "Rides": "Przejazdy", "Plan": "Plan", "How good are we": "Jak dobrzy jesteśmy",
+  "Departures by hour": "Odjazdy według godzin",
+  "What counts show is the least: a departure and an arrival within a minute hide each other. The estimate adds what is hidden; in nine cases of ten the truth lies between the dashed lines. Where bikes are known, it is a count and has no range.":
+    "Z liczb rowerów widać najmniej: odjazd i przyjazd w tej samej minucie znoszą się. Szacunek dodaje to, czego nie widać; w dziewięciu przypadkach na dziesięć prawda leży między liniami przerywanymi. Gdzie rowery są znane, jest to liczba dokładna, bez przedziału.",
+  "Departures are all rentals that begin at a station, those that fail included; rides, moves by van, minutes and kilometres are known where the operator's feed names each bike.":
+    "Odjazdy to wszystkie wypożyczenia ze stacji, także nieudane; przejazdy, przewozy, minuty i kilometry są znane, gdy źródło operatora podaje numery rowerów.",
+  "From where to where": "Skąd dokąd",
+  "Rides between stations in the last seven days: the wider the line, the more rides. Of a chosen station, arrivals have another colour than departures.":
+    "Przejazdy między stacjami z ostatnich siedmiu dni: im grubsza linia, tym więcej przejazdów. Dla wybranej stacji przyjazdy mają inny kolor niż odjazdy.",
+  "Bikes that stand longest": "Rowery, które stoją najdłużej", "departures, estimate": "odjazdy, szacunek", "departures, known": "odjazdy, znane",
+  "{day}: {n} departures from stations, all of known bikes.": "{day}: odjazdy ze stacji: {n}, wszystkie znanych rowerów.",
+  "at least": "co najmniej", "at most": "co najwyżej",
+  "seen in the counts": "widoczne w liczbach", "{day}: {n} departures from stations, between {low} and {high}.": "{day}: odjazdy ze stacji: {n}, od {low} do {high}.",
+  "bikes known": "rowery znane", "from counts": "z liczb", "Departures": "Odjazdy", "Rides per bike": "Przejazdy na rower", "How": "Jak", "Round trips": "Pętle",
+  "Moved by van": "Przewiezione", "Minutes, median": "Minuty, mediana", "Straight km, median": "Km w linii prostej, mediana", "outside stations": "poza stacjami",
+  "Which bike is where is not known: only the operator's feed says it (operator in WRM_FEEDS). Departures above are estimated from counts.":
+    "Nie wiadomo, który rower gdzie stoi: mówi to tylko źródło operatora (operator w WRM_FEEDS). Odjazdy powyżej są szacowane z liczb.",
+  "the whole city": "całe miasto", "Rides of": "Przejazdy:", "Map of rides between stations; arrow keys move it, plus and minus zoom": "Mapa przejazdów między stacjami; strzałki ją przesuwają, plus i minus zmieniają skalę",
+  "{n} ride|{n} rides": "{n} przejazd|{n} przejazdy|{n} przejazdów",
+  "The {shown} busiest of {n} connections, {first} to {last}.": "Najczęstsze połączenia: {shown} z {n}, od {first} do {last}.",
+  "{shown} connections that are among the city's {n} busiest, {first} to {last}.": "Połączenia, które są wśród {n} najczęstszych w mieście: {shown}, od {first} do {last}.",
+  "Rides between stations": "Przejazdy między stacjami", "From": "Z", "To": "Do", "Bike": "Rower", "free-standing": "poza stacją", "Hours": "Godziny", "Since": "Od", "Battery, %": "Bateria, %",
+  "Free-standing bikes are in every feed; these stand since the time given, or longer if that is the beginning of the day.":
+    "Rowery poza stacjami są w każdym źródle; te stoją od podanego czasu albo dłużej, jeżeli jest to początek dnia.",
+
+  "Where a van is needed": "Gdzie potrzebny jest samochód",
+  "From the forecast of the next six hours: stations that will probably have no bike or no free dock, how many bikes make up for it, and by when.":
+    "Z prognozy na najbliższe sześć godzin: stacje, na których prawdopodobnie zabraknie rowerów lub miejsc, ile rowerów temu zaradzi i do kiedy.",
+  "No station needs a van in the next six hours.": "W ciągu najbliższych sześciu godzin żadna stacja nie potrzebuje samochodu.",
+  "Map of the stations that need a van; arrow keys move it, plus and minus zoom": "Mapa stacji, które potrzebują samochodu; strzałki ją przesuwają, plus i minus zmieniają skalę",
+  "bring bikes": "przywieźć rowery", "take bikes away": "zabrać rowery", "What to do": "Co zrobić", "Bikes to move": "Rowery do przewiezienia", "Needed by": "Do kiedy", "Chance of it": "Prawdopodobieństwo", "Bikes now": "Rowery teraz", "Was right so far": "Dotąd trafnie",
+  "Lost demand": "Utracony popyt",
+  "Departures that would have been made in the last seven days while a station was empty, from its usual traffic at that hour. In nine cases of ten the truth lies between the dashed lines.":
+    "Odjazdy, które odbyłyby się w ostatnich siedmiu dniach, gdy stacja była pusta, według jej zwykłego ruchu o tej godzinie. W dziewięciu przypadkach na dziesięć prawda leży między liniami przerywanymi.",
+  "{first} to {last}: about {n} departures were lost, between {low} and {high}.": "Od {first} do {last}: utracone odjazdy: około {n}, od {low} do {high}.",
+  "Lost departures by hour": "Utracone odjazdy według godzin", "lost departures": "utracone odjazdy", "Lost departures by station": "Utracone odjazdy według stacji", "Lost departures": "Utracone odjazdy",
+  "Hours empty": "Godziny bez rowerów", "Days with an empty hour": "Dni z pustą godziną", "Longest empty or full": "Najdłużej puste lub pełne", "Hours of a day, mean of the last four weeks.": "Godziny na dobę, średnio z ostatnich czterech tygodni.",
+  "Empty, h a working day": "Pusta, h w dzień roboczy", "Full, h a working day": "Pełna, h w dzień roboczy", "Empty, h a weekend day": "Pusta, h w dzień weekendu", "Full, h a weekend day": "Pełna, h w dzień weekendu", "Days": "Dni",
+  "Gains and losses by hour": "Przybytki i ubytki według godzin",
+  "Arrivals less departures in that hour, mean of the last four weeks: the larger the circle, the greater the difference.": "Przyjazdy minus odjazdy w tej godzinie, średnio z ostatnich czterech tygodni: im większe koło, tym większa różnica.",
+  "Saturday, Sunday": "sobota, niedziela", "Monday to Friday": "od poniedziałku do piątku", "loses bikes": "traci rowery", "gains bikes": "zyskuje rowery",
+  "Map of stations that gain and lose bikes; arrow keys move it, plus and minus zoom": "Mapa stacji, które zyskują i tracą rowery; strzałki ją przesuwają, plus i minus zmieniają skalę",
+  "Gains and losses by station": "Przybytki i ubytki według stacji", "Gain in the hour": "Przybytek w godzinie", "Arrivals": "Przyjazdy",
+
+  "Forecast an hour ahead, day by day": "Prognoza na godzinę naprzód, dzień po dniu", "Forecast, an hour ahead": "Prognoza na godzinę naprzód", "{n} bikes off": "o {n} roweru", "{share} of the error if nothing changes": "{share} błędu przy założeniu, że nic się nie zmieni",
+  "80 % are meant": "powinno być 80 %", "Departures of a day": "Odjazdy w ciągu dnia", "off the ledger, {day}": "różnicy względem rejestru, {day}", "Rides found": "Znalezione przejazdy", "of the ledger, {day}": "rejestru, {day}", "of all snapshots, {day}": "wszystkich migawek, {day}",
+  "Departures against the city's ledger": "Odjazdy a rejestr miasta", "Our departures beside the rentals in the city's own record of that day, failed rentals included.": "Nasze odjazdy obok wypożyczeń z rejestru miasta z tego dnia, razem z nieudanymi.",
+  "Rides against the city's ledger": "Przejazdy a rejestr miasta", "Ride by ride: found with the same bike, stations and times; missed; or invented, which no ride of the ledger explains.":
+    "Przejazd po przejeździe: znaleziony z tym samym rowerem, stacjami i czasem; przeoczony; albo zmyślony, którego nie wyjaśnia żaden przejazd z rejestru.",
+  "No day's ledger has arrived yet.": "Nie ma jeszcze rejestru żadnego dnia.", "In the ledger": "W rejestrze", "Off by": "Różnica", "Found": "Znalezione", "Missed": "Przeoczone", "Invented": "Zmyślone", "Found, share": "Znalezione, udział", "Invented, share": "Zmyślone, udział",
+  "Failed rentals": "Nieudane wypożyczenia", "Unknown stations": "Nieznane stacje", "Feeds and forecasts are on the page": "Źródła i prognozy są na stronie",
+  "Was in the band, 7 days": "Było w przedziale, 7 dni", "Was off by, bikes": "Różnica, rowery", "How often the band was right is not known yet: no day is scored.": "Nie wiadomo jeszcze, jak często przedział był trafny: nie oceniono żadnego dnia.",
+
   "Every asset, table, view and column: what it means, its unit, and where it comes from.": "Każdy zasób, tabela, widok i kolumna: co oznacza, w jakiej jednostce i skąd pochodzi.",
   "Find a table or column": "Znajdź tabelę lub kolumnę", "Descriptions are in English.": "Opisy są po angielsku.",
   "table": "tabela", "view": "widok", "asset": "zasób", "Layer": "Warstwa", "Owner": "Właściciel", "Made from": "Z czego", "Place": "Miejsce", "Columns": "Kolumny", "Type": "Typ",
@@ -111,5 +164,5 @@ const words = {
   "What is made from what. Choose an asset to see its inputs and outputs; arrows point from a source to what is made of it.":
     "Co z czego powstaje. Wybierz zasób, aby zobaczyć jego wejścia i wyjścia; strzałki prowadzą od źródła do tego, co z niego powstaje.",
   "The same as a table": "To samo jako tabela", "Graph of the assets; the table below says the same": "Graf zasobów; tabela poniżej mówi to samo",
-  "Asset": "Zasób", "Steps from the raw data": "Kroki od danych surowych", "Feeds": "Zasila", "Tables and views": "Tabele i widoki", "In the catalog": "W katalogu",
+  "Asset": "Zasób", "Steps from the raw data": "Kroki od danych surowych", "Feeds into": "Zasila", "Tables and views": "Tabele i widoki", "In the catalog": "W katalogu",
 };

@@ -11,7 +11,7 @@ from wrm_pipeline.assets.presentation import markdown_table
 from wrm_pipeline.checks.results import result
 from wrm_pipeline.cli.output import shown_safely
 from wrm_pipeline.domain.shown import MAX_CELL, MAX_DESCRIPTION, shortened, visible
-from wrm_pipeline.report.datasets import MAX_VALUE_LENGTH, plain
+from wrm_pipeline.report.answers import MAX_VALUE_LENGTH, plain
 
 ACTING = {
     "clears the screen": "a\x1b[2Jb",

@@ -7,7 +7,8 @@ from decimal import Decimal
 import duckdb
 import pytest
 
-from wrm_pipeline.report.datasets import DATASETS, Answers, Dataset, plain
+from wrm_pipeline.report.answers import Answers, Dataset, plain
+from wrm_pipeline.report.datasets import DATASETS
 
 REFRESHED = datetime(2025, 8, 21, 12, tzinfo=UTC)
 DATASET = Dataset(("a", "b"), "SELECT * FROM wrm_analytics.a JOIN wrm_analytics.b USING (x)")
@@ -45,6 +46,15 @@ def test_a_missing_table_gives_no_rows_and_is_remembered(connection):
     assert (value["missing"], value["rows"], value["refreshed"]) == (["b"], [], None)
     assert some.missing == {"b"}
     assert some.refreshed() == {}
+
+
+def test_a_column_that_an_older_table_lacks_is_missing_as_a_table_would_be(connection):
+    connection.execute("CREATE TABLE wrm_analytics.a AS SELECT 1 AS x")
+    dataset = Dataset(("a",), "SELECT x, y FROM wrm_analytics.a", ("a.y",))
+    some = answers(connection, "a", "a.x")
+    value = some.page_value(dataset, {})
+    assert (value["missing"], value["rows"], some.missing) == (["a.y"], [], {"a.y"})
+    assert answers(connection, "a.x").page_value(dataset, {})["missing"] == ["a"], "the table, if there is none"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from wrm_pipeline.domain.rules import ServiceArea
-from wrm_pipeline.report.datasets import Answers
+from wrm_pipeline.report.answers import Answers
 from wrm_pipeline.report.site import PAGES, build_site, changed_files
 
 BUILT = datetime(2025, 8, 21, 13, tzinfo=UTC)
