@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
-from wrm_pipeline.analytics.registry.local_time import LOCAL_HOUR_SQL, ZONE, hour_of, in_local_time
+from wrm_pipeline.analytics.registry.local_time import LOCAL_HOUR_SQL, ZONE, in_local_time
+from wrm_pipeline.analytics.registry.planner import RIDES_SHARE
 from wrm_pipeline.analytics.registry.staging import MAX_STEP_MINUTES
 from wrm_pipeline.domain.full_and_empty import EMPTY_SQL
 from wrm_pipeline.domain.lost_demand import (
@@ -27,20 +28,25 @@ if TYPE_CHECKING:
 # So many bikes that leave at once, or fewer that leave none behind, are a van's or a fault of the feed: of real
 # departures, 1 % are like this.
 _MANY, _ALL = 4, 2
+# Rentals, as mv_flows estimates them, for each departure that a station's counts show; more of them would be an error.
+_MOST_RENTALS = 3
 
 # The day's intervals between snapshots: bikes that left and came, and whether riders may have done that.
 _STEPS_SQL = f"""
 CREATE OR REPLACE TEMP TABLE day_steps AS
+WITH ticks AS (
+    -- Comparing and rounding instants takes several times as long as numbers.
+    SELECT file_timestamp, hour_start, epoch_us(file_timestamp) AS tick FROM day_snapshots
+)
 SELECT
     *, change <= -{_MANY} OR (change <= -{_ALL} AND bikes + change = 0) AS is_removal,
     change >= {_MANY} OR (change >= {_ALL} AND bikes = 0) AS is_delivery
 FROM (
     SELECT
-        dt, station_id, file_timestamp, {hour_of("file_timestamp")} AS hour_start, bikes, {EMPTY_SQL} AS empty,
-        lead(bikes) OVER one - bikes AS change,
-        epoch(lead(file_timestamp) OVER one - file_timestamp) / 60 AS minutes
-    FROM day_rows WHERE record_type = 'station'
-    WINDOW one AS (PARTITION BY station_id ORDER BY file_timestamp)
+        station_id, tick, hour_start, bikes, {EMPTY_SQL} AS empty, lead(bikes) OVER one - bikes AS change,
+        (lead(tick) OVER one - tick) / 6e7 AS minutes
+    FROM day_rows JOIN ticks USING (file_timestamp) WHERE record_type = 'station'
+    WINDOW one AS (PARTITION BY station_id ORDER BY tick)
 )
 WHERE minutes <= {MAX_STEP_MINUTES}
 """
@@ -52,9 +58,14 @@ SELECT
 FROM (
     SELECT
         station_id, hour_start, sum(minutes) AS minutes, coalesce(sum(minutes) FILTER (empty), 0) AS minutes_empty,
-        coalesce(sum(-change) FILTER (change < 0 AND NOT is_removal), 0) AS departures,
+        coalesce(sum(-change) FILTER (change < 0 AND NOT is_removal), 0) * {RIDES_SHARE}
+            * least(coalesce(any_value(rentals), 1), {_MOST_RENTALS}) AS departures,
         coalesce(sum(change) FILTER (change > 0 AND NOT is_delivery), 0) AS arrivals
-    FROM day_steps GROUP BY station_id, hour_start
+    FROM day_steps LEFT JOIN (
+        SELECT station_id, sum(departures_estimate) / nullif(sum(departures), 0) AS rentals
+        FROM wrm_analytics.mv_flows WHERE dt = $dt GROUP BY station_id
+    ) USING (station_id)
+    GROUP BY station_id, hour_start
 )
 ORDER BY station_id, hour_start
 """
@@ -67,7 +78,7 @@ WITH rides AS (
     SELECT left_station_id AS station_id, left_at AS seen_at, 1 AS departures, 0 AS arrivals FROM rides
     WHERE NOT EXISTS (
         FROM day_steps WHERE is_removal AND station_id = left_station_id
-            AND left_at BETWEEN file_timestamp - INTERVAL 1 MINUTE AND file_timestamp + INTERVAL 1 MINUTE
+            AND abs(epoch_us(left_at) - tick) <= 6e7
     )
     UNION ALL
     SELECT arrived_station_id, arrived_at, 0, 1 FROM rides
@@ -79,9 +90,10 @@ FROM ends WHERE station_id IS NOT NULL GROUP BY ALL
 """
 
 # Earlier days, by counts.
-_PAST_SQL = """
+_PAST_SQL = f"""
 SELECT
-    station_id, dt, local_hour, departures, arrivals, snapshots / max(snapshots) OVER (PARTITION BY dt, hour_start)
+    station_id, dt, local_hour, departures_estimate * {RIDES_SHARE} AS departures, arrivals,
+    snapshots / max(snapshots) OVER (PARTITION BY dt, hour_start)
         AS seen_h, seen_h * (1 - share_empty) AS with_bikes_h
 FROM wrm_analytics.mv_station_hourly JOIN wrm_analytics.mv_flows USING (dt, hour_start, local_hour, station_id)
 WHERE dt BETWEEN $since AND $dt - 1
@@ -98,12 +110,10 @@ def lost_demand_of(connection: "duckdb.DuckDBPyConnection", dt: date) -> pa.Tabl
     hours = connection.execute(in_local_time(_HOURS_SQL), {"dt": dt}).to_arrow_table()
     past = connection.execute(_PAST_SQL, profile).to_arrow_table()
     rides = connection.execute(in_local_time(_RIDES_SQL), profile).to_arrow_table()
-    ((interval_min,),) = connection.execute("SELECT median(minutes) FROM day_steps").fetchall()
     stations = pa.chunked_array(
         [*past["station_id"].chunks, *hours["station_id"].chunks, *rides["station_id"].chunks], pa.string()
     ).unique()
-    traffic, bikes_known = _traffic(stations, past, hours, rides, dt)
-    rates = rates_of(traffic, interval_min=None if bikes_known else interval_min)
+    rates = rates_of(_traffic(stations, past, hours, rides, dt))
 
     lost = hours.filter(pc.greater(hours["minutes_empty"], 0))
     cells = _codes(lost["station_id"], stations), _integers(lost["local_hour"])
@@ -121,8 +131,8 @@ def lost_demand_of(connection: "duckdb.DuckDBPyConnection", dt: date) -> pa.Tabl
     )
 
 
-def _traffic(stations: pa.Array, past: pa.Table, hours: pa.Table, rides: pa.Table, dt: date) -> tuple[Traffic, bool]:
-    """The traffic by station, day and hour, and whether bikes are known on `dt`, the last day.
+def _traffic(stations: pa.Array, past: pa.Table, hours: pa.Table, rides: pa.Table, dt: date) -> Traffic:
+    """The traffic by station, day and hour; `dt` is the last day.
 
     In hours in which anybody rode, where bikes are known, rides take the place of counts.
     """
@@ -141,7 +151,7 @@ def _traffic(stations: pa.Array, past: pa.Table, hours: pa.Table, rides: pa.Tabl
     known = ridden.sum((0, 1)) > 0
     departures, arrivals = np.where(known, ridden, counted)
     is_free_day = np.array([day.isoweekday() > 5 for day in days.to_pylist()])
-    return Traffic(departures, arrivals, time[0], time[1], is_free_day), bool(known[-1].any())
+    return Traffic(departures, arrivals, time[0], time[1], is_free_day)
 
 
 def _codes(column: pa.ChunkedArray, of: pa.Array) -> NDArray[np.int64]:

@@ -28,8 +28,6 @@ HOUR_KERNEL = (1.0, 0.5)
 MAX_SHAPE = 20.0
 # Of the range: 90 %.
 TAIL = 0.05
-# With a snapshot each minute, the rides that counts hide are as many as the failed rentals that they show.
-BALANCED_MINUTES = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +62,13 @@ class Rates:
     shape: Floats
 
 
-def rates_of(traffic: Traffic, *, interval_min: float | None = None) -> Rates:
-    """The rates of the last day, from all days.
-
-    Args:
-        traffic: Of the day and of those before it.
-        interval_min: Minutes between the snapshots whose counts show the traffic; None if it is that of known bikes.
-    """
-    arrivals, free = traffic.arrivals, traffic.is_free_day
+def rates_of(traffic: Traffic) -> Rates:
+    """The rates of the last day, from all days."""
+    arrivals = traffic.arrivals
     expected = traffic.seen_h * _ratio(arrivals.sum(0), traffic.seen_h.sum(0))
     # Arrivals do not depend on bikes being there: a station that is always empty and never reached has no demand.
     by_arrivals = (arrivals.sum((1, 2)) + 1) / (expected.sum((1, 2)) + 1)
-    rates = _rates(traffic.departures, traffic.with_bikes_h, by_arrivals, free)
-    if interval_min is None or interval_min <= BALANCED_MINUTES:
-        return rates
-    back = _rates(arrivals, traffic.seen_h, by_arrivals, free)
-    return Rates(_unhidden(rates.mean, back.mean, interval_min), rates.shape)
+    return _rates(traffic.departures, traffic.with_bikes_h, by_arrivals, traffic.is_free_day)
 
 
 def range_of(mean: Floats, shape: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -124,28 +113,6 @@ def _city(counts: Floats, hours: Floats) -> Floats:
     busy = _ratio(counts.sum(1), (hours * usual).sum(1))
     prior = np.outer(busy, usual)
     return _ratio(counts + CITY_WEIGHT * (prior > 0), hours + _ratio(np.full_like(prior, CITY_WEIGHT), prior))
-
-
-def _unhidden(departures: Floats, arrivals: Floats, interval_min: float) -> Floats:
-    """Rates of departures with those that an arrival within the same interval hides; all per hour."""
-    true, back = departures, arrivals
-    for _ in range(20):
-        hidden = _hidden(true, back, interval_min) - _hidden(true, back, BALANCED_MINUTES)
-        true, back = departures + hidden, arrivals + hidden
-    return true
-
-
-def _hidden(departures: Floats, arrivals: Floats, interval_min: float) -> Floats:
-    """Per hour, pairs of a departure and an arrival in one interval: E[min] of two Poisson numbers."""
-    hours = interval_min / 60
-    mean_out, mean_in = departures * hours, arrivals * hours
-    term_out, term_in = np.exp(-mean_out), np.exp(-mean_in)
-    above_out, above_in, pairs = 1 - term_out, 1 - term_in, np.zeros_like(mean_out)
-    for count in range(1, 30):
-        pairs += above_out * above_in
-        term_out, term_in = term_out * mean_out / count, term_in * mean_in / count
-        above_out, above_in = above_out - term_out, above_in - term_in
-    return pairs / hours
 
 
 def _ratio(counts: Floats, of: Floats) -> Floats:

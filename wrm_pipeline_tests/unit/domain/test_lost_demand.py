@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -78,15 +76,6 @@ def test_an_hour_without_any_bike_in_the_city_loses_nothing_that_is_known():
     with_bikes_h = np.ones_like(rates)
     with_bikes_h[:, 0, 3] = 0
     assert (rates_of(traffic_of(rates, with_bikes_h, free=(False,))).mean[:, 3] == 0).all()
-
-
-def test_the_rarer_the_snapshots_the_more_departures_they_hide():
-    traffic = traffic_of(steady([6.0, 6.0], 1), np.ones((2, 1, HOURS)), free=(False,))
-    one, five, ten = (rates_of(traffic, interval_min=minutes).mean.sum() for minutes in (1, 5, 10))
-    assert rates_of(traffic).mean.sum() == one < five < ten
-    # A station at which no bike arrives hides none.
-    alone = replace(traffic, arrivals=np.zeros_like(traffic.arrivals))
-    assert rates_of(alone, interval_min=10).mean == pytest.approx(rates_of(alone).mean)
 
 
 @pytest.mark.parametrize(("mean", "shape"), [(0.05, 3.0), (1.0, 2.0), (6.0, 20.0), (300.0, 20.0)])
