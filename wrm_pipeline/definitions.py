@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from wrm_pipeline import logs
+from wrm_pipeline.assets.duckdb.city_rides import city_rides, ride_comparison
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.forecast import forecast_model, forecast_skill, station_forecast
@@ -38,6 +39,7 @@ from wrm_pipeline.jobs.compaction import wrm_compaction_job
 from wrm_pipeline.jobs.processing import (
     EACH_MINUTE,
     wrm_analytics_job,
+    wrm_city_rides_job,
     wrm_daily_analytics_job,
     wrm_forecast_job,
     wrm_freshness_job,
@@ -66,6 +68,7 @@ from wrm_pipeline.resources.s3 import S3Resource
 from wrm_pipeline.resources.vault import VaultResource
 from wrm_pipeline.resources.warm_runs import use_warm_runs
 from wrm_pipeline.resources.workers import WorkersResource
+from wrm_pipeline.schedules.city_rides import city_rides_schedule
 from wrm_pipeline.schedules.compaction import compaction_schedule
 from wrm_pipeline.schedules.forecast import forecast_schedule
 from wrm_pipeline.schedules.freshness import wrm_freshness_schedule
@@ -97,6 +100,8 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
                 _with_runs(bike_positions, settings),
                 query_station_summary,
                 bike_density_spatial_analysis,
+                city_rides,
+                ride_comparison,
             )
         ),
         create_duckdb_enhanced_views,
@@ -135,6 +140,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_daily_analytics_job,
             wrm_forecast_job,
             wrm_stations_history_job,
+            wrm_city_rides_job,
             wrm_freshness_job,
             reprocess_dlq,
             wrm_compaction_job,
@@ -145,6 +151,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             wrm_freshness_schedule,
             forecast_schedule(settings.timezone),
             stations_history_schedule(settings.timezone),
+            *([city_rides_schedule(settings.timezone)] if settings.has_ride_lists else []),
             *([compaction_schedule(settings.timezone)] if settings.compact_after_days else []),
             # On a server a systemd timer does this: it needs no daemon, and its failures are in the journal.
             *([prune_history_schedule(settings.timezone)] if settings.env == "local" else []),

@@ -40,7 +40,13 @@ from wrm_pipeline.domain.layout import FIRST_DATE, Layout, folder_date
 from wrm_pipeline.domain.masking import publish, redact, remember_credentials, remember_secret
 from wrm_pipeline.domain.public_system import PublicSystem
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, EVERYWHERE, ServiceArea, StrictRules
-from wrm_pipeline.domain.setting_groups import CitySettings, GbfsOutSettings, MailSettings, ServingSettings
+from wrm_pipeline.domain.setting_groups import (
+    CitySettings,
+    GbfsOutSettings,
+    MailSettings,
+    RidesSettings,
+    ServingSettings,
+)
 from wrm_pipeline.domain.values import stripped, unusable_character
 
 # Reports from before 2010 are dead letters (data contract, section 4).
@@ -57,7 +63,7 @@ class SettingsError(ValueError):
     """The environment is invalid; the message says which variable, why, and what to do."""
 
 
-class Settings(CitySettings, ServingSettings, MailSettings, GbfsOutSettings, BaseSettings):
+class Settings(CitySettings, RidesSettings, ServingSettings, MailSettings, GbfsOutSettings, BaseSettings):
     """All settings, validated together. Field descriptions are shown by `wrm config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)

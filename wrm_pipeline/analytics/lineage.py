@@ -129,6 +129,7 @@ def object_folder(asset: str, layout: Layout) -> str | None:
         asset_names.PROCESSED: layout.layer_prefix("processed"),
         asset_names.ENHANCED: layout.layer_prefix("enhanced"),
         asset_names.BIKE_POSITIONS: layout.layer_prefix(asset_names.BIKE_POSITIONS),
+        asset_names.CITY_RIDES: layout.layer_prefix(asset_names.CITY_RIDES),
         asset_names.DEAD_LETTERS: layout.dead_letter_prefix,
         asset_names.DENSITY_MAP: layout.report_key("bike_density_map.html"),
         asset_names.REPORT: layout.report_key("site"),

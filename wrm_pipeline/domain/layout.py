@@ -19,7 +19,12 @@ FIRST_DATE = date(2025, 6, 1)
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
 
 BIKE_POSITIONS = "bike_positions"
-"""The layer of the bikes' stays: it has no other selection beside it, so its path has no `all`."""
+"""The layer of the bikes' stays."""
+CITY_RIDES = "city_rides"
+"""The layer of the rides in the city's own lists."""
+
+# They have no other selection beside them, so their paths have no `all`.
+_UNDIVIDED = (BIKE_POSITIONS, CITY_RIDES)
 
 VALUES_FOLDER = "values"
 """Small values of assets, unless `s3_io_manager` has another `s3_prefix`."""
@@ -33,6 +38,7 @@ OWN_FOLDERS = frozenset(
         "duckdb",
         "findings",
         "forecast",
+        "ledger",
         "lineage",
         "probe",
         "quarantine",
@@ -197,7 +203,7 @@ class Layout:
 
     def layer_prefix(self, layer: str) -> str:
         """Prefix of all partitions of a Parquet layer."""
-        return f"{self.prefix}{layer}/" if layer == BIKE_POSITIONS else f"{self.prefix}{layer}/all/"
+        return f"{self.prefix}{layer}/" if layer in _UNDIVIDED else f"{self.prefix}{layer}/all/"
 
     def partition_key(self, layer: str, dt: date) -> str:
         """The one object of a partition: a function of layer and date alone."""
@@ -258,6 +264,10 @@ class Layout:
         """Key of the service area that was found, where none is configured."""
         return f"{self.prefix}findings/service_area.json"
 
+    def ledger_folder(self, dt: date) -> str:
+        """The folder of the city's lists of the rides that ended on a day, as they came; they cannot be rebuilt."""
+        return f"{self.prefix}ledger/dt={dt:%Y-%m-%d}/"
+
     @property
     def station_decisions_prefix(self) -> str:
         """What people decided about stations is below this prefix; it cannot be rebuilt."""
@@ -309,7 +319,7 @@ class Layout:
 
 
 def _stem(layer: str) -> str:
-    return layer if layer == BIKE_POSITIONS else f"all_{layer.rpartition('/')[2]}"
+    return layer if layer in _UNDIVIDED else f"all_{layer.rpartition('/')[2]}"
 
 
 def _name_time(name: str, zone: tzinfo, *, fold: int = 0) -> datetime | None:

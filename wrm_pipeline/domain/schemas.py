@@ -164,6 +164,40 @@ BIKE_POSITIONS = TableSchema(
     },
 )
 
+_PLACES = ("station", "outside", "van", "unmatched")
+
+
+def _ride_end(side: str, verb: str) -> dict[str, Column]:
+    return {
+        f"{side}_at": Column(UTC_TIMESTAMP, f"When it {verb}"),
+        f"{side}_name": Column(pa.string(), f"Where it {verb}, as the list names it, without odd blanks"),
+        f"{side}_what": Column(pa.string(), "What this name is", values=_PLACES),
+        f"{side}_station_id": Column(pa.string(), "Number of the station then; null if it is none", nullable=True),
+        f"{side}_station_key": Column(pa.string(), "Identity of the station (stations_history)", nullable=True),
+        f"{side}_matched_by": Column(
+            pa.string(), "How it was found: name, former_name, spelling, word_order or bikes", nullable=True
+        ),
+    }
+
+
+CITY_RIDES = TableSchema(
+    "city_rides",
+    "One row for each ride of the city's own list of the rides that ended on a day, sorted by its end.",
+    {
+        "rental_id": Column(pa.string(), "Number of the rental"),
+        "bike_id": Column(pa.string(), "Bike number"),
+        **_ride_end("left", "began"),
+        **_ride_end("arrived", "ended"),
+        "duration_min": Column(pa.int32(), "Its length in the list, a whole number", unit="min"),
+        "time_note": Column(
+            pa.string(),
+            "How its instants were found where clocks were changed: repeated_hour_by_duration, repeated_hour_by_order, "
+            "repeated_hour_unsure, skipped_hour; else empty",
+        ),
+        "line_number": Column(pa.int32(), "Its line in the list, from 1"),
+    },
+)
+
 SORT_KEY = ("file_timestamp", "station_id")
 FLAGS = ("over_capacity", "no_docks", "outside_service_area", "stale", "count_capped")
 

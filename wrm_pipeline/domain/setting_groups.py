@@ -12,6 +12,7 @@ from wrm_pipeline.domain.city import DEFAULT_CITY, DEFAULT_ZONE_NAME, known_zone
 from wrm_pipeline.domain.configured import (
     SMTP_SCHEMES,
     SslMode,
+    http_url,
     mail_addresses,
     pg_schema,
     public_url,
@@ -55,6 +56,38 @@ class CitySettings(BaseModel):
     def zone(self) -> ZoneInfo:
         """WRM_TIMEZONE as a zone."""
         return known_zone(self.timezone)
+
+
+class RidesSettings(BaseModel):
+    """The city's own list of each day's rides."""
+
+    rides_url: str = Field(
+        "",
+        alias="WRM_RIDES_URL",
+        description="Address of the city's list of a day's rides, with {date} for the day (2024-06-03)",
+    )
+    rides_dir: Path | None = Field(
+        None,
+        alias="WRM_RIDES_DIR",
+        description="Folder of such lists, .csv or .csv.gz, with the day in their names; it comes before the address",
+    )
+
+    @field_validator("rides_url")
+    @classmethod
+    def _address_of_days(cls, value: str) -> str:
+        if value and "{date}" not in value:
+            raise ValueError("has no {date} for the day; give one like https://example.org/rides_{date}.csv")
+        return http_url(value) if value else value
+
+    @field_validator("rides_dir")
+    @classmethod
+    def _absolute_folder(cls, value: Path | None) -> Path | None:
+        return value if value is None else value.expanduser().absolute()
+
+    @property
+    def has_ride_lists(self) -> bool:
+        """Whether the city's lists of rides are configured."""
+        return bool(self.rides_url) or self.rides_dir is not None
 
 
 class ServingSettings(BaseModel):

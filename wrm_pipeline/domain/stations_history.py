@@ -8,6 +8,7 @@ another name is another station.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from wrm_pipeline.domain.distance import metres_between
 
@@ -87,6 +88,7 @@ def same_name(name: str, other: str) -> bool:
     return plain_name(name) == plain_name(other)
 
 
+@lru_cache(maxsize=8192)
 def plain_name(name: str) -> str:
     """A name without what makes no difference: capitals, and blanks of all kinds."""
     return " ".join(name.split()).casefold()

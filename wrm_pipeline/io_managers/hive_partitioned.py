@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, PrivateAttr
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
-from wrm_pipeline.domain.layout import BIKE_POSITIONS, OWN_FOLDERS, is_plain_key
+from wrm_pipeline.domain.layout import BIKE_POSITIONS, CITY_RIDES, OWN_FOLDERS, is_plain_key
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
 from wrm_pipeline.io_managers.frames import FRAMES, Wanted, as_arrow, concat, from_arrow
@@ -167,7 +167,7 @@ def _layer(context: _Context) -> str:
     output = context.upstream_output if isinstance(context, dg.InputContext) else context
     chosen = ((output.definition_metadata if output else None) or {}).get("layer")
     layer = str(chosen or "/".join(context.asset_key.path))
-    own = OWN_FOLDERS if chosen else OWN_FOLDERS.union(LAYERS, (BIKE_POSITIONS,))
+    own = OWN_FOLDERS if chosen else OWN_FOLDERS.union(LAYERS, (BIKE_POSITIONS, CITY_RIDES))
     if layer.partition("/")[0] in own or not is_plain_key(layer) or "=" in layer:
         raise ValueError(
             f"{layer!r} cannot be the folder of {context.asset_key.to_user_string()} in the lake: the pipeline keeps "

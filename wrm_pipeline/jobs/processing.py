@@ -5,6 +5,7 @@ Each runs in a single process: a separate process per step takes seconds to star
 
 import dagster as dg
 
+from wrm_pipeline.assets.duckdb.city_rides import city_rides, ride_comparison
 from wrm_pipeline.assets.duckdb.data_quality import data_quality
 from wrm_pipeline.assets.duckdb.density import bike_density_map, bike_density_spatial_analysis
 from wrm_pipeline.assets.duckdb.forecast import forecast_model, forecast_skill, station_forecast
@@ -89,6 +90,13 @@ wrm_stations_history_job = dg.define_asset_job(
     selection=[stations_history],
     executor_def=dg.in_process_executor,
     description="Finds out which station is which, after each day: renamed, moved, renumbered, vanished, returned.",
+)
+
+wrm_city_rides_job = dg.define_asset_job(
+    "wrm_city_rides_job",
+    selection=[city_rides, ride_comparison],
+    executor_def=dg.in_process_executor,
+    description="Reads the city's own list of a day's rides, and compares it with what the archive saw.",
 )
 
 wrm_daily_analytics_job = dg.define_asset_job(

@@ -13,6 +13,7 @@ from wrm_pipeline.analytics.registry.latest import LATEST_VIEWS
 from wrm_pipeline.analytics.registry.model import SCHEMA, Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.planner import PLANNER_TABLES
 from wrm_pipeline.analytics.registry.quality import QUALITY_TABLES
+from wrm_pipeline.analytics.registry.ride_comparison import RIDE_COMPARISON_TABLES
 from wrm_pipeline.analytics.registry.rides import MV_RIDES
 from wrm_pipeline.analytics.registry.stations import STATION_TABLES
 from wrm_pipeline.analytics.registry.views import VIEWS_OF_PARQUET
@@ -32,6 +33,7 @@ TABLES: dict[str, Table] = {
         MV_REFRESHES,
         *FORECAST_TABLES,
         *STATION_TABLES,
+        *RIDE_COMPARISON_TABLES,
         *QUALITY_TABLES,
         *CATALOG_OF_ALL,
     )
