@@ -104,8 +104,8 @@
         fact(t("Full, 7 days"), percent(station.share_full)),
         fact(t("Departures a day"), number(flow?.departures_per_day, 1)), fact(t("Arrivals a day"), number(flow?.arrivals_per_day, 1))),
       flags(station).length ? el("p", { class: "notice" }, `${t("Flags")}: ${flags(station).join(", ")}`) : null,
-      station.empty_at && !station.empty ? el("p", {}, t("By its usual profile it runs empty at {time}.", { time: clock(station.empty_at) })) : null,
-      station.full_at && !station.full ? el("p", {}, t("By its usual profile it is full at {time}.", { time: clock(station.full_at) })) : null,
+      station.empty_at && !station.empty ? el("p", {}, t("It is expected to be empty at {time}.", { time: clock(station.empty_at) })) : null,
+      station.full_at && !station.full ? el("p", {}, t("It is expected to be full at {time}.", { time: clock(station.full_at) })) : null,
       ...ahead(station), el("h2", {}, t("Its week, mean bikes by hour")), fillLegend(), heat(station), source(WRM.weeks.hours, WRM.weeks.flows), ...anomalies(station)];
   };
   const pageTitle = document.title;

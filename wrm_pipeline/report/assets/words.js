@@ -66,7 +66,7 @@ const words = {
   "{n} row|{n} rows": "{n} wiersz|{n} wiersze|{n} wierszy", "{n} of {all} rows": "{n} z {all} wierszy", "yes": "tak", "no": "nie",
   "← All stations": "← Wszystkie stacje", "as of {time}": "stan na {time}", "on the map": "na mapie",
   "There is no station {id} in the newest snapshot.": "W najnowszej migawce nie ma stacji {id}.", "Departures a day": "Odjazdy na dobę", "Arrivals a day": "Przyjazdy na dobę",
-  "By its usual profile it runs empty at {time}.": "Według zwykłego przebiegu będzie pusta o {time}.", "By its usual profile it is full at {time}.": "Według zwykłego przebiegu będzie pełna o {time}.",
+  "It is expected to be empty at {time}.": "Prawdopodobnie będzie pusta o {time}.", "It is expected to be full at {time}.": "Prawdopodobnie będzie pełna o {time}.",
   "Its week, mean bikes by hour": "Tydzień stacji, średnia liczba rowerów według godzin", "Week as a heat map": "Tydzień jako mapa ciepła",
   "Mean bikes by day and hour": "Średnia liczba rowerów według dni i godzin", "no data": "brak danych",
   "{day}, {hour}: {bikes} bikes on average, empty {empty}, full {full} of the hour": "{day}, {hour}: średnio {bikes} rowerów, pusta przez {empty}, pełna przez {full} godziny",
