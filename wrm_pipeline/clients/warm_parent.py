@@ -5,7 +5,7 @@ It is multiprocessing's fork server, adapted to a long-running service:
 - It is reached by a socket pair that only the process that started it has: no path, so other accounts cannot connect to
   it, and a kill leaves nothing behind. When that process is gone, it ends after its children.
 - It does not fork unless it has one thread, so no child inherits a lock that is held. Libraries that start threads
-  when they are loaded are configured not to (`_ONE_THREAD`).
+  when they are loaded are configured not to (`_LIBRARIES`).
 - When it is killed its children continue, and their end is still noticed (`ForkedProcess.poll`); multiprocessing would
   consider them dead.
 """
@@ -33,8 +33,13 @@ from multiprocessing.context import set_spawning_popen
 from pathlib import Path
 from typing import Any, cast
 
-# OpenBLAS (numpy's and scipy's) starts a thread for each core, Arrow's jemalloc one that returns memory.
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+# Read by libraries when they are loaded. OpenBLAS (numpy's and scipy's) starts a thread for each core, Arrow's jemalloc
+# one that returns memory. Arrow's mimalloc takes its first GB as huge pages: 25 MB in each child for a minute's few kB.
+_LIBRARIES = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+}
 
 _MAX_MESSAGE = 65_536
 _MAX_FDS = 64
@@ -225,7 +230,7 @@ def serve(fd: int) -> None:
     sys.path[:] = message["sys_path"]
     os.chdir(message["dir"])
     util._close_stdin()  # type: ignore[attr-defined]
-    with _set(_ONE_THREAD):
+    with _set(_LIBRARIES):
         Load(message["function"], message["argument"], tuple(message["modules"]))()
     # Memory is shared with each child until one of them writes on it, and a collection would write on all of it.
     gc.collect()

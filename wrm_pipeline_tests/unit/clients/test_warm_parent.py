@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import random
 import signal
@@ -27,6 +28,20 @@ loaded: list[str] = []
 
 def load(argument: str) -> None:
     loaded.append(argument)
+
+
+def load_arrow(_: str) -> None:
+    importlib.import_module("pyarrow")
+
+
+def use_arrow_a_little() -> float:
+    """MB that the process has of its own more than before."""
+    import pyarrow as pa
+
+    before = psutil.Process().memory_full_info().uss
+    stream = pa.BufferOutputStream()
+    stream.write(b"x" * 100_000)
+    return (psutil.Process().memory_full_info().uss - before) / 1e6
 
 
 def load_with_a_thread(_: str) -> None:
@@ -79,9 +94,9 @@ class Children:
         process.start()
         return process
 
-    def ask(self) -> dict[str, Any]:
+    def ask(self, say_what: Callable[[], Any] = what_it_is) -> Any:
         queue = self.context.Queue()
-        process = self.start(say, queue, what_it_is)
+        process = self.start(say, queue, say_what)
         try:
             return queue.get(timeout=30)
         finally:
@@ -222,6 +237,14 @@ def test_a_parent_that_gets_a_thread_later_refuses() -> None:
     with pytest.raises(NotForkedError, match="did not fork"):
         children.start(time.sleep, 60)
     children.end()
+
+
+def test_a_child_that_uses_arrow_a_little_takes_little_memory() -> None:
+    children = Children(load_arrow)
+    try:
+        assert children.ask(use_arrow_a_little) < 3
+    finally:
+        children.parent.retire()
 
 
 def test_what_a_child_registers_for_its_end_is_done(children: Children, tmp_path: Path) -> None:
