@@ -8,6 +8,10 @@ from wrm_pipeline.cli.command import Command, json_option, pass_settings, typed_
 from wrm_pipeline.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wrm_pipeline.cli.doctor import Finding
+    from wrm_pipeline.cli.host.examine import HostFinding
     from wrm_pipeline.settings import Settings
 
 
@@ -16,27 +20,49 @@ if TYPE_CHECKING:
     examples=[
         ("wrm doctor", "one line per check, and what to do if it fails"),
         ("wrm doctor --json", "the same for a program; exit status 1 if anything failed"),
+        ("wrm doctor --production", "the host instead, as root: units, files, ports, versions, backups, limits"),
     ],
 )
+@click.option("--production", is_flag=True, help="Check the host that the playbook set up; needs root.")
 @json_option
-@pass_settings
-def doctor(settings: "Settings", as_json: bool) -> int:
+def doctor(production: bool, as_json: bool) -> int:
     """Check all that the pipeline needs, and say what to do."""
-    from dataclasses import asdict
+    return _doctor_of_host(as_json) if production else _doctor(as_json)
 
+
+@pass_settings
+def _doctor(settings: "Settings", as_json: bool) -> int:
     from wrm_pipeline.cli.doctor import examine
 
-    findings = []
-    for finding in examine(settings):
-        findings.append(finding)
+    return _print_findings(examine(settings), as_json)
+
+
+def _doctor_of_host(as_json: bool) -> int:
+    """Needs no settings, so that it works when these are what is wrong."""
+    import os
+
+    from wrm_pipeline.cli.host.examine import examine_host
+
+    if os.geteuid() != 0:
+        raise click.ClickException("Only root can look at everything: run it as root, or with sudo")
+    return _print_findings(examine_host(), as_json)
+
+
+def _print_findings(findings: "Iterable[Finding | HostFinding]", as_json: bool) -> int:
+    from dataclasses import asdict
+
+    seen = []
+    for finding in findings:
+        seen.append(finding)
         if not as_json:
-            print(f"{finding.status:<9} {finding.name:<13} {finding.tried} ({finding.seconds:.1f} s)")
+            seconds = f" ({finding.seconds:.1f} s)" if hasattr(finding, "seconds") else ""
+            print(f"{finding.status:<9} {finding.name:<13} {finding.tried}{seconds}")
             print(f"{'':<23} {finding.got}")
             if finding.todo:
                 print(f"{'':<23} → {finding.todo}")
     if as_json:
-        print_json([asdict(finding) for finding in findings])
-    return 1 if any(finding.status == "failed" for finding in findings) else 0
+        print_json([asdict(finding) for finding in seen])
+    return 1 if any(finding.status == "failed" for finding in seen) else 0
 
 
 @click.command(

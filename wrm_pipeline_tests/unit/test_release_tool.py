@@ -219,3 +219,41 @@ def test_a_run_that_is_under_way_gets_as_much_time_again(tool: ModuleType, monke
     )
     tool.verify(time.time() - 130)
     assert next(answers, None) is None
+
+
+HOST = [
+    {"name": "units", "status": "ok", "got": "nothing is wrong", "todo": "", "unsafe": False},
+    {"name": "backup", "status": "failed", "got": "the newest backup is 30 hours old", "todo": "r", "unsafe": False},
+    {"name": "journal", "status": "warning", "got": "the journal takes 1.9G", "todo": "vacuum", "unsafe": False},
+]
+FULL = {"name": "disk", "status": "failed", "got": "95 MiB of / are free", "todo": "Make room", "unsafe": True}
+
+
+@pytest.mark.parametrize(
+    ("prints", "ignore", "refused"),
+    [
+        (json.dumps(HOST), False, False),
+        (json.dumps([*HOST, FULL]), False, True),
+        (json.dumps([*HOST, FULL]), True, False),
+        ("No such option: --production", False, False),
+        ("7", False, False),
+    ],
+)
+def test_what_is_wrong_with_the_host_is_said_and_only_danger_refuses_a_release(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], prints: str, ignore: bool, refused: bool
+) -> None:
+    program = installed(tool, "1") / "venv/bin/wrm"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{prints}\nEND\nexit 1\n")
+    program.chmod(0o755)
+    if refused:
+        with pytest.raises(tool.ReleaseError, match="95 MiB of / are free"):
+            tool.examine_host("1", ignore=ignore)
+    else:
+        tool.examine_host("1", ignore=ignore)
+    said = capsys.readouterr().out
+    if prints.startswith("["):
+        assert "failed: backup: the newest backup is 30 hours old" in said
+        assert "warning: journal" in said
+        assert "nothing is wrong" not in said
+    else:
+        assert "the host was not looked at" in said

@@ -528,10 +528,40 @@ def gate(version: str, *, ignore_doctor: bool) -> None:
     with beside_the_others():
         looked_at = check_hashes(version)
     say(f"gate: hashes ({looked_at})")
+    if current_version():
+        examine_host(version, ignore=ignore_doctor)
     environment = Path("/run/wrm-gate.env")
     environment.write_text(f"WRM_GATE_DOCTOR={'no' if ignore_doctor else 'yes'}\n")
     say("gate: dagster definitions validate, wrm doctor, wrm smoke")
     _oneshot(f"wrm-gate@{version}.service")
+
+
+def examine_host(version: str, *, ignore: bool) -> None:
+    """Say what the release's own `wrm doctor --production` finds on this host.
+
+    Most of it has nothing to do with the release, and a release may be the remedy, so only what would make trying it
+    unsafe (it says so itself, say a full disk) refuses the release.
+
+    Raises:
+        ReleaseError: it is unsafe.
+    """
+    command = (str(RELEASES / version / "venv/bin/wrm"), "doctor", "--production", "--json")
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False
+        )
+        findings = [dict(finding) for finding in json.loads(done.stdout)]
+    except (OSError, subprocess.TimeoutExpired, ValueError, TypeError) as error:
+        say(f"gate: the host was not looked at ({error}); `wrm doctor --production` does it")
+        return
+    wrong = [finding for finding in findings if finding.get("status") in {"warning", "failed"}]
+    say(f"gate: wrm doctor --production ({len(wrong)} findings)")
+    for finding in wrong:
+        say(f"    {finding['status']}: {finding.get('name')}: {finding.get('got')} → {finding.get('todo')}")
+    unsafe = [str(finding.get("got")) for finding in wrong if finding.get("unsafe") and finding["status"] == "failed"]
+    if unsafe and not ignore:
+        raise ReleaseError(f"the host is not fit for a release: {'; '.join(unsafe)}")
 
 
 def migrate(version: str) -> None:
