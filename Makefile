@@ -16,7 +16,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults check check-workflows audit sbom bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test clean
+.PHONY: help setup demo dev test faults check check-workflows audit sbom bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test container-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,6 +134,9 @@ deploy-check: deploy-setup ## lint playbooks and roles, and verify the units whe
 
 deploy-test: setup deploy-setup ## the deployment tried for real, in a container (needs root and systemd-nspawn)
 	$(BIN)/python -m deploy.test.acceptance
+
+container-test: setup deploy-setup ## the containers tried for real, with podman (needs root, podman and debootstrap)
+	$(BIN)/python -m deploy.test.containers
 
 lock: ## renew the locks (needs uv)
 	uv pip compile pyproject.toml --extra dev --extra celery --extra kubernetes --python-version 3.11 --universal --generate-hashes \

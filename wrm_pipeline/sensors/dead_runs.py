@@ -5,6 +5,7 @@ while one holds the pool `ingest`, no snapshot is taken for a quarter of an hour
 """
 
 import json
+import socket
 
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
@@ -58,9 +59,12 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 
 def _is_child_of_code_server(run: dg.DagsterRun) -> bool:
-    """Other launchers (Celery, Kubernetes) have no such tag, and their processes are elsewhere."""
+    """Other launchers (Celery, Kubernetes) have no such tag, and their processes are elsewhere.
+
+    A container is called by its own name, and of two code servers each sees its own processes only.
+    """
     address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
-    return "socket" in address or address.get("host") in {"localhost", "127.0.0.1"}
+    return "socket" in address or address.get("host") in {"localhost", "127.0.0.1", socket.gethostname()}
 
 
 def _has_process(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -106,6 +106,16 @@ def test_runs_of_other_launchers_and_machines_are_left_alone(instance: dg.Dagste
     assert (status(instance, celery), status(instance, elsewhere)) == ("STARTED", "STARTED")
 
 
+def test_a_container_looks_after_the_runs_of_its_own_code_server_only(
+    instance: dg.DagsterInstance, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "code-green")
+    its = run_of(instance, gone, address={"host": "code-green", "port": "4000"})
+    of_the_release_before = run_of(instance, gone, address={"host": "code-blue", "port": "4000"})
+    assert [run.run_id for run in end_dead_runs(instance)] == [its]
+    assert status(instance, of_the_release_before) == "STARTED"
+
+
 def test_a_run_that_is_just_being_handed_over_is_the_daemons_business(instance: dg.DagsterInstance) -> None:
     run_id = run_of(instance, None, STARTING)
     assert end_dead_runs(instance) == []
