@@ -16,7 +16,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults check check-workflows audit sbom bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test container-test clean
+.PHONY: help setup demo dev test faults check check-workflows audit sbom release-files bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test container-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,7 +77,7 @@ WORKFLOWS_VENV := .venv-workflows
 
 check-workflows: $(WORKFLOWS_VENV)/.ready ## lint .github: actionlint (with shellcheck where it is installed) and zizmor
 	$(WORKFLOWS_VENV)/bin/actionlint .github/workflows/*.yml
-	$(WORKFLOWS_VENV)/bin/zizmor --offline --quiet --min-severity low .github
+	$(WORKFLOWS_VENV)/bin/zizmor --offline --quiet --persona auditor .github
 
 $(WORKFLOWS_VENV)/.ready: .github/requirements.lock
 	$(PYTHON) -m venv $(WORKFLOWS_VENV)
@@ -94,6 +94,9 @@ sbom: $(AUDIT_VENV)/.ready ## what a server runs with, as CycloneDX: build/sbom.
 	mkdir -p build
 	PYTHONWARNINGS=ignore $(AUDIT_VENV)/bin/cyclonedx-py requirements deploy/runtime.lock --pyproject pyproject.toml \
 	  --output-reproducible --validate -o build/sbom.json
+
+release-files: setup sbom ## what a published release consists of: build/release (needs Docker or podman)
+	deploy/release-files
 
 $(AUDIT_VENV)/.ready: .github/audit.lock
 	$(PYTHON) -m venv $(AUDIT_VENV)

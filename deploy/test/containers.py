@@ -346,6 +346,8 @@ def podman_settings(folder: Path) -> dict[str, str]:
     limits = {"nofile": hard, "nproc": min(32768, resource.getrlimit(resource.RLIMIT_NPROC)[1])}
     lines = ["[containers]", f"default_ulimits = {json.dumps([f'{name}={n}:{n}' for name, n in limits.items()])}"]
     lines += ["[engine]", 'cgroup_manager = "cgroupfs"', 'events_logger = "file"']
+    if init := shutil.which("catatonit"):
+        lines.insert(2, f"init_path = {json.dumps(init)}")
     # crun refuses a machine that has both versions of cgroups.
     if Path("/sys/fs/cgroup/unified").exists() and shutil.which("runc"):
         lines.append('runtime = "runc"')
