@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 # Tables of which the known rentals are a source, beside the counts, and what they are made from.
 _OF_FLOWS = (MV_FLOWS, MV_DEPARTURES)
-_NO_RENTALS = rentals_table(judged_moves([]))
 _FLOWS_SQL = {"day_known": DAY_KNOWN_SQL, "day_flows": DAY_FLOWS_SQL}
 
 
@@ -176,7 +175,7 @@ class MaterializedViews(TableSet):
         ((first, last, snapshots),) = connection.execute(sql).fetchall()
         begin, end = (datetime.fromtimestamp(seconds, UTC) for seconds in (first, last))
         known = self._rides.rentals(dt, begin, end, snapshots)
-        connection.register("known_ends", _NO_RENTALS if known is None else known)
+        connection.register("known_ends", rentals_table(judged_moves([])) if known is None else known)
         for name, sql in _FLOWS_SQL.items():
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {in_local_time(sql)}")
         connection.unregister("known_ends")
