@@ -40,7 +40,14 @@ def replace_days(database: AnalyticsDatabase, table: Table, rows: Mapping[date, 
     return int(count)
 
 
-def replace_whole(database: AnalyticsDatabase, table: Table, rows: pa.Table, *, beside: Sequence[Table] = ()) -> None:
+def replace_whole(
+    database: AnalyticsDatabase,
+    table: Table,
+    rows: pa.Table,
+    *,
+    beside: Sequence[Table] = (),
+    derived: Sequence[tuple[Table, str, pa.Table]] = (),
+) -> None:
     """Replace all rows of a table, in one refresh of the database.
 
     The table is created if it is missing, and so are daily tables `beside` it that get their rows from other runs: a
@@ -56,6 +63,12 @@ def replace_whole(database: AnalyticsDatabase, table: Table, rows: pa.Table, *, 
         _create_table(connection, table)
         delete_rows(connection, [table], None)
         insert_rows(connection, table, rows)
+        for other, name, given in derived:
+            _create_table(connection, other)
+            delete_rows(connection, [other], None)
+            connection.register(name, given)
+            connection.execute(f"INSERT INTO {SCHEMA}.{other.name} {other.local_sql}")
+            connection.unregister(name)
         connection.commit()
 
 

@@ -88,7 +88,7 @@ class MaterializedViews(TableSet):
         self._loaded: date | None = None
 
     def sources(self, published: Mapping[date, str]) -> dict[Part, Source]:
-        """The day's object for a day's rows; for the latest views, the newest one and those of its profile."""
+        """The day's object for a day's rows; for the latest views, the newest ones."""
         found: dict[Part, Source] = {}
         for view in self.tables:
             if view.by_day and view not in PLANNER_TABLES:
@@ -123,7 +123,7 @@ class MaterializedViews(TableSet):
 
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
         """Rows of the newest day that has any so far; none without one."""
-        # A day that was unreadable before belongs to the profile of mv_rebalancing.
+        # A day that was unreadable before may be the newest.
         given = plan.asked_again.difference(self.days.denied)
         outdated = [view for view in self._latest if given or (view.name, None) in plan.write]
         planned = [name for name, dt in plan.write if dt is None and TABLES[name] in PLANNER_TABLES]

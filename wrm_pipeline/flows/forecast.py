@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from wrm_pipeline.clients.errors import ObjectNotFoundError
 from wrm_pipeline.domain.city import this_city
+from wrm_pipeline.domain.forecast import CALLED_FROM
 from wrm_pipeline.domain.forecast.counts import COLUMNS, STEP, Counts, Floats, counts_of
 from wrm_pipeline.domain.forecast.features import LOOK_BACK
 from wrm_pipeline.domain.forecast.model import (
@@ -203,6 +204,11 @@ SKILL_SCHEMA = pa.schema(
         ("brier_no_bike", pa.float64()),
         ("brier_no_bike_persistence", pa.float64()),
         ("share_in_band", pa.float64()),
+        *(
+            (f"{name}", pa.int32())
+            for kind in ("empty", "full")
+            for name in (f"told_{kind}", f"told_{kind}_right", f"was_{kind}")
+        ),
     ]
 )
 
@@ -211,8 +217,8 @@ def _scored(
     counts: Counts, steps: np.ndarray, horizon: int, minutes: int, found: Sequence[Prediction], dt: date
 ) -> pa.Table:
     now, then = counts.bikes[steps], counts.bikes[steps + horizon]
-    expected, low, high, no_bike = (
-        np.stack([getattr(each, name) for each in found]) for name in ("expected", "low", "high", "no_bike")
+    expected, low, high, no_bike, no_dock = (
+        np.stack([getattr(each, name) for each in found]) for name in ("expected", "low", "high", "no_bike", "no_dock")
     )
     known = ~(np.isnan(now) | np.isnan(then) | np.isnan(expected))
     number = known.sum(axis=0)
@@ -221,6 +227,13 @@ def _scored(
     def mean(values: np.ndarray) -> pa.Array:
         total = np.where(known, values, 0).sum(axis=0, dtype=np.float64)
         return pa.array(np.round(total[kept] / number[kept], 5))
+
+    def count(happened: np.ndarray) -> pa.Array:
+        return pa.array((known & happened).sum(axis=0)[kept], pa.int32())
+
+    def calls(probability: np.ndarray, happened: np.ndarray) -> list[pa.Array]:
+        told = probability >= CALLED_FROM
+        return [count(told), count(told & happened), count(happened)]
 
     empty, was_empty = (then == 0).astype(np.float64), (now == 0).astype(np.float64)
     rows = int(kept.sum())
@@ -234,5 +247,7 @@ def _scored(
         mean((no_bike - empty) ** 2),
         mean((was_empty - empty) ** 2),
         mean((low <= then) & (then <= high)),
+        *calls(no_bike, then == 0),
+        *calls(no_dock, counts.full[steps + horizon] == 1),
     ]
     return pa.table(columns, schema=SKILL_SCHEMA)

@@ -30,6 +30,7 @@ def week(tmp_path_factory: pytest.TempPathFactory) -> Path:
         history.put(date(2026, 3, day), history.times(date(2026, 3, day), 20 if day < 29 else 10))
     history.create_views()
     history.refresh()
+    history.forecast()
     with history.database.refresh() as connection:  # the simulated feed does not number bikes
         connection.execute(
             "INSERT INTO wrm_analytics.mv_idle_bikes "

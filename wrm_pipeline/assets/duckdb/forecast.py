@@ -9,7 +9,13 @@ import pyarrow as pa
 
 from wrm_pipeline.analytics.answers import replace_days, replace_whole
 from wrm_pipeline.analytics.database import SCHEMA, query_arrow
-from wrm_pipeline.analytics.registry.forecast import FORECAST_SKILL, MV_FORECAST
+from wrm_pipeline.analytics.registry.forecast import (
+    FORECAST_SKILL,
+    MV_FORECAST,
+    MV_REBALANCING,
+    STATIONS_NOW,
+    STATIONS_NOW_SQL,
+)
 from wrm_pipeline.assets.duckdb.views import create_duckdb_enhanced_views
 from wrm_pipeline.assets.presentation import markdown_table, picture, table_metadata
 from wrm_pipeline.assets.stations.fan_out import NOTHING
@@ -26,6 +32,10 @@ _NEWEST_SQL = f"SELECT max(file_timestamp) AS newest FROM {SCHEMA}.wrm_stations_
 _EMPTY_SOON_SQL = f"""
 SELECT station_id, bikes_expected, bikes_p10, bikes_p90, p_no_bike FROM {SCHEMA}.mv_forecast
 WHERE horizon_min = 60 ORDER BY p_no_bike DESC, station_id LIMIT 10
+"""
+_VANS_SQL = f"""
+SELECT name, bikes, total_docks, van, bikes_to_move, needed_by, greatest(p_no_bike, p_no_dock) AS probability, hit_rate
+FROM {SCHEMA}.{MV_REBALANCING.name} WHERE van IS NOT NULL ORDER BY needed_by, probability DESC, station_id LIMIT 10
 """
 _SKILL_SQL = f"""
 SELECT horizon_min, sum(forecasts)::BIGINT AS forecasts,
@@ -120,7 +130,8 @@ def forecast_model(
     description=(
         "How many bikes each station will have in 15 minutes to 6 hours, with a band that 80 % of the counts fall into "
         "and the probabilities of no bike and no free dock: table `wrm_analytics.mv_forecast`, made from the newest "
-        "snapshot. Without a model (asset `forecast_model`, each night) nothing changes. docs/answers.md explains it."
+        "snapshot; and where a van will be needed, `wrm_analytics.mv_rebalancing`. Without a model (asset "
+        "`forecast_model`, each night) nothing changes. docs/answers.md explains it."
     ),
 )
 def station_forecast(lake: LakeResource) -> dg.MaterializeResult[None]:
@@ -133,9 +144,14 @@ def station_forecast(lake: LakeResource) -> dg.MaterializeResult[None]:
     forecasts = forecasts_of(lake)
     model = forecasts.newest_model(local_date(made_at))
     rows = forecasts.at(made_at, model)
-    replace_whole(lake.database, MV_FORECAST, rows, beside=[FORECAST_SKILL])
+    with lake.database.reading() as connection:
+        stations = query_arrow(connection, STATIONS_NOW_SQL, [len(model.history.days) if model is not None else 0])
+    replace_whole(
+        lake.database, MV_FORECAST, rows, beside=[FORECAST_SKILL], derived=[(MV_REBALANCING, STATIONS_NOW, stations)]
+    )
     with lake.database.reading() as connection:
         soon = query_arrow(connection, _EMPTY_SOON_SQL)
+        vans = query_arrow(connection, _VANS_SQL)
     return dg.MaterializeResult(
         metadata={
             "table": f"{SCHEMA}.{MV_FORECAST.name}",
@@ -143,6 +159,7 @@ def station_forecast(lake: LakeResource) -> dg.MaterializeResult[None]:
             "dagster/row_count": rows.num_rows,
             "stations": rows.num_rows // len(HORIZONS_MIN),
             "model": _named(model),
+            "vans": dg.MetadataValue.md(markdown_table(vans.to_pylist())),
             "empty_in_an_hour": dg.MetadataValue.md(markdown_table(soon.to_pylist())),
         }
     )

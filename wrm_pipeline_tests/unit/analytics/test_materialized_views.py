@@ -107,9 +107,6 @@ def test_all_are_as_computed_by_hand_from_the_raw_text(history):
     done = history.refresh()
     assert len(done.days_refreshed) == 6
     expected = assert_equal_to_brute_force(history)
-    # The profile of a Friday is of the working days alone, and of those of the last four weeks.
-    assert {row["profile_days"] for row in expected["mv_rebalancing"]} == {3}
-    assert any(row["empty_at"] or row["full_at"] for row in expected["mv_rebalancing"])
     hours = dict(history.query("SELECT dt, count(*) FROM wrm_analytics.mv_city_hourly GROUP BY dt"))
     assert (hours[AUTUMN], hours[THURSDAY]) == (25, 24)
     twice = f"SELECT count(*) FROM wrm_analytics.mv_city_hourly WHERE dt = '{AUTUMN}' AND local_hour = 2"
@@ -183,14 +180,6 @@ def test_a_bike_that_drifts_flickers_or_comes_back_is_where_it_is(history):
     ]
     assert [metres for *_, metres in found] == [0, 1001]
     assert history.query("SELECT standing_since, idle_h FROM wrm_analytics.mv_bike_latest") == [(times[16], 0.02)]
-
-
-def test_a_first_day_has_no_profile_and_expects_nothing(history):
-    small_days(history, TUESDAY)
-    history.refresh()
-    assert_equal_to_brute_force(history)
-    found = history.query("SELECT DISTINCT expected_bikes, profile_days FROM wrm_analytics.mv_rebalancing")
-    assert found == [(None, 0)]
 
 
 # --- by day ---
