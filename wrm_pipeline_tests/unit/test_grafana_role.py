@@ -86,3 +86,16 @@ def test_grafana_has_the_tables_only_where_some_are_published() -> None:
     conditional = [task for task in tasks().values() if "serving/" in str(task) or "postgres.yml" in str(task)]
     assert len(conditional) == 3
     assert all("monitoring_serves_tables" in task["when"] for task in conditional)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "goes_on"),
+    [("auto", 200, True), ("auto", -1, True), (True, 200, True), (True, -1, False), ("true", 404, False)],
+)
+def test_grafana_that_is_wanted_and_cannot_be_had_fails_the_play(
+    wanted: str | bool, status: int, goes_on: bool
+) -> None:
+    task = tasks()["Grafana that is wanted can be had"]["ansible.builtin.assert"]
+    condition = jinja2.Environment().compile_expression(task["that"])
+    assert condition(monitoring_grafana=wanted, monitoring_grafana_key={"status": status}) is goes_on
+    assert "monitoring_grafana_key.msg" in task["fail_msg"]

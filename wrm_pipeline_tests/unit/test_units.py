@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 
 from wrm_pipeline.resources.vault import secrets_of
 from wrm_pipeline.settings import Settings, load_settings
@@ -132,3 +134,29 @@ def test_the_documented_table_is_this_one() -> None:
 
 def _documented() -> str:
     return (ANSIBLE.parents[1] / "docs/secrets.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "postgresql"),
+    [
+        ("Debian", "12.7", "15"),
+        ("Debian", "13.1", "17"),
+        ("Ubuntu", "24.04", "16"),
+        ("Debian", "11.9", None),
+        ("Ubuntu", "22.04", None),
+        ("Fedora", "41", None),
+    ],
+)
+def test_a_system_is_refused_or_has_its_own_postgresql(name: str, version: str, postgresql: str | None) -> None:
+    defaults = yaml.safe_load((ANSIBLE / "roles/base/defaults/main.yml").read_text())
+    check = yaml.safe_load((ANSIBLE / "roles/base/tasks/main.yml").read_text())[0]["ansible.builtin.assert"]
+    facts = {
+        "distribution": name,
+        "distribution_version": version,
+        "distribution_major_version": version.partition(".")[0],
+    }
+    is_taken = jinja2.Environment().compile_expression(check["that"])
+    assert is_taken(ansible_facts=facts, base_systems=defaults["base_systems"]) is (postgresql is not None)
+    if postgresql is not None:
+        chosen = yaml.safe_load((ANSIBLE / "roles/postgresql/defaults/main.yml").read_text())["postgresql_version"]
+        assert jinja2.Environment().from_string(chosen).render(ansible_facts=facts) == postgresql
