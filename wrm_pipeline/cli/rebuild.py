@@ -157,10 +157,12 @@ def _state(store: "ObjectStore", settings: "Settings", days: Sequence[date]) -> 
     rows: list[dict[str, Any]] = [
         {"layer": "raw", "days": len(days), "missing": 0, "first": days[0], "last": days[-1]},
     ]
-    for layer in ("processed", "enhanced"):
+    layers = [layer for layer in PARTS if layer != ANALYTICS]
+    for layer in layers:
         there = sorted(set(partitions.dates(layer)) & set(days))
         ends = (there[0], there[-1]) if there else ("", "")
-        missing = len(days) - len(there)
+        # Only days with an answer of the operator's feed have bike positions.
+        missing = 0 if layer == "bike_positions" else len(days) - len(there)
         rows.append({"layer": layer, "days": len(there), "missing": missing, "first": ends[0], "last": ends[1]})
     return rows
 

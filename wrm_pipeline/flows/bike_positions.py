@@ -102,6 +102,21 @@ def positions_partition(
     return PositionsPartition(build, plan, build.state, ParquetParts.open(build.data), published)
 
 
+def positions_lack(partitions: PublishedPartitions, raw: RawDay) -> tuple[PositionsPlan, bool] | None:
+    """What a build of a day's bike positions would read, and whether only as the rules are newer; None: nothing.
+
+    Raises:
+        ExternalError: the store failed.
+    """
+    answers = _answers(raw)
+    if not answers:
+        return None
+    parts = partitions.read(BIKE_POSITIONS, raw.dt)
+    state = PositionsState.of(parts)
+    plan = plan_positions(answers, state)
+    return None if plan.nothing_to_do else (plan, parts is not None and state is None)
+
+
 def _answers(raw: RawDay) -> list[Answer]:
     found = []
     for info in raw.objects():

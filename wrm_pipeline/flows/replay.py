@@ -41,6 +41,9 @@ _NAMED = 5
 # Errors that affect only their own day.
 _OF_ONE_DAY = (PartitionWouldShrinkError, AccountingError, UnreadablePartitionError, UnreadableArchiveError)
 
+# The note of an entry whose snapshot is not published.
+PASSED_OVER = "Another feed is published in this minute."
+
 
 class InvalidReplayError(ValueError):
     """The replay cannot be done as requested; the message names the value."""
@@ -230,8 +233,12 @@ def _judge(
     manifest = published_manifest(partitions.read("processed", dt))
     current = {letter.key: letter for letter in queue.of_date(dt)}
     fresh = [current.get(letter.key, letter) for letter in letters]
+    aside = set(manifest.feeds["keys"]) - manifest.sources.keys() if manifest is not None and manifest.feeds else set()
     gone = [letter for letter in fresh if letter.status == REPROCESSED or is_settled(letter, manifest)]
-    failed = [letter for letter in fresh if letter not in gone]
+    # Their rows are not wanted while a better feed has the minute; if it loses it, they are parsed again.
+    passed_over = [letter for letter in fresh if letter not in gone and letter.source_key in aside]
+    gone += [replace(letter, note=f"{letter.note} {PASSED_OVER}".strip()) for letter in passed_over]
+    failed = [letter for letter in fresh if letter not in gone and letter not in passed_over]
     return [
         *_mark(queue, gone, settled=True, now=now, max_retries=max_retries),
         *_mark(queue, failed, settled=False, now=now, max_retries=max_retries),

@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from wrm_pipeline.clients.errors import PermanentError, UnexpectedAnswerError
+from wrm_pipeline.domain.bike_positions import FEED, POSITIONS_VERSION
 from wrm_pipeline.domain.enhanced_build import has_todays_rules, is_derived_from, rules_id
 from wrm_pipeline.domain.feeds import kind_of
 from wrm_pipeline.domain.lake_findings import DAMAGED, FOREIGN, DayFindings
@@ -20,6 +21,7 @@ from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.rules import NO_STRICT_RULES, ServiceArea, StrictRules
 from wrm_pipeline.domain.snapshot import PARSER_VERSION
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
+from wrm_pipeline.flows.bike_positions import positions_lack
 from wrm_pipeline.flows.enhance import is_current
 from wrm_pipeline.flows.raw_inputs import raw_objects_of, with_remembered_times, without_set_aside
 from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
@@ -220,10 +222,10 @@ def plan_reconciliation_runs(
 ) -> RunPlan:
     """Compare days with what their published partitions record.
 
-    Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer that lags behind or
-    was made by other rules, Parquet objects of other writers, and failed runs. Unreadable objects are reported by the
-    run: they must not hide the other days. The newest days are compared each time, the others in turn. Days that are
-    only of another version are requested a few at a time, while there is nothing else to do.
+    Finds late, older, rewritten and removed raw objects, corrected dead letters, an enhanced layer or bike positions
+    that lag behind or were made by other rules, Parquet objects of other writers, and failed runs. Unreadable objects
+    are reported by the run: they must not hide the other days. The newest days are compared each time, the others in
+    turn. Days that are only of another version are requested a few at a time, while there is nothing else to do.
 
     Raises:
         ExternalError: the store failed; keep the old cursor.
@@ -329,6 +331,11 @@ def _compared(
             if enhanced is not None and is_derived_from(enhanced, processed) and not has_todays_rules(enhanced):
                 return UPGRADE + _digest(rules_id(area)), findings
             return _digest(f"enhanced {processed.footer_metadata.get('built_at')} {rules_id(area)}"), findings
+        if FEED in layout.feeds and (lack := positions_lack(partitions, raw)) is not None:
+            read, is_upgrade = lack
+            if is_upgrade:
+                return UPGRADE + _digest(f"bike positions {POSITIONS_VERSION}"), findings
+            return _digest("\n".join(f"positions {answer.key} {answer.etag}" for answer in read.read)), findings
         return _strays_digest(strays), findings
     except UnexpectedAnswerError as error:
         return _digest(str(error)), DayFindings.of(foreign=foreign, damaged=[str(error)])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from wrm_pipeline.checks.feeds import check_feeds
+from wrm_pipeline.domain.dead_letters import PENDING, REPROCESSED
 from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.feeds.agreement import Agreement
 from wrm_pipeline.domain.feeds.health import health_of
@@ -18,7 +21,9 @@ from wrm_pipeline.domain.incidents import Incidents
 from wrm_pipeline.domain.manifest import Manifest
 from wrm_pipeline.flows.feed_health import look_at_feeds
 from wrm_pipeline.flows.rebuild import rebuild_partition
+from wrm_pipeline.flows.replay import PASSED_OVER, Selection, replay
 from wrm_pipeline.flows.watch import plan_reconciliation_runs
+from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.sensors.alerts import feed_outcomes
 from wrm_pipeline.settings import load_settings
@@ -137,6 +142,15 @@ def feed_day(lake: Lake, *, every: int) -> None:
     build(lake)
 
 
+def wanted(lake: Lake) -> list[date]:
+    """The days of which the reconciliation requests a run."""
+    none: frozenset[date] = frozenset()
+    plan = plan_reconciliation_runs(
+        lake.store, lake.layout, None, area=lake.settings.area, now=local(17), today=DAY, started=none
+    )
+    return [run.dt for run in plan.runs]
+
+
 def told(record: FeedRecord) -> list[tuple[str, str, str]]:
     """All messages, if the feeds are checked every five minutes: local time, first line, text."""
     snapshots = [snapshot for _, snapshot in record.snapshots()]
@@ -202,13 +216,55 @@ def test_a_day_on_which_the_first_feed_dies_freezes_and_serves_another_city(two_
 
     before = lake.rows("processed")
     assert build(lake) == []
-    none: frozenset[date] = frozenset()
-    plan = plan_reconciliation_runs(
-        lake.store, lake.layout, None, area=lake.settings.area, now=local(17), today=DAY, started=none
-    )
-    assert plan.runs == ()
+    assert wanted(lake) == []
     build(lake, full=True)
     assert lake.rows("processed") == before
+
+
+def test_bike_positions_that_lag_behind_are_requested_where_their_feed_is_fetched(two_feeds: Lake, monkeypatch):
+    lake = two_feeds
+    put_both(lake, local(12))
+    build(lake, layers=["processed", "enhanced"])
+    assert wanted(lake) == [DAY]
+    build(lake)
+    assert wanted(lake) == []
+    put_both(lake, local(12, 1))
+    build(lake, layers=["processed", "enhanced"])
+    assert wanted(lake) == [DAY]
+    assert wanted(with_feeds("ucl", monkeypatch)) == []
+
+
+def test_a_dead_letter_of_a_feed_is_replayed_while_its_minute_is_that_feeds(two_feeds: Lake):
+    lake = two_feeds
+    bad = [station(15100, bikes=4, geoCoords={"lat": 95.0, "lng": 17.0})]
+    for minute in (0, 1):
+        at = local(12, minute)
+        good = [
+            station(15001 + n, bikes=n, geoCoords={"lat": 51.1 + n * 0.003, "lng": 17.0326}) for n in range(STATIONS)
+        ]
+        put(lake, "operator", at, answer(good + bad))
+    build(lake)
+    queue = DeadLetterQueue(lake.store, lake.layout)
+    assert [(letter.status, feed_of(letter.source_key)) for letter in queue.of_date(DAY)] == [(PENDING, "operator")] * 2
+    for letter in queue.of_date(DAY):
+        right = json.dumps(station(15100, bikes=4, geoCoords={"lat": 51.2, "lng": 17.0}))
+        queue.put(replace(letter, records=tuple(replace(one, corrected_data=right) for one in letter.records)))
+    # The better feed has its first minute after all.
+    put(lake, "ucl", local(12), ucl(local(12)))
+
+    later = datetime.now(ZONE) + timedelta(hours=1)
+    result = replay(lake.store, lake.layout, Selection(), area=lake.settings.area, now=later)
+
+    found = Counter((row["file_timestamp"], row["feed"]) for row in lake.rows("processed"))
+    assert found == {(local(12), "ucl"): STATIONS, (local(12, 1), "operator"): STATIONS + 1}
+    assert {letter.source_key[-13:-5]: letter.note for letter in result.letters} == {
+        "10-00-02": PASSED_OVER,
+        "10-01-02": "",
+    }
+    assert {letter.status for letter in queue.of_date(DAY)} == {REPROCESSED}
+    before = lake.etags()
+    assert replay(lake.store, lake.layout, Selection(), area=lake.settings.area, now=later).letters == ()
+    assert lake.etags() == before
 
 
 def test_the_body_of_a_better_feed_that_arrives_late_takes_its_minute_back(two_feeds: Lake):
