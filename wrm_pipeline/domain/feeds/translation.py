@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 COLUMNS = (
     "#id",
@@ -90,9 +90,8 @@ class Translation:
         return json.dumps(self.objects[number - 1], ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The fields of one line. Text, numbers and booleans as in JSON; None means unknown."""
+class Row(NamedTuple):
+    """The fields of one line, in its order. Text, numbers and booleans as in JSON; None means unknown."""
 
     station_id: Any
     combined: str
@@ -110,33 +109,19 @@ class Row:
 
     def to_line(self) -> str:
         """Format as a line of CSV."""
-        values = (
-            self.station_id,
-            self.combined,
-            self.name,
-            self.lat,
-            self.lon,
-            self.bikes,
-            self.spaces,
-            self.installed,
-            self.locked,
-            self.temporary,
-            self.total_docks,
-            self.battery,
-            self.pedelecs,
-        )
-        return ",".join(map(_field, values))
+        return ",".join([_field(value) for value in self])
 
 
 def _field(value: Any) -> str:
     if value is None:
         return ""
+    kind = type(value)
+    if kind is int or kind is float:  # most of them
+        return repr(value)
     if isinstance(value, str):
         text = _LINE_BREAKS.sub(" ", value) if "\n" in value or "\r" in value else value
-    elif value is True or value is False:
+    elif kind is bool:
         text = "true" if value else "false"
-    elif isinstance(value, int | float):
-        return repr(value)
     else:
         text = _LINE_BREAKS.sub(" ", json.dumps(value, ensure_ascii=False))
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
