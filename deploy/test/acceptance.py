@@ -35,6 +35,7 @@ import duckdb
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
+from deploy.test.faults import FAULTS
 from deploy.test.host import ANSIBLE, IN_PROGRESS, REPOSITORY, TOOLS, Host, Outage, wait_until
 from deploy.test.world import BUCKET, PREFIX, s3_client
 
@@ -685,6 +686,56 @@ class Acceptance:
             timer = unit.replace(".service", ".timer")
             self.check(f"{timer} waits", host.property(timer, "ActiveState") == "active", "active")
 
+    def host_findings(self) -> list[dict[str, Any]]:
+        """What `wrm doctor --production` finds wrong."""
+        found = json.loads(self.host.run("/usr/local/sbin/wrm", "doctor", "--production", "--json", check=False))
+        return [finding for finding in found if finding["status"] != "ok"]
+
+    def planted_faults(self) -> None:
+        """Nothing is found on a good host, and each planted fault with its remedy."""
+        host = self.host
+        # What the stage `hostile` left for the next releases to meet.
+        host.run("sh", "-c", "cd /opt/wrm && rm -rf releases/stray.txt releases/stray-link releases/.stray incoming/V")
+        for unit in ("wrm-backup.service", "wrm-restore-test.service"):
+            host.run("systemctl", "start", unit)
+        host.run("systemctl", "restart", "wrm-exporter.service")  # else it looks for backups every 5 minutes only
+        wait_until(lambda: not self.host_findings(), 90, every=5)
+        wrong = [f"{finding['name']}: {finding['got']}" for finding in self.host_findings()]
+        self.check("wrm doctor --production has no finding on a good host", not wrong, wrong or "none")
+        missed = []
+        for fault in FAULTS:
+            host.run("sh", "-c", fault.plant)
+            try:
+                findings = self.host_findings()
+            finally:
+                host.run("sh", "-c", fault.undo)
+            if not any(fault.value in found["got"] and fault.remedy in found["todo"] for found in findings):
+                missed.append(f"{fault.name}: {[found['got'] for found in findings]}")
+        self.check(
+            "It finds each planted fault and names the remedy",
+            not missed,
+            missed or f"{len(FAULTS)} faults: {', '.join(fault.name for fault in FAULTS)}",
+        )
+        host.run("rm", "/var/lib/wrm/data/restore-tried.json")
+        kept = {
+            name: self.s3.get_object(Bucket=BUCKET, Key=f"{PREFIX}{name}")["Body"].read()
+            for name in self.names("backups/")
+        }
+        self.remove_from_bucket(lambda name: name in kept)
+        old = f"{PREFIX}backups/wrm-backup_{datetime.now(UTC) - timedelta(hours=40):%Y-%m-%d_%H-%M-%S}.sealed"
+        self.s3.put_object(Bucket=BUCKET, Key=old, Body=b"old")
+        host.run("systemctl", "restart", "wrm-exporter.service")
+
+        def found() -> set[str]:
+            return {finding["got"] for finding in self.host_findings() if finding["name"] == "backup"}
+
+        wanted = {"the newest backup is 40 hours old", "it was last tried never whether a backup can be restored"}
+        wait_until(lambda: found() == wanted, 90, every=5)
+        self.check("… and an old backup that nobody tried", found() == wanted, found())
+        self.s3.delete_object(Bucket=BUCKET, Key=old)
+        for name, body in kept.items():
+            self.s3.put_object(Bucket=BUCKET, Key=f"{PREFIX}{name}", Body=body)
+
     def kills(self) -> None:
         """SIGKILL to the main process of each unit, one after another, while it works."""
         host = self.host
@@ -879,6 +930,7 @@ STAGES = (
     "by_hand",
     "credentials",
     "backups",
+    "planted_faults",
     "kills",
     "reboot",
     "secrets",
