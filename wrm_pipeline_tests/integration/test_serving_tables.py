@@ -20,16 +20,13 @@ import psycopg
 import pytest
 
 from wrm_pipeline.analytics import serving
-from wrm_pipeline.analytics.answers import replace_whole
 from wrm_pipeline.analytics.quality_tables import refresh_quality_tables
 from wrm_pipeline.analytics.registry import Column, Refreshed, Table
-from wrm_pipeline.analytics.registry.forecast import MV_FORECAST
 from wrm_pipeline.analytics.serving import LEDGER, Serving, publish, served_tables
 from wrm_pipeline.clients import retry
 from wrm_pipeline.clients.errors import PermanentError, TransientError
 from wrm_pipeline.clients.postgres import PostgresLogin
 from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA
-from wrm_pipeline.flows.forecast import Forecasts
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.history import History
 from wrm_pipeline_tests.fixtures.lake import Lake, failure_of, materialize, metadata_of
@@ -105,8 +102,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         history.create_views()
         history.refresh()
         refresh_quality_tables(history.database, history.partitions, area=DEFAULT_SERVICE_AREA, refreshed_at=NOW)
-        forecasts = Forecasts(history.partitions, lambda _: False)
-        replace_whole(history.database, MV_FORECAST, forecasts.at(datetime(2025, 8, 21, 21, 1, tzinfo=UTC), None))
+        history.forecast()
     return folder
 
 
