@@ -80,7 +80,7 @@ MV_DAILY_AGGREGATES = Table(
     refreshed=Refreshed.BY_DAY,
     formula=(
         "Bikes of all stations are summed for each snapshot; the day's values are the mean, highest and lowest of "
-        "these sums. Shares are of all station rows. {IN_WORDS}"
+        f"these sums. Shares are of all station rows. {IN_WORDS}"
     ),
     limits=f"{OF_SNAPSHOTS} bikes_min is low if a snapshot lacks stations.",
     sql="""
@@ -199,7 +199,7 @@ MV_FLOWS = Table(
     formula=(
         "The station's bikes in one snapshot minus those in its previous snapshot: negative differences are "
         "departures, positive ones arrivals, in the hour of the later snapshot. A difference over more than "
-        "{MAX_STEP_MINUTES} "
+        f"{MAX_STEP_MINUTES} "
         "minutes counts as neither and goes into gap_change, so over a day bikes at the end - bikes at the start = "
         "arrivals - departures + gap_change. The estimates are those of mv_departures, by hour: what is known of the "
         "bikes, or what counts show without flickers, with what they hide."

@@ -2,7 +2,7 @@
 
 from wrm_pipeline.analytics.registry.columns import DT, FILE_TIMESTAMP, LAT, LON, NAME, OUTSIDE, PLACE, STATION_ID
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
-from wrm_pipeline.analytics.registry.staging import STAYS
+from wrm_pipeline.analytics.registry.staging import FLICKER_MINUTES, STAYS
 from wrm_pipeline.domain import asset_names
 
 # Days before the newest that make the usual profile.
@@ -89,7 +89,7 @@ MV_BIKE_LATEST = Table(
     limits=(
         "Stays are computed within one day: a bike that has been there since yesterday counts from the day's first "
         "snapshot. A bike that was taken and returned between two snapshots, or to the same spot within "
-        "{FLICKER_MINUTES} minutes, seems not to have moved."
+        f"{FLICKER_MINUTES} minutes, seems not to have moved."
     ),
     sql="""
 SELECT
