@@ -33,6 +33,8 @@ _log = get_logger(__name__)
 
 # An older model still beats none: stations and habits change slowly.
 MAX_MODEL_AGE_DAYS = 7
+# Older models are removed: each takes 0.7 MB, and a day can be learnt again.
+KEPT_MODEL_DAYS = 28
 
 FORECAST_SCHEMA = pa.schema(
     [
@@ -101,10 +103,14 @@ class Forecasts:
         return train(self._counts(days, start, end - STEP), trees=self.trees)
 
     def learn_and_store(self, dt: date) -> ForecastModel | None:
-        """The same, kept in the lake for the forecasts of that day."""
-        model = self.learn(dt)
+        """The same, kept in the lake for the forecasts of that day; those of KEPT_MODEL_DAYS before it and older go."""
+        model, store, layout = self.learn(dt), self.partitions.store, self.partitions.layout
         if model is not None:
-            self.partitions.store.put(self.partitions.layout.forecast_model_key(dt), model.to_bytes())
+            store.put(layout.forecast_model_key(dt), model.to_bytes())
+            for folder in store.list_folders(layout.forecast_prefix):
+                day = folder_date(folder)
+                if day is not None and day <= dt - timedelta(days=KEPT_MODEL_DAYS):
+                    store.delete(layout.forecast_model_key(day))
         return model
 
     def at(self, made_at: datetime, model: ForecastModel | None) -> pa.Table:

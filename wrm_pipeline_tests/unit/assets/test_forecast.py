@@ -16,7 +16,7 @@ from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.forecast import CALLED_FROM
 from wrm_pipeline.domain.forecast.counts import STEPS_A_DAY, Counts, Stations
 from wrm_pipeline.domain.forecast.model import HORIZONS_MIN, ForecastModel, Prediction
-from wrm_pipeline.flows.forecast import FORECAST_SCHEMA, SKILL_SCHEMA, score
+from wrm_pipeline.flows.forecast import FORECAST_SCHEMA, KEPT_MODEL_DAYS, SKILL_SCHEMA, Forecasts, score
 from wrm_pipeline.resources.lake import LakeResource
 from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.history import History
@@ -84,6 +84,16 @@ def test_three_days_worse_than_persistence_are_a_warning(history: History) -> No
 
     assert not found.passed
     assert "3 of the newest 3 days were worse" in found.description
+
+
+def test_old_models_are_removed(history: History) -> None:
+    lake, day = history.lake, DAYS[-1]
+    old, kept = (lake.layout.forecast_model_key(day - timedelta(days=age)) for age in (KEPT_MODEL_DAYS, 27))
+    for key in (old, kept):
+        lake.store.put(key, b"a model")
+    assert Forecasts(history.partitions, lambda _: False, trees=2).learn_and_store(day) is not None
+    found = [key for key in (old, kept, lake.layout.forecast_model_key(day)) if key in set(lake.keys("forecast"))]
+    assert found == [kept, lake.layout.forecast_model_key(day)]
 
 
 # --- where a van is needed ---
