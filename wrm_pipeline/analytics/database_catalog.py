@@ -95,19 +95,34 @@ def _refreshed(connection: "duckdb.DuckDBPyConnection", tables: set[str]) -> dic
 
 
 def write_catalog(connection: "duckdb.DuckDBPyConnection", catalog: Catalog) -> None:
-    """Write both tables, and each description as a comment on its object, in one transaction.
-
-    Otherwise each of the hundreds of comments would be a separate transaction, three times as slow in total.
-    """
+    """Write both tables, and each description that the database does not have yet as a comment, in one transaction."""
     connection.begin()
     write_table(connection, "catalog_tables", catalog.tables)
     write_table(connection, "catalog_columns", catalog.columns)
-    for row in catalog.tables.to_pylist():
-        if row["kind"] != "asset":
-            name, comment = identifier(row["name"]), literal(row["description"])
-            connection.execute(f"COMMENT ON {row['kind']} {SCHEMA}.{name} IS {comment}")
+    wanted = {
+        (row["kind"], identifier(row["name"])): row["description"]
+        for row in catalog.tables.to_pylist()
+        if row["kind"] != "asset"
+    }
     for row in catalog.columns.to_pylist():
-        comment = f"{row['description']} [{row['unit']}]" if row["unit"] else row["description"]
         column = f"{identifier(row['table_name'])}.{identifier(row['column_name'])}"
-        connection.execute(f"COMMENT ON COLUMN {SCHEMA}.{column} IS {literal(comment)}")
+        unit = f" [{row['unit']}]" if row["unit"] else ""
+        wanted["column", column] = row["description"] + unit
+    # 450 statements take 0.12 s in each run of the analytics; after the first one few are left.
+    present = _comments(connection)
+    for (kind, name), comment in wanted.items():
+        if (present.get((kind, name)) or "") != comment:
+            connection.execute(f"COMMENT ON {kind} {SCHEMA}.{name} IS {literal(comment)}")
     connection.commit()
+
+
+def _comments(connection: "duckdb.DuckDBPyConnection") -> dict[tuple[str, str], str | None]:
+    """The comments of the analytics schema, by kind and quoted name."""
+    found: dict[tuple[str, str], str | None] = {}
+    for kind, name in (("table", "table_name"), ("view", "view_name")):
+        sql = f"SELECT {name}, comment FROM duckdb_{kind}s() WHERE schema_name = ?"
+        found |= {(kind, identifier(name)): comment for name, comment in connection.execute(sql, [SCHEMA]).fetchall()}
+    sql = "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE schema_name = ?"
+    for table, column, comment in connection.execute(sql, [SCHEMA]).fetchall():
+        found["column", f"{identifier(table)}.{identifier(column)}"] = comment
+    return found

@@ -98,3 +98,40 @@ def test_tables_of_anybody_are_listed_whatever_their_columns_are_called():
         listed = db.execute(f"SELECT name, newest_dt FROM {SCHEMA}.catalog_tables WHERE name = 'order'").fetchall()
     assert listed == [("order", None)]
     assert {"dt", 'a"b'} <= set(catalog.columns["column_name"].to_pylist())
+
+
+class Watched:
+    """A connection that remembers the comments that were written."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
+        self._db, self.comments = db, []
+
+    def __getattr__(self, name):
+        return getattr(self._db, name)
+
+    def execute(self, sql, *arguments):
+        self.comments += [sql] * sql.startswith("COMMENT")
+        return self._db.execute(sql, *arguments)
+
+
+def test_comments_follow_their_descriptions_and_only_new_ones_are_written():
+    with duckdb.connect() as db:
+        db.execute(
+            f"CREATE SCHEMA {SCHEMA}; CREATE TABLE {SCHEMA}.t (a INTEGER); CREATE VIEW {SCHEMA}.v AS FROM {SCHEMA}.t"
+        )
+        watched = Watched(db)
+
+        def written(description: str) -> list[str]:
+            watched.comments.clear()
+            known = {"t": replace(REGISTERED, description=description), "v": replace(REGISTERED, name="v")}
+            write_catalog(watched, build_catalog(describe_database(db, None), [], known))
+            return list(watched.comments)
+
+        assert len(written("Holds a.")) == 4
+        assert written("Holds a.") == []
+        (only,) = written("Holds an a.")
+        assert 'COMMENT ON table wrm_analytics."t"' in only
+        db.execute(f"CREATE OR REPLACE TABLE {SCHEMA}.t (a INTEGER)")  # as a rebuild does: its comments are gone
+        assert len(written("Holds an a.")) == 2
+        stated = db.execute("SELECT comment FROM duckdb_columns() WHERE table_name IN ('t', 'v')").fetchall()
+    assert stated == [("The a [bikes]",), ("The a [bikes]",)]
