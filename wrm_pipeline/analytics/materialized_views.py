@@ -173,8 +173,10 @@ class MaterializedViews(TableSet):
         """Make the temporary tables of the flows of the day that is loaded."""
         sql = "SELECT epoch(min(file_timestamp)), epoch(max(file_timestamp)), count(*) FROM day_snapshots"
         ((first, last, snapshots),) = connection.execute(sql).fetchall()
-        begin, end = (datetime.fromtimestamp(seconds, UTC) for seconds in (first, last))
-        known = self._rides.rentals(dt, begin, end, snapshots)
+        known = None
+        if snapshots:
+            begin, end = (datetime.fromtimestamp(seconds, UTC) for seconds in (first, last))
+            known = self._rides.rentals(dt, begin, end, snapshots)
         connection.register("known_ends", rentals_table(judged_moves([])) if known is None else known)
         for name, sql in _FLOWS_SQL.items():
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {in_local_time(sql)}")

@@ -17,6 +17,7 @@ from wrm_pipeline.clients.openlineage import Receiver
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.asset_names import (
     BIKE_POSITIONS,
+    FORECAST,
     FORECAST_SKILL,
     MATERIALIZED_VIEWS,
     QUALITY,
@@ -81,7 +82,7 @@ def fetched_day(lake: Lake) -> date:
 
 
 # Dagster names their columns with their tables.
-OF_MANY_TABLES = {MATERIALIZED_VIEWS, QUALITY}
+OF_MANY_TABLES = {MATERIALIZED_VIEWS, QUALITY, FORECAST}
 # Bike positions, from which rides are made, need the operator's feed; forecasts are scored, and
 # stations followed, at night.
 NOT_RUN = {BIKE_POSITIONS, FORECAST_SKILL, STATIONS_HISTORY}
