@@ -65,7 +65,7 @@ GBFS = "rename reports"
 FIRST_GBFS = ["rename key", *[GBFS] * 15, "rename stays.json"]
 NEXT_GBFS = [*[GBFS] * 4, "rename stays.json"]
 REPORT = ["rename metadata of reports", "rename reports"]
-SITE_FILES = 34
+SITE_FILES = 48
 # What the check of the feeds remembers; written again if it has changed.
 FEEDS = ["rename metadata of feeds.json.json", "rename feeds.json"]
 

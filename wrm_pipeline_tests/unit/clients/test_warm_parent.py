@@ -219,7 +219,7 @@ def test_a_retired_parent_stays_until_its_children_have_ended() -> None:
     children.parent.retire()
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
-    process.join(10)
+    process.join(30)
     assert process.exitcode == -signal.SIGTERM
     wait_until(lambda: children.parent.status() == 0, timeout_s=10, what="the parent must end")
 
