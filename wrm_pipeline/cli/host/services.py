@@ -23,7 +23,9 @@ HARDENING = {
 
 # They listen wherever they need to: names, addresses and the time of a machine.
 _SYSTEM_UDP = {"systemd-resolve", "systemd-network", "systemd-timesyn", "chronyd", "dhclient", "dhcpcd"}
-_LISTENER = re.compile(r'users:\(\("([^"]+)"')
+_LISTENER = re.compile(r'users:\(\("([^"]+)",pid=(\d+)')
+# A run that reads the bucket with DuckDB listens on loopback as long as it lasts (clients/endpoint_proxy.py).
+_OF_RUNS = re.compile(r"/(dagster-[\w-]+(@\w+)?|wrm-[\w-]+)\.service")
 
 
 def units(machine: Machine, wanted: Wanted) -> list[Problem]:
@@ -120,7 +122,12 @@ def ports(machine: Machine, wanted: Wanted) -> list[Problem]:
                 got = f"{program} listens on {words[3]} ({protocol}), so it can be reached from outside"
                 todo = f"Stop it (`ss -lnp 'sport = :{port}'` has its process), or let it listen on 127.0.0.1"
                 found.append(Problem(got, todo))
-            elif is_local and port not in open_ports | local_ports and program not in _SYSTEM_UDP:
+            elif (
+                is_local
+                and port not in open_ports | local_ports
+                and program not in _SYSTEM_UDP
+                and not _OF_RUNS.search(machine.read(f"/proc/{owner[2]}/cgroup"))
+            ):
                 got = f"{program} listens on {words[3]}, which nothing of the playbook does"
                 found.append(Problem(got, f"`ss -ltnp 'sport = :{port}'`: is it meant to be here?", is_error=False))
     if wanted["firewall"] and "table" not in machine.run("nft", "list", "tables"):
