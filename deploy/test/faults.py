@@ -111,8 +111,8 @@ FAULTS = (
     ),
     Fault(
         "a changed lock",
-        f"cp -p {LOCK} /root/lock && echo '# planted' >>{LOCK}",
-        f"cp -p /root/lock {LOCK}; rm /root/lock",
+        f"cp -p {LOCK} /run/lock.kept && echo '# planted' >>{LOCK}",
+        f"cp -p /run/lock.kept {LOCK}; rm /run/lock.kept",
         "is not the lock",
         "Ship the release again",
     ),
@@ -125,8 +125,8 @@ FAULTS = (
     ),
     Fault(
         "a journal without a limit",
-        "mv /etc/systemd/journald.conf.d/wrm.conf /root/journald.conf",
-        "mv /root/journald.conf /etc/systemd/journald.conf.d/wrm.conf",
+        "mv /etc/systemd/journald.conf.d/wrm.conf /run/journald.conf.kept",
+        "mv /run/journald.conf.kept /etc/systemd/journald.conf.d/wrm.conf",
         "does not limit the journal",
         "--tags base",
     ),
