@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from wrm_pipeline.analytics.registry import Table
 from wrm_pipeline.analytics.registry.catalog import CATALOG_COLUMNS, CATALOG_TABLES
-from wrm_pipeline.analytics.registry.types import arrow_type
+from wrm_pipeline.analytics.registry.types import table_schema
 
 SAMPLES = 3
 SAMPLE_LENGTH = 60
@@ -61,11 +61,7 @@ class AssetFacts:
     newest_dt: date | None = None
 
 
-def _schema(table: Table) -> pa.Schema:
-    return pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
-
-
-TABLES_SCHEMA, COLUMNS_SCHEMA = _schema(CATALOG_TABLES), _schema(CATALOG_COLUMNS)
+TABLES_SCHEMA, COLUMNS_SCHEMA = table_schema(CATALOG_TABLES), table_schema(CATALOG_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Rows of ride_comparison and ride_ledger_names, and what they are compared with."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from wrm_pipeline.analytics.database import SCHEMA
 from wrm_pipeline.analytics.refresh import with_other_columns
-from wrm_pipeline.analytics.registry import Table
 from wrm_pipeline.analytics.registry.ride_comparison import RIDE_COMPARISON, RIDE_LEDGER_NAMES
 from wrm_pipeline.analytics.registry.rides import MV_RIDES
-from wrm_pipeline.analytics.registry.types import arrow_type
+from wrm_pipeline.analytics.registry.types import rows_of
 from wrm_pipeline.domain.ride_comparison import COMPARED_KINDS, Comparison, ListedRide, compare
 from wrm_pipeline.domain.ride_names import SeenRide
 
@@ -36,6 +35,14 @@ def seen_rides(connection: "duckdb.DuckDBPyConnection | None", dt: date) -> list
     return [SeenRide(**row) for row in rows.to_pylist()]
 
 
+def ends_by(rides: pa.Table, columns: Iterable[str]) -> Counter[tuple[str | None, ...]]:
+    """How many ends of rides there are by columns of city_rides that each side has, as `name` or `what`."""
+    found: Counter[tuple[str | None, ...]] = Counter()
+    for side in _SIDES:
+        found.update(zip(*(rides[f"{side}_{column}"].to_pylist() for column in columns), strict=True))
+    return found
+
+
 def compared(rides: pa.Table, seen: list[SeenRide], dt: date) -> tuple[Comparison, pa.Table, pa.Table]:
     """The comparison of a day, and the rows of ride_comparison and of ride_ledger_names.
 
@@ -52,15 +59,12 @@ def compared(rides: pa.Table, seen: list[SeenRide], dt: date) -> tuple[Compariso
         "share_missed": _share(found.missed, found.ledger_rides),
         "share_invented": _share(found.invented, found.seen_rides),
     }
-    ends: Counter[tuple[str | None, ...]] = Counter()
-    for side in _SIDES:
-        columns = [rides[f"{side}_{name}"].to_pylist() for name in _NAMED]
-        ends.update(zip(*columns, strict=True))
+    ends = ends_by(rides, _NAMED)
     names = [
         {"dt": dt, **dict(zip(_NAMED, named, strict=True)), "ends": count}
         for named, count in sorted(ends.items(), key=lambda item: (str(item[0][1]), str(item[0][0]), str(item[0])))
     ]
-    return found, _arrow(RIDE_COMPARISON, [row]), _arrow(RIDE_LEDGER_NAMES, names)
+    return found, rows_of(RIDE_COMPARISON, [row]), rows_of(RIDE_LEDGER_NAMES, names)
 
 
 _COUNTS = (
@@ -77,8 +81,3 @@ _COUNTS = (
 
 def _share(part: int | None, whole: int | None) -> float | None:
     return None if part is None or not whole else round(part / whole, 4)
-
-
-def _arrow(table: Table, rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    schema = pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
-    return pa.Table.from_pylist([dict(row) for row in rows], schema)

@@ -27,7 +27,7 @@ class RidesByDay:
     def __init__(self, partitions: PublishedPartitions, now: datetime) -> None:
         self._partitions = partitions
         self._now = now
-        self._published: dict[date, str] | None = None
+        self._etags: dict[date, str] | None = None
         self._read: dict[date, PositionedDay | None] = {}
         # How many answers a day's positions were made from.
         self._answers: dict[date, int] = {}
@@ -38,16 +38,17 @@ class RidesByDay:
 
         Today's partition changes each minute, and the end of yesterday with it: that is looked at once an hour.
         """
-        if self._published is None:
-            self._published = self._listed()
-        published, today = self._published, local_date(self._now)
+        if self._etags is not None:
+            return self._etags
+        published, today = self._listed(), local_date(self._now)
         hour = f"{self._now:%Y-%m-%dT%H}"
 
         def source(dt: date) -> str:
             beside = [hour if day == today else published.get(day, "") for day in (dt - _DAY, dt + _DAY)]
             return hashlib.sha256(repr((published[dt], *beside)).encode()).hexdigest()[:16]
 
-        return {dt: source(dt) for dt in published}
+        self._etags = {dt: source(dt) for dt in published}
+        return self._etags
 
     def positions(self, dt: date) -> PositionedDay | None:
         """The bike positions of a day; None if it has none, or they cannot be read.

@@ -1,12 +1,10 @@
 """Enhanced partitions and people's decisions -> station_observations, stations_history and the view over them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from wrm_pipeline.analytics.database import SCHEMA, AnalyticsDatabase, make_way, stored_views
 from wrm_pipeline.analytics.refresh import (
@@ -22,7 +20,7 @@ from wrm_pipeline.analytics.refresh import (
 )
 from wrm_pipeline.analytics.registry import Table, tables_of
 from wrm_pipeline.analytics.registry.stations import STATION_OBSERVATIONS, STATIONS_HISTORY, STATIONS_KEYED
-from wrm_pipeline.analytics.registry.types import arrow_type
+from wrm_pipeline.analytics.registry.types import rows_of
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.station_decisions import Decision, with_decisions
@@ -90,9 +88,8 @@ class StationTables(TableSet):
         rows = self.days.read(dt)
         seen = [] if rows is None else observations_of(rows)
         delete_rows(connection, [STATION_OBSERVATIONS], dt)
-        insert_rows(
-            connection, STATION_OBSERVATIONS, _arrow(STATION_OBSERVATIONS, ({"dt": dt, **asdict(o)} for o in seen))
-        )
+        given = rows_of(STATION_OBSERVATIONS, ({"dt": dt, **asdict(one)} for one in seen))
+        insert_rows(connection, STATION_OBSERVATIONS, given)
         return dict.fromkeys(names, len(seen))
 
     def write_whole(self, connection: "duckdb.DuckDBPyConnection", plan: RefreshPlan) -> Mapping[str, int]:
@@ -102,7 +99,7 @@ class StationTables(TableSet):
         by_rule = stations_history(self._days(connection))
         periods, self.not_followed = with_decisions(by_rule, self._decisions.decisions)
         delete_rows(connection, [STATIONS_HISTORY], None)
-        insert_rows(connection, STATIONS_HISTORY, _arrow(STATIONS_HISTORY, map(asdict, periods)))
+        insert_rows(connection, STATIONS_HISTORY, rows_of(STATIONS_HISTORY, map(asdict, periods)))
         if STATIONS_KEYED.sources[0] in stored_views(connection):
             make_way(connection, STATIONS_KEYED.name, "VIEW")
             connection.execute(f"CREATE OR REPLACE VIEW {SCHEMA}.{STATIONS_KEYED.name} AS {STATIONS_KEYED.sql}")
@@ -128,9 +125,3 @@ def read_periods(connection: "duckdb.DuckDBPyConnection") -> list[Period]:
         f"SELECT {names} FROM {SCHEMA}.{STATIONS_HISTORY.name} ORDER BY station_key, valid_from"
     ).to_arrow_table()
     return [Period(**row) for row in rows.to_pylist()]
-
-
-def _arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [dict(row) for row in rows], pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
-    )

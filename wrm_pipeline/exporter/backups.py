@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.domain.layout import Layout
 from wrm_pipeline.exporter.families import single
-from wrm_pipeline.exporter.store_source import StoreSource
+from wrm_pipeline.exporter.slow_sources import StoreSource
 from wrm_pipeline.flows.restore_record import last_tried
 from wrm_pipeline.lake.object_store import ObjectStore
 

@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.feeds.soundness import SOUND
 from wrm_pipeline.exporter.families import gauge
-from wrm_pipeline.exporter.store_source import StoreSource
+from wrm_pipeline.exporter.slow_sources import StoreSource
 from wrm_pipeline.lake.findings import FeedStates
 from wrm_pipeline.lake.object_store import ObjectStore
 

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.exporter.families import single
+from wrm_pipeline.exporter.slow_sources import SlowSource
 
 # Neither changes faster, and the feed's server should not be asked more often for nothing.
 LOOK_EVERY_S = 300.0
@@ -21,23 +22,19 @@ LOOK_EVERY_S = 300.0
 _CONNECT_S = 3.0
 
 
-class ClockSource:
+class ClockSource(SlowSource):
     """How far this machine's clock is from that of the feed's server."""
 
     name = "clock"
+    every_s = LOOK_EVERY_S
 
     def __init__(self, compare: Callable[[], float | None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock=clock)
         self._compare = compare
-        self._clock = clock
-        self._looked_at: float | None = None
         self._ahead_s: float | None = None
 
-    def collect(self) -> None:
-        """Ask the server, if it is time. No answer is not a wrong clock: then there is no value."""
-        now = self._clock()
-        if self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S:
-            return
-        self._looked_at = now
+    def look_now(self) -> None:
+        """Ask the server. No answer is not a wrong clock: then there is no value."""
         try:
             self._ahead_s = self._compare()
         except ExternalError:
@@ -51,10 +48,11 @@ class ClockSource:
         return [single("wrm_clock_ahead_seconds", text, self._ahead_s)]
 
 
-class CertificateSource:
+class CertificateSource(SlowSource):
     """When the certificate ends that the web server on this machine serves."""
 
     name = "certificate"
+    every_s = LOOK_EVERY_S
 
     def __init__(
         self,
@@ -64,21 +62,16 @@ class CertificateSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`url` is that of the UI; one without https has no certificate. `fetch` is for tests."""
+        super().__init__(clock=clock)
         self._url = urlsplit(url)
         self._fetch = fetch or served_certificate
-        self._clock = clock
-        self._looked_at: float | None = None
         self._ends: float | None = None
 
-    def collect(self) -> None:
-        """Shake hands, if it is time. A web server that does not answer has no value; people notice that otherwise."""
-        now = self._clock()
+    def look_now(self) -> None:
+        """Shake hands. A web server that does not answer has no value; people notice that otherwise."""
         host = self._url.hostname
         if self._url.scheme != "https" or host is None:
             return
-        if self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S:
-            return
-        self._looked_at = now
         try:
             served = self._fetch(host, self._url.port or 443)
         except OSError:

@@ -6,7 +6,7 @@ from prometheus_client.metrics_core import Metric
 
 from wrm_pipeline.domain.lake_findings import totals
 from wrm_pipeline.exporter.families import gauge
-from wrm_pipeline.exporter.store_source import StoreSource
+from wrm_pipeline.exporter.slow_sources import StoreSource
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.object_store import ObjectStore
 

@@ -1,4 +1,4 @@
-"""What the sources that look into the store have in common."""
+"""What the sources have in common that look less often than they are asked."""
 
 import time
 from abc import ABC, abstractmethod
@@ -10,16 +10,12 @@ from wrm_pipeline.exporter.connection import Connection
 from wrm_pipeline.lake.object_store import ObjectStore
 
 
-class StoreSource(ABC):
+class SlowSource(ABC):
     """Looks every `every_s` seconds, as nothing changes sooner; after a look that failed, at the next scrape."""
 
     every_s: ClassVar[float]
 
-    def __init__(
-        self, connect: Callable[[], ObjectStore], layout: Layout, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.layout = layout
-        self._connection = Connection(connect)
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._looked_at: float | None = None
 
@@ -28,9 +24,28 @@ class StoreSource(ABC):
         now = self._clock()
         if self._looked_at is not None and now - self._looked_at < self.every_s:
             return
+        self.look_now()
+        self._looked_at = now
+
+    @abstractmethod
+    def look_now(self) -> None:
+        """Find and keep what the metrics are made from."""
+
+
+class StoreSource(SlowSource):
+    """Looks into the store."""
+
+    def __init__(
+        self, connect: Callable[[], ObjectStore], layout: Layout, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(clock=clock)
+        self.layout = layout
+        self._connection = Connection(connect)
+
+    def look_now(self) -> None:
+        """Look with a connection that is kept."""
         with self._connection.use() as store:
             self.look(store)
-        self._looked_at = now
 
     @abstractmethod
     def look(self, store: ObjectStore) -> None:

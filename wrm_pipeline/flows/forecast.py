@@ -211,7 +211,7 @@ SKILL_SCHEMA = pa.schema(
         ("brier_no_bike_persistence", pa.float64()),
         ("share_in_band", pa.float64()),
         *(
-            (f"{name}", pa.int32())
+            (name, pa.int32())
             for kind in ("empty", "full")
             for name in (f"told_{kind}", f"told_{kind}_right", f"was_{kind}")
         ),

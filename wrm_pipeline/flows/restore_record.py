@@ -5,6 +5,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from wrm_pipeline.clients.whole_files import write_whole
+
 NAME = "restore-tried.json"
 
 
@@ -14,9 +16,8 @@ def note_tried(data_dir: Path, key: str, at: datetime) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = data_dir / f".{NAME}.new"
-    temporary.write_text(json.dumps({"at": at.astimezone(UTC).isoformat(timespec="seconds"), "key": key}))
-    temporary.replace(data_dir / NAME)
+    note = {"at": at.astimezone(UTC).isoformat(timespec="seconds"), "key": key}
+    write_whole(data_dir / NAME, json.dumps(note).encode())
 
 
 def last_tried(data_dir: Path) -> datetime | None:

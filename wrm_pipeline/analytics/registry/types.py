@@ -1,7 +1,11 @@
 """The types of columns: DuckDB's names with Arrow's."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import pyarrow as pa
 
+from wrm_pipeline.analytics.registry.model import Table
 from wrm_pipeline.domain.schemas import UTC_TIMESTAMP
 
 _ARROW_TYPES = {
@@ -32,3 +36,13 @@ def sql_type(arrow_type: pa.DataType) -> str:
 def arrow_type(name: str) -> pa.DataType:
     """The Arrow type of a type in the registry."""
     return _ARROW_TYPES[_LONG.get(name, name)]
+
+
+def table_schema(table: Table) -> pa.Schema:
+    """A table's columns as Arrow's."""
+    return pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
+
+
+def rows_of(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows by column name, for a table."""
+    return pa.Table.from_pylist([dict(row) for row in rows], table_schema(table))

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from wrm_pipeline.analytics.answers import replace_days
 from wrm_pipeline.analytics.database import SCHEMA
 from wrm_pipeline.analytics.registry.ride_comparison import RIDE_COMPARISON, RIDE_LEDGER_NAMES
-from wrm_pipeline.analytics.ride_comparison import compared, seen_rides
+from wrm_pipeline.analytics.ride_comparison import compared, ends_by, seen_rides
 from wrm_pipeline.analytics.stations_over_time import read_periods
+from wrm_pipeline.assets.duckdb.days import result_of_days
 from wrm_pipeline.assets.duckdb.materialized_views import create_materialized_views
 from wrm_pipeline.assets.duckdb.station_history import stations_history
 from wrm_pipeline.assets.presentation import handled_rows, markdown_table, table_metadata, table_schema
@@ -81,16 +82,7 @@ def city_rides(
 
 
 def _each_day(context: dg.AssetExecutionContext, build: Callable[[date], dict[str, Any]]) -> dg.MaterializeResult[None]:
-    days = days_of(context)
-    metadata = {dt: build(dt) for dt in days}
-    for found in metadata.values():
-        if NOTHING in found:
-            context.log.info("Nothing to do: %s", found[NOTHING])
-    if len(days) == 1:
-        return dg.MaterializeResult(metadata=metadata[days[0]])
-    for dt, found in metadata.items():
-        context.add_asset_metadata(found, partition_key=dt.isoformat())
-    return dg.MaterializeResult()
+    return result_of_days(context, {dt: build(dt) for dt in days_of(context)})
 
 
 def _publish(
@@ -152,10 +144,7 @@ def _bury(dlq: DlqResource, dt: date, source: str, dead: list[DeadLine]) -> None
 
 
 def _metadata(ledger: Ledger, rows: pa.Table, dt: date) -> dict[str, Any]:
-    names = Counter[tuple[str, str, str | None]]()
-    for side in ("left", "arrived"):
-        columns = [rows[f"{side}_{name}"].to_pylist() for name in ("name", "what", "matched_by")]
-        names.update(zip(*columns, strict=True))
+    names = ends_by(rows, ("name", "what", "matched_by"))
     odd = [
         {"name": name, "what": what, "matched_by": matched_by or "", "ends": count}
         for (name, what, matched_by), count in names.most_common()

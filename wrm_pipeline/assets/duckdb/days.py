@@ -1,6 +1,6 @@
 """Assets of the daily tables: which days a run builds, and how it publishes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -103,12 +103,19 @@ def publish_days(
     row_count = replace_days(lake.database, table, {day: found.rows for day, found in built.items()})
     shared = {"table": f"{SCHEMA}.{table.name}", "dagster/row_count": row_count}
     shared |= {"database": dg.MetadataValue.path(str(lake.database.path)), **requests_made(), **write_requests()}
-    by_day = {day: {"day": str(day), **shared, **_metadata(day, built.get(day))} for day in days}
+    return result_of_days(context, {day: {"day": str(day), **shared, **_metadata(day, built.get(day))} for day in days})
+
+
+def result_of_days(
+    context: dg.AssetExecutionContext, by_day: Mapping[date, Mapping[str, Any]]
+) -> dg.MaterializeResult[None]:
+    """A run's result, from the metadata of its days; those that had nothing to do say so in the log, too."""
     for metadata in by_day.values():
         if NOTHING in metadata:
             context.log.info("Nothing to do: %s", metadata[NOTHING])
-    if len(days) == 1:
-        return dg.MaterializeResult(metadata=by_day[days[0]])
+    if len(by_day) == 1:
+        (metadata,) = by_day.values()
+        return dg.MaterializeResult(metadata=metadata)
     for day, metadata in by_day.items():
         context.add_asset_metadata(metadata, partition_key=day.isoformat())
     return dg.MaterializeResult()
