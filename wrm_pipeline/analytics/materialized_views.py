@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -29,7 +29,7 @@ from wrm_pipeline.analytics.registry.local_time import in_local_time
 from wrm_pipeline.analytics.registry.planner import MV_LOST_DEMAND, PLANNER_TABLES
 from wrm_pipeline.analytics.registry.rides import MV_RIDES
 from wrm_pipeline.analytics.registry.staging import SOURCE_COLUMNS, STAGING_SQL
-from wrm_pipeline.analytics.rides_by_day import RidesByDay
+from wrm_pipeline.analytics.rides_by_day import RidesByDay, loaded_span
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.rides import RIDES_VERSION, judged_moves, rentals_table
@@ -171,12 +171,8 @@ class MaterializedViews(TableSet):
 
     def _load_flows(self, connection: "duckdb.DuckDBPyConnection", dt: date) -> None:
         """Make the temporary tables of the flows of the day that is loaded."""
-        sql = "SELECT epoch(min(file_timestamp)), epoch(max(file_timestamp)), count(*) FROM day_snapshots"
-        ((first, last, snapshots),) = connection.execute(sql).fetchall()
-        known = None
-        if snapshots:
-            begin, end = (datetime.fromtimestamp(seconds, UTC) for seconds in (first, last))
-            known = self._rides.rentals(dt, begin, end, snapshots)
+        span = loaded_span(connection)
+        known = self._rides.rentals(dt, *span) if span else None
         connection.register("known_ends", rentals_table(judged_moves([])) if known is None else known)
         for name, sql in _FLOWS_SQL.items():
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {in_local_time(sql)}")

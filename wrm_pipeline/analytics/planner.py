@@ -19,7 +19,7 @@ from wrm_pipeline.analytics.registry.planner import (
     MV_TURNOVER,
     PLANNER_TABLES,
 )
-from wrm_pipeline.analytics.rides_by_day import RidesByDay
+from wrm_pipeline.analytics.rides_by_day import RidesByDay, loaded_span
 
 if TYPE_CHECKING:
     import duckdb
@@ -79,7 +79,8 @@ class PlannerTables:
                 insert_rows(connection, table, lost)
                 rows[name] = lost.num_rows
             elif table is MV_TURNOVER:
-                positions = self._rides.positions(dt)
+                span = loaded_span(connection)
+                positions = self._rides.whole_day(dt, *span) if span else None
                 bikes = pc.count_distinct(positions.rows["bike_id"]).as_py() if positions else 0
                 rows[name] = _insert(connection, name, {"dt": dt, "bikes": bikes})
             else:

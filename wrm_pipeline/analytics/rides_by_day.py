@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +13,9 @@ from wrm_pipeline.domain.layout import BIKE_POSITIONS, folder_date, local_date, 
 from wrm_pipeline.domain.rides import JudgedMoves, PositionedDay, judged_moves, rentals_table, rides_table
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.logs import get_logger
+
+if TYPE_CHECKING:
+    import duckdb
 
 _log = get_logger(__name__)
 _DAY = timedelta(days=1)
@@ -67,19 +71,30 @@ class RidesByDay:
         rides = rides_table(self._judged_around(dt), dt)
         return rides.add_column(0, "dt", pa.repeat(pa.scalar(dt, pa.date32()), rides.num_rows))
 
-    def rentals(self, dt: date, first: datetime, last: datetime, snapshots: int) -> pa.Table | None:
-        """Each begin and end of a rental on a day at a station (see `rentals_table`).
+    def whole_day(self, dt: date, first: datetime, last: datetime, snapshots: int) -> PositionedDay | None:
+        """The bike positions of a day with so many snapshots from `first` to `last`, if they tell all of it.
 
-        None if its positions do not tell them all: they begin or end more than MAX_UNKNOWN from its first or last
-        snapshot, or were made from fewer than MIN_SHARE_ANSWERED of so many answers.
+        None if they begin or end more than MAX_UNKNOWN from its first or last snapshot, or were made from fewer than
+        MIN_SHARE_ANSWERED of as many answers.
 
         Raises:
             ExternalError: the store failed.
         """
-        if dt not in self.etags() or (day := self._day(dt)) is None or day.first is None or day.last is None:
+        day = self.positions(dt)
+        if day is None or day.first is None or day.last is None:
             return None
         unknown_s = max(day.first / 1e6 - first.timestamp(), last.timestamp() - day.last / 1e6)
         if unknown_s > MAX_UNKNOWN.total_seconds() or self._answers[dt] < MIN_SHARE_ANSWERED * snapshots:
+            return None
+        return day
+
+    def rentals(self, dt: date, first: datetime, last: datetime, snapshots: int) -> pa.Table | None:
+        """Each begin and end of a rental on a day at a station (see `rentals_table`); None as in `whole_day`.
+
+        Raises:
+            ExternalError: the store failed.
+        """
+        if self.whole_day(dt, first, last, snapshots) is None:
             return None
         begin, end = partition_bounds(dt)
         found = rentals_table(self._judged_around(dt))
@@ -116,3 +131,12 @@ class RidesByDay:
         except (UnreadablePartitionError, pa.ArrowException, OSError) as error:
             _log.warning("bike positions cannot be read; mv_rides omits them", dt=str(dt), error=str(error))
             return None
+
+
+def loaded_span(connection: "duckdb.DuckDBPyConnection") -> tuple[datetime, datetime, int] | None:
+    """The first and last of the snapshots in `day_snapshots`, and their number; None without any."""
+    sql = "SELECT epoch(min(file_timestamp)), epoch(max(file_timestamp)), count(*) FROM day_snapshots"
+    ((first, last, snapshots),) = connection.execute(sql).fetchall()
+    if not snapshots:
+        return None
+    return datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC), snapshots

@@ -118,7 +118,7 @@ MV_TURNOVER = Table(
         Column("bikes", "INTEGER", "Bikes seen on the day", "bikes", ("bikes", "record_type")),
         Column("rides", "INTEGER", "Rides that ended on the day", "rides", _DEMAND),
         Column("rides_per_bike", "DOUBLE", "rides / bikes", "rides", (*_DEMAND, "record_type")),
-        Column("method", "VARCHAR", "bikes: each bike is known; counts: both are estimates from counts"),
+        Column("method", "VARCHAR", "bikes: each is known all day; counts: both are estimates from counts"),
     ),
     key=("dt",),
     refreshed=Refreshed.BY_DAY_HOURLY,

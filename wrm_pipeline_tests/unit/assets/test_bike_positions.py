@@ -271,6 +271,19 @@ def test_rentals_of_a_day_are_known_if_the_answers_cover_it(lake, monkeypatch):
     assert rides.rentals(date(2025, 8, 22), first, last, 4) is None
 
 
+def test_turnover_is_estimated_if_the_answers_cover_a_part_of_the_day(lake, monkeypatch):
+    monkeypatch.setenv("WRM_FEEDS", "ucl,operator")
+    lake.put_day(60)
+    for minute in range(8):
+        put(lake, minute, place(15001, 1), place(15002, 2))
+    materialize(PROCESSED, ENHANCED, "bike_positions", dt=DAY)
+    materialize("create_duckdb_enhanced_views", "create_materialized_views")
+    with duckdb.connect(str(lake.settings.database_path), read_only=True) as connection:
+        ((method, bikes),) = connection.execute("SELECT method, bikes FROM wrm_analytics.mv_turnover").fetchall()
+    assert method == "counts"
+    assert bikes > 2
+
+
 def test_rebuild_makes_bike_positions(lake):
     lake.put_day(1)
     put(lake, 0, place(15001, 1))
