@@ -67,6 +67,7 @@ def daemon(clock: ShiftedClock, environment: Path, tmp_path: Path) -> Iterator[s
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # its own group: the code servers are in it
     process.wait(10)
+    print((tmp_path / "log").read_text(errors="replace")[-8000:])  # noqa: T201 - pytest shows it with a failure
 
 
 def test_ticks_go_on_when_the_clock_is_right_again(
@@ -89,7 +90,8 @@ def test_ticks_go_on_when_the_clock_is_right_again(
 
     with dg.DagsterInstance.get() as instance:
         ahead = time.time() + DAY_S / 2
-        wait_until(lambda: all_later_than(instance, ahead), timeout_s=120, what="ticks while the clock was ahead")
+        # On a busy machine the daemon may take longer to start than the 12 seconds to its first minute, and then some.
+        wait_until(lambda: all_later_than(instance, ahead), timeout_s=240, what="ticks while the clock was ahead")
         right = time.time()
         clock.set_ahead(days=0, second=48)
         wait_until(lambda: "The clock was ahead. Repaired" in log(), timeout_s=60, what="the repair")

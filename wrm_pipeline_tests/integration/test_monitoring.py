@@ -305,9 +305,9 @@ def test_every_query_of_every_dashboard_has_an_answer(
             for name in RECORDED:
                 assert ask(url, name)[1], name
             # What the rules read exists, labels included; and with a healthy pipeline only the missing daemon is
-            # reported.
+            # reported. The disk is this machine's own, and other tests may be filling it.
             firing = {found["metric"]["alertname"] for found in ask(url, "ALERTS")[1]}
-            assert firing <= {"DaemonGone"}
+            assert firing - {"DiskFilling"} <= {"DaemonGone"}
             for rule in ALERTS.values():
                 assert ask(url, rule["expr"])[0] == ""
 
