@@ -35,11 +35,10 @@ demo: setup ## a simulated day from the feed to the map (FEED=live: a snapshot o
 	WRM_DATA_DIR=$(WRM_DATA_DIR)/demo DAGSTER_HOME=$(abspath $(WRM_DATA_DIR))/demo/dagster_home \
 	  $(BIN)/python -m wrm_pipeline.cli.demo --feed $(FEED)
 
-dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000
+dev: setup ## Dagster's UI, schedules and sensors on http://127.0.0.1:3000 (RELOAD=yes: the UI can reload changed code)
 	mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
-	@# Fewer heaps of malloc's save the service 25 MB.
-	cd $(DAGSTER_HOME) && MALLOC_ARENA_MAX=2 WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) $(DOTENV) \
-	  $(abspath $(BIN))/dagster dev --workspace $(CURDIR)/workspace.yaml --host 127.0.0.1 --port $(PORT)
+	cd $(DAGSTER_HOME) && WRM_DATA_DIR=$(abspath $(WRM_DATA_DIR)) DAGSTER_HOME=$(DAGSTER_HOME) $(DOTENV) \
+	  $(if $(RELOAD),$(abspath $(BIN))/dagster dev --workspace $(CURDIR)/workspace.yaml --host 127.0.0.1 --port $(PORT),$(CURDIR)/deploy/run-local $(abspath $(BIN))/python $(PORT))
 
 CONTRACT_VENV := .venv-contract
 CONTRACT_LOCK := wrm_pipeline_tests/contract/requirements.lock

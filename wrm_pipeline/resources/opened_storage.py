@@ -12,11 +12,13 @@ In dagster.yaml::
 Each tick and each run opens Dagster's instance. Its own classes then have Alembic load all 50 migrations twice, only to
 see that the tables are there: 35 of the 55 ms that it takes. They also make an engine for each query, which compiles it
 again, and a connection, whose end has SQLite copy its WAL if no other process is there: 1 to 2 ms and three waits for
-the disk, several hundred times a minute in the daemon. Files and tables are those of Dagster's own classes.
+the disk, several hundred times a minute in the daemon. And each second the daemon asks for the runs in the queue and
+those in progress, which takes 3.4 ms; that there are none, as usual, takes 0.6 ms to find out. Files and tables are
+those of Dagster's own classes.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,6 +26,7 @@ from typing import Any, ClassVar, Self
 import dagster as dg
 import sqlalchemy as sa
 from dagster._config.config_schema import UserConfigSchema
+from dagster._core.storage.dagster_run import JobBucket, TagBucket
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
@@ -103,10 +106,50 @@ class OpenedRunStorage(_Opened, SqliteRunStorage):
     """`SqliteRunStorage` at its usual place (see the module)."""
 
     _folder, _file = "history", "runs"
+    _has_run_stats = False
 
     @staticmethod
     def _create(folder: str) -> None:
         SqliteRunStorage.from_local(folder)
+
+    def get_runs(
+        self,
+        filters: dg.RunsFilter | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        bucket_by: JobBucket | TagBucket | None = None,
+        ascending: bool = False,
+    ) -> Sequence[dg.DagsterRun]:
+        """As Dagster's own."""
+        return [] if self._has_none(filters) else super().get_runs(filters, cursor, limit, bucket_by, ascending)
+
+    def get_run_records(
+        self,
+        filters: dg.RunsFilter | None = None,
+        limit: int | None = None,
+        order_by: str | None = None,
+        ascending: bool = False,
+        cursor: str | None = None,
+        bucket_by: JobBucket | TagBucket | None = None,
+    ) -> Sequence[dg.RunRecord]:
+        """As Dagster's own."""
+        if self._has_none(filters):
+            return []
+        return super().get_run_records(filters, limit, order_by, ascending, cursor, bucket_by)
+
+    def has_run_stats_index_cols(self) -> bool:
+        """As Dagster's own; columns that are there stay."""
+        self._has_run_stats = self._has_run_stats or super().has_run_stats_index_cols()
+        return self._has_run_stats
+
+    def _has_none(self, filters: dg.RunsFilter | None) -> bool:
+        """Whether no run at all is in one of the states that are asked for."""
+        if filters is None or not filters.statuses:
+            return False
+        states = [status.value for status in filters.statuses]
+        sql = f"SELECT 1 FROM runs WHERE status IN ({', '.join('?' * len(states))}) LIMIT 1"  # noqa: S608 - no values
+        with self._engine.connect() as connection:
+            return connection.exec_driver_sql(sql, tuple(states)).first() is None
 
 
 class OpenedScheduleStorage(_Opened, SqliteScheduleStorage):

@@ -1,6 +1,5 @@
 """What the service costs in steady state beside a bare Dagster, and how many cities a core carries."""
 
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -27,8 +26,6 @@ _FLOOR = "wrm_pipeline_tests.bench.floor"
 # Each job has run once by then, also those of every five minutes: a first run stores its definition and its assets.
 _WARM_UP_S = {_OURS: 330, _IDLE: 120, _FLOOR: 120}
 _STOP_S = 60
-# What the Makefile sets for `make dev`.
-_AS_MAKE_DEV = {"MALLOC_ARENA_MAX": "2"}
 # What stays one process, however many cities there are.
 _SHARED = ("daemon", "web server")
 
@@ -121,8 +118,7 @@ def _measure(bench: Bench, name: str, module: str, minutes: float, arrivals: Arr
         make_home(lake)
     with serve(City(station_count=lake.stations, bike_count=lake.bikes)) as feed:
         seen = watching(lake, feed, arrivals) if arrivals else nullcontext()
-        settings = {"WRM_STATIONS_DATA_URL": feed.url, **({} if module == _FLOOR else _AS_MAKE_DEV)}
-        with _dev(lake, module, settings) as process:
+        with _dev(lake, module, {"WRM_STATIONS_DATA_URL": feed.url}) as process:
             bench.say(f"{name}: {_WARM_UP_S[module]} s to settle, then {minutes:g} minutes")
             _wait(process, _WARM_UP_S[module])
             before, size, start = processor_seconds(process.pid), _history_bytes(home), time.monotonic()
@@ -137,14 +133,14 @@ def _measure(bench: Bench, name: str, module: str, minutes: float, arrivals: Arr
 
 @contextmanager
 def _dev(lake: BenchLake, module: str, settings: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """`dagster dev` as `make dev` starts it, stopped at the end with everything that it has started."""
-    workspace = lake.data_dir / "workspace.yaml"
-    workspace.write_text(f"load_from:\n  - python_module: {{module_name: {module}, working_directory: {REPOSITORY}}}\n")
+    """What `make dev` starts, or plain `dagster dev`; stopped at the end with everything that it has started."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+        port = str(free.getsockname()[1])
+    command = [str(REPOSITORY / "deploy/run-local"), sys.executable, port, module]
+    if module == _FLOOR:
+        command = [sys.executable, "-m", "dagster", "dev", "--module-name", module]
+        command += ["--working-directory", str(REPOSITORY), "--host", "127.0.0.1", "--port", port]
     environment = environment_of(lake, {"PYTHONWARNINGS": "ignore", **settings})
     with (lake.data_dir / "process.log").open("ab") as log:
         process = subprocess.Popen(
@@ -154,7 +150,7 @@ def _dev(lake: BenchLake, module: str, settings: Mapping[str, str]) -> Iterator[
             yield process
         finally:
             started = descendants(process.pid)
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             try:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
