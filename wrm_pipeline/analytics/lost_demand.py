@@ -96,7 +96,7 @@ SELECT
     snapshots / max(snapshots) OVER (PARTITION BY dt, hour_start)
         AS seen_h, seen_h * (1 - share_empty) AS with_bikes_h
 FROM wrm_analytics.mv_station_hourly JOIN wrm_analytics.mv_flows USING (dt, hour_start, local_hour, station_id)
-WHERE dt BETWEEN $since AND $dt - 1
+WHERE dt BETWEEN $since AND $dt - 1 AND departures_estimate IS NOT NULL
 """
 
 

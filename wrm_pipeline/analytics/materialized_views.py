@@ -33,6 +33,7 @@ from wrm_pipeline.analytics.rides_by_day import RidesByDay, loaded_span
 from wrm_pipeline.domain import asset_names
 from wrm_pipeline.domain.layout import local_date
 from wrm_pipeline.domain.rides import RIDES_VERSION, judged_moves, rentals_table
+from wrm_pipeline.domain.rules import DEFAULT_SERVICE_AREA, ServiceArea
 from wrm_pipeline.domain.snapshot_time import MAX_AHEAD
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 
@@ -46,7 +47,11 @@ _FLOWS_SQL = {"day_known": DAY_KNOWN_SQL, "day_flows": DAY_FLOWS_SQL}
 
 
 def refresh_materialized_views(
-    database: AnalyticsDatabase, partitions: PublishedPartitions, *, refreshed_at: datetime
+    database: AnalyticsDatabase,
+    partitions: PublishedPartitions,
+    *,
+    refreshed_at: datetime,
+    area: ServiceArea = DEFAULT_SERVICE_AREA,
 ) -> Refresh:
     """Bring all mv_ tables up to date; the database is not touched if they are.
 
@@ -54,7 +59,7 @@ def refresh_materialized_views(
         ExternalError: the store failed, or returns none of the days; the tables are unchanged.
         PartitionGoneError: a partition was removed meanwhile; the tables are unchanged.
     """
-    return refresh(MaterializedViews(partitions, refreshed_at), database, refreshed_at=refreshed_at)
+    return refresh(MaterializedViews(partitions, refreshed_at, area), database, refreshed_at=refreshed_at)
 
 
 def version_of(view: Table) -> str:
@@ -79,11 +84,13 @@ class MaterializedViews(TableSet):
     asset = asset_names.MATERIALIZED_VIEWS
     source_columns = SOURCE_COLUMNS
 
-    def __init__(self, partitions: PublishedPartitions, now: datetime) -> None:
+    def __init__(
+        self, partitions: PublishedPartitions, now: datetime, area: ServiceArea = DEFAULT_SERVICE_AREA
+    ) -> None:
         super().__init__(partitions)
         self._now = now
         self._rides = RidesByDay(partitions, now)
-        self._planner = PlannerTables(self._rides, local_date(now), f"{now:%Y-%m-%dT%H}")
+        self._planner = PlannerTables(self._rides, local_date(now), f"{now:%Y-%m-%dT%H}", area)
         # The day in the temporary tables.
         self._loaded: date | None = None
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from wrm_pipeline.analytics.registry.planner import (
     PLANNER_TABLES,
 )
 from wrm_pipeline.analytics.rides_by_day import RidesByDay, loaded_span
+from wrm_pipeline.domain.rules import ServiceArea
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,12 +36,14 @@ class PlannerTables:
         rides: Bike positions of the same refresh.
         today: The city's date.
         hour: The instant's hour: what is made of today is made again when it changes.
+        area: The service area.
     """
 
-    def __init__(self, rides: RidesByDay, today: date, hour: str) -> None:
+    def __init__(self, rides: RidesByDay, today: date, hour: str, area: ServiceArea) -> None:
         self._rides = rides
         self._today = today
         self._hour = hour
+        self._area = area
 
     def etags(self, published: Mapping[date, str]) -> dict[Part, str]:
         """What each part is made from, given the ETags of the published objects by day."""
@@ -54,7 +58,7 @@ class PlannerTables:
                     )
             elif table.refreshed is Refreshed.LATEST_OF_BIKES:
                 newest = self._newest(bikes)
-                found[table.name, None] = _digest([newest, bikes.get(newest) if newest else None])
+                found[table.name, None] = _digest([newest, bikes.get(newest) if newest else None, self._area])
             else:
                 since, until = self._profile(published)
                 found[table.name, None] = _digest([published[dt] for dt in sorted(published) if since <= dt <= until])
@@ -109,7 +113,8 @@ class PlannerTables:
         standing = positions.rows.filter(pc.is_null(positions.rows["left_at"]))
         connection.register("standing_bikes", standing.drop_columns(["left_at"]))
         instants = {"first": _instant(positions.first), "seen_at": _instant(positions.last)}
-        rows = _insert(connection, MV_IDLE_BIKES.name, {"since": newest - _PROFILE, "until": newest, **instants})
+        values = {"since": newest - _PROFILE, "until": newest, **instants, **asdict(self._area)}
+        rows = _insert(connection, MV_IDLE_BIKES.name, values)
         connection.unregister("standing_bikes")
         return rows
 

@@ -18,10 +18,11 @@ def _half_width(column: str) -> str:
 def _summed(column: str, name: str = "") -> str:
     """SQL of a sum with its range: three columns `name`, `name_lo`, `name_hi`."""
     total, name = f"sum({column})", name or column
-    base = column.removesuffix("_estimate")
+    half_width = _half_width(column.removesuffix("_estimate"))
     return (
-        f"round({total}, 1) AS {name}, round(greatest(0, {total} - {_half_width(base)}), 1) AS {name}_lo,\n"
-        f"       round({total} + {_half_width(base)}, 1) AS {name}_hi"
+        f"round({total}, 1) AS {name},\n"
+        f"       CASE WHEN {total} IS NOT NULL THEN round(greatest(0, {total} - {half_width}), 1) END AS {name}_lo,\n"
+        f"       round({total} + {half_width}, 1) AS {name}_hi"
     )
 
 
@@ -94,6 +95,7 @@ LIMIT 4000""",
 SELECT bike_id, station_id, round(lat, 5) AS lat, round(lon, 5) AS lon, since, round(idle_h, 1) AS idle_h, battery_pct,
        seen_at
 FROM wrm_analytics.mv_idle_bikes
+WHERE NOT outside_service_area
 ORDER BY idle_h DESC, bike_id
 LIMIT 300""",
     ),

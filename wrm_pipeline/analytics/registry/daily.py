@@ -188,7 +188,7 @@ MV_FLOWS = Table(
             Column(f"{flow}_{column}", type_name, text, "bikes", ("bikes", "file_timestamp"))
             for flow, what in (("departures", "Rentals that began"), ("arrivals", "Rentals that ended"))
             for column, type_name, text in (
-                ("estimate", "DOUBLE", f"{what}: known, or estimated from the counts"),
+                ("estimate", "DOUBLE", f"{what}: known, or estimated from the counts; null where these do not say"),
                 ("lo", "INTEGER", "Lower end of its 90 % interval"),
                 ("hi", "INTEGER", "Upper end; the same where bikes are known"),
             )

@@ -39,7 +39,8 @@ _FAILED_UNSEEN = (
 
 # A row for each station and hour between its first snapshot of the day and its last one. `departures_min` and
 # `arrivals_min` are what counts show at least, `departures` and `arrivals` the estimates, `…_unseen` the part of an
-# estimate that no snapshot shows. An hour without a change to look at has `steps` = 0.
+# estimate that no snapshot shows. An hour without a change to look at has `steps` = 0. Estimates are null where there
+# is nothing to make them from: no interval of up to 15 minutes within two hours, or for most of the station's day.
 DAY_FLOWS_SQL = f"""
 WITH ticks AS (
     SELECT file_timestamp, hour_start, epoch_us(file_timestamp) AS tick FROM day_snapshots
@@ -100,8 +101,8 @@ WITH ticks AS (
     -- Of the mean station, in each minute; of the hours beside an hour without snapshots.
     SELECT
         hour_start, coalesce(flickers, 0) AS flickers,
-        coalesce(left_ / nullif(minutes, 0), sum(left_) OVER near / nullif(sum(minutes) OVER near, 0), 0) AS leave,
-        coalesce(came / nullif(minutes, 0), sum(came) OVER near / nullif(sum(minutes) OVER near, 0), 0) AS come
+        coalesce(left_ / nullif(minutes, 0), sum(left_) OVER near / nullif(sum(minutes) OVER near, 0)) AS leave,
+        coalesce(came / nullif(minutes, 0), sum(came) OVER near / nullif(sum(minutes) OVER near, 0)) AS come
     FROM (
         SELECT *, departures - coalesce(flickers * back, 0) AS left_, arrivals - coalesce(flickers * back, 0) AS came
         FROM flickering
@@ -112,13 +113,17 @@ WITH ticks AS (
 ), stations AS (
     SELECT
         * EXCLUDE (leave, come),
-        leave * coalesce(sum(left_) OVER own / nullif(sum(leave * minutes) OVER own, 0), 0) AS leave,
-        come * coalesce(sum(came) OVER own / nullif(sum(come * minutes) OVER own, 0), 0) AS come
+        CASE WHEN is_seen THEN leave * coalesce(sum(left_) OVER own / nullif(sum(leave * minutes) OVER own, 0), 0) END
+            AS leave,
+        CASE WHEN is_seen THEN come * coalesce(sum(came) OVER own / nullif(sum(come * minutes) OVER own, 0), 0) END
+            AS come
     FROM (
         SELECT
             counted.*, leave, come, departures - flickers * back AS left_,
-            greatest(arrivals - flickers * back, 0) AS came
+            greatest(arrivals - flickers * back, 0) AS came,
+            sum(minutes) OVER all_day > 0 AND sum(minutes) OVER all_day >= sum(missed) OVER all_day AS is_seen
         FROM counted JOIN rates USING (hour_start)
+        WINDOW all_day AS (PARTITION BY station_id)
     )
     WINDOW own AS (PARTITION BY station_id)
 ), traffic AS (
@@ -142,7 +147,7 @@ WITH ticks AS (
 )
 SELECT
     (SELECT any_value(dt) FROM day_snapshots) AS dt, hour_start, station_id, unseen.departures AS departures_min,
-    unseen.arrivals AS arrivals_min, gap_change, steps,
+    unseen.arrivals AS arrivals_min, gap_change, steps, minutes,
     CASE WHEN is_known THEN coalesce(day_known.departures, 0) ELSE left_ + departures_unseen END AS departures,
     CASE WHEN is_known THEN 0 ELSE departures_unseen END AS departures_unseen,
     CASE WHEN is_known THEN coalesce(day_known.arrivals, 0) ELSE came + arrivals_unseen END AS arrivals,
@@ -161,7 +166,8 @@ FROM known_ends GROUP BY ALL
 
 def low(estimate: str, unseen: str) -> str:
     """The lower end of the 90 % interval of an estimate (SQL), of which so much was not seen."""
-    return f"greatest(0, floor({estimate} - {HALF_WIDTH} * sqrt({unseen}) + 0.5))::INTEGER"
+    least = f"greatest(0, floor({estimate} - {HALF_WIDTH} * sqrt({unseen}) + 0.5))"
+    return f"(CASE WHEN {estimate} IS NOT NULL THEN {least} END)::INTEGER"
 
 
 def high(estimate: str, unseen: str) -> str:
@@ -178,9 +184,22 @@ MV_DEPARTURES = Table(
     columns=(
         DT,
         STATION_ID,
-        Column("departures", "DOUBLE", "Rentals that began there, those that failed included", "bikes", _COUNTS),
+        Column(
+            "departures",
+            "DOUBLE",
+            "Rentals that began there, those that failed included; null where the counts do not say",
+            "bikes",
+            _COUNTS,
+        ),
         Column("departures_lo", "INTEGER", "Lower end of the 90 % interval", "bikes", _COUNTS),
         Column("departures_hi", "INTEGER", "Upper end; the same where bikes are known", "bikes", _COUNTS),
+        Column(
+            "hours_seen",
+            "DOUBLE",
+            f"Hours of the day with snapshots at most {MAX_STEP_MINUTES} minutes apart: what counts are looked at",
+            "h",
+            ("file_timestamp",),
+        ),
     ),
     key=("dt", "station_id"),
     refreshed=Refreshed.BY_DAY,
@@ -190,14 +209,22 @@ MV_DEPARTURES = Table(
         "and arrivals per minute and the interval; flickers of the feed are taken off. docs/answers.md has the formula."
     ),
     limits=(
+        f"Null, not 0, where the counts do not say: snapshots more than {MAX_STEP_MINUTES} minutes apart for most of "
+        "the station's day, or an outage so long that an hour has no seen one within two hours. What lies before the "
+        "first snapshot of a day and after its last is not estimated: hours_seen says how much was looked at. "
         "Fitted on working days of early June; vans are in the counts and, on the average day, made up for. A rental "
         "that is back before the next answer is not among the known ones: 4 % at one a minute."
     ),
     sql=f"""
 SELECT
-    dt, station_id, round(sum(departures), 2) AS departures,
-    {low("sum(departures)", "sum(departures_unseen)")} AS departures_lo,
-    {high("sum(departures)", "sum(departures_unseen)")} AS departures_hi
-FROM day_flows GROUP BY dt, station_id HAVING sum(steps) > 0 ORDER BY station_id
+    dt, station_id, round(departures, 2) AS departures, {low("departures", "unseen")} AS departures_lo,
+    {high("departures", "unseen")} AS departures_hi, hours_seen
+FROM (
+    SELECT
+        dt, station_id, CASE WHEN count(departures) = count(*) THEN sum(departures) END AS departures,
+        sum(departures_unseen) AS unseen, round(sum(minutes) / 60, 2) AS hours_seen
+    FROM day_flows GROUP BY dt, station_id HAVING sum(steps) > 0
+)
+ORDER BY station_id
 """,
 )

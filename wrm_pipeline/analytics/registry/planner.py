@@ -4,7 +4,9 @@ The SQL of a day reads `day_rows` and other tables; its parameter `$dt` is the d
 from `$since` to `$until`.
 """
 
-from wrm_pipeline.analytics.registry.columns import DT, EMPTY, FULL, HOUR_START, LOCAL_HOUR, STATION_ID
+from dataclasses import replace
+
+from wrm_pipeline.analytics.registry.columns import DT, EMPTY, FULL, HOUR_START, LOCAL_HOUR, OUTSIDE, STATION_ID
 from wrm_pipeline.analytics.registry.daily import DETAIL_DAYS
 from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
@@ -116,7 +118,7 @@ MV_TURNOVER = Table(
     columns=(
         DT,
         Column("bikes", "INTEGER", "Bikes seen on the day", "bikes", ("bikes", "record_type")),
-        Column("rides", "INTEGER", "Rides that ended on the day", "rides", _DEMAND),
+        Column("rides", "INTEGER", "Rides that ended on the day; null where the counts do not say", "rides", _DEMAND),
         Column("rides_per_bike", "DOUBLE", "rides / bikes", "rides", (*_DEMAND, "record_type")),
         Column("method", "VARCHAR", "bikes: each is known all day; counts: both are estimates from counts"),
     ),
@@ -135,7 +137,7 @@ WITH known AS (SELECT $bikes::INTEGER AS bikes WHERE $bikes > 0), found AS (
     FROM known
     UNION ALL
     SELECT (SELECT max(coalesce(bikes, 0) + free_bikes) FROM day_snapshots),
-        (SELECT coalesce(sum(departures), 0) * {RIDES_SHARE} FROM wrm_analytics.mv_departures WHERE dt = $dt),
+        (SELECT sum(departures) * {RIDES_SHARE} FROM wrm_analytics.mv_departures WHERE dt = $dt),
         'counts'
     WHERE NOT EXISTS (FROM known)
 )
@@ -159,6 +161,7 @@ MV_IDLE_BIKES = Table(
         Column("idle_h", "DOUBLE", "Hours from since to seen_at", "h", _STAY),
         Column("battery_pct", "SMALLINT", "Battery level of an e-bike; null for others", "%", ("battery_pct",)),
         Column("seen_at", "TIMESTAMPTZ", "Time of the newest snapshot that numbers bikes", sources=_STAY),
+        replace(OUTSIDE, sources=("lat", "lon")),
     ),
     key=("bike_id",),
     refreshed=Refreshed.LATEST_OF_BIKES,
@@ -178,7 +181,8 @@ WITH moved AS (
 ), first_day AS (SELECT min(left_at) AS left_at FROM wrm_analytics.mv_rides WHERE dt BETWEEN $since AND $until)
 SELECT
     bike_id, station_id, lat, lon, began AS since, round(epoch($seen_at::TIMESTAMPTZ - began) / 3600, 2) AS idle_h,
-    battery_pct, $seen_at::TIMESTAMPTZ AS seen_at
+    battery_pct, $seen_at::TIMESTAMPTZ AS seen_at,
+    NOT (lat BETWEEN $lat_min AND $lat_max AND lon BETWEEN $lon_min AND $lon_max) AS outside_service_area
 FROM (
     SELECT stays.*, coalesce(
         moved.arrived_at, CASE WHEN stays.arrived_at = $first::TIMESTAMPTZ THEN least(left_at, $first::TIMESTAMPTZ) END,

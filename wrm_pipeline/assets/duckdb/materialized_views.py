@@ -42,7 +42,7 @@ def create_materialized_views(
 ) -> dg.MaterializeResult[None]:
     """Refresh what is out of date."""
     with record_requests_on_failure(context):
-        done = refresh_materialized_views(lake.database, lake.partitions, refreshed_at=clock.now())
+        done = refresh_materialized_views(lake.database, lake.partitions, refreshed_at=clock.now(), area=lake.area)
     with lake.database.reading() as connection:
         newest = query_arrow(connection, f"FROM {SCHEMA}.{MV_DAILY_AGGREGATES.name} ORDER BY dt DESC LIMIT 5")
         day = {"day": day_picture(connection, done.newest)} if done.newest else {}

@@ -10,7 +10,7 @@
   const hourRows = records(hours), byDay = new Map(records(days).map((row) => [row.dt, row]));
   const flows = (date) => {
     const host = $("#hours"), here = hourRows.filter((row) => row.dt === date), total = byDay.get(date);
-    const exact = here.every((row) => row.estimate_lo === row.estimate_hi);
+    const exact = here.every((row) => row.estimate !== null && row.estimate_lo === row.estimate_hi);
     host.replaceChildren();
     window.wrmCharts.length = 0;
     if (!here.length) host.append(notice(hours));
@@ -25,7 +25,7 @@
       });
     }
     host.append(source(hours));
-    $("#rides-summary").textContent = !total ? "" : exact ? t("{day}: {n} departures from stations, all of known bikes.", { day: dayLong(date), n: Math.round(total.departures) }) : t("{day}: {n} departures from stations, between {low} and {high}.", {
+    $("#rides-summary").textContent = !total ? "" : total.departures === null ? t("{day}: departures are unknown: the snapshots are too far apart.", { day: dayLong(date) }) : exact ? t("{day}: {n} departures from stations, all of known bikes.", { day: dayLong(date), n: Math.round(total.departures) }) : t("{day}: {n} departures from stations, between {low} and {high}.", {
       day: dayLong(date), n: Math.round(total.departures), low: Math.round(total.departures_lo), high: Math.round(total.departures_hi) });
   };
   const dates = [...new Set(hourRows.map((row) => row.dt))].sort().reverse();

@@ -111,6 +111,7 @@ const words = {
   "Rides between stations in the last seven days: the wider the line, the more rides. Of a chosen station, arrivals have another colour than departures.":
     "Przejazdy między stacjami z ostatnich siedmiu dni: im grubsza linia, tym więcej przejazdów. Dla wybranej stacji przyjazdy mają inny kolor niż odjazdy.",
   "Bikes that stand longest": "Rowery, które stoją najdłużej", "departures, estimate": "odjazdy, szacunek", "departures, known": "odjazdy, znane",
+  "{day}: departures are unknown: the snapshots are too far apart.": "{day}: odjazdy nieznane: migawki są zbyt rzadkie.",
   "{day}: {n} departures from stations, all of known bikes.": "{day}: odjazdy ze stacji: {n}, wszystkie znanych rowerów.",
   "at least": "co najmniej", "at most": "co najwyżej",
   "seen in the counts": "widoczne w liczbach", "{day}: {n} departures from stations, between {low} and {high}.": "{day}: odjazdy ze stacji: {n}, od {low} do {high}.",

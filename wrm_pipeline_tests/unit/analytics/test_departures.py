@@ -130,6 +130,19 @@ def test_nothing_moves_at_a_station_without_a_change():
     assert estimated(counts_of(Day([[]], [[]]), 5)) == [(0, 0, 0, 0)]
 
 
+@pytest.mark.parametrize("every", [16, 20, 60])
+def test_departures_are_unknown_if_snapshots_are_too_far_apart(every):
+    found = estimated(counts_of(poisson_day([0.02] * 3), every))
+    assert [row[:3] for row in found] == [(None, None, None)] * 3
+
+
+def test_departures_are_unknown_after_an_outage_that_nothing_beside_it_explains():
+    day = poisson_day([0.02] * 3)
+    assert all(row[0] is None for row in estimated(counts_of(day, 5, lambda minute: not 480 <= minute < 840)))
+    rare = counts_of(day, 5, lambda minute: minute % 60 < 25)  # 20 minutes of each hour
+    assert all(row[0] is None for row in estimated(rare))
+
+
 def test_known_rentals_are_exact():
     day = poisson_day([0.02, 0.0])
     at = [MIDNIGHT + timedelta(minutes=minute) for minute in sorted(day.left[0])]

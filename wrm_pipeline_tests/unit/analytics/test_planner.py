@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from wrm_pipeline.settings import load_settings
 from wrm_pipeline_tests.fixtures.history import History
 from wrm_pipeline_tests.fixtures.lake import Lake
 
@@ -30,8 +31,6 @@ def emptied(body: bytes, at: datetime) -> bytes:
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> History:
     """Two working days and a Saturday, which are over."""
-    from wrm_pipeline.settings import load_settings
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WRM_DATA_DIR", str(tmp_path_factory.mktemp("planner") / "data"))
         history = History(Lake(load_settings()))
@@ -87,6 +86,36 @@ def test_turnover_by_counts_is_an_estimate_and_says_so(history):
     assert all(
         bikes > 0 and per_bike == pytest.approx(rides / bikes, abs=0.006) for _, bikes, rides, per_bike, _ in rows
     )
+
+
+def lost_on_thursday(history: History) -> float:
+    sql = f"SELECT sum(departures_lost) FROM wrm_analytics.mv_lost_demand WHERE dt = '{THURSDAY}'"
+    return history.query(sql)[0][0]
+
+
+def test_nothing_is_concluded_from_snapshots_that_are_too_far_apart(lake, monkeypatch, tmp_path):
+    history = History(lake)
+    history.put(WEDNESDAY, history.times(WEDNESDAY, 20))
+    history.put(THURSDAY, history.times(THURSDAY, 10), emptied)
+    history.refresh()
+    departures = history.query(
+        "SELECT DISTINCT departures, departures_lo, departures_hi, hours_seen FROM wrm_analytics.mv_departures "
+        f"WHERE dt = '{WEDNESDAY}'"
+    )
+    assert departures == [(None, None, None, 0)]
+    flows = history.query(
+        f"SELECT DISTINCT departures_estimate, arrivals_lo FROM wrm_analytics.mv_flows WHERE dt = '{WEDNESDAY}'"
+    )
+    assert flows == [(None, None)]
+    turnover = history.query("SELECT rides, rides_per_bike, bikes > 0 FROM wrm_analytics.mv_turnover ORDER BY dt")
+    assert turnover[0] == (None, None, True)
+    assert turnover[1][0] > 0
+    # A day that says nothing is not a day without rides.
+    monkeypatch.setenv("WRM_DATA_DIR", str(tmp_path / "alone"))
+    alone = History(Lake(load_settings()))
+    alone.put(THURSDAY, alone.times(THURSDAY, 10), emptied)
+    alone.refresh()
+    assert lost_on_thursday(history) == lost_on_thursday(alone) > 0
 
 
 def test_today_is_made_again_once_an_hour_and_the_profile_once_a_day(lake):

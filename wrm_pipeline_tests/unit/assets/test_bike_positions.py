@@ -228,6 +228,23 @@ def test_the_database_shows_stays_and_rides(lake, monkeypatch):
     assert (idle[0], idle[1], len(idle)) == (("1", "15002", 0, 0), ("100", "15001", 7, 0.12), 12)
 
 
+def test_idle_bikes_outside_the_service_area_are_marked(lake, monkeypatch):
+    monkeypatch.setenv("WRM_FEEDS", "ucl,operator")
+    lake.put_day(1)
+    put(lake, 0, place(15001, 1), free(bike(2), geoCoords=HERE), free(bike(3), geoCoords={"lat": 51.31, "lng": 17.03}))
+    materialize(PROCESSED, ENHANCED, "bike_positions", dt=DAY)
+
+    def outside() -> list[tuple[str, bool]]:
+        assert materialize("create_duckdb_enhanced_views", "create_materialized_views").success
+        sql = "SELECT bike_id, outside_service_area FROM wrm_analytics.mv_idle_bikes ORDER BY bike_id"
+        with duckdb.connect(str(lake.settings.database_path), read_only=True) as connection:
+            return connection.execute(sql).fetchall()
+
+    assert outside() == [("1", False), ("2", False), ("3", True)]
+    monkeypatch.setenv("WRM_SERVICE_AREA", "51.0,16.7,51.4,17.3")
+    assert outside() == [("1", False), ("2", False), ("3", False)]
+
+
 def test_rides_of_a_day_are_made_again_when_the_day_beside_it_changes(lake, monkeypatch):
     monkeypatch.setenv("WRM_FEEDS", "ucl,operator")
     put(lake, 0, place(15001, 1))
