@@ -98,6 +98,17 @@ SELECT station_id, name, bikes, pedelecs, spaces, total_docks, round(fill, 4) AS
 FROM wrm_analytics.mv_station_latest
 ORDER BY name, station_id""",
         ),
+        # Names that a station had before, whatever its number was then.
+        "former": Dataset(
+            ("stations_history",),
+            """
+SELECT station_id, list(DISTINCT before.name ORDER BY before.name) AS names
+FROM wrm_analytics.stations_history AS now
+JOIN (SELECT station_key, name FROM wrm_analytics.stations_history) AS before USING (station_key)
+WHERE now.valid_to IS NULL AND before.name <> now.name
+GROUP BY station_id
+ORDER BY station_id""",
+        ),
         "week": Dataset(
             ("mv_station_hourly",),
             """

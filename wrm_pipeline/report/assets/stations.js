@@ -2,11 +2,11 @@
 // Stations: a table of all, and a page for each, selected by the hash in the address.
 (() => {
   const { t, $, el, records, number, percent, time, clock, dayLong, weekdayShort, hour, href, hash, notice, source, fillClass, fillLegend } = site;
-  const { stations, week, coming, forecast, skill } = WRM.stations;
+  const { stations, former, week, coming, forecast, skill } = WRM.stations;
   const byId = (dataset) => new Map(records(dataset).map((row) => [row.station_id, row]));
-  const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows), forecasts = byId(forecast), skills = byId(skill);
+  const weeks = byId(week), next = byId(coming), flows = byId(WRM.weeks.flows), forecasts = byId(forecast), skills = byId(skill), before = byId(former);
   const rows = records(stations).map((row) => ({
-    ...row, share_empty: weeks.get(row.station_id)?.share_empty ?? null, share_full: weeks.get(row.station_id)?.share_full ?? null,
+    ...row, former_names: before.get(row.station_id)?.names.join(", ") ?? null, share_empty: weeks.get(row.station_id)?.share_empty ?? null, share_full: weeks.get(row.station_id)?.share_full ?? null,
     bikes_mean: weeks.get(row.station_id)?.bikes_mean ?? null,
     empty_at: next.get(row.station_id)?.empty_at ?? null, full_at: next.get(row.station_id)?.full_at ?? null,
   }));
@@ -14,6 +14,8 @@
   const flags = (row) => [
     row.over_capacity && t("more bikes than docks"), row.no_docks && t("no docks"), row.stale && t("old report"),
     row.outside_service_area && t("outside the area")].filter(Boolean);
+
+  const formerly = (row) => t("formerly {names}", { names: row.former_names });
 
   const outside = rows.filter((row) => row.outside_service_area).length;
   if (outside) {
@@ -24,7 +26,7 @@
   else {
     dataTable(host, {
       label: t("Stations"), rows, filter: true, save: "stations", sort: { key: "name", descending: false },
-      fields: [...stations.columns, "bikes_mean", "share_empty", "share_full", "empty_at", "full_at"],
+      fields: [...stations.columns, "former_names", "bikes_mean", "share_empty", "share_full", "empty_at", "full_at"],
       choices: [
         { label: t("all stations") }, { label: t("empty now"), test: (row) => row.empty },
         { label: t("full now"), test: (row) => row.full },
@@ -32,7 +34,9 @@
         { label: t("old report"), test: (row) => row.stale }, { label: t("outside the area"), test: (row) => row.outside_service_area },
         { label: t("soon empty"), test: (row) => row.empty_at && !row.empty }, { label: t("soon full"), test: (row) => row.full_at && !row.full }],
       columns: [
-        { key: "name", label: t("Station"), cell: (row) => el("a", { href: `#${encodeURIComponent(row.station_id)}` }, row.name) },
+        // The former names are searched, too.
+        { key: "name", label: t("Station"), value: (row) => [row.name, row.former_names].filter(Boolean).join(", "), cell: (row) => [
+          el("a", { href: `#${encodeURIComponent(row.station_id)}` }, row.name), row.former_names && el("small", { class: "quiet" }, " ", formerly(row))] },
         { key: "station_id", label: t("Number") },
         { key: "bikes", label: t("Bikes"), kind: "number", cell: (row) => [
           el("span", { class: `dot ${fillClass(row.bikes, row.total_docks)}`, "aria-hidden": "true" }), number(row.bikes)] },
@@ -45,7 +49,7 @@
         { key: "flags", label: t("Flags"), value: (row) => flags(row).join(", ") }],
     });
   }
-  host.append(source(stations, week, coming));
+  host.append(source(stations, former, week, coming));
 
   // The week of a station: days by hours, or hours by days on a narrow screen.
   const narrow = matchMedia("(max-width: 760px)");
@@ -99,6 +103,7 @@
       el("h1", { id: "one-h", tabindex: -1 }, station.name),
       el("p", { class: "lead" }, `${t("Station")} ${station.station_id} · ${t("as of {time}", { time: time(station.file_timestamp) })} · `,
         el("a", { href: href("index.html", station.station_id) }, t("on the map"))),
+      station.former_names ? el("p", { class: "quiet" }, formerly(station)) : null,
       el("dl", { class: "tiles" }, fact(t("Bikes"), number(station.bikes)), fact(t("Free docks"), number(station.spaces)),
         fact(t("Docks"), station.total_docks ? number(station.total_docks) : t("unknown")), fact(t("Empty, 7 days"), percent(station.share_empty)),
         fact(t("Full, 7 days"), percent(station.share_full)),

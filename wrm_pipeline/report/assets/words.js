@@ -58,6 +58,7 @@ const words = {
   "Usual for that hour: {n}.": "Zwykle o tej godzinie: {n}.", "Most empty stations from {hour}: {n}.": "Najwięcej pustych stacji od {hour}: {n}.",
   "The same numbers are in the table below.": "Te same liczby są w tabeli poniżej.", "As a table": "Jako tabela",
 
+  "formerly {names}": "dawniej {names}",
   "All stations of the newest snapshot. Choose a name to see its week.": "Wszystkie stacje z najnowszej migawki. Wybierz nazwę, aby zobaczyć tydzień stacji.",
   "all stations": "wszystkie stacje", "empty now": "teraz puste", "full now": "teraz pełne", "more bikes than docks": "więcej rowerów niż miejsc",
   "no docks": "bez miejsc postojowych", "old report": "stary odczyt", "outside the area": "poza obszarem", "soon empty": "wkrótce puste", "soon full": "wkrótce pełne",

@@ -109,8 +109,8 @@ def test_the_report_is_on_disk_and_in_the_store_and_written_again_only_where_it_
     folder = lake.settings.reports_dir / "site"
     assert metadata["on_disk"] == str(folder / "index.html")
     assert metadata["page_stations"].endswith("/bike-data/gen_info/reports/site/stations.html")
-    # The city's ledger of rides is a source that a lake need not have.
-    assert set(metadata["missing_tables"]) <= {"ride_comparison"}
+    # The ledger of rides is a source that a lake need not have; the history of stations is made each night.
+    assert set(metadata["missing_tables"]) <= {"ride_comparison", "stations_history"}
     assert metadata["files"] == metadata["files_written"] == sum(path.is_file() for path in folder.rglob("*"))
     assert lake.store.get("bike-data/gen_info/reports/site/index.html") == (folder / "index.html").read_bytes()
     assert "Stacja 3" in (folder / "data" / "stations.js").read_text()

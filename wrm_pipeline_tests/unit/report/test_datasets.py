@@ -81,3 +81,17 @@ def test_each_query_names_exactly_the_tables_that_it_reads():
         for name, dataset in datasets.items():
             read = {word.strip("(),") for word in dataset.sql.split() if word.startswith("wrm_analytics.")}
             assert read == {f"wrm_analytics.{table}" for table in dataset.tables}, name
+
+
+def test_a_station_has_the_names_that_it_had_before_under_any_number(connection):
+    connection.execute(
+        """
+CREATE TABLE wrm_analytics.stations_history (station_key VARCHAR, station_id VARCHAR, name VARCHAR, valid_to DATE);
+INSERT INTO wrm_analytics.stations_history VALUES
+    ('a', '1', 'Old', '2025-08-01'), ('a', '1', 'Older', '2025-07-01'), ('a', '7', 'New', NULL),
+    ('b', '1', 'Another', NULL), ('c', '3', 'Same', '2025-08-01'), ('c', '3', 'Same', NULL),
+    ('d', '4', 'Gone', '2025-08-01')
+"""
+    )
+    value = answers(connection, "stations_history").page_value(DATASETS["stations"]["former"], {})
+    assert value["rows"] == [("7", ["Old", "Older"])]
