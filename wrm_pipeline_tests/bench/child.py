@@ -183,6 +183,24 @@ def measure_year(lake: BenchLake) -> Answer:
     return year.measure(lake)
 
 
+def fill_month(lake: BenchLake) -> Answer:
+    from wrm_pipeline_tests.bench import forecast
+
+    return forecast.fill(lake)
+
+
+def learn_forecast(lake: BenchLake) -> Answer:
+    from wrm_pipeline_tests.bench import forecast
+
+    return forecast.learn(lake)
+
+
+def apply_forecast(lake: BenchLake) -> Answer:
+    from wrm_pipeline_tests.bench import forecast
+
+    return forecast.apply(lake)
+
+
 def _small(lake: BenchLake) -> BenchLake:
     """A lake to warm up on, of this process alone and of another city, so that no cache knows the real one."""
     small = replace(lake, data_dir=lake.data_dir / f"warm-up-{os.getpid()}", snapshots=3, stations=5, bikes=3)
@@ -213,6 +231,9 @@ _TASKS: dict[str, Callable[..., Answer]] = {
         import_definitions,
         fill_year,
         measure_year,
+        fill_month,
+        learn_forecast,
+        apply_forecast,
     )
 }
 

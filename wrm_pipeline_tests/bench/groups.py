@@ -1,6 +1,6 @@
 """All groups of figures, in the order in which they are measured. One that is added here is judged and kept."""
 
-from wrm_pipeline_tests.bench.measures import Group, density, large_day, small_day, spellings, year_of_history
+from wrm_pipeline_tests.bench.measures import Group, density, forecast, large_day, small_day, spellings, year_of_history
 from wrm_pipeline_tests.bench.ranges import bulk_reads, rebuild, sensor_tick
 from wrm_pipeline_tests.bench.runs import queryable, start_up
 from wrm_pipeline_tests.bench.service import cities, service
@@ -16,10 +16,12 @@ _ALL: tuple[Group, ...] = (
     start_up,
     queryable,
     year_of_history,
+    forecast,
     service,
     cities,
 )
 GROUPS: dict[str, Group] = {group.__name__: group for group in _ALL}
 
 # Left out of a quick run, as they run no code that the others or the tests do not.
-SLOW_GROUPS = {group.__name__ for group in (large_day, bulk_reads, queryable, year_of_history, service, cities)}
+_SLOW = (large_day, bulk_reads, queryable, year_of_history, forecast, service, cities)
+SLOW_GROUPS = {group.__name__ for group in _SLOW}

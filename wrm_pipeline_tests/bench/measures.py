@@ -110,6 +110,21 @@ def year_of_history(bench: Bench) -> Iterator[Figure]:
     yield Figure("year_files", f"{size}: files that it reads", found["files"], "files", Wanted(high=1))
 
 
+def forecast(bench: Bench) -> Iterator[Figure]:
+    """What a night's learning takes, and one forecast of all stations."""
+    lake = BenchLake(bench.folder / "forecast", 1440, 260, 152)
+    bench.say("the forecast: a month of days")
+    rows = in_child("fill_month", lake)["rows"]
+    bench.say(f"the forecast: learning from {rows:,} rows")
+    learnt, applied = (in_child(task, lake) for task in ("learn_forecast", "apply_forecast"))
+    size = f"forecast, a month of {rows:,} rows"
+    what = f"{size}: learning, from the newest {learnt['days']} days"
+    yield Figure("forecast_learning", what, learnt["seconds"], "s", Wanted(high=60))
+    yield Figure("forecast_memory", f"{size}: peak memory of learning", learnt["peak_mb"], "MB", Wanted(high=1000))
+    what = f"forecast of {applied['stations']} stations, 6 horizons each, today's rows read"
+    yield Figure("forecast_applying", what, applied["seconds"], "s", Wanted(high=1))
+
+
 _Round = dict[str, dict[str, Any]]
 
 

@@ -45,11 +45,11 @@ def fill(lake: BenchLake) -> dict[str, Any]:
     now = datetime.now(UTC)
     city = City(station_count=lake.stations, bike_count=lake.bikes)
     first, following = partition_bounds(NEWEST)
-    newest = _build_day(lake, city, NEWEST, (following - first) / lake.snapshots)
+    newest = build_day(lake, city, NEWEST, (following - first) / lake.snapshots)
     templates = []
     for number in range(1, 8):
         day = NEWEST - timedelta(days=number)
-        templates.append(pq.read_table(io.BytesIO(_build_day(lake, city, day, _OLD_INTERVAL))))
+        templates.append(pq.read_table(io.BytesIO(build_day(lake, city, day, _OLD_INTERVAL))))
     shutil.rmtree(lake.data_dir / "lake")
     rows = 0
     for name, days in DAYS.items():
@@ -90,7 +90,7 @@ def _add_weeks(connection: Any, published: dict[date, str], sources: dict[Part, 
         )
 
 
-def _build_day(lake: BenchLake, city: City, day: date, interval: timedelta) -> bytes:
+def build_day(lake: BenchLake, city: City, day: date, interval: timedelta) -> bytes:
     """The enhanced partition of a simulated day, by the pipeline's own steps."""
     first, following = partition_bounds(day)
     store = lake.store
@@ -111,11 +111,11 @@ def _write_days(folder: Path, templates: list[pa.Table], days_before: range) -> 
     for number in days_before:
         weeks, template = divmod(number - 1, 7)
         rows += templates[template].num_rows
-        _write_day(folder, templates[template], timedelta(days=7 * weeks), NEWEST - timedelta(days=number))
+        write_day(folder, templates[template], timedelta(days=7 * weeks), NEWEST - timedelta(days=number))
     return rows
 
 
-def _write_day(folder: Path, template: pa.Table, earlier: timedelta, day: date) -> None:
+def write_day(folder: Path, template: pa.Table, earlier: timedelta, day: date) -> None:
     """A day of the past: the template's rows, so many days earlier."""
     rows = template
     for name in ("timestamp", "file_timestamp", "processed_at"):
