@@ -23,7 +23,13 @@ from wrm_pipeline.analytics.refresh import (
 )
 from wrm_pipeline.analytics.registry import TABLES, Refreshed, Table
 from wrm_pipeline.analytics.registry.daily import MV_FLOWS
-from wrm_pipeline.analytics.registry.departures import DAY_FLOWS_SQL, DAY_KNOWN_SQL, MV_DEPARTURES
+from wrm_pipeline.analytics.registry.departures import (
+    DAY_FIT_SQL,
+    DAY_FLOWS_SQL,
+    DAY_KNOWN_SQL,
+    MV_DEPARTURES,
+    MV_DEPARTURES_FIT,
+)
 from wrm_pipeline.analytics.registry.latest import PROFILE_DAYS
 from wrm_pipeline.analytics.registry.local_time import in_local_time
 from wrm_pipeline.analytics.registry.planner import MV_LOST_DEMAND, PLANNER_TABLES
@@ -42,8 +48,8 @@ if TYPE_CHECKING:
 
 
 # Tables of which the known rentals are a source, beside the counts, and what they are made from.
-_OF_FLOWS = (MV_FLOWS, MV_DEPARTURES)
-_FLOWS_SQL = {"day_known": DAY_KNOWN_SQL, "day_flows": DAY_FLOWS_SQL}
+_OF_FLOWS = (MV_FLOWS, MV_DEPARTURES, MV_DEPARTURES_FIT)
+_FLOWS_SQL = {"day_known": DAY_KNOWN_SQL, "day_fit": DAY_FIT_SQL, "day_flows": DAY_FLOWS_SQL}
 
 
 def refresh_materialized_views(

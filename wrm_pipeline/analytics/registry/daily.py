@@ -5,7 +5,7 @@ neighbours, and anything that spans midnight is cut there.
 """
 
 from wrm_pipeline.analytics.registry.columns import DT, EMPTY, FULL, HOUR_START, LOCAL_HOUR, PLACE, STATION_ID
-from wrm_pipeline.analytics.registry.departures import MV_DEPARTURES, high, low
+from wrm_pipeline.analytics.registry.departures import MV_DEPARTURES, MV_DEPARTURES_FIT, high, low
 from wrm_pipeline.analytics.registry.local_time import LOCAL_HOUR_SQL, hour_of
 from wrm_pipeline.analytics.registry.model import Column, Refreshed, Table
 from wrm_pipeline.analytics.registry.staging import (
@@ -311,5 +311,6 @@ DAILY_VIEWS = (
     MV_CITY_HOURLY,
     MV_FLOWS,
     MV_DEPARTURES,
+    MV_DEPARTURES_FIT,
     MV_BIKE_TRIPS,
 )

@@ -27,6 +27,9 @@ PRIOR_DEPARTURES = 6
 # that in the city's hour are flickers of the feed, by night most of all.
 BACK_OF_DEPARTURES, BACK_OF_MEETINGS = 0.025, 0.56
 BACK_OF_MEETINGS_1_MIN = 0.25
+# What the city's own days say instead of MEETING: from so many days with known bikes on, the newest of them within so
+# many days. A day's factor is uncertain by 10 to 15 %, which is 1 to 2 % of its departures at an interval of a minute.
+MIN_KNOWN_DAYS, FIT_DAYS = 5, 28
 # Half the width of the 90 % interval, beside the square root of the bikes that are estimated rather than seen.
 HALF_WIDTH = 2.8
 
@@ -135,10 +138,10 @@ WITH ticks AS (
     FROM stations
 ), hiding AS (
     SELECT
-        *, leave * failed_unseen / (1 - failed_unseen)
-            + {MEETING} * step ** {1 + MEETING_POWER} * leave * come
-            * (1 + {SKELLAM_SLOPE} * least(step * (leave + come), {SKELLAM_MOST})) AS hidden
-    FROM traffic
+        *, {MEETING} * step ** {1 + MEETING_POWER} * leave * come
+            * (1 + {SKELLAM_SLOPE} * least(step * (leave + come), {SKELLAM_MOST})) AS met,
+        leave * failed_unseen / (1 - failed_unseen) + factor * met AS hidden
+    FROM traffic, day_fit
 ), unseen AS (
     SELECT
         *, hidden * minutes + (leave + hidden) * missed AS departures_unseen,
@@ -148,6 +151,7 @@ WITH ticks AS (
 SELECT
     (SELECT any_value(dt) FROM day_snapshots) AS dt, hour_start, station_id, unseen.departures AS departures_min,
     unseen.arrivals AS arrivals_min, gap_change, steps, minutes,
+    is_known, missed, left_ AS departures_seen, met * minutes AS departures_met,
     CASE WHEN is_known THEN coalesce(day_known.departures, 0) ELSE left_ + departures_unseen END AS departures,
     CASE WHEN is_known THEN 0 ELSE departures_unseen END AS departures_unseen,
     CASE WHEN is_known THEN coalesce(day_known.arrivals, 0) ELSE came + arrivals_unseen END AS arrivals,
@@ -161,6 +165,14 @@ DAY_KNOWN_SQL = f"""
 SELECT
     station_id, {hour_of("moved_at")} AS hour_start, sum(departures) AS departures, sum(arrivals) AS arrivals
 FROM known_ends GROUP BY ALL
+"""
+
+
+# The factor to MEETING in force on the day: that of the newest day with known bikes before it.
+DAY_FIT_SQL = f"""
+SELECT coalesce(arg_max(factor, dt), 1) AS factor
+FROM wrm_analytics.mv_departures_fit, (SELECT any_value(dt) AS today FROM day_snapshots)
+WHERE dt < today AND dt >= today - {FIT_DAYS}
 """
 
 
@@ -226,5 +238,59 @@ FROM (
     FROM day_flows GROUP BY dt, station_id HAVING sum(steps) > 0
 )
 ORDER BY station_id
+""",
+)
+
+MV_DEPARTURES_FIT = Table(
+    "mv_departures_fit",
+    asset_names.MATERIALIZED_VIEWS,
+    "What days with known bikes say of the departures that counts hide; one row per such day.",
+    columns=(
+        DT,
+        Column("departures", "INTEGER", "Rentals that began, known, in hours without a gap in the counts", "bikes"),
+        Column("departures_seen", "DOUBLE", "Of these, what the counts show, without flickers", "bikes", _COUNTS),
+        Column("departures_met", "DOUBLE", "Estimate of those that arrivals hide, by the default", "bikes", _COUNTS),
+        Column("factor_before", "DOUBLE", "The factor to this estimate that was in force on the day"),
+        Column("error", "DOUBLE", "Error of the city's departures by it: the day itself has no part in it", "share"),
+        Column("error_default", "DOUBLE", "Error of the city's departures by the default", "share"),
+        Column("days", "INTEGER", f"Days like this, of the last {FIT_DAYS}, this one included", "days", ("dt",)),
+        Column("factor", "DOUBLE", f"The factor for the days after it; 1, the default, below {MIN_KNOWN_DAYS} days"),
+    ),
+    key=("dt",),
+    refreshed=Refreshed.BY_DAY,
+    formula=(
+        f"factor = (departures - departures_seen) / departures_met, summed over the days with known bikes among the "
+        f"last {FIT_DAYS}, if they are {MIN_KNOWN_DAYS} or more. The errors are those of departures_seen and factor "
+        "times departures_met. docs/answers.md explains it."
+    ),
+    limits=(
+        "Empty without the operator's feed. Rentals that are back before the next answer are in neither number. A day "
+        "before that changes later does not change the factors of the days after it."
+    ),
+    sql=f"""
+WITH today AS (
+    SELECT
+        any_value(dt) AS dt, sum(departures) AS departures, sum(departures_seen) AS departures_seen,
+        sum(departures_met) AS departures_met
+    FROM day_flows WHERE is_known AND minutes > 0 AND missed = 0 HAVING sum(departures_met) > 0
+), days AS (
+    FROM today
+    UNION ALL
+    SELECT known.dt, known.departures, known.departures_seen, known.departures_met
+    FROM wrm_analytics.mv_departures_fit AS known, today
+    WHERE known.dt < today.dt AND known.dt > today.dt - {FIT_DAYS}
+), fit AS (
+    SELECT
+        count(*) AS days, CASE WHEN count(*) >= {MIN_KNOWN_DAYS} THEN
+            greatest(0, sum(departures - departures_seen) / sum(departures_met)) ELSE 1 END AS factor
+    FROM days
+)
+SELECT
+    dt, departures::INTEGER AS departures, round(departures_seen, 1) AS departures_seen,
+    round(departures_met, 1) AS departures_met, day_fit.factor AS factor_before,
+    round((departures_seen + day_fit.factor * departures_met) / nullif(departures, 0) - 1, 4) AS error,
+    round((departures_seen + departures_met) / nullif(departures, 0) - 1, 4) AS error_default,
+    days::INTEGER AS days, round(fit.factor, 3) AS factor
+FROM today, day_fit, fit
 """,
 )

@@ -11,11 +11,18 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from wrm_pipeline.analytics.registry.departures import DAY_FLOWS_SQL, DAY_KNOWN_SQL, MV_DEPARTURES
+from wrm_pipeline.analytics.registry.departures import (
+    DAY_FIT_SQL,
+    DAY_FLOWS_SQL,
+    DAY_KNOWN_SQL,
+    MV_DEPARTURES,
+    MV_DEPARTURES_FIT,
+)
 from wrm_pipeline.analytics.registry.local_time import in_local_time
 from wrm_pipeline.analytics.registry.staging import STAGING_SQL
 from wrm_pipeline.domain.rides import judged_moves, rentals_table
 
+FIRST_DAY = date(2025, 6, 3)
 MIDNIGHT = datetime(2025, 6, 2, 22, tzinfo=UTC)
 DAY_MIN = 24 * 60
 
@@ -59,28 +66,59 @@ def counts_of(day: Day, every: int, seen: Callable[[int], bool] = lambda _: True
 
 def estimated(counts: dict[int, list[int]], known: pa.Table | None = None) -> list[tuple[float, int, int, int]]:
     """Of each station: departures with their range, and the minimum."""
+    with database() as connection:
+        return estimated_on(connection, FIRST_DAY, counts, known)
+
+
+def database() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA wrm_analytics")
+    connection.execute(f"CREATE TABLE wrm_analytics.mv_departures_fit ({MV_DEPARTURES_FIT.columns_sql})")
+    return connection
+
+
+def estimated_on(
+    connection: duckdb.DuckDBPyConnection, dt: date, counts: dict[int, list[int]], known: pa.Table | None = None
+) -> list[tuple[float, int, int, int]]:
+    midnight = MIDNIGHT + (dt - FIRST_DAY)
     rows = [
-        {"station_id": f"{number:03}", "bikes": bikes, "file_timestamp": MIDNIGHT + timedelta(minutes=minute)}
+        {"station_id": f"{number:03}", "bikes": bikes, "file_timestamp": midnight + timedelta(minutes=minute)}
         for minute, stations in counts.items()
         for number, bikes in enumerate(stations)
     ]
-    table = pa.Table.from_pylist(rows)
-    with duckdb.connect(config={"threads": 1}) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("rows", table)
-        connection.register("known_ends", rentals_table(judged_moves([])) if known is None else known)
-        connection.execute(
-            f"CREATE TABLE day_rows AS SELECT *, DATE '{date(2025, 6, 3)}' AS dt, 'station' AS record_type, "
-            "0 AS spaces, 1 AS total_docks, false AS outside_service_area FROM rows"
-        )
-        staged = {"day_snapshots": STAGING_SQL["day_snapshots"], "day_known": DAY_KNOWN_SQL, "day_flows": DAY_FLOWS_SQL}
-        for name, sql in staged.items():
-            connection.execute(f"CREATE TABLE {name} AS {in_local_time(sql)}")
-        connection.execute(f"CREATE TABLE departures AS {MV_DEPARTURES.local_sql}")
-        return connection.execute(
-            "SELECT departures, departures_lo, departures_hi, (SELECT sum(departures_min)::INTEGER FROM day_flows "
-            "WHERE station_id = departures.station_id) FROM departures ORDER BY station_id"
-        ).fetchall()
+    connection.register("rows", pa.Table.from_pylist(rows))
+    connection.register("known_ends", rentals_table(judged_moves([])) if known is None else known)
+    connection.execute(
+        f"CREATE OR REPLACE TABLE day_rows AS SELECT *, DATE '{dt}' AS dt, 'station' AS record_type, "
+        "0 AS spaces, 1 AS total_docks, false AS outside_service_area FROM rows"
+    )
+    staged = {
+        "day_snapshots": STAGING_SQL["day_snapshots"],
+        "day_known": DAY_KNOWN_SQL,
+        "day_fit": DAY_FIT_SQL,
+        "day_flows": DAY_FLOWS_SQL,
+    }
+    for name, sql in staged.items():
+        connection.execute(f"CREATE OR REPLACE TABLE {name} AS {in_local_time(sql)}")
+    connection.execute(f"INSERT INTO wrm_analytics.mv_departures_fit {MV_DEPARTURES_FIT.local_sql}")
+    connection.execute(f"CREATE OR REPLACE TABLE departures AS {MV_DEPARTURES.local_sql}")
+    return connection.execute(
+        "SELECT departures, departures_lo, departures_hi, (SELECT sum(departures_min)::INTEGER FROM day_flows "
+        "WHERE station_id = departures.station_id) FROM departures ORDER BY station_id"
+    ).fetchall()
+
+
+def known_ends(day: Day, dt: date) -> pa.Table:
+    """Each begin and end of a rental, as bikes with known places tell them."""
+    midnight = MIDNIGHT + (dt - FIRST_DAY)
+    ends = [
+        {"station_id": f"{n:03}", "moved_at": midnight + timedelta(minutes=t), "departures": d, "arrivals": 1 - d}
+        for d, stations in ((1, day.left), (0, day.came))
+        for n, times in enumerate(stations)
+        for t in times
+        if t < DAY_MIN
+    ]
+    return pa.Table.from_pylist(ends)
 
 
 def covered(found: list[tuple[float, int, int, int]], day: Day) -> float:
@@ -151,3 +189,49 @@ def test_known_rentals_are_exact():
     found = estimated(counts_of(day, 5), pa.table(ends))
     assert [row[:3] for row in found] == [(true, true, true), (0, 0, 0)]
     assert found[0][3] < true
+
+
+def city_of_swaps(rates: Iterable[float], seed: int) -> Day:
+    """Stations at which half of the riders who return a bike meet one who takes it at once, which no count shows."""
+    day, draw = poisson_day(rates, seed), random.Random(seed + 100)
+    for left, came in zip(day.left, day.came, strict=True):
+        swaps = [draw.uniform(0, DAY_MIN - 1) for _ in range(len(came) // 2)]
+        left.extend(t + 0.2 for t in swaps)
+        came.extend(swaps)
+    return day
+
+
+def test_days_with_known_bikes_say_what_counts_hide_in_this_city():
+    rates = [0.02 + 0.0025 * number for number in range(20)]
+    days = [FIRST_DAY + timedelta(days=number) for number in range(7)]
+    found, errors = [], []
+    with database() as connection:
+        for seed, dt in enumerate(days):
+            day = city_of_swaps(rates, seed)
+            is_known = dt != days[-1]
+            rows = estimated_on(connection, dt, counts_of(day, 5), known_ends(day, dt) if is_known else None)
+            errors.append(sum(row[0] for row in rows) / sum(day.departures) - 1)
+            found.append(covered(rows, day))
+        by_default = estimated(counts_of(day, 5))
+        fits = connection.execute(
+            "SELECT dt, days, factor_before, factor, error, error_default FROM wrm_analytics.mv_departures_fit "
+            "ORDER BY dt"
+        ).fetchall()
+    assert [row[:2] for row in fits] == [(dt, number + 1) for number, dt in enumerate(days[:-1])]
+    assert [row[3] == 1 for row in fits] == [True] * 4 + [False] * 2, "too few days say nothing"
+    assert fits[-1][2] == fits[-2][3] > 1.5
+    assert abs(fits[-1][4]) < 0.06 < 0.25 < -fits[-1][5]
+    # The day whose bikes are not known follows them.
+    assert abs(errors[-1]) < 0.06
+    assert sum(row[0] for row in by_default) / sum(day.departures) - 1 < -0.25
+    assert found[-1] >= 0.75
+
+
+def test_old_days_do_not_count():
+    day = city_of_swaps([0.03, 0.05], 1)
+    later = FIRST_DAY + timedelta(days=40)
+    with database() as connection:
+        for number in range(5):
+            dt = FIRST_DAY + timedelta(days=number)
+            estimated_on(connection, dt, counts_of(day, 5), known_ends(day, dt))
+        assert estimated_on(connection, later, counts_of(day, 5)) == estimated(counts_of(day, 5))

@@ -241,7 +241,7 @@ def test_idle_bikes_outside_the_service_area_are_marked(lake, monkeypatch):
             return connection.execute(sql).fetchall()
 
     assert outside() == [("1", False), ("2", False), ("3", True)]
-    monkeypatch.setenv("WRM_SERVICE_AREA", "51.0,16.7,51.4,17.3")
+    monkeypatch.setenv("WRM_SERVICE_AREA", "51.0,51.4,16.7,17.3")
     assert outside() == [("1", False), ("2", False), ("3", False)]
 
 
