@@ -131,7 +131,7 @@ $(DEPLOY_VENV)/.ready: deploy/requirements.lock
 deploy-check: deploy-setup ## lint playbooks and roles, and verify the units where systemd is
 	$(DEPLOY_BIN)/yamllint --strict .
 	cd deploy/ansible && PATH=$(DEPLOY_BIN):$$PATH ansible-lint --offline --profile production --strict -q
-	cd deploy/ansible && PATH=$(DEPLOY_BIN):$$PATH ansible-playbook -i inventory/example.yml --syntax-check site.yml rollback.yml restore.yml
+	cd deploy/ansible && PATH=$(DEPLOY_BIN):$$PATH ansible-playbook -i inventory/example.yml --syntax-check site.yml rollback.yml restore.yml vault.yml
 	PATH=$(DEPLOY_BIN):$$PATH deploy/test/units
 
 deploy-test: setup deploy-setup ## the deployment tried for real, in a container (needs root and systemd-nspawn)
