@@ -92,7 +92,9 @@ class Site:
         return f"https://{NAME}:{self.port}"
 
 
-def _configuration(folder: Path, port: int, http_port: int, exporter_port: int, *, gbfs_public: bool) -> str:
+def _configuration(
+    folder: Path, port: int, http_port: int, exporter_port: int, *, gbfs_public: bool, grafana_port: int | None
+) -> str:
     text = render(
         "web",
         "wrm.conf.j2",
@@ -108,6 +110,8 @@ def _configuration(folder: Path, port: int, http_port: int, exporter_port: int, 
         dagster_reports_dir=f"{folder}/reports",
         dagster_gbfs_dir=f"{folder}/gbfs",
         web_gbfs_public=gbfs_public,
+        monitoring_grafana=grafana_port is not None,
+        monitoring_grafana_port=grafana_port,
     )
     text = text.replace("/run/wrm-web/", f"{folder}/run/").replace("/etc/nginx/wrm", f"{folder}/wrm")
     folders = "".join(
@@ -121,7 +125,9 @@ def _configuration(folder: Path, port: int, http_port: int, exporter_port: int, 
 
 
 @contextmanager
-def running_nginx(folder: Path, exporter_port: int = 1, *, gbfs_public: bool = False) -> Iterator[Site]:
+def running_nginx(
+    folder: Path, exporter_port: int = 1, *, gbfs_public: bool = False, grafana_port: int | None = None
+) -> Iterator[Site]:
     """The site with one person who acts and one who looks; what is behind it is the caller's."""
     assert NGINX is not None
     port, http_port = free_ports(2)
@@ -138,7 +144,9 @@ def running_nginx(folder: Path, exporter_port: int = 1, *, gbfs_public: bool = F
     )
     for file, names in (("wrm.htpasswd", ACTORS), ("wrm-look.htpasswd", ALL)):
         (folder / file).write_text("".join(f"{name}:{{PLAIN}}{LOGINS[name]}\n" for name in names))
-    (folder / "nginx.conf").write_text(_configuration(folder, port, http_port, exporter_port, gbfs_public=gbfs_public))
+    (folder / "nginx.conf").write_text(
+        _configuration(folder, port, http_port, exporter_port, gbfs_public=gbfs_public, grafana_port=grafana_port)
+    )
     command = [NGINX, "-p", str(folder), "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -155,22 +163,24 @@ def running_nginx(folder: Path, exporter_port: int = 1, *, gbfs_public: bool = F
 
 
 @contextmanager
-def upstreams(folder: Path) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Both web servers and the exporter, as servers that note what arrives; gives that, and the exporter's port."""
+def upstreams(folder: Path) -> Iterator[tuple[list[dict[str, Any]], int, int]]:
+    """Both web servers, exporter and Grafana, as servers that note what arrives; gives that, and both ports."""
     (folder / "run").mkdir(exist_ok=True)
     seen: list[dict[str, Any]] = []
+    ports: list[int] = []
     servers: list[socketserver.BaseServer] = []
-    for name in ("ui", "look", "exporter"):
+    for name in ("ui", "look", "exporter", "grafana"):
         handler = type(name, (Upstream,), {"name": name, "seen": seen})
         server: socketserver.BaseServer
-        if name == "exporter":
-            server = exporter = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        if name in {"exporter", "grafana"}:
+            server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            ports.append(server.server_address[1])
         else:
             server = _OnSocket(f"{folder}/run/{name}.sock", handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         servers.append(server)
     try:
-        yield seen, exporter.server_address[1]
+        yield seen, *ports
     finally:
         for server in servers:
             server.shutdown()

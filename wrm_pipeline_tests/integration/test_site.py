@@ -35,7 +35,10 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def site(folder: Path) -> Iterator[Site]:
-    with upstreams(folder) as (seen, exporter_port), running_nginx(folder, exporter_port) as site:
+    with (
+        upstreams(folder) as (seen, exporter_port, grafana_port),
+        running_nginx(folder, exporter_port, grafana_port=grafana_port) as site,
+    ):
         site.seen = seen
         (folder / "reports/index.html").write_text("<html>report</html>")
         (folder / "reports/.part.html").write_text("half")
@@ -216,6 +219,19 @@ TABLE: dict[str, tuple[str, str, str | None, dict[str, str], int, str | None]] =
     "GBFS that is being written": ("GET", "/gbfs/v3.0/.gbfs.json.part", "guest", {}, 404, None),
     "health without a login": ("GET", "/healthz", None, {}, 204, "ui"),
     "health's inner address": ("GET", "/_alive", "admin", {}, 404, None),
+    # Grafana, which asks for its own login
+    "Grafana": ("GET", "/grafana/", None, {}, 200, "grafana"),
+    "Grafana without the slash": ("GET", "/grafana", "guest", {}, 301, None),
+    "a page of Grafana, to which the browser sends nginx's login": ("GET", "/grafana/d/x", "admin", {}, 200, "grafana"),
+    "a login to Grafana": ("POST", "/grafana/login", None, OWN, 200, "grafana"),
+    "… from another site": ("POST", "/grafana/login", None, EVIL, 403, None),
+    "… without Origin": ("POST", "/grafana/login", None, without(OWN, "Origin"), 403, None),
+    "Grafana's web socket": ("GET", "/grafana/api/live/ws", None, OWN_SOCKET, 101, "grafana"),
+    "… of another site": (
+        "GET", "/grafana/api/live/ws", None, {**SOCKET, "Origin": "https://evil.example"}, 403, None,
+    ),
+    "Grafana in a frame of another site": ("GET", "/grafana/", None, FRAME, 403, None),
+    "from Grafana to the UI by dots": ("GET", "/grafana/../runs", None, {}, 401, None),
     "another name": ("GET", "/", "admin", {"Host": "evil.example"}, 421, None),
     "another name for a query": ("POST", "/graphql", "admin", {**OWN, "Host": "evil.example"}, 421, None),
     "the address for a name": ("GET", "/", "admin", {"Host": "127.0.0.1"}, 421, None),
@@ -242,6 +258,14 @@ def test_dagsters_own_policy_holds_beside_ours(site: Site) -> None:
     assert "script-src 'nonce-of-dagster', default-src 'self'" in policies
 
 
+def test_grafana_keeps_its_base_address_and_learns_that_of_the_page(site: Site) -> None:
+    site.seen.clear()
+    policy = ask(site, "GET", "/grafana/", None, {})[1]["content-security-policy"]
+    assert "base-uri 'self'" in policy
+    assert site.seen[0]["headers"]["host"] == f"{NAME}:{site.port}"
+    assert site.seen[0]["headers"]["x-forwarded-proto"] == "https"
+
+
 def test_gbfs_may_be_open_to_everyone_and_nothing_else_is() -> None:
     page = {"Origin": "https://map.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
     folder = tempfile.TemporaryDirectory(prefix="wrm-site-")
@@ -255,6 +279,7 @@ def test_gbfs_may_be_open_to_everyone_and_nothing_else_is() -> None:
         assert again[0] == 304
         assert ask(site, "GET", "/gbfs/v3.0/", None, page)[2] == body
         assert ask(site, "GET", "/gbfs/../reports/", None, page)[0] == 403
+        assert ask(site, "GET", "/grafana/", None, {})[0] == 401  # without Grafana it is a page like any other
         assert ask(site, "GET", "/gbfs/../reports/", None, {})[0] == 401
 
 

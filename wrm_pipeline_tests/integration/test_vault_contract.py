@@ -44,7 +44,8 @@ ANSIBLE = PROJECT / "deploy/ansible"
 PLAYBOOK = PROJECT / ".venv-deploy/bin/ansible-playbook"
 REAL = os.environ.get("WRM_TEST_VAULT_ADDR", "")
 
-pytestmark = pytest.mark.integration
+# A play starts some twenty processes of Python, which take minutes on a machine that is busy.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 NEEDS_ANSIBLE = pytest.mark.skipif(not PLAYBOOK.exists(), reason=f"{PLAYBOOK} is missing: make deploy-setup")
 
 

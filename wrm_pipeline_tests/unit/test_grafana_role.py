@@ -12,6 +12,8 @@ import jinja2
 import pytest
 import yaml
 
+from wrm_pipeline_tests.fixtures.deployed import render
+
 ROLE = Path(__file__).parents[2] / "deploy/ansible/roles/monitoring"
 PLACE = "/etc/grafana/wrm_admin_password"
 
@@ -23,12 +25,40 @@ def tasks() -> dict[str, dict[str, Any]]:
     return found
 
 
+def environment(**variables: object) -> list[str]:
+    given = {"monitoring_grafana_path": "", "web_server_name": "wrm.test", **variables}
+    return render("monitoring", "grafana.env.j2", **given).splitlines()
+
+
 def test_it_reads_its_password_from_a_file_and_lets_nobody_in_without_one() -> None:
-    environment = tasks()["It listens on loopback only"]["ansible.builtin.copy"]["content"].splitlines()
-    assert f"GF_SECURITY_ADMIN_PASSWORD__FILE={PLACE}" in environment
-    assert "GF_AUTH_ANONYMOUS_ENABLED=false" in environment
-    assert "GF_SERVER_HTTP_ADDR=127.0.0.1" in environment
-    assert not [line for line in environment if line.startswith("GF_SECURITY_ADMIN_PASSWORD=")]
+    lines = environment()
+    assert f"GF_SECURITY_ADMIN_PASSWORD__FILE={PLACE}" in lines
+    assert "GF_AUTH_ANONYMOUS_ENABLED=false" in lines
+    assert "GF_USERS_ALLOW_SIGN_UP=false" in lines
+    assert "GF_SERVER_HTTP_ADDR=127.0.0.1" in lines
+    assert not [line for line in lines if line.startswith("GF_SECURITY_ADMIN_PASSWORD=")]
+
+
+@pytest.mark.parametrize(
+    ("port", "root"), [(443, "https://wrm.test/grafana/"), (8443, "https://wrm.test:8443/grafana/")]
+)
+def test_behind_nginx_it_knows_its_address_and_sends_its_cookie_over_tls_only(port: int, root: str) -> None:
+    lines = environment(monitoring_grafana_path="/grafana", web_https_port=port)
+    assert f"GF_SERVER_ROOT_URL={root}" in lines
+    assert "GF_SERVER_SERVE_FROM_SUB_PATH=true" in lines
+    assert "GF_SECURITY_COOKIE_SECURE=true" in lines
+
+
+def test_on_loopback_only_it_has_no_sub_path() -> None:
+    assert not [line for line in environment() if "ROOT_URL" in line or "COOKIE_SECURE" in line]
+
+
+@pytest.mark.parametrize(("wanted", "path"), [(True, "/grafana"), ("true", "/grafana"), ("auto", ""), (False, "")])
+def test_nginx_shows_it_where_it_is_wanted_for_certain(wanted: str | bool, path: str) -> None:
+    template = yaml.safe_load((ROLE / "defaults/main.yml").read_text())["monitoring_grafana_path"]
+    assert jinja2.Template(template).render(monitoring_grafana=wanted) == path
+    site = render("web", "wrm.conf.j2", monitoring_grafana=wanted)
+    assert ("location /grafana/ {" in site) is bool(path)
 
 
 def test_a_host_makes_up_a_password_once_and_each_another(tmp_path: Path) -> None:
@@ -89,13 +119,23 @@ def test_grafana_has_the_tables_only_where_some_are_published() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "status", "goes_on"),
-    [("auto", 200, True), ("auto", -1, True), (True, 200, True), (True, -1, False), ("true", 404, False)],
+    ("wanted", "deb", "status", "goes_on"),
+    [
+        ("auto", "", 200, True),
+        ("auto", "", -1, True),
+        (True, "", 200, True),
+        (True, "", -1, False),
+        ("true", "", 404, False),
+        (True, "/tmp/grafana.deb", None, True),
+    ],
 )
 def test_grafana_that_is_wanted_and_cannot_be_had_fails_the_play(
-    wanted: str | bool, status: int, goes_on: bool
+    wanted: str | bool, deb: str, status: int | None, goes_on: bool
 ) -> None:
     task = tasks()["Grafana that is wanted can be had"]["ansible.builtin.assert"]
     condition = jinja2.Environment().compile_expression(task["that"])
-    assert condition(monitoring_grafana=wanted, monitoring_grafana_key={"status": status}) is goes_on
+    assert (
+        condition(monitoring_grafana=wanted, monitoring_grafana_deb=deb, monitoring_grafana_key={"status": status})
+        is goes_on
+    )
     assert "monitoring_grafana_key.msg" in task["fail_msg"]
