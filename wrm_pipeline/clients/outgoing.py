@@ -47,6 +47,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")
 _CHUNK_BYTES = 64 * 1024
 _SEND_BYTES = 256 * 1024
 _SAFE_IN_PATH = "%/:=&?~+!$,;'@()*[]|"
@@ -142,7 +143,7 @@ def place_of(url: str) -> Place:
     Raises:
         BadUrlError: it is not one, or it is ambiguous.
     """
-    if any(ord(char) <= 32 or ord(char) == 127 or char == "\\" for char in url):
+    if _NOT_IN_URLS.search(url):
         raise BadUrlError("it contains a blank, a control character or a backslash")
     try:
         parts = urlsplit(url)

@@ -171,6 +171,12 @@ def import_definitions(_: BenchLake) -> Answer:
     return {"seconds": seconds}
 
 
+def ingest(_: BenchLake, *, runs: int) -> Answer:
+    from wrm_pipeline_tests.bench.feeds import ingest_seconds
+
+    return {"seconds": ingest_seconds(runs)}
+
+
 def fill_year(lake: BenchLake) -> Answer:
     from wrm_pipeline_tests.bench import year
 
@@ -229,6 +235,7 @@ _TASKS: dict[str, Callable[..., Answer]] = {
         repeat,
         rebuild,
         import_definitions,
+        ingest,
         fill_year,
         measure_year,
         fill_month,

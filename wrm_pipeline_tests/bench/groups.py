@@ -1,5 +1,6 @@
 """All groups of figures, in the order in which they are measured. One that is added here is judged and kept."""
 
+from wrm_pipeline_tests.bench.feeds import feeds
 from wrm_pipeline_tests.bench.measures import Group, density, forecast, large_day, small_day, spellings, year_of_history
 from wrm_pipeline_tests.bench.ranges import bulk_reads, rebuild, sensor_tick
 from wrm_pipeline_tests.bench.runs import queryable, start_up
@@ -14,6 +15,7 @@ _ALL: tuple[Group, ...] = (
     rebuild,
     bulk_reads,
     start_up,
+    feeds,
     queryable,
     year_of_history,
     forecast,

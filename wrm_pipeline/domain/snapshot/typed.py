@@ -162,6 +162,8 @@ class _Way:
 
 
 _AS_USUAL = _Way(frozenset(), finds_quotes=False, finds_remarks=False)
+# Fields of a translated body are often empty, except for those that every row has.
+_AS_TRANSLATED = _Way(frozenset(ARROW_TYPES) - {"lat", "lon", "bikes"}, finds_quotes=False, finds_remarks=False)
 _AS_TEXT = _Way(frozenset(ARROW_TYPES), finds_quotes=False, finds_remarks=True)
 _CAREFULLY = _Way(frozenset(ARROW_TYPES), finds_quotes=True, finds_remarks=True)
 
@@ -187,7 +189,10 @@ def typed_rows(run: Sequence[Prepared]) -> pa.Table:
 def _ways(run: Sequence[Prepared]) -> Iterator[_Way]:
     """The readings to try. A feed spells all of a day's files alike, so the first file determines the best one."""
     if not any(prepared.doubtful for prepared in run):
-        way = _AS_USUAL if len(run) == 1 or _is_read_as_usual(run[0]) else _way_for(run[0])
+        if len(run) == 1:
+            way = _AS_USUAL if run[0].file.kind.translate is None else _AS_TRANSLATED
+        else:
+            way = _AS_USUAL if _is_read_as_usual(run[0]) else _way_for(run[0])
         if way != _CAREFULLY:
             yield way
     yield _CAREFULLY
