@@ -134,8 +134,9 @@ deploy-check: deploy-setup ## lint playbooks and roles, and verify the units whe
 	cd deploy/ansible && PATH=$(DEPLOY_BIN):$$PATH ansible-playbook -i inventory/example.yml --syntax-check site.yml rollback.yml restore.yml vault.yml
 	PATH=$(DEPLOY_BIN):$$PATH deploy/test/units
 
-deploy-test: setup deploy-setup ## the deployment tried for real, in a container (needs root and systemd-nspawn)
-	$(BIN)/python -m deploy.test.acceptance
+DEPLOY_SUITE ?= bookworm
+deploy-test: setup deploy-setup ## the deployment tried for real, in a container (needs root and systemd-nspawn; DEPLOY_SUITE=trixie)
+	DEPLOY_SUITE=$(DEPLOY_SUITE) $(BIN)/python -m deploy.test.acceptance
 
 container-test: setup deploy-setup ## the containers tried for real, with podman (needs root, podman and debootstrap)
 	$(BIN)/python -m deploy.test.containers

@@ -2,6 +2,7 @@
 
     python -m deploy.test.acceptance [--folder FOLDER] [--keep | --attach] [--only STAGE …]
 
+DEPLOY_SUITE in the environment is the release of Debian (default: bookworm).
 While a call with --folder and --keep waits for Enter, others with --attach run stages on its host.
 """
 
@@ -794,7 +795,7 @@ class Acceptance:
             "wrm-reports.timer",
             "nginx.service",
             "redis-server.service",
-            "postgresql@15-main.service",
+            f"postgresql@{host.postgresql_version()}-main.service",
             "prometheus.service",
             "prometheus-alertmanager.service",
             "prometheus-node-exporter.service",
@@ -992,7 +993,8 @@ def main() -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="wrm-deploy-test-", dir="/var/tmp"))
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    print(f"ansible from {ANSIBLE}, everything in {folder}", flush=True)
+    suite = os.environ.get("DEPLOY_SUITE", "bookworm")
+    print(f"Debian {suite}, ansible from {ANSIBLE}, everything in {folder}", flush=True)
     with world(folder, attach=options.attach) as what:
         host = Host(folder, what)
         acceptance = Acceptance(host)

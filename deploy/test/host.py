@@ -78,6 +78,10 @@ class Host:
         slot = self.run("readlink", "/opt/wrm/active").strip().rpartition("/")[2]
         return f"dagster-code@{slot}.service"
 
+    def postgresql_version(self) -> str:
+        """That of the cluster, which is the system's own."""
+        return self.run("pg_lsclusters", "--no-header").split()[0]
+
     # Ansible
 
     def write_inventory(self) -> None:
