@@ -42,6 +42,8 @@ BAND: Final = 0.8
 _STATION_MARGIN: Final = 0.10
 _MIN_STATION_ROWS: Final = 100
 _WIDENINGS: Final = tuple(np.round(np.arange(-1, 4, 0.05), 2).tolist())
+# Share by which it must be better at a horizon to be believed there: a smaller gain on a few days is chance.
+_HORIZON_MARGIN: Final = 0.003
 _DEAD_ZONES: Final = (0.5, 0.6, 0.75, 1.0, 1.5, 2.5, np.inf)
 VERSION: Final = 1
 
@@ -226,7 +228,7 @@ def _calibrate_at(rows: Rows, found: Mapping[str, Floats]) -> tuple[float, float
     if not len(rows):
         return np.inf, 0.0, False, False
     errors = [np.abs(rows.then - _with_dead_zone(rows.now, found["median"], zone)).mean() for zone in _DEAD_ZONES]
-    zone = _DEAD_ZONES[int(np.argmin(errors))]
+    zone = _DEAD_ZONES[int(np.argmin(errors))] if min(errors) <= (1 - _HORIZON_MARGIN) * errors[-1] else np.inf
     expected = _with_dead_zone(rows.now, found["median"], zone)
     covered = [_covered(rows, found, expected, widen) for widen in _WIDENINGS]
     widen = _WIDENINGS[int(np.argmin(np.abs(np.array(covered) - BAND)))]

@@ -88,11 +88,10 @@ def test_counts_without_a_pattern_are_not_made_worse() -> None:
     found = train(part(city, 3 * STEPS_A_DAY), trees=TREES)
     assert found is not None
     steps = np.arange(3 * STEPS_A_DAY, 4 * STEPS_A_DAY - max(HORIZONS), 3)
-    made = found.predict_many(city, steps)
 
-    for place, horizon in enumerate(HORIZONS):
-        then, expected = city.bikes[steps + horizon], np.stack([each[place].expected for each in made])
-        assert np.abs(then - expected).mean() <= np.abs(then - city.bikes[steps]).mean() * 1.1
+    # What is gained on the days of history is chance, and too little to be believed.
+    for made in found.predict_many(city, steps):
+        assert all(each.persistent.all() for each in made)
 
 
 def test_one_day_of_history_is_not_enough(city: Counts) -> None:
