@@ -120,9 +120,11 @@ def forecast(bench: Bench) -> Iterator[Figure]:
     size = f"forecast, a month of {rows:,} rows"
     what = f"{size}: learning, from the newest {learnt['days']} days"
     yield Figure("forecast_learning", what, learnt["seconds"], "s", Wanted(high=60))
+    yield Figure("forecast_learning_cpu", "… its processor time", learnt["cpu_s"], "s")
     yield Figure("forecast_memory", f"{size}: peak memory of learning", learnt["peak_mb"], "MB", Wanted(high=1000))
     what = f"forecast of {applied['stations']} stations, 6 horizons each, today's rows read"
     yield Figure("forecast_applying", what, applied["seconds"], "s", Wanted(high=1))
+    yield Figure("forecast_applying_cpu", "… its processor time", applied["cpu_s"], "s")
 
 
 _Round = dict[str, dict[str, Any]]
