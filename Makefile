@@ -1,5 +1,7 @@
 # One command each. `make` alone lists them.
-PYTHON ?= python3.11
+# The oldest Python that is supported and installed; another one, in an environment of its own:
+# `make test PYTHON=python3.13 VENV=.venv-3.13`.
+PYTHON ?= $(or $(firstword $(foreach python,python3.11 python3.12 python3.13,$(shell command -v $(python)))),python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -16,7 +18,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults check check-workflows audit sbom release-files bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test container-test clean
+.PHONY: help setup demo dev test faults coverage check check-workflows audit sbom release-files bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test container-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +26,8 @@ help: ## list the commands
 setup: $(READY) ## create .venv with everything at locked versions
 
 $(READY): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Install Python 3.11 (Debian: apt-get install python3.11 python3.11-venv), or set PYTHON."; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks its venv module. Debian: apt-get install python3.11-venv"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Install Python 3.11, 3.12 or 3.13 (Debian, Ubuntu: apt-get install python3 python3-venv), or set PYTHON."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks its venv module. Debian, Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -56,6 +58,19 @@ $(CONTRACT_VENV)/.ready: $(CONTRACT_LOCK)
 
 faults: setup ## the fault matrix, with its table
 	$(BIN)/pytest wrm_pipeline_tests/faults -q
+
+COVERED_PERCENT := 90
+
+coverage: setup ## which lines of the product the unit tests run; below 90 % it fails (build/coverage.xml)
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest wrm_pipeline_tests/unit --numprocesses auto --dist loadfile
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage xml --quiet
+	$(BIN)/coverage report --skip-covered > build/coverage.txt
+	@# As https://shields.io/badges/endpoint-badge reads it.
+	total=$$($(BIN)/coverage report --format=total) && [ $$total -ge $(COVERED_PERCENT) ] && color=brightgreen || color=red; \
+	  printf '{"schemaVersion": 1, "label": "coverage", "message": "%s%%", "color": "%s"}\n' $$total $$color > build/coverage-badge.json
+	$(BIN)/coverage report --format=total --precision=2 --fail-under=$(COVERED_PERCENT)
 
 SECRETS_IN := git ls-files | grep -vE '\.(lock|png|svg)$$|/leaflet|/uplot|\.secrets\.baseline'
 

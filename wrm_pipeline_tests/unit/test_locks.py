@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def test_every_pin_of_every_lock_has_its_hashes_and_no_source_of_its_own(name: s
     """What is installed is what was locked, whatever an index or somebody in between serves."""
     text = (ROOT / name).read_text()
     found = pins(name)
-    assert len(found) > 2
+    assert len(found) >= 2
     assert [package for package, pin in found.items() if not re.search(r"--hash=sha256:[0-9a-f]{64}", pin)] == []
     assert re.findall(r"(?m)^\s*(?:-e|--(?!hash)\S+|-r|-f|git\+|https?:|\S+ @ ).*$", text) == []
 
@@ -60,6 +61,16 @@ def test_every_lock_is_looked_through_for_known_holes() -> None:
     audited = re.search(r"(?m)^LOCKS := (.*)$", (ROOT / "Makefile").read_text())
     assert audited is not None
     assert sorted(audited[1].split()) == LOCKS
+
+
+def test_each_python_that_the_package_names_is_tested_and_no_other_can_install_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [line.rsplit(" ", 1)[1] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    minors = [int(version.removeprefix("3.")) for version in named]
+    assert project["requires-python"] == f">=3.{min(minors)},<3.{max(minors) + 1}"
+    assert len(named) == max(minors) - min(minors) + 1
+    jobs = yaml.safe_load((ROOT / ".github/workflows/dagster-ci.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == jobs["check"]["strategy"]["matrix"]["python"] == named
 
 
 def test_actions_are_pinned_to_a_commit() -> None:
