@@ -404,11 +404,10 @@ def test_a_black_hole_costs_at_most_ten_seconds_for_all_secrets_together(fake):
 
 def test_login_and_read_share_one_deadline(fake):
     fake.delay_s = 0.35
+    # With 0.6 s of its own, the read would be answered.
     policy = RetryPolicy(attempts=3, deadline_s=0.6, base_wait_s=0, max_wait_s=0, attempt_s=0.6)
-    started = time.monotonic()
     error = error_of(lambda: vault_at(fake, policy=policy).read("wrm/s3"))
     assert type(error) is VaultUnreachableError
-    assert time.monotonic() - started < 0.9
     assert fake.asked() == [LOGIN, READ]
 
 
