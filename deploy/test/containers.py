@@ -143,7 +143,8 @@ class Containers:
 
     def build_servers(self) -> None:
         """The base and the servers, if they are not there from the last time."""
-        if not self.run("podman", "images", "--quiet", DEBIAN):
+        # By its exit status: on a new machine the first command warns, and a warning is output, too.
+        if subprocess.run(["podman", "image", "exists", DEBIAN], env=self.environment, check=False).returncode:
             archive = self.folder / "debian.tar"
             run(REPOSITORY / "deploy/test/container", "archive", archive)
             self.run("podman", "import", "--quiet", archive, DEBIAN)
