@@ -44,7 +44,8 @@ OUR_SOCKETS = ("dagster-webserver.socket", "dagster-look.socket")
 OUR_UNITS = ("dagster-daemon.service", "dagster-webserver.service", "wrm-exporter.service")
 WORST_EXPOSURE = 2.5
 # Columns that differ from one build of the same rows to the next: its time, and the ETags of what it was built from.
-OF_THE_BUILD = ("processed_at", "refreshed_at", "etag", "source")
+# Times and files of a build; the catalog's examples are whichever rows the database gave first.
+OF_THE_BUILD = ("processed_at", "refreshed_at", "etag", "source", "samples")
 
 
 class Acceptance:

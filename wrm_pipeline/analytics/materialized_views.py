@@ -58,14 +58,23 @@ def refresh_materialized_views(
     *,
     refreshed_at: datetime,
     area: ServiceArea = DEFAULT_SERVICE_AREA,
+    up_to_now: bool = False,
 ) -> Refresh:
     """Bring all mv_ tables up to date; the database is not touched if they are.
+
+    Args:
+        database: Where the tables are.
+        partitions: What they are made from.
+        refreshed_at: The time recorded in the ledger.
+        area: The service area.
+        up_to_now: Whether today's rows that are made once an hour are made now.
 
     Raises:
         ExternalError: the store failed, or returns none of the days; the tables are unchanged.
         PartitionGoneError: a partition was removed meanwhile; the tables are unchanged.
     """
-    return refresh(MaterializedViews(partitions, refreshed_at, area), database, refreshed_at=refreshed_at)
+    views = MaterializedViews(partitions, refreshed_at, area, up_to_now=up_to_now)
+    return refresh(views, database, refreshed_at=refreshed_at)
 
 
 def version_of(view: Table) -> str:
@@ -91,12 +100,17 @@ class MaterializedViews(TableSet):
     source_columns = SOURCE_COLUMNS
 
     def __init__(
-        self, partitions: PublishedPartitions, now: datetime, area: ServiceArea = DEFAULT_SERVICE_AREA
+        self,
+        partitions: PublishedPartitions,
+        now: datetime,
+        area: ServiceArea = DEFAULT_SERVICE_AREA,
+        *,
+        up_to_now: bool = False,
     ) -> None:
         super().__init__(partitions)
         self._now = now
-        self._rides = RidesByDay(partitions, now)
-        self._planner = PlannerTables(self._rides, local_date(now), f"{now:%Y-%m-%dT%H}", area)
+        self._rides = RidesByDay(partitions, now, up_to_now=up_to_now)
+        self._planner = PlannerTables(self._rides, local_date(now), area)
         # The day in the temporary tables.
         self._loaded: date | None = None
 

@@ -35,14 +35,12 @@ class PlannerTables:
     Args:
         rides: Bike positions of the same refresh.
         today: The city's date.
-        hour: The instant's hour: what is made of today is made again when it changes.
         area: The service area.
     """
 
-    def __init__(self, rides: RidesByDay, today: date, hour: str, area: ServiceArea) -> None:
+    def __init__(self, rides: RidesByDay, today: date, area: ServiceArea) -> None:
         self._rides = rides
         self._today = today
-        self._hour = hour
         self._area = area
 
     def etags(self, published: Mapping[date, str]) -> dict[Part, str]:
@@ -54,7 +52,7 @@ class PlannerTables:
                 days = sorted(bikes if table is MV_ORIGIN_DESTINATION else published)
                 for dt in days[-table.kept_days :] if table.kept_days else days:
                     found[table.name, dt] = (
-                        self._hour if dt == self._today else _digest([published.get(dt), bikes.get(dt)])
+                        self._rides.hour if dt == self._today else _digest([published.get(dt), bikes.get(dt)])
                     )
             elif table.refreshed is Refreshed.LATEST_OF_BIKES:
                 newest = self._newest(bikes)

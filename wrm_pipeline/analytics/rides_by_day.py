@@ -26,11 +26,21 @@ MIN_SHARE_ANSWERED = 0.9
 
 
 class RidesByDay:
-    """Makes the rows of days for one refresh at `now` (aware): one listing, and each partition is read once."""
+    """Makes the rows of days for one refresh: one listing, and each partition is read once.
 
-    def __init__(self, partitions: PublishedPartitions, now: datetime) -> None:
+    Args:
+        partitions: Where the bike positions are.
+        now: The instant of the refresh, aware.
+        up_to_now: Whether what is made of today once an hour is made now.
+
+    Attributes:
+        hour: A source of what is made of today, and so made again when this changes: the hour, or else the instant.
+    """
+
+    def __init__(self, partitions: PublishedPartitions, now: datetime, *, up_to_now: bool = False) -> None:
         self._partitions = partitions
         self._now = now
+        self.hour = now.isoformat() if up_to_now else f"{now:%Y-%m-%dT%H}"
         self._etags: dict[date, str] | None = None
         self._read: dict[date, PositionedDay | None] = {}
         # How many answers a day's positions were made from.
@@ -45,10 +55,9 @@ class RidesByDay:
         if self._etags is not None:
             return self._etags
         published, today = self._listed(), local_date(self._now)
-        hour = f"{self._now:%Y-%m-%dT%H}"
 
         def source(dt: date) -> str:
-            beside = [hour if day == today else published.get(day, "") for day in (dt - _DAY, dt + _DAY)]
+            beside = [self.hour if day == today else published.get(day, "") for day in (dt - _DAY, dt + _DAY)]
             return hashlib.sha256(repr((published[dt], *beside)).encode()).hexdigest()[:16]
 
         self._etags = {dt: source(dt) for dt in published}

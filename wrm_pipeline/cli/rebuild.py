@@ -1,9 +1,10 @@
 """`wrm rebuild`: partitions and tables from scratch, from raw/ and dlq/ alone."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -109,7 +110,7 @@ def rebuild(
                 say(f"{obstacle}.")
         say(NOTHING_CHANGED)
         return 1 if outcome.failed else 0
-    return _finish(settings, outcome, len(days), instance, tables=ANALYTICS in wanted, say=say)
+    return _finish(settings, outcome, days, instance, tables=ANALYTICS in wanted, say=say)
 
 
 def _obstacle(settings: "Settings") -> str:
@@ -293,21 +294,21 @@ class _History:
 def _finish(
     settings: "Settings",
     outcome: _Outcome,
-    day_count: int,
+    days: Sequence[date],
     instance: "dg.DagsterInstance | None",
     *,
     tables: bool,
     say: Callable[[str], None],
 ) -> int:
     """Refresh the tables if every day was built; returns the exit status."""
-    failed, refused = outcome.failed, outcome.refused
+    failed, refused, day_count = outcome.failed, outcome.refused, len(days)
     if failed:
         raise click.ClickException(
             f"{len(failed)} of {day_count} days failed ({', '.join(map(str, failed[:5]))}): see above. The others are "
             f"done; run the same command again to build what is missing. The tables were not refreshed."
         )
     if tables:
-        _rebuild_tables(settings, instance, say)
+        _rebuild_tables(settings, days, instance, say)
     if refused:
         raise click.ClickException(
             f"{len(refused)} of {day_count} days would lose rows and are unchanged "
@@ -318,31 +319,60 @@ def _finish(
     return 0
 
 
-def _rebuild_tables(settings: "Settings", instance: "dg.DagsterInstance | None", say: Callable[[str], None]) -> None:
-    """Refresh views, tables, published database and map, with the job that does so every few minutes."""
+def _rebuild_tables(
+    settings: "Settings", days: Sequence[date], instance: "dg.DagsterInstance | None", say: Callable[[str], None]
+) -> None:
+    """Refresh views, tables, published database and map, with the jobs that do so every few minutes and each night.
+
+    Raises:
+        ClickException: one of them failed.
+    """
     import logging
 
-    from wrm_pipeline.definitions import build_defs
-    from wrm_pipeline.jobs.processing import wrm_analytics_job
+    from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_daily_analytics_job
     from wrm_pipeline.resources.lake import LakeResource
 
     logging.getLogger("dagster").setLevel(logging.WARNING)
-    started = time.monotonic()
-    say("tables, published database and map: wrm_analytics_job ...")
     newest = LakeResource.of(settings).newest_shown()
+    before = [dt for dt in days if newest is not None and dt < newest]
+    if before:
+        ends = {"start": before[0], "end": before[-1]}
+        tags = {f"dagster/asset_partition_range_{end}": str(dt) for end, dt in ends.items()}
+        _run(settings, instance, wrm_daily_analytics_job.name, f"daily tables of {len(before):,} days", say, tags=tags)
+    views = {"ops": {asset_names.MATERIALIZED_VIEWS: {"config": {"up_to_now": True}}}}
+    key = str(newest) if newest else None
+    what = "tables, published database and map"
+    _run(settings, instance, wrm_analytics_job.name, what, say, partition_key=key, run_config=views)
+    say(f"done: {settings.database_path}")
+
+
+def _run(
+    settings: "Settings",
+    instance: "dg.DagsterInstance | None",
+    job: str,
+    what: str,
+    say: Callable[[str], None],
+    *,
+    run_config: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
+) -> None:
+    from wrm_pipeline.definitions import build_defs
+
+    started = time.monotonic()
+    say(f"{what}: {job} ...")
     done = (
         build_defs(settings)
-        .resolve_job_def(wrm_analytics_job.name)
+        .resolve_job_def(job)
         .execute_in_process(
             instance=instance,
-            partition_key=str(newest) if newest else None,
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **run_config},
             raise_on_error=False,
+            **options,
         )
     )
     if not done.success:
         raise click.ClickException(
-            f"wrm_analytics_job failed (run {done.run_id}); partitions are complete. See the error above or the run in "
-            "the UI, then `wrm rebuild --layer analytics`."
+            f"{job} failed (run {done.run_id}); partitions are complete. See the error above or the run in the UI, "
+            "then `wrm rebuild --layer analytics`."
         )
-    say(f"done ({time.monotonic() - started:.1f} s): {settings.database_path}")
+    say(f"{what}: made in {time.monotonic() - started:.1f} s")

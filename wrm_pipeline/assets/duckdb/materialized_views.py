@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     import duckdb
 
 
+class RefreshConfig(dg.Config):
+    """How much is refreshed."""
+
+    up_to_now: bool = False
+    """Make today's rows now in the tables of which they are made once an hour, too."""
+
+
 @dg.asset(
     deps=[create_duckdb_enhanced_views, bike_positions],
     metadata=table_metadata(asset_names.MATERIALIZED_VIEWS),
@@ -38,11 +45,13 @@ if TYPE_CHECKING:
     ),
 )
 def create_materialized_views(
-    context: dg.AssetExecutionContext, lake: LakeResource, clock: ClockResource
+    context: dg.AssetExecutionContext, config: RefreshConfig, lake: LakeResource, clock: ClockResource
 ) -> dg.MaterializeResult[None]:
     """Refresh what is out of date."""
     with record_requests_on_failure(context):
-        done = refresh_materialized_views(lake.database, lake.partitions, refreshed_at=clock.now(), area=lake.area)
+        done = refresh_materialized_views(
+            lake.database, lake.partitions, refreshed_at=clock.now(), area=lake.area, up_to_now=config.up_to_now
+        )
     with lake.database.reading() as connection:
         newest = query_arrow(connection, f"FROM {SCHEMA}.{MV_DAILY_AGGREGATES.name} ORDER BY dt DESC LIMIT 5")
         day = {"day": day_picture(connection, done.newest)} if done.newest else {}

@@ -262,6 +262,8 @@ def test_rides_of_a_day_are_made_again_when_the_day_beside_it_changes(lake, monk
         RidesByDay(partitions, at).etags()[DAY] for at in (today, today + 40 * MINUTE, today + 60 * MINUTE)
     )
     assert first == later != next_hour
+    at_once = RidesByDay(partitions, today, up_to_now=True).etags()[DAY]
+    assert at_once not in {first, RidesByDay(partitions, today + MINUTE, up_to_now=True).etags()[DAY]}
     monkeypatch.setenv("WRM_FEEDS", "ucl")
     assert RidesByDay(LakeResource.of(load_settings()).partitions, now).etags() == {}
 
