@@ -25,7 +25,7 @@ from wrm_pipeline.assets.stations.enhanced_all import wrm_stations_enhanced_data
 from wrm_pipeline.assets.stations.processed_all import wrm_stations_processed_data_all
 from wrm_pipeline.assets.stations.raw_all import wrm_stations_raw_data
 from wrm_pipeline.checks import clock as clock_checks
-from wrm_pipeline.checks import feed, feeds, forecast, published, quality, spool
+from wrm_pipeline.checks import feed, feeds, forecast, positions, published, quality, spool
 from wrm_pipeline.checks import lake as lake_checks
 from wrm_pipeline.domain.bike_positions import FEED
 from wrm_pipeline.io_managers.duckdb import (
@@ -130,6 +130,7 @@ def build_defs(settings: Settings, overrides: Mapping[str, Any] | None = None) -
             *published.CHECKS,
             *clock_checks.CHECKS,
             *quality.CHECKS,
+            *positions.CHECKS,
             *forecast.CHECKS,
             *spool.CHECKS,
         ],

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import zip_longest
@@ -134,3 +134,58 @@ def expected_rows(rows_of_earlier_days: Iterable[int], share_of_day: float) -> E
     """
     rows = list(rows_of_earlier_days)
     return Expectation(median(rows) * share_of_day, len(rows)) if rows else None
+
+
+@dataclass(frozen=True, slots=True)
+class CountComparison:
+    """How far the bikes listed at stations are as many as are counted there.
+
+    Attributes:
+        compared: Rows of stations.
+        differing: Those with another number; of the last ones, samples.
+        stations: Stations among these.
+        minutes: Snapshots among these.
+    """
+
+    compared: int = 0
+    differing: Violations = Violations(0)
+    stations: int = 0
+    minutes: int = 0
+
+
+def compare_counts(stays: pa.Table, rows: pa.Table, sources: Collection[str]) -> CountComparison:
+    """Compare the stays of bikes at stations with `bikes` of enhanced rows from these raw objects.
+
+    A stay lasts from the first to the last snapshot that shows it, both included.
+    """
+    wanted = pc.and_(
+        pc.is_in(rows["s3_source_key"].cast(pa.string()), pa.array(sorted(sources), pa.string())),
+        pc.equal(rows["record_type"].cast(pa.string()), "station"),
+    )
+    rows = rows.filter(wanted)
+    if not rows.num_rows:
+        return CountComparison()
+    instants = rows["file_timestamp"].cast(pa.int64()).to_numpy()
+    times, row_times = np.unique(instants, return_inverse=True)
+    ids = rows["station_id"].cast(pa.string()).combine_chunks().dictionary_encode()
+    codes = ids.indices.to_numpy()
+    places = pc.index_in(stays["station_id"].cast(pa.string()), ids.dictionary)
+    stays, places = stays.filter(pc.is_valid(places)), pc.drop_null(places).to_numpy()
+    begun = np.searchsorted(times, stays["arrived_at"].cast(pa.int64()).to_numpy())
+    left = pc.fill_null(stays["left_at"].cast(pa.int64()), int(times[-1])).to_numpy()
+    changes = np.zeros((len(ids.dictionary), len(times) + 1), dtype=np.int32)
+    np.add.at(changes, (places, begun), 1)
+    np.subtract.at(changes, (places, np.searchsorted(times, left, side="right")), 1)
+    listed = changes.cumsum(axis=1)[codes, row_times]
+    differing = np.flatnonzero(listed != rows["bikes"].to_numpy())
+    last = rows.take(pa.array(differing[-MAX_SAMPLES:])).select(["station_id", "name", "file_timestamp", "bikes"])
+    samples = [
+        {**row, "file_timestamp": str(row["file_timestamp"]), "bikes_listed": int(count)}
+        for row, count in zip(last.to_pylist(), listed[differing[-MAX_SAMPLES:]], strict=True)
+    ]
+    return CountComparison(
+        rows.num_rows,
+        Violations(len(differing), tuple(samples)),
+        len(np.unique(codes[differing])),
+        len(np.unique(instants[differing])),
+    )

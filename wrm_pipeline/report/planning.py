@@ -171,6 +171,27 @@ ORDER BY station_id, free_day""",
 }
 
 GOOD: Mapping[str, Dataset] = {
+    # Consecutive hours with snapshots of a feed other than the usual one, which is that with the most.
+    "takeovers": Dataset(
+        ("quality_feeds",),
+        """
+WITH hours AS (
+    SELECT feed, hour_start, published FROM wrm_analytics.quality_feeds
+    WHERE published > 0 AND dt > (SELECT max(dt) FROM wrm_analytics.quality_feeds) - 28
+), usual AS (
+    SELECT feed FROM hours GROUP BY feed ORDER BY sum(published) DESC, feed LIMIT 1
+), others AS (
+    SELECT hours.*, usual.feed AS usual_feed,
+           hour_start - row_number() OVER (PARTITION BY hours.feed ORDER BY hour_start) * INTERVAL 1 HOUR AS stretch
+    FROM hours JOIN usual ON hours.feed <> usual.feed
+)
+SELECT feed, usual_feed, min(hour_start) AS begins_at, max(hour_start) + INTERVAL 1 HOUR AS ends_at,
+       sum(published)::BIGINT AS snapshots
+FROM others
+GROUP BY feed, usual_feed, stretch
+ORDER BY ends_at DESC, feed
+LIMIT 1""",
+    ),
     "feeds": Dataset(
         ("quality_feeds",),
         """

@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as EventType
 
-from wrm_pipeline.checks import clock, feed, feeds, lake, published, quality, spool
+from wrm_pipeline.checks import clock, feed, feeds, lake, positions, published, quality, spool
 from wrm_pipeline.checks.feed import EXPLAINED_BY
 from wrm_pipeline.checks.feeds import FEEDS_CHECK, VERDICTS
 from wrm_pipeline.clients.errors import ExternalError, TransientError
@@ -122,6 +122,10 @@ CHECK_REMEDIES = {
     "distributions_are_usual": (
         "Compare `distribution` in `quality_profile` with the days before; the feed or the city may have changed"
     ),
+    "bikes_at_stations_are_as_counted": (
+        "Compare `bikes` with the bikes that the raw object of a sample lists (`wrm trace`); if the feed lists each "
+        "bike, `wrm rebuild --from DAY --to DAY` makes both tables again"
+    ),
     "anomalies_are_few": "`quality_anomalies` says what was seen where; many at once point to the feed",
 }
 # These concern now or the newest day, whichever day the run is for.
@@ -134,6 +138,7 @@ _OF_NO_PARTITION = frozenset(
         *published.CHECKS,
         *clock.CHECKS,
         *quality.CHECKS,
+        *positions.CHECKS,
         *spool.CHECKS,
     )
     for key in check.check_keys

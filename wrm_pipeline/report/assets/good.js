@@ -1,8 +1,8 @@
 "use strict";
 // How good are we: the forecast, departures and rides against what is known to be true, and the feeds.
 (() => {
-  const { t, $, el, records, number, percent, day, dayShort, clock, figure, tile } = site;
-  const { skill, skill_days: skillDays, flows, ledger, feeds } = WRM.good;
+  const { t, $, el, records, number, percent, day, dayShort, time, clock, figure, tile } = site;
+  const { skill, skill_days: skillDays, flows, ledger, feeds, takeovers } = WRM.good;
 
   const hour = records(skill).find((row) => row.horizon_min === 60), [newest] = records(ledger), [flow] = records(flows), [feed] = records(feeds);
   if (hour) {
@@ -18,6 +18,12 @@
     $("#verdict").append(tile("", t("Believed"), percent(sum("sound") / Math.max(1, sum("snapshots")), 1), t("of all snapshots, {day}", { day: day(feed.dt) })));
   }
 
+  const [over] = records(takeovers);
+  if (over) {
+    $("#feeds").before(el("p", {}, t("{begin} to {end}: {n} snapshot is from {feed} instead of {usual}.|{begin} to {end}: {n} snapshots are from {feed} instead of {usual}.", {
+      begin: time(over.begins_at), end: time(over.ends_at), n: over.snapshots, feed: over.feed, usual: over.usual_feed,
+    })), site.source(takeovers));
+  }
   figure($("#feeds"), feeds, (rows) => dataTable($("#feeds"), {
     label: t("Feeds"), rows, sort: { key: "dt", descending: true }, save: "feeds",
     columns: [{ key: "dt", label: t("Day"), kind: "day" }, { key: "feed", label: t("Feed") },

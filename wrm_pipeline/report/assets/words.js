@@ -80,6 +80,8 @@ const words = {
   "Bikes expected": "Spodziewane rowery", "Band": "Przedział", "Chance of no bike": "Szansa braku rowerów", "Chance of no free dock": "Szansa braku wolnych stojaków",
   "Feeds": "Źródła", "Whose snapshots were believed and published. Where a feed does not tell the truth, the next one takes over.":
     "Czyim migawkom uwierzono i czyje opublikowano. Gdy jedno źródło nie mówi prawdy, zastępuje je następne.",
+  "{begin} to {end}: {n} snapshot is from {feed} instead of {usual}.|{begin} to {end}: {n} snapshots are from {feed} instead of {usual}.":
+    "Od {begin} do {end}: {n} migawka pochodzi ze źródła {feed} zamiast {usual}.|Od {begin} do {end}: {n} migawki pochodzą ze źródła {feed} zamiast {usual}.|Od {begin} do {end}: {n} migawek pochodzi ze źródła {feed} zamiast {usual}.",
   "Feed": "Źródło", "Believed": "Wiarygodne", "Published": "Opublikowane", "From hour": "Od godziny", "To hour": "Do godziny", "What was seen": "Co zauważono",
   "Forecast": "Prognoza", "The forecasts of the last seven days against what came true, beside the forecast that nothing changes. 80 % of the counts should lie in the band.":
     "Prognozy z ostatnich siedmiu dni i to, co się sprawdziło, obok prognozy, że nic się nie zmieni. W przedziale powinno leżeć 80 % liczb.",

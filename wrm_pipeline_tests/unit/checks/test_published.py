@@ -286,6 +286,7 @@ def test_the_analytics_job_looks_at_the_newest_day_and_builds_nothing(lake):
         "data_quality: no_rule_fires_more_than_usual",
         "data_quality: distributions_are_usual",
         "data_quality: anomalies_are_few",
+        "data_quality: bikes_at_stations_are_as_counted",
     }
     # Not blocking: the good rows are in the tables.
     assert outcomes(run)["wrm_stations_dlq: dead_letter_share_is_low"] == "ERROR"

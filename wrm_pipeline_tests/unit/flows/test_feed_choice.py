@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from wrm_pipeline.checks.feeds import check_feeds
-from wrm_pipeline.domain.dead_letters import PENDING, REPROCESSED
+from wrm_pipeline.domain.dead_letters import PARKED, PENDING, REPROCESSED
 from wrm_pipeline.domain.feeds import KINDS
 from wrm_pipeline.domain.feeds.agreement import Agreement
 from wrm_pipeline.domain.feeds.health import health_of
@@ -27,7 +28,7 @@ from wrm_pipeline.lake.dead_letter_queue import DeadLetterQueue
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
 from wrm_pipeline.sensors.alerts import feed_outcomes
 from wrm_pipeline.settings import load_settings
-from wrm_pipeline_tests.fixtures.lake import DAY, Lake, WatchedStore
+from wrm_pipeline_tests.fixtures.lake import DAY, Lake, WatchedStore, run_job
 from wrm_pipeline_tests.fixtures.operator_answers import answer, station
 from wrm_pipeline_tests.fixtures.snapshots import body, line
 
@@ -60,12 +61,14 @@ def ucl(at: datetime, *, state: datetime | None = None, north: float = 0.0) -> b
 
 def operator(at: datetime) -> bytes:
     """The second feed's body."""
-    return answer(
-        [
-            station(15001 + n, bikes=bikes, geoCoords={"lat": round(51.1 + n * 0.003, 5), "lng": 17.0326})
-            for n, bikes in enumerate(counts(at))
-        ]
-    )
+    return answer(stations(at))
+
+
+def stations(at: datetime) -> list[dict[str, Any]]:
+    return [
+        station(15001 + n, bikes=bikes, geoCoords={"lat": round(51.1 + n * 0.003, 5), "lng": 17.0326})
+        for n, bikes in enumerate(counts(at))
+    ]
 
 
 @pytest.fixture
@@ -264,6 +267,44 @@ def test_a_dead_letter_of_a_feed_is_replayed_while_its_minute_is_that_feeds(two_
     assert {letter.status for letter in queue.of_date(DAY)} == {REPROCESSED}
     before = lake.etags()
     assert replay(lake.store, lake.layout, Selection(), area=lake.settings.area, now=later).letters == ()
+    assert lake.etags() == before
+
+
+def test_the_job_settles_letters_of_two_feeds_one_of_which_is_passed_over_in_its_minute(two_feeds: Lake):
+    lake, first, second = two_feeds, local(12), local(12, 1)
+    wrong, right = ({"lat": lat, "lng": 17.0} for lat in (95.0, 51.2))
+    put(lake, "operator", first, answer([*stations(first), station(15100, bikes=4, geoCoords=wrong)]))
+    combined = f"{int(second.timestamp())}|7200|-1"
+    put(lake, "ucl", second, ucl(second) + line(id="15200", combined=combined, bikes="x").encode() + b"\n")
+    put(lake, "operator", second, operator(second))
+    build(lake)
+    queue = DeadLetterQueue(lake.store, lake.layout)
+    corrections = {
+        "operator": json.dumps(station(15100, bikes=4, geoCoords=right)),
+        "ucl": line(id="15200", combined=combined, bikes="4"),
+    }
+    letters = queue.of_date(DAY)
+    assert sorted(feed_of(letter.source_key) for letter in letters) == ["operator", "ucl"]
+    for letter in letters:
+        data = corrections[feed_of(letter.source_key)]
+        queue.put(replace(letter, records=tuple(replace(one, corrected_data=data) for one in letter.records)))
+    # The better feed has the first minute after all.
+    put(lake, "ucl", first, ucl(first))
+
+    done = run_job("reprocess_dlq", config={"replay_dead_letters": {}})
+
+    assert done.output_for_node("replay_dead_letters") == {REPROCESSED: 2, PENDING: 0, PARKED: 0}
+    for layer in ("processed", "enhanced"):
+        rows = lake.rows(layer)
+        assert Counter((row["file_timestamp"], row["feed"]) for row in rows) == {
+            (first, "ucl"): STATIONS,
+            (second, "ucl"): STATIONS + 1,
+        }
+        assert [row["bikes"] for row in rows if row["station_id"] in ("15100", "15200")] == [4]
+    assert {letter.status for letter in queue.of_date(DAY)} == {REPROCESSED}
+    before = lake.etags()
+    again = run_job("reprocess_dlq", config={"replay_dead_letters": {}})
+    assert again.output_for_node("replay_dead_letters") == {REPROCESSED: 0, PENDING: 0, PARKED: 0}
     assert lake.etags() == before
 
 

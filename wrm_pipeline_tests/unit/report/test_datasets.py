@@ -95,3 +95,32 @@ INSERT INTO wrm_analytics.stations_history VALUES
     )
     value = answers(connection, "stations_history").page_value(DATASETS["stations"]["former"], {})
     assert value["rows"] == [("7", ["Old", "Older"])]
+
+
+def taken_over(connection, *hours):
+    """The line on feeds: when another feed was last published in place of the usual one."""
+    columns = "dt DATE, hour_start TIMESTAMPTZ, feed VARCHAR, published INT"
+    connection.execute(f"CREATE OR REPLACE TABLE wrm_analytics.quality_feeds ({columns})")
+    for at, feed, published in hours:
+        start = datetime.fromisoformat(f"{at}:00Z")
+        connection.execute(
+            "INSERT INTO wrm_analytics.quality_feeds VALUES (?, ?, ?, ?)", [start.date(), start, feed, published]
+        )
+    return answers(connection, "quality_feeds").page_value(DATASETS["good"]["takeovers"], {})["rows"]
+
+
+def test_the_last_stretch_of_another_feed_is_told_from_its_first_to_its_last_hour(connection):
+    day = [(f"2025-08-21T{hour:02}", "ucl", 60) for hour in (*range(8), *range(13, 20))]
+    gap = [("2025-08-21T08", "ucl", 2), ("2025-08-21T08", "operator", 58)]
+    assert taken_over(
+        connection, *day, *gap, *((f"2025-08-21T{hour:02}", "operator", 60) for hour in range(9, 13))
+    ) == [("operator", "ucl", "2025-08-21T08:00:00Z", "2025-08-21T13:00:00Z", 298)]
+    before = [("2025-08-20T23", "operator", 60), ("2025-08-21T00", "operator", 3), ("2025-08-21T02", "gbfs", 0)]
+    assert taken_over(connection, *day, *before) == [
+        ("operator", "ucl", "2025-08-20T23:00:00Z", "2025-08-21T01:00:00Z", 63)
+    ]
+
+
+def test_one_feed_alone_takes_over_from_none(connection):
+    assert taken_over(connection, ("2025-08-21T08", "ucl", 60), ("2025-08-21T08", "operator", 0)) == []
+    assert taken_over(connection) == []
