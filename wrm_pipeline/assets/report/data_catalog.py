@@ -55,7 +55,10 @@ def data_catalog(
     asset_graph: dg.ResourceParam[AssetGraph],
 ) -> dg.MaterializeResult[None]:
     """Examine, describe, write."""
-    assets = [_as_of_now(context, lake, asset) for asset in asset_graph.assets]
+    # One query for all: one for each takes 70 ms more.
+    records = context.instance.get_asset_records([dg.AssetKey(asset.name) for asset in asset_graph.assets])
+    made = {record.asset_entry.asset_key: record.asset_entry.last_materialization_record for record in records}
+    assets = [_as_of_now(lake, asset, made.get(dg.AssetKey(asset.name))) for asset in asset_graph.assets]
     assets = [replace(a, refreshed_at=clock.now()) if a.name == asset_names.CATALOG else a for a in assets]
     with lake.database.refresh() as connection:
         catalog = build_catalog(describe_database(connection, lake.newest_shown()), assets, TABLES)
@@ -79,13 +82,12 @@ def data_catalog(
     )
 
 
-def _as_of_now(context: dg.AssetExecutionContext, lake: LakeResource, asset: AssetFacts) -> AssetFacts:
+def _as_of_now(lake: LakeResource, asset: AssetFacts, made: dg.EventLogRecord | None) -> AssetFacts:
     """Add what changes: when it was last made, and its content."""
-    event = context.instance.get_latest_materialization_event(dg.AssetKey(asset.name))
     folder = object_folder(asset.name, lake.layout)
     return replace(
         asset,
-        refreshed_at=datetime.fromtimestamp(event.timestamp, UTC) if event else None,
+        refreshed_at=datetime.fromtimestamp(made.timestamp, UTC) if made else None,
         newest_dt=lake.partitions.newest(asset.layer) if asset.layer in _PARQUET_LAYERS else None,
         place=lake.store.url(folder) if folder else "",
     )
