@@ -403,12 +403,12 @@ def test_a_black_hole_costs_at_most_ten_seconds_for_all_secrets_together(fake):
 
 
 def test_login_and_read_share_one_deadline(fake):
-    fake.delay_s = 0.35
-    # With 0.6 s of its own, the read would be answered.
-    policy = RetryPolicy(attempts=3, deadline_s=0.6, base_wait_s=0, max_wait_s=0, attempt_s=0.6)
+    fake.delay_s = 1.5
+    # With 2.8 s of its own, the read would be answered; the rest is room for a busy machine.
+    policy = RetryPolicy(attempts=3, deadline_s=2.8, base_wait_s=0, max_wait_s=0, attempt_s=2.8)
     error = error_of(lambda: vault_at(fake, policy=policy).read("wrm/s3"))
     assert type(error) is VaultUnreachableError
-    assert fake.asked() == [LOGIN, READ]
+    assert fake.asked() in ([LOGIN], [LOGIN, READ])  # the read may be cut off before the fake has noted it
 
 
 def test_a_slow_vault_is_waited_for(fake):
