@@ -11,6 +11,8 @@ WRM_DATA_DIR ?= data
 DAGSTER_HOME ?= $(abspath $(WRM_DATA_DIR))/dagster_home
 FEED ?= simulated
 PORT ?= 3000
+# deploy/run-local is written for Linux.
+RELOAD ?= $(if $(filter Linux,$(shell uname -s)),,yes)
 # Dagster works in its own folder, so the checkout's .env is named.
 DOTENV := $(if $(wildcard .env),WRM_DOTENV=$(CURDIR)/.env)
 export DAGSTER_DISABLE_TELEMETRY := 1
