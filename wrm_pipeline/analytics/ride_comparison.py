@@ -74,6 +74,7 @@ _COUNTS = (
     "invented",
     "seen_rides",
     "failed_rentals",
+    "station_rentals",
     "van_rides",
     "unmatched_ends",
 )

@@ -2,12 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from wrm_pipeline.domain.ride_names import OUTSIDE, SEEN_WITHIN, STATION, UNMATCHED, VAN, SeenRide
-
-COMPARISON_VERSION = "1"
 
 # A failed rental: back at the same place within this time.
 FAILED_WITHIN = timedelta(minutes=2)
@@ -48,6 +46,7 @@ class Comparison:
 
     ledger_rides: int
     failed_rentals: int
+    station_rentals: int
     van_rides: int
     unmatched_ends: int
     found: int | None = None
@@ -70,7 +69,8 @@ def compare(listed: Sequence[ListedRide], seen: Iterable[SeenRide]) -> Compariso
     rides = [ride for ride in listed if not ride.by_van and not ride.failed]
     unmatched = sum((ride.left_what, ride.arrived_what).count(UNMATCHED) for ride in listed)
     vans = sum(ride.by_van for ride in listed)
-    counted = Comparison(len(rides), len(listed) - len(rides) - vans, vans, unmatched)
+    at_stations = sum(ride.left_what == STATION and not ride.by_van for ride in listed)
+    counted = Comparison(len(rides), len(listed) - len(rides) - vans, at_stations, vans, unmatched)
     by_bike: dict[str, list[SeenRide]] = defaultdict(list)
     for one in seen:
         by_bike[one.bike_id].append(one)
@@ -89,7 +89,7 @@ def compare(listed: Sequence[ListedRide], seen: Iterable[SeenRide]) -> Compariso
                 found += 1
                 left.remove(min(fitting, key=lambda one: abs(one.arrived_at - ride.arrived_at)))
         invented += sum(one.kind == RIDE for one in left)
-    return Comparison(counted.ledger_rides, counted.failed_rentals, vans, unmatched, found, invented, seen_rides)
+    return replace(counted, found=found, invented=invented, seen_rides=seen_rides)
 
 
 def _is_same(ride: ListedRide, one: SeenRide) -> bool:

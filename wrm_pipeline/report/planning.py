@@ -246,8 +246,8 @@ WITH estimated AS (
     FROM wrm_analytics.mv_departures
     GROUP BY dt
 )
-SELECT dt, ledger_rides + failed_rentals AS rentals, departures, departures_lo, departures_hi,
-       round(departures / nullif(ledger_rides + failed_rentals, 0) - 1, 4) AS off_by
+SELECT dt, station_rentals AS rentals, departures, departures_lo, departures_hi,
+       round(departures / nullif(station_rentals, 0) - 1, 4) AS off_by
 FROM estimated
 JOIN wrm_analytics.ride_comparison USING (dt)
 ORDER BY dt DESC

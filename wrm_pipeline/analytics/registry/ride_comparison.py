@@ -21,6 +21,9 @@ RIDE_COMPARISON = Table(
         Column("share_missed", "DOUBLE", "missed / ledger_rides", "share"),
         Column("share_invented", "DOUBLE", "invented / seen_rides", "share"),
         Column("failed_rentals", "INTEGER", "Rentals that ended where they began within 2 minutes", "rentals"),
+        Column(
+            "station_rentals", "INTEGER", "Rentals that began at a station, failed ones included, vans not", "rentals"
+        ),
         Column("van_rides", "INTEGER", "Rides from or to a van", "rides"),
         Column("unmatched_ends", "INTEGER", "Ends at a name that is no known station", "ends"),
     ),

@@ -81,7 +81,7 @@ def test_a_list_that_arrives_late_is_kept_published_and_compared(folder: Path, h
     assert history.lake.store.get(kept) == next(folder.iterdir()).read_bytes()
     assert len(history.lake.letters(DAY)) == 1
     assert history.query("SELECT * FROM wrm_analytics.ride_comparison") == [
-        (DAY, 2, 1, 1, 0, 1, 0.5, 0.5, 0.0, 0, 1, 0)
+        (DAY, 2, 1, 1, 0, 1, 0.5, 0.5, 0.0, 0, 1, 1, 0)
     ]
     assert history.query("SELECT name, what, station_id, ends FROM wrm_analytics.ride_ledger_names_latest") == [
         ("Poza stacją", "outside", None, 2),

@@ -282,7 +282,14 @@ def test_rides_are_found_missed_and_invented() -> None:
     ]
 
     assert compare(rides, seen) == Comparison(
-        ledger_rides=7, failed_rentals=1, van_rides=1, unmatched_ends=1, found=4, invented=3, seen_rides=6
+        ledger_rides=7,
+        failed_rentals=1,
+        station_rentals=8,
+        van_rides=1,
+        unmatched_ends=1,
+        found=4,
+        invented=3,
+        seen_rides=6,
     )
     assert compare(rides, seen).missed == 3
 
