@@ -225,6 +225,8 @@ def threads() -> int:
 def serve(fd: int) -> None:
     """The parent's whole life: load, then fork for each request until the other end of the socket is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the processes that have work to end
+    # What a shell starts in the background ignores SIGINT, and Dagster's servers then SIGTERM as well.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     requests = socket.socket(fileno=fd)
     message = json.loads(requests.recv(_MAX_MESSAGE))
     sys.path[:] = message["sys_path"]

@@ -224,6 +224,19 @@ def test_a_retired_parent_stays_until_its_children_have_ended() -> None:
     wait_until(lambda: children.parent.status() == 0, timeout_s=10, what="the parent must end")
 
 
+def test_a_child_can_be_terminated_although_the_server_ignores_that() -> None:
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a server of Dagster's in the background of a shell
+    try:
+        children = Children(load)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    process = children.start(time.sleep, 60)
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == -signal.SIGTERM
+    children.parent.retire()
+
+
 @pytest.mark.parametrize("function", [load_with_a_thread, fail_to_load])
 def test_a_parent_that_has_a_thread_or_cannot_load_forks_nothing(function: Callable[[str], None]) -> None:
     children = Children(function)
