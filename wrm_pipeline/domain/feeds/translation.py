@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pydantic_core import from_json
+
 COLUMNS = (
     "#id",
     "timestamp|gmt_local_diff_sec|gmt_servertime_diff_sec",
@@ -165,11 +167,15 @@ def decoded(body: bytes) -> tuple[str, str]:
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text.
+    """The value of a JSON text, as `json.loads` gives it.
 
     Raises:
         BodyError: it is not JSON.
     """
+    try:
+        return from_json(text, cache_strings="keys")  # 1.8 ms for the operator's 930 kB, where `json` takes 8.6
+    except ValueError:
+        pass  # it refuses half a surrogate pair and more than 200 levels, too
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
