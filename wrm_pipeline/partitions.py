@@ -1,6 +1,7 @@
 """The partition scheme: calendar days in WRM_TIMEZONE from WRM_FIRST_DATE on, today included."""
 
-from datetime import date
+from collections.abc import Iterable
+from datetime import date, timedelta
 
 import dagster as dg
 
@@ -22,6 +23,17 @@ def with_days(asset: dg.AssetsDefinition, days: dg.DailyPartitionsDefinition) ->
     if asset.partitions_def != daily_partitions or days == daily_partitions:
         return asset
     return asset.map_asset_specs(lambda spec: spec.replace_attributes(partitions_def=days))
+
+
+def spans_of(days: Iterable[date]) -> list[tuple[date, date]]:
+    """First and last day of each series of consecutive days."""
+    spans: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if spans and day - spans[-1][1] == timedelta(days=1):
+            spans[-1] = (spans[-1][0], day)
+        else:
+            spans.append((day, day))
+    return spans
 
 
 def backfill_policy(backfill: str) -> dg.BackfillPolicy:

@@ -329,25 +329,26 @@ def _rebuild_tables(
     """
     import logging
 
+    from wrm_pipeline.definitions import build_defs
     from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_daily_analytics_job
+    from wrm_pipeline.partitions import spans_of
     from wrm_pipeline.resources.lake import LakeResource
 
     logging.getLogger("dagster").setLevel(logging.WARNING)
     newest = LakeResource.of(settings).newest_shown()
-    before = [dt for dt in days if newest is not None and dt < newest]
-    if before:
-        ends = {"start": before[0], "end": before[-1]}
-        tags = {f"dagster/asset_partition_range_{end}": str(dt) for end, dt in ends.items()}
-        _run(settings, instance, wrm_daily_analytics_job.name, f"daily tables of {len(before):,} days", say, tags=tags)
+    defs = build_defs(settings)
+    for first, last in spans_of(dt for dt in days if newest is not None and dt < newest):
+        tags = {"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)}
+        _run(defs, instance, wrm_daily_analytics_job.name, f"daily tables of {first} to {last}", say, tags=tags)
     views = {"ops": {asset_names.MATERIALIZED_VIEWS: {"config": {"up_to_now": True}}}}
     key = str(newest) if newest else None
     what = "tables, published database and map"
-    _run(settings, instance, wrm_analytics_job.name, what, say, partition_key=key, run_config=views)
+    _run(defs, instance, wrm_analytics_job.name, what, say, partition_key=key, run_config=views)
     say(f"done: {settings.database_path}")
 
 
 def _run(
-    settings: "Settings",
+    defs: "dg.Definitions",
     instance: "dg.DagsterInstance | None",
     job: str,
     what: str,
@@ -356,19 +357,13 @@ def _run(
     run_config: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> None:
-    from wrm_pipeline.definitions import build_defs
-
     started = time.monotonic()
     say(f"{what}: {job} ...")
-    done = (
-        build_defs(settings)
-        .resolve_job_def(job)
-        .execute_in_process(
-            instance=instance,
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **run_config},
-            raise_on_error=False,
-            **options,
-        )
+    done = defs.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **run_config},
+        raise_on_error=False,
+        **options,
     )
     if not done.success:
         raise click.ClickException(

@@ -13,6 +13,7 @@ from wrm_pipeline.flows.watch import RunPlan, plan_new_data_runs, plan_reconcili
 from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_daily_analytics_job, wrm_stations_processing_job
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
+from wrm_pipeline.partitions import spans_of
 from wrm_pipeline.resources.lake import LakeResource
 
 # The tables and the map follow new data at this interval: a run a minute would keep a small machine busy with process
@@ -122,7 +123,7 @@ def wrm_analytics_sensor(context: dg.SensorEvaluationContext, lake: LakeResource
         partition_key=str(newest) if newest and _is_partition(lake, newest) else None,
     )
     changed = _changed_days(context, lake) - {newest}
-    daily = [_daily_request(first, last, latest) for first, last in _spans(changed)]
+    daily = [_daily_request(first, last, latest) for first, last in spans_of(changed)]
     return dg.SensorResult(run_requests=[request, *daily], cursor=latest)
 
 
@@ -147,17 +148,6 @@ def _changed_days(context: dg.SensorEvaluationContext, lake: LakeResource) -> se
         if day is not None and not unchanged and _is_partition(lake, day):
             days.add(day)
     return days
-
-
-def _spans(days: set[date]) -> list[tuple[date, date]]:
-    """First and last day of each series of consecutive days."""
-    spans: list[tuple[date, date]] = []
-    for day in sorted(days):
-        if spans and day - spans[-1][1] == timedelta(days=1):
-            spans[-1] = (spans[-1][0], day)
-        else:
-            spans.append((day, day))
-    return spans
 
 
 def _daily_request(first: date, last: date, latest: str) -> dg.RunRequest:

@@ -1,7 +1,7 @@
 """What a day costs: groups of figures, each a function of a `Bench`. `groups.py` lists them all."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +22,8 @@ class Bench:
     say: Callable[[str], None]
     minutes: float = 10.0
     """Of steady state, where a service is measured."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a group has measured that a later one uses, too."""
 
     @property
     def rounds(self) -> int:

@@ -396,7 +396,8 @@ class Elsewhere(BaseHTTPRequestHandler):
         const ws = new WebSocket("{self.target.replace("https", "wss")}/graphql", "graphql-ws");
         const answer = new Promise(done => {{ ws.onopen = () => done("open"); ws.onerror = () => done("refused"); }});
         document.getElementById("f").submit();
-        Promise.allSettled(tries).then(() => answer).then(word => document.title = word);</script></body></html>""".encode()
+        Promise.allSettled(tries).then(() => answer).then(word => document.title = word);
+        </script></body></html>""".encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(page)))
