@@ -8,6 +8,9 @@ import dagster as dg
 from wrm_pipeline.domain.city import DEFAULT_ZONE_NAME
 from wrm_pipeline.domain.layout import FIRST_DATE
 
+# Dagster's tags of a run over a range of days.
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
 
 def daily_partitions_from(first_date: date, zone_name: str) -> dg.DailyPartitionsDefinition:
     """Days of a time zone, from `first_date` to today."""
@@ -34,6 +37,11 @@ def spans_of(days: Iterable[date]) -> list[tuple[date, date]]:
         else:
             spans.append((day, day))
     return spans
+
+
+def range_tags(first: date, last: date) -> dict[str, str]:
+    """The tags of one run over these days, both included."""
+    return {RANGE_START: str(first), RANGE_END: str(last)}
 
 
 def backfill_policy(backfill: str) -> dg.BackfillPolicy:

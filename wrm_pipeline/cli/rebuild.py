@@ -331,15 +331,15 @@ def _rebuild_tables(
 
     from wrm_pipeline.definitions import build_defs
     from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_daily_analytics_job
-    from wrm_pipeline.partitions import spans_of
+    from wrm_pipeline.partitions import range_tags, spans_of
     from wrm_pipeline.resources.lake import LakeResource
 
     logging.getLogger("dagster").setLevel(logging.WARNING)
     newest = LakeResource.of(settings).newest_shown()
     defs = build_defs(settings)
     for first, last in spans_of(dt for dt in days if newest is not None and dt < newest):
-        tags = {"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)}
-        _run(defs, instance, wrm_daily_analytics_job.name, f"daily tables of {first} to {last}", say, tags=tags)
+        what = f"daily tables of {first} to {last}"
+        _run(defs, instance, wrm_daily_analytics_job.name, what, say, tags=range_tags(first, last))
     views = {"ops": {asset_names.MATERIALIZED_VIEWS: {"config": {"up_to_now": True}}}}
     key = str(newest) if newest else None
     what = "tables, published database and map"

@@ -13,7 +13,7 @@ from wrm_pipeline.flows.watch import RunPlan, plan_new_data_runs, plan_reconcili
 from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_daily_analytics_job, wrm_stations_processing_job
 from wrm_pipeline.lake.findings import LakeFindings
 from wrm_pipeline.lake.published_partitions import PublishedPartitions
-from wrm_pipeline.partitions import spans_of
+from wrm_pipeline.partitions import RANGE_END, RANGE_START, range_tags, spans_of
 from wrm_pipeline.resources.lake import LakeResource
 
 # The tables and the map follow new data at this interval: a run a minute would keep a small machine busy with process
@@ -29,7 +29,6 @@ _UNDER_WAY = [
 ]
 _TO_COME = [dg.DagsterRunStatus.NOT_STARTED]
 
-_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 _READERS = {wrm_analytics_job.name, wrm_daily_analytics_job.name}
 # Of a tick: a year of days that were built again, or a minute's run for hours in which no table was made.
 MAX_EVENTS = 1000
@@ -155,7 +154,7 @@ def _daily_request(first: date, last: date, latest: str) -> dg.RunRequest:
     run_key, job_name = f"daily:{latest}:{first}", wrm_daily_analytics_job.name
     if first == last:
         return dg.RunRequest(run_key=run_key, job_name=job_name, partition_key=str(first))
-    return dg.RunRequest(run_key=run_key, job_name=job_name, tags={_RANGE_START: str(first), _RANGE_END: str(last)})
+    return dg.RunRequest(run_key=run_key, job_name=job_name, tags=range_tags(first, last))
 
 
 def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatus]) -> frozenset[date]:
@@ -165,8 +164,8 @@ def _days(context: dg.SensorEvaluationContext, statuses: list[dg.DagsterRunStatu
         if run.job_name in _READERS:
             continue
         only = run.tags.get("dagster/partition", "")
-        first = folder_date(f"dt={run.tags.get(_RANGE_START, only)}")
-        last = folder_date(f"dt={run.tags.get(_RANGE_END, only)}")
+        first = folder_date(f"dt={run.tags.get(RANGE_START, only)}")
+        last = folder_date(f"dt={run.tags.get(RANGE_END, only)}")
         if first is not None and last is not None:
             days.update(first + timedelta(days=n) for n in range((last - first).days + 1))
     return frozenset(days)
