@@ -17,7 +17,7 @@ RELOAD ?= $(if $(filter Linux,$(shell uname -s)),,yes)
 DOTENV := $(if $(wildcard .env),WRM_DOTENV=$(CURDIR)/.env)
 export DAGSTER_DISABLE_TELEMETRY := 1
 # Dagster marks some of its own classes as beta; nobody who runs this can act on it.
-export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `
+export PYTHONWARNINGS ?= ignore:Function `,ignore:Parameter `,ignore:Handling yaml-defined logging
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test faults coverage check check-workflows audit sbom release-files bench docs docs-tables docs-images lock deploy-setup deploy-check deploy-test container-test clean

@@ -139,6 +139,14 @@ def stations_off_view(page):
     )
 
 
+def test_a_circle_of_the_legend_is_dashed_where_that_of_the_map_is(open_page):
+    dashed = open_page().evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('#fill .mark')].map((mark) =>
+          [mark.parentElement.textContent, getComputedStyle(mark).borderStyle]))"""
+    )
+    assert {name for name, style in dashed.items() if style == "dashed"} == {"docks unknown"}
+
+
 def test_layers_can_be_switched(open_page):
     page = open_page()
     for name, counts in [("density", ["cells", "squares"]), ("stations", ["stations"]), ("bikes", ["bikes"])]:
