@@ -1,10 +1,9 @@
 """`wrm rebuild`: partitions and tables from scratch, from raw/ and dlq/ alone."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -110,7 +109,8 @@ def rebuild(
                 say(f"{obstacle}.")
         say(NOTHING_CHANGED)
         return 1 if outcome.failed else 0
-    return _finish(settings, outcome, days, instance, tables=ANALYTICS in wanted, say=say)
+    between = first or date.min, last or date.max
+    return _finish(settings, outcome, days, between, instance, tables=ANALYTICS in wanted, say=say)
 
 
 def _obstacle(settings: "Settings") -> str:
@@ -295,6 +295,7 @@ def _finish(
     settings: "Settings",
     outcome: _Outcome,
     days: Sequence[date],
+    between: tuple[date, date],
     instance: "dg.DagsterInstance | None",
     *,
     tables: bool,
@@ -308,7 +309,9 @@ def _finish(
             f"done; run the same command again to build what is missing. The tables were not refreshed."
         )
     if tables:
-        _rebuild_tables(settings, days, instance, say)
+        from wrm_pipeline.cli.rebuild_tables import rebuild_tables
+
+        rebuild_tables(settings, days, between, instance, say)
     if refused:
         raise click.ClickException(
             f"{len(refused)} of {day_count} days would lose rows and are unchanged "
@@ -317,57 +320,3 @@ def _finish(
             f"--to {refused[0]} --allow-shrink`. The others are done."
         )
     return 0
-
-
-def _rebuild_tables(
-    settings: "Settings", days: Sequence[date], instance: "dg.DagsterInstance | None", say: Callable[[str], None]
-) -> None:
-    """Refresh views, tables, published database and map, with the jobs that do so every few minutes and each night.
-
-    Raises:
-        ClickException: one of them failed.
-    """
-    import logging
-
-    from wrm_pipeline.definitions import build_defs
-    from wrm_pipeline.jobs.processing import wrm_analytics_job, wrm_daily_analytics_job
-    from wrm_pipeline.partitions import range_tags, spans_of
-    from wrm_pipeline.resources.lake import LakeResource
-
-    logging.getLogger("dagster").setLevel(logging.WARNING)
-    newest = LakeResource.of(settings).newest_shown()
-    defs = build_defs(settings)
-    for first, last in spans_of(dt for dt in days if newest is not None and dt < newest):
-        what = f"daily tables of {first} to {last}"
-        _run(defs, instance, wrm_daily_analytics_job.name, what, say, tags=range_tags(first, last))
-    views = {"ops": {asset_names.MATERIALIZED_VIEWS: {"config": {"up_to_now": True}}}}
-    key = str(newest) if newest else None
-    what = "tables, published database and map"
-    _run(defs, instance, wrm_analytics_job.name, what, say, partition_key=key, run_config=views)
-    say(f"done: {settings.database_path}")
-
-
-def _run(
-    defs: "dg.Definitions",
-    instance: "dg.DagsterInstance | None",
-    job: str,
-    what: str,
-    say: Callable[[str], None],
-    *,
-    run_config: Mapping[str, Any] = MappingProxyType({}),
-    **options: Any,
-) -> None:
-    started = time.monotonic()
-    say(f"{what}: {job} ...")
-    done = defs.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **run_config},
-        raise_on_error=False,
-        **options,
-    )
-    if not done.success:
-        raise click.ClickException(
-            f"{job} failed (run {done.run_id}); partitions are complete. See the error above or the run in the UI, "
-            "then `wrm rebuild --layer analytics`."
-        )
-    say(f"{what}: made in {time.monotonic() - started:.1f} s")

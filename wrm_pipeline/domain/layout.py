@@ -264,9 +264,14 @@ class Layout:
         """Key of the service area that was found, where none is configured."""
         return f"{self.prefix}findings/service_area.json"
 
+    @property
+    def ledger_prefix(self) -> str:
+        """The city's lists of rides, as they came, are below this prefix by day; they cannot be rebuilt."""
+        return f"{self.prefix}ledger/"
+
     def ledger_folder(self, dt: date) -> str:
-        """The folder of the city's lists of the rides that ended on a day, as they came; they cannot be rebuilt."""
-        return f"{self.prefix}ledger/dt={dt:%Y-%m-%d}/"
+        """The folder of the lists of the rides that ended on a day."""
+        return f"{self.ledger_prefix}dt={dt:%Y-%m-%d}/"
 
     @property
     def station_decisions_prefix(self) -> str:

@@ -94,9 +94,12 @@ wrm_stations_history_job = dg.define_asset_job(
 
 wrm_city_rides_job = dg.define_asset_job(
     "wrm_city_rides_job",
-    selection=[city_rides, ride_comparison],
+    selection=[stations_history, city_rides, ride_comparison],
     executor_def=dg.in_process_executor,
-    description="Reads the city's own list of a day's rides, and compares it with what the archive saw.",
+    description=(
+        "Reads the city's own list of a day's rides, finds its stations in their history, and compares it with what "
+        "the archive saw."
+    ),
 )
 
 wrm_daily_analytics_job = dg.define_asset_job(

@@ -35,8 +35,9 @@ HALF_WIDTH = 2.8
 
 _MAX_US = MAX_STEP_MINUTES * 60_000_000
 _STEP_SEEN = f"gone <= {_MAX_US}"
+# For a step of a second the terms cancel out but for their rounding.
 _FAILED_UNSEEN = (
-    f"{FAILED_SHARE} * (1 - {2 * FAILED_SCALE_MIN} / step "
+    f"{FAILED_SHARE} * greatest(0, 1 - {2 * FAILED_SCALE_MIN} / step "
     f"+ exp(-step / {FAILED_SCALE_MIN}) * (1 + {2 * FAILED_SCALE_MIN} / step))"
 )
 
@@ -107,7 +108,10 @@ WITH ticks AS (
         coalesce(left_ / nullif(minutes, 0), sum(left_) OVER near / nullif(sum(minutes) OVER near, 0)) AS leave,
         coalesce(came / nullif(minutes, 0), sum(came) OVER near / nullif(sum(minutes) OVER near, 0)) AS come
     FROM (
-        SELECT *, departures - coalesce(flickers * back, 0) AS left_, arrivals - coalesce(flickers * back, 0) AS came
+        -- A bike that leaves in this hour may be back in the next one.
+        SELECT
+            *, departures - coalesce(flickers * back, 0) AS left_,
+            greatest(arrivals - coalesce(flickers * back, 0), 0) AS came
         FROM flickering
     )
     WINDOW near AS (

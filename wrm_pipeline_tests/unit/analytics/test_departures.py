@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -10,6 +11,8 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from wrm_pipeline.analytics.registry.departures import (
     DAY_FIT_SQL,
@@ -134,6 +137,24 @@ def test_what_snapshots_hide_is_estimated(every):
     estimate, least = sum(row[0] for row in found), sum(row[3] for row in found)
     assert abs(estimate / true - 1) < 0.09 < 1 - least / true
     assert covered(found, day) >= 0.75
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    gaps=st.lists(st.sampled_from([1 / 60, 0.5, 1, 5, 15, 15.1, 59, 130]), min_size=1, max_size=24),
+    steps=st.lists(st.lists(st.integers(-2, 2), min_size=24, max_size=24), min_size=1, max_size=3),
+    begin=st.integers(0, 600),
+)
+@example(gaps=[15] * 9, steps=[[0, 0, 0, -2, 2, 2, 2, 2, 0] + [0] * 15], begin=45)
+def test_no_counts_hide_less_than_nothing(gaps, steps, begin):
+    times = [begin + sum(gaps[:number]) for number in range(len(gaps) + 1)]
+    stations = [[20 + sum(station[:number]) for number in range(len(times))] for station in steps]
+    with database() as connection:
+        counts = dict(zip(times, zip(*stations, strict=True), strict=True))
+        for estimate, low, high, _ in estimated_on(connection, FIRST_DAY, counts):
+            assert estimate is None or 0 <= low <= high
+        hidden = connection.execute("SELECT departures_unseen, arrivals_unseen FROM day_flows").fetchall()
+        assert all(part is None or 0 <= part < math.inf for row in hidden for part in row)
 
 
 def test_an_interval_is_wider_where_more_is_hidden():

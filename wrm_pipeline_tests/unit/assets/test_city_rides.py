@@ -1,13 +1,14 @@
 """The city's lists of rides in Dagster: kept as they came, published with stations, compared with what was seen."""
 
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from wrm_pipeline.analytics.materialized_views import refresh_materialized_views
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.clients.errors import ExternalError
 from wrm_pipeline.clients.ride_files import RideFile, RideFiles
 from wrm_pipeline.definitions import build_defs
@@ -112,6 +113,51 @@ def test_what_is_not_a_list_fails_and_is_a_dead_letter(folder: Path, history: Hi
     assert not result.success
     assert len(history.lake.letters(DAY)) == 1
     assert history.lake.keys("ledger/") == []
+
+
+def test_a_list_waits_until_stations_are_known(folder: Path) -> None:
+    put(folder, ROWS, "Rynek")
+    lake = Lake(load_settings())
+    result = (
+        build_defs(lake.settings)
+        .resolve_job_def("wrm_city_rides_job")
+        .execute_in_process(partition_key=str(DAY), asset_selection=[dg.AssetKey("city_rides")], raise_on_error=False)
+    )
+
+    (failure,) = result.get_step_failure_events()
+    message = str(failure.event_specific_data)
+    assert "No station is known yet" in message
+    assert "materialize stations_history" in message
+    (kept,) = lake.keys("ledger/")
+    assert lake.store.get(kept) == next(folder.iterdir()).read_bytes()
+    assert lake.keys("city_rides/") == []
+
+
+def test_a_rebuild_brings_back_the_lists_that_are_kept(
+    folder: Path, history: History, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((number, name),) = history.query(
+        "SELECT station_id, name FROM wrm_analytics.wrm_stations_only WHERE NOT regexp_matches(name, '[\",]') LIMIT 1"
+    )
+    put(folder, ROWS, name)
+    run("wrm_city_rides_job", DAY)
+    sql = "SELECT name, station_id, ends FROM wrm_analytics.ride_ledger_names WHERE what = 'station'"
+    assert history.query(sql) == [(name, number, 3)]
+
+    # Only the bucket is left, and one list in it is damaged.
+    next(folder.iterdir()).unlink()
+    history.lake.settings.database_path.unlink()
+    (rides,) = history.lake.keys("city_rides/")
+    history.lake.store.delete(rides)
+    history.lake.store.put(f"{history.lake.layout.ledger_folder(DAY + timedelta(days=2))}rides.csv", b"<html>")
+    assert main(["rebuild"]) == 1
+
+    assert history.query(sql) == [(name, number, 3)]
+    assert history.lake.keys("city_rides/") == [rides]
+    assert history.query("SELECT count(*) > 0 FROM wrm_analytics.stations_history") == [(True,)]
+    said = capsys.readouterr().err
+    assert "the city's lists of rides of 2026-03-25 to 2026-03-25: wrm_city_rides_job failed" in said
+    assert "All else is done" in said
 
 
 def test_the_schedule_asks_for_days_that_may_have_arrived(folder: Path, history: History) -> None:

@@ -12,6 +12,7 @@ import pytest
 from wrm_pipeline.analytics.answers import replace_days
 from wrm_pipeline.analytics.registry.forecast import FORECAST_SKILL
 from wrm_pipeline.checks.forecast import DAYS_WORSE, forecast_beats_persistence
+from wrm_pipeline.cli.main import main
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain.forecast import CALLED_FROM
 from wrm_pipeline.domain.forecast.counts import STEPS_A_DAY, Counts, Stations
@@ -60,6 +61,16 @@ def test_without_a_model_nothing_changes_and_the_night_makes_one(history: Histor
         "SELECT count(*), count(DISTINCT station_id) FROM wrm_analytics.mv_forecast WHERE bikes_p10 <= bikes_expected"
     )
     assert (rows, stations) == (8 * 6, 8)
+
+
+def test_a_rebuild_scores_the_forecasts_of_models_that_are_kept(history: History) -> None:
+    run("wrm_forecast_job", DAYS[-1])
+    sql = "SELECT * FROM wrm_analytics.forecast_skill ORDER BY ALL"
+    scores = history.query(sql)
+
+    history.lake.settings.database_path.unlink()
+    assert main(["rebuild"]) == 0
+    assert history.query(sql) == scores != []
 
 
 def test_too_little_history_says_so(history: History) -> None:
