@@ -98,7 +98,7 @@ class _Runs:
     say: Callable[[str], None]
 
     def run(self, job: str, what: str, **options: Any) -> None:
-        """The same; one that fails ends the command.
+        """Run a job, or some of its assets; one that fails ends the command.
 
         Raises:
             ClickException: it failed.
@@ -118,7 +118,7 @@ class _Runs:
         assets: Sequence[str] = (),
         **options: Any,
     ) -> list[str]:
-        """Run a job, or some of its assets; returns what failed."""
+        """The same; returns what failed."""
         started = time.monotonic()
         self.say(f"{what}: {job} ...")
         done = self.defs.resolve_job_def(job).execute_in_process(
