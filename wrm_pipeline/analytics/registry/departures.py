@@ -32,6 +32,10 @@ BACK_OF_MEETINGS_1_MIN = 0.25
 MIN_KNOWN_DAYS, FIT_DAYS = 5, 28
 # Half the width of the 90 % interval, beside the square root of the bikes that are estimated rather than seen.
 HALF_WIDTH = 2.8
+# More than so many that leave, or come, within each interval of an hour are no riders but a feed that jumps, and say
+# nothing of those that are hidden: of 100,000 bikes each minute, the estimate would be 10^13 a day. The busiest hour of
+# a station on the reference days has 28.
+MOST_AT_ONCE = 50
 
 _MAX_US = MAX_STEP_MINUTES * 60_000_000
 _STEP_SEEN = f"gone <= {_MAX_US}"
@@ -40,6 +44,12 @@ _FAILED_UNSEEN = (
     f"{FAILED_SHARE} * greatest(0, 1 - {2 * FAILED_SCALE_MIN} / step "
     f"+ exp(-step / {FAILED_SCALE_MIN}) * (1 + {2 * FAILED_SCALE_MIN} / step))"
 )
+
+
+def _at_most(rate: str) -> str:
+    # A rate is null where it is unknown, which `least` alone would pass over.
+    return f"{rate} * least(1, {MOST_AT_ONCE} / (step * {rate}))"
+
 
 # A row for each station and hour between its first snapshot of the day and its last one. `departures_min` and
 # `arrivals_min` are what counts show at least, `departures` and `arrivals` the estimates, `…_unseen` the part of an
@@ -145,7 +155,7 @@ WITH ticks AS (
         *, {MEETING} * step ** {1 + MEETING_POWER} * leave * come
             * (1 + {SKELLAM_SLOPE} * least(step * (leave + come), {SKELLAM_MOST})) AS met,
         leave * failed_unseen / (1 - failed_unseen) + factor * met AS hidden
-    FROM traffic, day_fit
+    FROM (SELECT * REPLACE ({_at_most("leave")} AS leave, {_at_most("come")} AS come) FROM traffic), day_fit
 ), unseen AS (
     SELECT
         *, hidden * minutes + (leave + hidden) * missed AS departures_unseen,
