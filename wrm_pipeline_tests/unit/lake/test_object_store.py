@@ -249,6 +249,7 @@ def test_only_folders_that_can_hold_wanted_keys_are_read(lake, tmp_path):
     assert scanned == ["raw", "raw/dt=2", "raw/dt=3"]
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="lines that coverage traces take three times as long")
 def test_three_thousand_files_are_listed_fast(lake, tmp_path):
     folder = tmp_path / "lake/raw/dt=2025-08-21"
     folder.mkdir(parents=True)
