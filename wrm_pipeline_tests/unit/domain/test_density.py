@@ -185,7 +185,7 @@ def test_speed(count, snapshots, limit_s):
     bike_density(rows, AREA)  # the first call loads pyarrow's kernels
     took = []
     for _ in range(3):
-        started = time.process_time()
+        started = time.perf_counter()
         bike_density(rows, AREA)
-        took.append(time.process_time() - started)
+        took.append(time.perf_counter() - started)
     assert min(took) < limit_s
