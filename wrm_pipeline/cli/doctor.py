@@ -25,7 +25,7 @@ from wrm_pipeline.clients.server_clock import seconds_apart
 from wrm_pipeline.clients.vault_errors import VaultPathMissingError
 from wrm_pipeline.domain.dead_letters import PARKED, STATUSES
 from wrm_pipeline.domain.feeds import FeedKind
-from wrm_pipeline.domain.layout import folder_date, local_date
+from wrm_pipeline.domain.layout import folder_dates, local_date
 from wrm_pipeline.domain.masking import redact
 from wrm_pipeline.flows.drift import look_for_drift
 from wrm_pipeline.flows.future_raw import future_raw
@@ -221,7 +221,7 @@ def _lake_files(settings: Settings) -> Finding:
 def _time_zone(settings: Settings) -> Finding:
     """Whether the newest days' snapshots are of these days: a lake of another zone cuts them elsewhere."""
     layout, raw = settings.layout, connect_store(settings, _ONE_TRY)
-    days = sorted(dt for folder in raw.list_folders(layout.raw_prefix) if (dt := folder_date(folder)))
+    days = folder_dates(raw.list_folders(layout.raw_prefix))
     keys = [layout.parse_raw_key(info.key) for dt in days[-2:] for info in raw.list(layout.raw_folder(dt))]
     taken = [key for key in keys if key is not None and key.file_timestamp is not None]
     others = [key for key in taken if local_date(key.file_timestamp or _EPOCH) != key.dt]

@@ -13,7 +13,7 @@ import dagster as dg
 
 from wrm_pipeline.definitions import build_defs
 from wrm_pipeline.domain import asset_names
-from wrm_pipeline.domain.layout import folder_date, local_date
+from wrm_pipeline.domain.layout import folder_dates, local_date
 from wrm_pipeline.jobs.processing import (
     wrm_analytics_job,
     wrm_city_rides_job,
@@ -63,14 +63,14 @@ def rebuild_tables(
     runs.run(wrm_stations_history_job.name, "stations through names and places")
 
     failed = []
-    kept = _dated(lake, lake.layout.ledger_prefix)
+    kept = folder_dates(lake.store.list_folders(lake.layout.ledger_prefix))
     lists = [dt for dt in kept if between[0] <= dt <= between[1] and not lake.layout.not_a_partition(dt, today)]
     if lists:
         runs.run(wrm_analytics_job.name, "rides that were seen", config=_UP_TO_NOW, assets=_ROWS_FIRST)
     for first, last in spans_of(lists):
         what = f"the city's lists of rides of {first} to {last}"
         failed += runs.tried(wrm_city_rides_job.name, what, config=_KEPT_LISTS, tags=range_tags(first, last))
-    for dt in _dated(lake, lake.layout.forecast_prefix):
+    for dt in folder_dates(lake.store.list_folders(lake.layout.forecast_prefix)):
         if dt in days and dt < today:
             score = {asset_names.FORECAST_SKILL: {"date": str(dt)}}
             what = f"score of the forecasts of {dt}"
@@ -83,10 +83,6 @@ def rebuild_tables(
         names = "; ".join(failed)
         raise click.ClickException(f"{names}. All else is done. See the errors above or the runs in the UI.")
     say(f"done: {settings.database_path}")
-
-
-def _dated(lake: LakeResource, prefix: str) -> list[date]:
-    return sorted(dt for folder in lake.store.list_folders(prefix) if (dt := folder_date(folder)) is not None)
 
 
 @dataclass(frozen=True, slots=True)

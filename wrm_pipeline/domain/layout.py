@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -359,3 +359,8 @@ def folder_date(folder: str) -> date | None:
     except ValueError:
         return None
     return dt if _FIRST_YEAR <= dt.year <= _LAST_YEAR else None
+
+
+def folder_dates(folders: Iterable[str]) -> list[date]:
+    """The dates of the folders that are named `dt=YYYY-MM-DD`, ascending."""
+    return sorted(dt for folder in folders if (dt := folder_date(folder)))

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from wrm_pipeline.domain import full_and_empty
 from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, PARKED, PENDING, STATUSES, UNREADABLE
 from wrm_pipeline.domain.enhanced_build import enhance_rows
-from wrm_pipeline.domain.layout import Layout, RawKey, folder_date, local_date
+from wrm_pipeline.domain.layout import Layout, RawKey, folder_dates, local_date
 from wrm_pipeline.domain.rules import ServiceArea
 from wrm_pipeline.domain.schemas import FLAGS
 from wrm_pipeline.domain.snapshot import RawSnapshot, parse_snapshots
@@ -93,8 +93,8 @@ class SnapshotSource:
 
     def _newest_stored(self, store: ObjectStore, now: datetime) -> RawKey | None:
         latest = local_date(now + MAX_AHEAD)
-        days = {dt for folder in store.list_folders(self._layout.raw_prefix) if (dt := folder_date(folder))}
-        for dt in sorted((dt for dt in days if dt <= latest), reverse=True):
+        days = folder_dates(store.list_folders(self._layout.raw_prefix))
+        for dt in reversed([dt for dt in days if dt <= latest]):
             known = self._stored if self._stored and self._stored.dt == dt else None
             if known and known.file_timestamp and known.file_timestamp > now + MAX_AHEAD:
                 known = None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from wrm_pipeline.clients.daemon_threads import DaemonThreads
-from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.layout import Layout, folder_dates
 from wrm_pipeline.domain.partition_build import plan_build
 from wrm_pipeline.domain.quality import column_differences, unbalanced_sources
 from wrm_pipeline.domain.raw_archive import ArchiveIndex, Member, pack
@@ -77,7 +77,7 @@ def days_to_pack(
     `begin` is called for each day that is old enough, so that a step includes what the caller does with the day.
     """
     last = today - timedelta(days=max(older_than_days, MIN_AGE_DAYS))
-    days = [dt for folder in store.list_folders(layout.raw_prefix) if (dt := folder_date(folder)) and dt <= last]
+    days = [dt for dt in folder_dates(store.list_folders(layout.raw_prefix)) if dt <= last]
     for dt in days:
         begin(dt.isoformat(), len(days))
         if _has_loose(store, layout, dt):

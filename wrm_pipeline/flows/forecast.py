@@ -25,7 +25,7 @@ from wrm_pipeline.domain.forecast.model import (
     persistence,
     train,
 )
-from wrm_pipeline.domain.layout import folder_date, local_date, partition_bounds
+from wrm_pipeline.domain.layout import folder_dates, local_date, partition_bounds
 from wrm_pipeline.lake.published_partitions import PublishedPartitions, UnreadablePartitionError
 from wrm_pipeline.logs import get_logger
 
@@ -84,10 +84,13 @@ class Forecasts:
 
     def newest_model(self, dt: date) -> ForecastModel | None:
         """The model for a day, or else that of one of the MAX_MODEL_AGE_DAYS before it."""
-        folders = self.partitions.store.list_folders(self.partitions.layout.forecast_prefix)
         oldest = dt - timedelta(days=MAX_MODEL_AGE_DAYS)
-        days = sorted((day for folder in folders if (day := folder_date(folder)) and oldest <= day <= dt), reverse=True)
+        days = reversed([day for day in self._model_days() if oldest <= day <= dt])
         return next((model for day in days if (model := self.stored_model(day)) is not None), None)
+
+    def _model_days(self) -> list[date]:
+        """The days with a folder of a model, ascending; a single listing."""
+        return folder_dates(self.partitions.store.list_folders(self.partitions.layout.forecast_prefix))
 
     def learn(self, dt: date) -> ForecastModel | None:
         """What the days before `dt` teach; None if they are too few.
@@ -107,9 +110,8 @@ class Forecasts:
         model, store, layout = self.learn(dt), self.partitions.store, self.partitions.layout
         if model is not None:
             store.put(layout.forecast_model_key(dt), model.to_bytes())
-            for folder in store.list_folders(layout.forecast_prefix):
-                day = folder_date(folder)
-                if day is not None and day <= dt - timedelta(days=KEPT_MODEL_DAYS):
+            for day in self._model_days():
+                if day <= dt - timedelta(days=KEPT_MODEL_DAYS):
                     store.delete(layout.forecast_model_key(day))
         return model
 

@@ -13,7 +13,7 @@ from wrm_pipeline.clients.errors import ExternalError, ObjectNotFoundError, Tran
 from wrm_pipeline.domain import dead_letters
 from wrm_pipeline.domain.asset_letters import with_another_record
 from wrm_pipeline.domain.dead_letters import MAX_READ_BYTES, DeadLetter, entry_id
-from wrm_pipeline.domain.layout import Layout, folder_date
+from wrm_pipeline.domain.layout import Layout, folder_date, folder_dates
 from wrm_pipeline.domain.snapshot import FileReport
 from wrm_pipeline.lake.cached_objects import CachedObjects
 from wrm_pipeline.lake.object_store import ObjectInfo, ObjectStore
@@ -105,9 +105,7 @@ class DeadLetterQueue:
 
     def dates(self) -> list[date]:
         """The partitions that have entries."""
-        return sorted(
-            dt for folder in self.store.list_folders(self.layout.dead_letter_prefix) if (dt := folder_date(folder))
-        )
+        return folder_dates(self.store.list_folders(self.layout.dead_letter_prefix))
 
     def put(self, letter: DeadLetter) -> None:
         """Write an entry, replacing its previous version.

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 
 from wrm_pipeline.clients.errors import DamagedContentError, ObjectNotFoundError, UnexpectedAnswerError
-from wrm_pipeline.domain.layout import Layout, folder_date, local_date
+from wrm_pipeline.domain.layout import Layout, folder_date, folder_dates, local_date
 from wrm_pipeline.domain.parquet_parts import ParquetParts
 from wrm_pipeline.domain.partition_build import check_shrink
 from wrm_pipeline.domain.schemas import ENHANCED, arrow_schema, with_later_columns
@@ -212,8 +212,7 @@ class PublishedPartitions:
 
     def dates(self, layer: str) -> list[date]:
         """The dates with a folder in a layer, ascending; a single listing."""
-        folders = self.store.list_folders(self.layout.layer_prefix(layer))
-        return sorted(dt for folder in folders if (dt := folder_date(folder)))
+        return folder_dates(self.store.list_folders(self.layout.layer_prefix(layer)))
 
     def newest(self, layer: str, today: date | None = None, *, without: Collection[date] = ()) -> date | None:
         """The newest date up to `today` (default: the current date) with a published object, `without` some.
