@@ -745,6 +745,7 @@ class Acceptance:
         self.process(4, 60)
         wait_until(lambda: any(r["status"] == "STARTED" for r in host.runs(begin)), 120)
         code = host.active_code_unit()
+        self.priorities()
         works: dict[str, Callable[[], bool]] = {
             code: lambda: "repositoriesOrError" in host.graphql("{ repositoriesOrError { __typename } }"),
             "dagster-daemon.service": lambda: True,
@@ -758,8 +759,9 @@ class Acceptance:
                 host.run("kill", "-KILL", pid)
 
                 def is_back(unit: str = unit, pid: str = pid, condition: Callable[[], bool] = condition) -> bool:
-                    fresh = host.property(unit, "MainPID") not in {"0", pid}
-                    return fresh and host.property(unit, "ActiveState") == "active" and condition()
+                    state = host.run("systemctl", "show", "--value", "-p", "MainPID", "-p", "ActiveState", unit)
+                    new, active = state.split()
+                    return new not in {"0", pid} and active == "active" and condition()
 
                 took = wait_until(is_back, 120, every=0.2)
                 load = os.getloadavg()[0]
@@ -779,6 +781,19 @@ class Acceptance:
         wait_until(lambda: not stuck(), 240, every=3)
         self.check("No run is stuck afterwards", not stuck(), stuck() or "none")
         self.check_minutes(begin)
+
+    def priorities(self) -> None:
+        """Runs, whose code server is ahead of them, have the ordinary priority."""
+        host = self.host
+        services = {host.property(unit, "MainPID"): unit for unit in (host.active_code_unit(), *OUR_UNITS)}
+        niceness: dict[str, list[str]] = {}
+        for line in host.run("ps", "-u", "wrm", "-o", "ni=,pid=,args=").splitlines():
+            nice, pid, arguments = line.split(maxsplit=2)
+            if pid in services or "warm_parent" in arguments:
+                niceness.setdefault(nice, []).append(services.get(pid, "run"))
+        wanted = {"-5": sorted(services.values()), "0": ["run"]}
+        found = {nice: sorted(set(names)) for nice, names in niceness.items()}
+        self.check("Services are ahead of runs", found == wanted, f"niceness {found}")
 
     def reboot(self) -> None:
         """The host restarts."""
