@@ -34,7 +34,8 @@ MIN_KNOWN_DAYS, FIT_DAYS = 5, 28
 HALF_WIDTH = 2.8
 # More than so many that leave, or come, within each interval of an hour are no riders but a feed that jumps, and say
 # nothing of those that are hidden: of 100,000 bikes each minute, the estimate would be 10^13 a day. The busiest hour of
-# a station on the reference days has 28.
+# a station on the reference days has 28. A station with more at once on a day has no part in the city's shape of that
+# day, from which other stations' hidden ones are estimated.
 MOST_AT_ONCE = 50
 
 _MAX_US = MAX_STEP_MINUTES * 60_000_000
@@ -78,6 +79,8 @@ WITH ticks AS (
         coalesce(sum(gone) FILTER ({_STEP_SEEN}), 0) / 6e7 AS minutes,
         coalesce(sum(gone::DOUBLE * gone) FILTER ({_STEP_SEEN}), 0) / 6e7 / 6e7 AS squares
     FROM steps GROUP BY hour_start, station_id
+), jumping AS (
+    SELECT station_id, coalesce(max(abs(change)), 0) > {MOST_AT_ONCE} AS jumps FROM steps GROUP BY station_id
 ), gaps AS (
     SELECT station_id, tick - gone AS since, tick AS until FROM steps WHERE NOT {_STEP_SEEN}
 ), hours AS (
@@ -106,7 +109,8 @@ WITH ticks AS (
             ({BACK_OF_MEETINGS} * minutes / steps + {BACK_OF_MEETINGS_1_MIN})
             * departures * arrivals / nullif(minutes, 0)
         ) AS back_expected
-    FROM counted GROUP BY hour_start
+    FROM counted JOIN jumping USING (station_id)
+    WHERE jumps = (SELECT bool_and(jumps) FROM jumping) GROUP BY hour_start
 ), flickering AS (
     SELECT hour_start, minutes, departures, arrivals, back,
         greatest(-0.5, least(1, 1 - back_expected / back)) AS flickers
@@ -136,10 +140,10 @@ WITH ticks AS (
             AS come
     FROM (
         SELECT
-            counted.*, leave, come, departures - flickers * back AS left_,
-            greatest(arrivals - flickers * back, 0) AS came,
+            counted.*, leave, come, departures - coalesce(flickers, 0) * back AS left_,
+            greatest(arrivals - coalesce(flickers, 0) * back, 0) AS came,
             sum(minutes) OVER all_day > 0 AND sum(minutes) OVER all_day >= sum(missed) OVER all_day AS is_seen
-        FROM counted JOIN rates USING (hour_start)
+        FROM counted LEFT JOIN rates USING (hour_start)
         WINDOW all_day AS (PARTITION BY station_id)
     )
     WINDOW own AS (PARTITION BY station_id)

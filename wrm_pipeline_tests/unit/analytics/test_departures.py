@@ -159,6 +159,13 @@ def test_no_counts_hide_less_than_nothing(gaps, steps, begin):
         assert all(part is None or 0 <= part < 1e6 for row in hidden for part in row)
 
 
+@pytest.mark.parametrize("jumps", [range(480, 1200), range(480, 600)], ids=["twelve hours", "two hours"])
+def test_a_station_that_jumps_costs_its_own_figures_only(jumps):
+    counts = counts_of(poisson_day([0.02] * 10), 1)
+    jumping = {time: [*bikes, 1000 if time in jumps and time % 2 else 0] for time, bikes in counts.items()}
+    assert estimated(jumping)[:10] == estimated(counts)
+
+
 def test_an_interval_is_wider_where_more_is_hidden():
     day = poisson_day([0.01, 0.04])
     (quiet, busy), (quiet_seldom, busy_seldom) = (estimated(counts_of(day, every)) for every in (1, 10))
