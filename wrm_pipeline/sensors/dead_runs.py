@@ -43,7 +43,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     )
     ended = []
     for run in instance.get_runs(in_progress):
-        if not _is_child_of_code_server(run) or _has_process(instance, run.run_id):
+        if not _is_child_of_code_server(run) or _has_process(instance, run):
             continue
         # It may have ended in between.
         latest = instance.get_run_by_id(run.run_id)
@@ -67,20 +67,33 @@ def _is_child_of_code_server(run: dg.DagsterRun) -> bool:
     return "socket" in address or address.get("host") in {"localhost", "127.0.0.1", socket.gethostname()}
 
 
-def _has_process(instance: dg.DagsterInstance, run_id: str) -> bool:
+def _has_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether one of the processes that it was given lives; True as well if one has yet to say its id.
+
+    A run has several if its code server was killed while it launched it: the daemon could not know whether it did, and
+    launched the run again. Whichever process comes second sees that, and ends.
+    """
+    kinds = {dg.DagsterEventType.ENGINE_EVENT, dg.DagsterEventType.PIPELINE_STARTING}
+    launches, processes = 0, []
+    for record in instance.get_records_for_run(run.run_id, of_type=kinds).records:
+        entry = record.event_log_entry
+        event = entry.get_dagster_event()
+        if event.event_type is dg.DagsterEventType.PIPELINE_STARTING:
+            launches += 1
+        elif (pid := event.engine_event_data.metadata.get("pid")) is not None:
+            processes.append((int(str(pid.value)), entry.timestamp))
+    is_awaited = not processes or (run.status is dg.DagsterRunStatus.STARTING and len(processes) < launches)
+    return is_awaited or any(_lives(pid, said_at) for pid, said_at in processes)
+
+
+def _lives(pid: int, said_at: float) -> bool:
+    """Whether this is still the process that said its id at this time."""
     import psutil  # takes 20 ms, and usually no run is in progress
 
-    events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records
-    for event in events:
-        dagster_event = event.event_log_entry.dagster_event
-        pid = dagster_event.engine_event_data.metadata.get("pid") if dagster_event else None
-        if pid is None:
-            continue
-        try:
-            process = psutil.Process(int(str(pid.value)))
-            # A process id may have been reused, above all after a restart of the machine.
-            same = process.create_time() <= event.event_log_entry.timestamp + _CLOCKS_DIFFER_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: the id now belongs to another account
-            return False
-    return True
+    try:
+        process = psutil.Process(pid)
+        # A process id may have been reused, above all after a restart of the machine.
+        same = process.create_time() <= said_at + _CLOCKS_DIFFER_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: the id now belongs to another account
+        return False

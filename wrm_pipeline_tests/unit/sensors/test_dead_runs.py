@@ -47,8 +47,12 @@ def run_of(
     for kind in events or (STARTING, STARTED):
         instance.report_dagster_event(DagsterEvent(kind.value, "wrm_stations_ingest_job"), run_id=run.run_id)
     if pid is not None:
-        instance.report_engine_event(f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid))
+        say_pid(instance, run, pid)
     return run.run_id
+
+
+def say_pid(instance: dg.DagsterInstance, run: dg.DagsterRun, pid: int) -> None:
+    instance.report_engine_event(f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid))
 
 
 def status(instance: dg.DagsterInstance, run_id: str) -> str:
@@ -74,6 +78,30 @@ def test_a_run_whose_process_lives_goes_on(instance: dg.DagsterInstance) -> None
     run_id = run_of(instance, os.getpid())
     assert end_dead_runs(instance) == []
     assert status(instance, run_id) == "STARTED"
+
+
+@pytest.mark.parametrize("order", ["ended first", "ended last"])
+def test_a_run_that_was_launched_twice_goes_on_in_one_of_its_processes(
+    instance: dg.DagsterInstance, gone: int, order: str
+) -> None:
+    # Its code server was killed while it launched it.
+    processes = [gone, os.getpid()] if order == "ended first" else [os.getpid(), gone]
+    run_id = run_of(instance, processes[0], STARTING, STARTING)
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    # The first one has ended as a duplicate; the other one has not said its number yet.
+    assert end_dead_runs(instance) == []
+    instance.report_dagster_event(DagsterEvent(STARTED.value, run.job_name), run_id=run_id)
+    say_pid(instance, run, processes[1])
+    assert end_dead_runs(instance) == []
+    assert status(instance, run_id) == "STARTED"
+
+
+def test_a_run_that_was_launched_twice_ends_with_the_last_of_its_processes(
+    instance: dg.DagsterInstance, gone: int
+) -> None:
+    run_id = run_of(instance, gone, STARTING, STARTING, STARTED)
+    assert [run.run_id for run in end_dead_runs(instance)] == [run_id]
 
 
 def test_a_number_that_was_given_again_is_another_process(instance: dg.DagsterInstance) -> None:
