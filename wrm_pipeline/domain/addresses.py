@@ -26,8 +26,10 @@ def why_not_public(address: Address) -> str:
         (address.is_multicast, "multicast"),
         (address.version == 4 and address in _CARRIER, "carrier-grade NAT"),
     )
+    # Since Python 3.13 a mapped address says of itself what holds of the one within it.
+    is_mapped = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
     for holds, name in kinds:
-        if holds:
+        if holds and not is_mapped:
             return name
     inner = _embedded(address) if isinstance(address, ipaddress.IPv6Address) else None
     if inner is not None and (found := why_not_public(inner)):
