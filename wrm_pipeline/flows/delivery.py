@@ -220,13 +220,13 @@ class Delivery:
             # It was inspected before; until done, its name tells what killed a process that dies now.
             marked = self.spool.rename(body, "fetched")
             if len(data) > APART_FROM_BYTES:
-                return marked, inspect_apart(marked.path, data, body.fetched_at, body.feed)
+                return marked, inspect_apart(data, body.fetched_at, body.feed)
             return marked, inspect_here(data, body.fetched_at, body.feed)
         if self._apart >= MAX_APART_PER_RUN:
             return body, None
         self._apart += 1
         try:
-            return body, inspect_apart(body.path, data, body.fetched_at, body.feed)
+            return body, inspect_apart(data, body.fetched_at, body.feed)
         except OSError as error:
             self._problems.append(f"{body.path.name} (no process could be started to inspect it: {error.strerror})")
             return body, None

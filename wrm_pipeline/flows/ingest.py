@@ -238,7 +238,7 @@ class _Run:
         if fetched.unchanged:
             return self._unchanged(fetched)
         if waiting is not None and (self._suspects or len(fetched.body) > APART_FROM_BYTES):
-            report = inspect_apart(waiting.path, fetched.body, fetched.fetched_at, fetched.kind)
+            report = inspect_apart(fetched.body, fetched.fetched_at, fetched.kind)
         else:
             report = inspect_here(fetched.body, fetched.fetched_at, fetched.kind)
         new = NewBody(fetched.fetched_at, fetched.body, waiting, arrived.known, report, fetched.kind)

@@ -9,10 +9,8 @@ import io
 import json
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, replace
 from datetime import datetime
-from pathlib import Path
 
 from wrm_pipeline.domain.feeds import UCL, FeedKind
 from wrm_pipeline.domain.snapshot import DeadRow, FileFault, FileReport, LineCounts, inspect_fetched
@@ -36,17 +34,19 @@ def inspect_here(body: bytes, fetched_at: datetime, feed: FeedKind = UCL) -> Fil
         return _uninspected(body, f"{type(error).__name__}: {error}"[:300])
 
 
-def inspect_apart(path: Path, body: bytes, fetched_at: datetime, feed: FeedKind = UCL) -> FileReport:
+def inspect_apart(body: bytes, fetched_at: datetime, feed: FeedKind = UCL) -> FileReport:
     """Like `inspect_here` in another process, limited to `APART_SECONDS` and a multiple of the body's size in memory.
+
+    It is given the body, not a file of the spool, which another run may deliver meanwhile.
 
     Raises:
         OSError: no process can be started; the body is tried again later.
     """
     limit = APART_BYTES + APART_BYTES_PER_BYTE * len(body)
-    command = [sys.executable, "-m", __name__, str(path), fetched_at.isoformat(), str(limit), feed.name]
+    command = [sys.executable, "-m", __name__, fetched_at.isoformat(), str(limit), feed.name]
     try:
-        done = subprocess.run(  # noqa: S603 - this interpreter, and a path of our own
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=APART_SECONDS, check=False
+        done = subprocess.run(  # noqa: S603 - this interpreter, and words of our own
+            command, input=body, capture_output=True, timeout=APART_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return _uninspected(body, f"it took more than {APART_SECONDS:.0f} s")
@@ -65,14 +65,11 @@ def inspect_stored(body: bytes, fetched_at: datetime, feed: FeedKind = UCL, *, a
     """The report on a body that is not in the spool; from another process if it is huge or `apart` is set.
 
     Raises:
-        OSError: no process can be started, or the disk has no room for its copy.
+        OSError: no process can be started.
     """
     if not apart and len(body) <= APART_FROM_BYTES:
         return inspect_here(body, fetched_at, feed)
-    with tempfile.NamedTemporaryFile(prefix="wrm-inspect-") as file:
-        file.write(body)
-        file.flush()
-        return inspect_apart(Path(file.name), body, fetched_at, feed)
+    return inspect_apart(body, fetched_at, feed)
 
 
 def line_count(body: bytes) -> int:
@@ -91,12 +88,12 @@ def _uninspected(body: bytes, problem: str) -> FileReport:
     return FileReport("fetched body", counts, dead_counts={UNINSPECTED: lines}, fault=fault)
 
 
-def _main(path: str, fetched_at: str, limit: str, feed: str) -> None:
+def _main(fetched_at: str, limit: str, feed: str) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    report = inspect_fetched(Path(path).read_bytes(), datetime.fromisoformat(fetched_at), feed)
+    report = inspect_fetched(sys.stdin.buffer.read(), datetime.fromisoformat(fetched_at), feed)
     # Of a Counter, `asdict` would count the pairs.
     answer = asdict(replace(report, dead_counts=dict(report.dead_counts)))
     del answer["source_key"]

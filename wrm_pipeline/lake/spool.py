@@ -8,6 +8,7 @@ inspecting it.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -110,34 +111,42 @@ class Spool:
         """
         if not _RUN_ID.fullmatch(run_id):
             run_id = ""  # `waiting` would not recognise such a name
-        waiting = self.size_bytes
-        if waiting + len(body) > self.max_bytes:
-            raise SpoolFullError(
-                f"The spool {self.folder} holds {waiting} bytes of at most {self.max_bytes}, so a snapshot was not "
-                "kept. Bring the object store back (`wrm doctor` says what is wrong with it); until then raise "
-                "WRM_SPOOL_MAX_BYTES if the disk has room."
-            )
         self.folder.mkdir(parents=True, exist_ok=True)
-        taken = {entry.name.partition("Z.")[0] for entry in self._entries()}
-        # A simulated clock may stand still; no waiting body is overwritten, and each has its own time.
-        while f"{fetched_at.astimezone(UTC):{_TIME}}" in taken:
-            fetched_at += timedelta(microseconds=1)
-        path = self._path(kind, fetched_at, run_id, feed)
-        temporary = path.with_suffix(f".tmp-{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._alone() as folder:
+            waiting = self.size_bytes
+            if waiting + len(body) > self.max_bytes:
+                raise SpoolFullError(
+                    f"The spool {self.folder} holds {waiting} bytes of at most {self.max_bytes}, so a snapshot was not "
+                    "kept. Bring the object store back (`wrm doctor` says what is wrong with it); until then raise "
+                    "WRM_SPOOL_MAX_BYTES if the disk has room."
+                )
+            taken = {entry.name.partition("Z.")[0] for entry in self._entries()}
+            # A simulated clock may stand still; no waiting body is overwritten, and each has its own time.
+            while f"{fetched_at.astimezone(UTC):{_TIME}}" in taken:
+                fetched_at += timedelta(microseconds=1)
+            path = self._path(kind, fetched_at, run_id, feed)
+            temporary = path.with_suffix(f".tmp-{os.getpid()}")
+            try:
+                with temporary.open("wb") as file:
+                    file.write(body)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            os.fsync(folder)
+        return SpooledBody(path, kind, fetched_at, run_id, feed)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[int]:
+        """The open folder, to which no other thread or process adds meanwhile: two would take the same free time."""
         folder = os.open(self.folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            with contextlib.suppress(OSError):  # NFS locks no folders; only a clock that stands still minds
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield folder
         finally:
             os.close(folder)
-        return SpooledBody(path, kind, fetched_at, run_id, feed)
 
     def _path(self, kind: Kind, fetched_at: datetime, run_id: str, feed: FeedKind) -> Path:
         run = f".{run_id}" if run_id else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wrm_pipeline.checks.spool import check_spool
-from wrm_pipeline.flows import ingest, inspection
+from wrm_pipeline.flows import delivery, ingest, inspection
 from wrm_pipeline.flows.ingest import IngestResult
 from wrm_pipeline.lake.spool import ASIDE, Spool
 from wrm_pipeline_tests.faults.harness import MINUTE, NOON, PUBLISHED, QUARANTINED, Harness, Says, failing
@@ -155,9 +155,9 @@ def test_a_body_that_kills_is_in_quarantine_after_one_death_and_the_others_are_p
     # The process of its own dies of its bound on memory, whatever the body.
     real_apart = ingest.inspect_apart
 
-    def apart(path: Path, body: bytes, at: object, kind: object) -> object:
+    def apart(body: bytes, at: object, kind: object) -> object:
         monkeypatch.setattr(inspection, "APART_BYTES", 2**20 if body == killer else 768 * 2**20)
-        return real_apart(path, body, at, kind)
+        return real_apart(body, at, kind)
 
     monkeypatch.setattr(ingest, "inspect_apart", apart)
     feed = world.feed()
@@ -177,6 +177,32 @@ def test_a_body_that_kills_is_in_quarantine_after_one_death_and_the_others_are_p
     assert not list(world.spool.waiting())
     assert world.process(), world.failures
     world.verify(QUARANTINED)
+
+
+def test_a_body_is_not_in_quarantine_if_its_own_run_delivers_it_while_another_one_inspects_it(
+    feed_world, city, report, monkeypatch
+):
+    report("a run inspects a body that its own run delivers meanwhile", PUBLISHED)
+    world, _ = feed_world
+    body, at = city.snapshot(world.now), world.now
+    waiting = world.spool.add("fetched", at, body)  # by a run that seems to have died, and lives
+    world.served.append((at, body))
+    world.now += MINUTE
+    real_apart, slow = inspection.inspect_apart, []
+
+    def apart(of: bytes, *about: object) -> object:
+        if of == body:
+            slow.append(of)
+            world.truth.put_if_absent(world.key("raw", at), body)
+            world.spool.remove(waiting)
+        return real_apart(of, *about)
+
+    monkeypatch.setattr(delivery, "inspect_apart", apart)
+    result = world.fetch()
+    assert isinstance(result, IngestResult), result
+    assert (len(slow), result.fault, result.delivered.problems) == (1, None, ())
+    assert world.process(), world.failures
+    world.verify(PUBLISHED)
 
 
 def test_killed_over_a_good_body_it_is_published_all_the_same(feed_world, report, monkeypatch):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -54,6 +55,27 @@ def test_bodies_of_one_moment_both_wait(spool):
     added = spool.add("raw", AT, b"two")
     assert [body for _, _, body in contents(spool)] == [b"one", b"two"]
     assert added.read() == b"two"
+
+
+def test_bodies_that_are_added_at_once_while_the_clock_stands_still_all_wait(spool):
+    bodies = [str(n).encode() for n in range(80)]
+    with ThreadPoolExecutor(8) as threads:
+        added = list(threads.map(lambda body: spool.add("fetched", AT, body), bodies))
+    assert [body.read() for body in added] == bodies
+    assert sorted(body for _, _, body in contents(spool)) == sorted(bodies)
+
+
+def test_bodies_that_are_added_at_once_are_together_no_larger_than_the_spool(spool):
+    def add(_: int) -> bool:
+        try:
+            spool.add("fetched", AT, b"x" * 3_000)
+        except SpoolFullError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(add, range(16))) == 3
+    assert spool.size_bytes == 9_000
 
 
 def test_a_body_that_was_delivered_is_gone_and_the_others_are_not(spool):
