@@ -25,5 +25,5 @@ _ALL: tuple[Group, ...] = (
 GROUPS: dict[str, Group] = {group.__name__: group for group in _ALL}
 
 # Left out of a quick run, as they run no code that the others or the tests do not.
-_SLOW = (large_day, bulk_reads, queryable, year_of_history, forecast, service, cities)
+_SLOW = (large_day, bulk_reads, queryable, forecast, service, cities)
 SLOW_GROUPS = {group.__name__ for group in _SLOW}

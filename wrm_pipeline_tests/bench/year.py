@@ -63,31 +63,32 @@ def fill(lake: BenchLake) -> dict[str, Any]:
         rows = _write_days(folder, templates, range(8, days))
         with database.refresh() as connection:
             published = published_days(partitions)
-            _add_weeks(connection, published, MaterializedViews(partitions, now).sources(published))
+            _add_weeks(connection, MaterializedViews(partitions, now).sources(published))
             views = enhanced_views(store.url(LAYOUT.partition_glob("enhanced")), NEWEST)
             create_views(connection, views, refreshed_at=now)
     return {"rows": rows + sum(rows.num_rows for rows in templates) + pq.read_metadata(io.BytesIO(newest)).num_rows}
 
 
-def _add_weeks(connection: Any, published: dict[date, str], sources: dict[Part, Source]) -> None:
+def _add_weeks(connection: Any, sources: dict[Part, Source]) -> None:
     """What the refresh of the earlier weeks gives, without the minutes that it takes: the first one's rows, shifted."""
-    weeks = -(-len(published) // 7)
     for view in (*DAILY_VIEWS, MV_LOST_DEMAND, MV_TURNOVER):
+        # Fewer than were published, if the table keeps only the newest days.
+        days = sorted(dt for name, dt in sources if name == view.name and dt is not None)
         instants = [column.name for column in view.columns if column.type == "TIMESTAMPTZ"]
         computed = ", ".join(column.name for column in view.columns if column.computed)
         but = f" EXCLUDE ({computed})" if computed else ""
-        for week in range(1, weeks):
+        for week in range(1, -(-len(days) // 7)):
             moved = "".join(f", {name} - INTERVAL {7 * week} DAY AS {name}" for name in instants)
             connection.execute(
                 f"INSERT INTO wrm_analytics.{view.name} SELECT *{but} REPLACE (dt - {7 * week} AS dt{moved}) "
                 f"FROM wrm_analytics.{view.name} "
                 f"WHERE dt BETWEEN DATE '{NEWEST}' - 7 AND DATE '{NEWEST}' - 1 AND dt - {7 * week} >= ?",
-                [min(published)],
+                [days[0]],
             )
-        connection.executemany(
-            f"INSERT INTO wrm_analytics.mv_refreshes SELECT '{view.name}', ?, now(), 0, ?",
-            [[dt, str(sources[view.name, dt])] for dt in sorted(published) if (NEWEST - dt).days > 7],
-        )
+        if refreshed := [[dt, str(sources[view.name, dt])] for dt in days if (NEWEST - dt).days > 7]:
+            connection.executemany(
+                f"INSERT INTO wrm_analytics.mv_refreshes SELECT '{view.name}', ?, now(), 0, ?", refreshed
+            )
 
 
 def build_day(lake: BenchLake, city: City, day: date, interval: timedelta) -> bytes:
