@@ -165,7 +165,7 @@ def process_partition(
             strict=strict,
         )
 
-    published, (plan, build) = _on_whatcan_be_read(published, build_on)
+    published, (plan, build) = _on_what_can_be_read(published, build_on)
     previous = published.parts
     build, over = _take_over(
         partitions,
@@ -217,7 +217,9 @@ def _no_raw_data(store: ObjectStore, layout: Layout, dt: date, over: TakeOver) -
 Built = tuple[BuildPlan, ProcessedBuild | None]
 
 
-def _on_whatcan_be_read(published: Published, build: Callable[[ParquetParts | None], Built]) -> tuple[Published, Built]:
+def _on_what_can_be_read(
+    published: Published, build: Callable[[ParquetParts | None], Built]
+) -> tuple[Published, Built]:
     """Build on the published partition, or from scratch if its rows cannot be read, which its footer does not show."""
     previous = published.parts
     try:
